@@ -1,0 +1,140 @@
+"""What a gateway may ask the control plane, and what it is told unasked.
+
+The messages stand here because the gateway does not know `control/` and `control/` does not know the gateway. The API's
+process answers on `Paths.directory_socket`; only the gateway's Unix user may connect.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from cloister.base.rpc.wire import Command
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """All a gateway needs to decide about one role at one endpoint. For an endpoint that does not exist, or a role that
+    cannot log in, `verifier` is a mock: the exchange runs to its end and fails like a wrong password."""
+
+    endpoint_id: str
+    project_id: str = ""
+    branch_id: str = ""
+    is_known: bool
+    """The endpoint exists. Never shown to a client before it has authenticated."""
+    is_doomed: bool
+    """The verifier is a mock: no proof can match it."""
+    verifier: str
+    """`SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, as in pg_authid."""
+    allowed_ips: list[str] | None = None
+    """None: everybody may knock. Otherwise entries in the grammar of `base/ipallow.py`; an empty list denies all."""
+    is_disabled: bool = False
+    socket_dir: str | None = None
+    """Where the compute's socket is, if it runs; None: ask to wake it."""
+    generation: int = 0
+    connection_limit: int = 0
+    """Clients at once on this endpoint; more get 53300. 0: no limit of ours."""
+
+
+class LookUp(Command[Route], frozen=True, kw_only=True):
+    reply: ClassVar[type] = Route
+    endpoint: str
+    """As it came in SNI or options, lower-cased, `-pooler` removed. Not trusted to be an id."""
+    role: str
+    database: str = ""
+
+
+class Compute(msgspec.Struct, frozen=True, kw_only=True):
+    """A compute that was started. It may need some milliseconds more before it accepts: try again until it does."""
+
+    endpoint_id: str
+    socket_dir: str
+    generation: int
+    was_cold: bool
+
+
+class Wake(Command[Compute], frozen=True, kw_only=True):
+    """Start the endpoint's compute, or join the start under way. Only sent for a client that has authenticated.
+    Raises UnavailableError (try later), PreconditionError (disabled), ExhaustedError, NotFoundError."""
+
+    reply: ClassVar[type] = Compute
+    endpoint_id: str
+    stale_generation: int = 0
+    """The generation whose socket refused the gateway, if one did: not to be given again."""
+
+
+class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the connection audit."""
+
+    action: str
+    """`connection.opened`, `connection.denied`, `connection.closed`, `connection.cancel`"""
+    at: str
+    """RFC 3339 UTC with microseconds."""
+    session_id: str
+    endpoint_id: str = ""
+    project_id: str = ""
+    branch_id: str = ""
+    role: str = ""
+    database: str = ""
+    address: str = ""
+    """The client's IP address (as PROXY protocol gives it, where a configured proxy spoke)."""
+    application_name: str = ""
+    tls_version: str = ""
+    tls_cipher: str = ""
+    reason: str = ""
+    """For denied and closed: a stable word, e.g. `bad_password`, `ip_not_allowed`, `client_left`, `suspended`."""
+    duration_ms: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    was_cold: bool = False
+
+
+class Record(Command[int], frozen=True):
+    """Append these to the audit log. Answered with their number when they are committed."""
+
+    reply: ClassVar[type] = int
+    events: list[ConnectionEvent]
+
+
+class Frozen(Command[int], frozen=True, kw_only=True):
+    """A gateway's answer to `Freeze`: from now on it forwards nothing to that compute until `Thaw` or `Close`.
+    Answered with 0."""
+
+    reply: ClassVar[type] = int
+    endpoint_id: str
+    token: int
+    has_unanswered: bool
+    """A client of it sent something that the compute has not answered yet: it is not idle."""
+
+
+AnyCommand = LookUp | Wake | Record | Frozen
+
+
+class Invalidate(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Forget what you know of this endpoint (all endpoints of the project, or everything, where both are empty), look
+    up again, and end running sessions whose address is no longer allowed."""
+
+    endpoint_id: str = ""
+    project_id: str = ""
+
+
+class Freeze(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Stop forwarding client bytes to this compute, hold new clients, answer with `Frozen`."""
+
+    endpoint_id: str
+    token: int
+
+
+class Thaw(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Go on as before `Freeze`: it was not idle after all."""
+
+    endpoint_id: str
+    token: int
+
+
+class Close(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The compute was stopped: end its sessions with 57P01, forget its socket, let held clients ask for a wake."""
+
+    endpoint_id: str
+    reason: str
+
+
+AnyEvent = Invalidate | Freeze | Thaw | Close

@@ -1,0 +1,60 @@
+"""The Unix users of the platform: one per process kind, so that the kernel keeps them apart.
+
+Only the node agent (and the supervisor that starts it) is root. Computes run under a numeric uid of their own, from a
+range that no other allocator uses, with no name on the host.
+"""
+
+import os
+import pwd
+from enum import StrEnum
+from typing import Final
+
+from cloister.base.errors import PreconditionError
+
+
+class Service(StrEnum):
+    """A process kind; the value is also its Unix user, except for the agent, which is root."""
+
+    AGENT = "root"
+    API = "cloister-api"
+    GATEWAY = "cloister-gateway"
+    KEYS = "cloister-keys"
+    DATABASE = "cloister-db"
+
+
+COMPUTE_UID_FIRST: Final = 1_900_000_000
+COMPUTE_UID_COUNT: Final = 100_000_000
+# Above what systemd-nspawn (to 1 879 048 191) and subuid ranges use, below 2^31, where some tools turn negative.
+
+
+def uid_of(service: Service) -> int:
+    """Raises PreconditionError if the user does not exist: `cloister up` creates them."""
+    if service is Service.AGENT:
+        return 0
+    try:
+        return pwd.getpwnam(service.value).pw_uid
+    except KeyError:
+        raise PreconditionError(public=f"no Unix user {service.value}: run `cloister up` as root once") from None
+
+
+def gid_of(service: Service) -> int:
+    return 0 if service is Service.AGENT else pwd.getpwnam(service.value).pw_gid
+
+
+def service_of_uid(uid: int) -> Service | None:
+    """Which of our processes has this uid; None for anybody else."""
+    for service in Service:
+        try:
+            if uid_of(service) == uid:
+                return service
+        except PreconditionError:
+            continue
+    return None
+
+
+def am_root() -> bool:
+    return os.geteuid() == 0
+
+
+SHARED_GROUP: Final = "cloister"
+"""The primary group of the API's and the gateway's users: lets both, and nobody else, reach the computes' sockets."""

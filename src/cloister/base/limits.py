@@ -1,0 +1,26 @@
+"""Limits that more than one part relies on, each with its reason. A limit of one part stands in that part."""
+
+from typing import Final
+
+RPC_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+# The largest honest message between our processes is a batch of connection events (about 500 kB).
+
+RPC_CALL_TIMEOUT_S: Final = 30.0
+# Creating a volume takes under a second, a stop after a long checkpoint some ten: beyond this the peer is stuck.
+
+WAKE_TIMEOUT_S: Final = 30.0
+# A wake takes 0.1 s; crash recovery after a heavy load can take many. A client that waits longer than this has
+# mostly given up (libpq users set connect_timeout=10 or 30).
+
+COMPUTE_STOP_TIMEOUT_S: Final = 20.0
+# A fast shutdown writes a checkpoint. After this an immediate shutdown follows: recovery replays the WAL instead.
+
+SUSPEND_TIMEOUT_DEFAULT_S: Final = 300
+SUSPEND_TIMEOUT_MIN_S: Final = 60
+SUSPEND_TIMEOUT_MAX_S: Final = 604_800
+# Neon's values for suspend_timeout_seconds (0 means the default, -1 never).
+
+CU_MIN: Final = 0.25
+CU_MAX: Final = 16.0
+CU_MEMORY_BYTES: Final = 4 * 1024**3
+# One compute unit is one CPU and 4 GiB of memory, as at Neon.

@@ -1,0 +1,161 @@
+"""What an operator decides once, and where things lie on disk because of it.
+
+`cloister up` parses its options into `Settings`, writes them to the state directory, and every process reads them
+there. Nothing in this file is a secret: secrets are files of their own, named by `Paths`.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from cloister.base.errors import BadRequestError, PreconditionError
+
+LAYOUT_VERSION: Final = 1
+"""The version of the state directory. A directory of another version is refused, never guessed at."""
+
+STATE_DIR_DEFAULT: Final = Path("/var/lib/cloister")
+
+_LABEL: Final = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A TCP address to listen on. An empty host means every address of this machine, IPv4 and IPv6."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """`HOST:PORT`, `[V6]:PORT` or `:PORT`."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise BadRequestError(f"bad address {text!r}", public=f"{text!r} is not HOST:PORT")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting of one platform. Times in seconds."""
+
+    state_dir: str
+    domain: str = "db.localhost"
+    """Endpoints are `ep-….DOMAIN`; the certificate covers `*.DOMAIN` and `DOMAIN`."""
+    listen_postgres: Address = Address("", 5432)
+    listen_https: Address = Address("", 443)
+    storage: Literal["luks", "plain"] = "luks"
+    opener: Literal["auto", "dm-crypt", "qemu-storage-daemon"] = "auto"
+    """How a LUKS image is opened; `auto` takes dm-crypt where the kernel has device-mapper."""
+    gateway_workers: int = 2
+    database_url: str | None = None
+    """An external control database; None runs the embedded one."""
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    """The operator's own certificate (PEM, chain included); None uses Cloister's own CA."""
+    proxy_protocol_from: tuple[str, ...] = ()
+    """Addresses or networks whose connections start with a PROXY protocol v2 header. All others must not."""
+    suspend_timeout_s: int = 300
+    """For endpoints with suspend_timeout_seconds 0."""
+    idle_check_interval_s: float = 5.0
+    store_passwords: bool = False
+    """Default of a new project's `store_passwords`."""
+    pool_volumes: int = 3
+    """Formatted volumes kept ready, so that creating a project only takes one."""
+    volume_bytes: int = 64 * 1024**3
+    """Virtual size of a project's volume. The image is sparse: it takes what is written."""
+    region_id: str = "self-hosted"
+
+    def validate(self) -> None:
+        """Refuse what cannot work, with one sentence a person can act on."""
+        if not _DOMAIN.fullmatch(self.domain) or len(self.domain) > 180:
+            raise BadRequestError(public=f"domain {self.domain!r} is not a lower-case DNS name")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise BadRequestError(public="--tls-cert and --tls-key belong together")
+        if not 1 <= self.gateway_workers <= 64:
+            raise BadRequestError(public="--gateway-workers must be 1 to 64")
+
+    @property
+    def paths(self) -> "Paths":
+        return Paths(Path(self.state_dir))
+
+
+class Paths:
+    """Where everything lies. No name from a tenant is ever part of a path; ids are (see `base/ids.py`)."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        digest = hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:8]
+        self.run = Path("/run/cloister") / digest
+        """Sockets, mount points and pid records: gone after a reboot, and short, for `sun_path` has 108 bytes."""
+        self.instance = digest
+        """Names this platform's cgroups and processes, so that two on one host do not meet."""
+
+        self.layout_version = state_dir / "layout-version"
+        self.settings = state_dir / "settings.json"
+        self.secrets = state_dir / "secrets"
+        self.root_key = self.secrets / "root.key"
+        """0600, owned by the key broker's user."""
+        self.admin_key = self.secrets / "admin.key"
+        """The first API key, 0600 root: the CLI on the server itself uses it."""
+        self.mock_key = self.secrets / "mock.key"
+        """32 bytes, 0600, owned by the API's user: seeds the salts of roles that do not exist."""
+        self.certificates = state_dir / "certificates"
+        """ca.pem (public), chain.pem + key.pem (leaf), intermediate; private files 0600."""
+        self.ca_file = self.certificates / "ca.pem"
+        self.control_data = state_dir / "control"
+        """PGDATA of the embedded control database."""
+        self.volumes = state_dir / "volumes"
+        """One image (or directory, with `plain`) per project, 0700 root."""
+        self.engines = state_dir / "engines"
+        """Cluster templates and root file systems of the engines, built once per engine version."""
+        self.logs = state_dir / "logs"
+
+        self.control_socket_dir = self.run / "control"
+        """The control database's Unix socket directory."""
+        self.agent_socket = self.run / "agent.sock"
+        self.broker_socket = self.run / "keys.sock"
+        self.directory_socket = self.run / "directory.sock"
+        self.mounts = self.run / "mounts"
+        """`mounts/PROJECT_ID`: an open volume, in the platform's private mount namespace."""
+        self.computes = self.run / "computes"
+        """`computes/ENDPOINT_ID`: a running compute's Unix socket directory."""
+        self.supervisor_pid = self.run / "supervisor.pid"
+
+
+def save(settings: Settings) -> None:
+    path = settings.paths.settings
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+    temporary.replace(path)
+
+
+def load(state_dir: Path) -> Settings:
+    """The settings of the platform in `state_dir`. Raises PreconditionError when there is none, or of another layout."""
+    paths = Paths(state_dir)
+    check_layout(paths)
+    try:
+        return msgspec.json.decode(paths.settings.read_bytes(), type=Settings)
+    except FileNotFoundError:
+        raise PreconditionError(public=f"no platform in {state_dir}: start one with `cloister up`") from None
+    except msgspec.ValidationError as error:
+        raise PreconditionError(public=f"{paths.settings}: {error}") from error
+
+
+def check_layout(paths: Paths) -> None:
+    """Refuse a state directory that another version of Cloister wrote."""
+    try:
+        found = paths.layout_version.read_text().strip()
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise PreconditionError(public=f"{paths.state_dir} is not a directory") from None
+    if found != str(LAYOUT_VERSION):
+        raise PreconditionError(
+            public=f"{paths.state_dir} has layout version {found[:20]!r}; this Cloister understands {LAYOUT_VERSION}",
+        )

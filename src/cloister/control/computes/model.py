@@ -1,0 +1,65 @@
+"""What an endpoint is, and the compute that serves it while it is awake."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from cloister.base.ids import BranchId, EndpointId, ProjectId
+
+
+class State(StrEnum):
+    """Neon's `current_state`."""
+
+    INIT = "init"
+    """Never started; its project or branch is being made."""
+    ACTIVE = "active"
+    IDLE = "idle"
+    """Suspended: no process, and if nothing else of the project runs, the volume is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    id: EndpointId
+    project_id: ProjectId
+    branch_id: BranchId
+    type: str
+    """`read_write` or `read_only`"""
+    min_cu: float
+    max_cu: float
+    suspend_timeout_seconds: int
+    """0: the platform's default; -1: never."""
+    pg_settings: dict[str, str]
+    is_disabled: bool
+    desired: State
+    state: State
+    generation: int
+    socket_dir: str | None
+    is_clean: bool
+    """The catalog copy in pg_role is what pg_authid held when it was stopped. False while it runs and after a crash."""
+    started_at: datetime | None
+    last_active_at: datetime | None
+    suspended_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEndpoint:
+    branch_id: BranchId
+    type: str = "read_write"
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    pg_settings: dict[str, str] | None = None
+    is_disabled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChange:
+    """A PATCH: None leaves a field as it is."""
+
+    min_cu: float | None = None
+    max_cu: float | None = None
+    suspend_timeout_seconds: int | None = None
+    pg_settings: dict[str, str] | None = None
+    is_disabled: bool | None = None

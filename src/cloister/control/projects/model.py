@@ -1,0 +1,89 @@
+"""What a project is: one tenant, one volume, one key."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from cloister.base.ids import OrgId, ProjectId
+
+
+class AllowedIps(msgspec.Struct, frozen=True):
+    """`settings.allowed_ips`. An empty list allows everybody, as at Neon."""
+
+    ips: list[str] = []
+    protected_branches_only: bool = False
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """0 is unlimited."""
+
+    active_time_seconds: int = 0
+    compute_time_seconds: int = 0
+    written_data_bytes: int = 0
+    data_transfer_bytes: int = 0
+    logical_size_bytes: int = 0
+
+
+class ProjectSettings(msgspec.Struct, frozen=True):
+    """Neon's `project.settings`, as stored."""
+
+    allowed_ips: AllowedIps = AllowedIps()
+    quota: Quota = Quota()
+    enable_logical_replication: bool = False
+    block_public_connections: bool = False
+    block_vpc_connections: bool = False
+
+
+class EndpointDefaults(msgspec.Struct, frozen=True):
+    """Neon's `default_endpoint_settings`."""
+
+    autoscaling_limit_min_cu: float = 0.25
+    autoscaling_limit_max_cu: float = 2.0
+    suspend_timeout_seconds: int = 0
+    pg_settings: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: ProjectId
+    org_id: OrgId
+    owner_id: UUID
+    name: str
+    region_id: str
+    pg_version: int
+    store_passwords: bool
+    history_retention_seconds: int
+    settings: ProjectSettings
+    default_endpoint_settings: EndpointDefaults
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewProject:
+    """A request to create a project; None takes the default. Names are as the tenant gave them, already parsed."""
+
+    name: str | None = None
+    org_id: OrgId | None = None
+    pg_version: int | None = None
+    region_id: str | None = None
+    branch_name: str = "main"
+    role_name: str = "neondb_owner"
+    database_name: str = "neondb"
+    store_passwords: bool | None = None
+    history_retention_seconds: int | None = None
+    settings: ProjectSettings | None = None
+    default_endpoint_settings: EndpointDefaults | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectChange:
+    """A PATCH: None leaves a field as it is. `settings` and `default_endpoint_settings` are merged key by key."""
+
+    name: str | None = None
+    history_retention_seconds: int | None = None
+    settings: dict[str, Any] | None = None
+    default_endpoint_settings: dict[str, Any] | None = None

@@ -1,0 +1,33 @@
+"""What a role and a database are, as the control plane last read them from the branch's catalog."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from cloister.base.ids import BranchId
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    branch_id: BranchId
+    name: str
+    can_login: bool
+    verifier: str | None
+    valid_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseInfo:
+    id: int
+    branch_id: BranchId
+    name: str
+    owner_name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+RESERVED_ROLE_PREFIXES = ("pg_", "cloister_")
+RESERVED_ROLES = frozenset({"neon_superuser", "cloud_admin", "zenith_admin", "public", "none", "postgres"})
+# Neon's reserved names and ours: a tenant that owned one could stand where the platform expects itself.
+RESERVED_DATABASES = frozenset({"postgres", "template0", "template1"})

@@ -1,0 +1,137 @@
+"""The verbs of the control plane, as the front doors see them.
+
+`edge/api` is written against these protocols; `control/*/service.py` implements them; `app/` puts the two together.
+Every verb takes the acting Principal and a request id for the audit log, changes rows, audit and operation in one
+transaction, and returns at once: the operations it returns do the work. Errors are those of `base/errors.py`. A front
+door has already checked the permission; a service checks what is possible.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.secret import Secret
+from cloister.control.branches.model import Branch
+from cloister.control.calling import Caller, Page
+from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
+from cloister.control.operations.model import Operation
+from cloister.control.projects.model import NewProject, Project, ProjectChange
+from cloister.control.roles.model import DatabaseInfo, Role
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCreated:
+    project: Project
+    branch: Branch
+    endpoint: Endpoint
+    role: Role
+    password: Secret[str]
+    database: DatabaseInfo
+    operations: list[Operation]
+
+
+class Projects(Protocol):
+    async def create(self, caller: Caller, new: NewProject) -> ProjectCreated: ...
+    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]: ...
+    async def get(self, project_id: ProjectId) -> Project: ...
+    async def update(
+        self, caller: Caller, project_id: ProjectId, change: ProjectChange
+    ) -> tuple[Project, list[Operation]]: ...
+    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]: ...
+
+
+class Branches(Protocol):
+    async def find(self, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]: ...
+    async def get(self, project_id: ProjectId, branch_id: BranchId) -> Branch: ...
+    async def default(self, project_id: ProjectId) -> Branch: ...
+
+
+class Endpoints(Protocol):
+    async def find(self, project_id: ProjectId, branch_id: BranchId | None = None) -> list[Endpoint]: ...
+    async def get(self, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint: ...
+    async def create(
+        self, caller: Caller, project_id: ProjectId, new: NewEndpoint
+    ) -> tuple[Endpoint, list[Operation]]: ...
+    async def update(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId, change: EndpointChange
+    ) -> tuple[Endpoint, list[Operation]]: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]: ...
+    async def start(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]: ...
+    async def suspend(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]: ...
+    async def restart(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged:
+    role: Role
+    password: Secret[str] | None
+    """Shown once; None where there is none to show."""
+    operations: list[Operation]
+
+
+class Roles(Protocol):
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Role]: ...
+    async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role: ...
+    async def create(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str, *, can_login: bool
+    ) -> RoleChanged: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> tuple[Role, list[Operation]]: ...
+    async def reset_password(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> RoleChanged: ...
+    async def reveal_password(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> Secret[str]:
+        """Raises PreconditionError ("Storing passwords is disabled") unless the project stores passwords."""
+        ...
+
+
+class Databases(Protocol):
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[DatabaseInfo]: ...
+    async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> DatabaseInfo: ...
+    async def create(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str, owner_name: str
+    ) -> tuple[DatabaseInfo, list[Operation]]: ...
+    async def update(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        name: str,
+        *,
+        new_name: str | None,
+        owner_name: str | None,
+    ) -> tuple[DatabaseInfo, list[Operation]]: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> tuple[DatabaseInfo, list[Operation]]: ...
+
+
+class Operations(Protocol):
+    async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
+        """Newest first."""
+        ...
+
+    async def get(self, project_id: ProjectId, operation_id: OperationId) -> Operation: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Everything a front door may call."""
+
+    projects: Projects
+    branches: Branches
+    endpoints: Endpoints
+    roles: Roles
+    databases: Databases
+    operations: Operations

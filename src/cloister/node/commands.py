@@ -1,0 +1,150 @@
+"""What the node agent can be asked to do: the whole surface of the only root process.
+
+Every command is a typed struct; every name in it is an id of ours (see `base/ids.py`), parsed again by the agent before
+it becomes a path. Nothing a tenant chose is ever part of a command. The agent knows nothing of rights: it checks by
+peer credentials that the API process asks, and does what it is told, idempotently.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from cloister.base.rpc.wire import Command
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Nothing to tell but that it is so."""
+
+
+class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    project_id: str
+    is_open: bool
+    driver: str
+    """`luks` or `plain`"""
+    opener: str
+    """`dm-crypt`, `qemu-storage-daemon`, or `none` for plain."""
+    cipher: str
+    """As read from the volume's own header, e.g. `aes-xts-plain64 512`; `none` for plain."""
+    image_bytes: int
+    """What the image takes on the host's disk."""
+    free_bytes: int | None = None
+    """Free inside the volume, where it is open."""
+
+
+class CreateVolume(Command[VolumeInfo], frozen=True, kw_only=True):
+    """Format a volume and put a cluster into it: `branches/BRANCH_ID/data`, owned by `uid`, copied from the template
+    of `pg_version`. Ends closed. The project's key must exist in the key broker. Twice is once."""
+
+    reply: ClassVar[type] = VolumeInfo
+    project_id: str
+    branch_id: str
+    pg_version: int
+    uid: int
+    size_bytes: int
+
+
+class DeleteVolume(Command[Done], frozen=True):
+    """Stop what runs on it, close it, unlink the image. Already gone is success."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+
+
+class CloseVolume(Command[Done], frozen=True):
+    """Close a volume with no compute running on it. Already closed is success; in use raises ConflictError."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+
+
+class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a compute that the agent needs. Memory in bytes, CPU in cores."""
+
+    endpoint_id: str
+    project_id: str
+    branch_id: str
+    pg_version: int
+    uid: int
+    cpu_cores: float
+    """The hard limit (autoscaling_limit_max_cu)."""
+    memory_bytes: int
+    """The hard limit; PostgreSQL's own settings are derived from it."""
+    settings: dict[str, str] = {}
+    """`pg_settings` of the endpoint; only names on the agent's allow-list are honoured, others raise."""
+
+
+class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    endpoint_id: str
+    project_id: str
+    branch_id: str
+    generation: int
+    """Grows with every start of this compute; tells an old socket from a new one."""
+    socket_dir: str
+    """Holds `.s.PGSQL.5432`."""
+    pid: int
+
+
+class StartCompute(Command[ComputeInfo], frozen=True, kw_only=True):
+    """Open the volume if it is closed, start PostgreSQL in its sandbox. Returns when the process is spawned, not when
+    it accepts connections: who connects tries until it does. Already running is success, with its ComputeInfo."""
+
+    reply: ClassVar[type] = ComputeInfo
+    spec: ComputeSpec
+
+
+class StopCompute(Command[Done], frozen=True, kw_only=True):
+    """Fast shutdown (immediate after COMPUTE_STOP_TIMEOUT_S), then close the volume if nothing else runs on it and
+    `close_volume`. Not running is success."""
+
+    reply: ClassVar[type] = Done
+    endpoint_id: str
+    close_volume: bool = True
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    computes: list[ComputeInfo]
+    volumes: list[VolumeInfo]
+    """The open ones."""
+    driver: str
+    opener: str
+    cipher: str
+    engines: dict[int, str]
+    """Major version → full version, of the engines found on this host."""
+    free_bytes: int
+    """On the file system that holds the images."""
+    cgroup: str
+    """`v1`, `v2`, or why there are no limits."""
+
+
+class GetStatus(Command[NodeStatus], frozen=True):
+    reply: ClassVar[type] = NodeStatus
+
+
+class GetVolume(Command[VolumeInfo], frozen=True):
+    """Raises NotFoundError."""
+
+    reply: ClassVar[type] = VolumeInfo
+    project_id: str
+
+
+AnyCommand = CreateVolume | DeleteVolume | CloseVolume | StartCompute | StopCompute | GetStatus | GetVolume
+
+
+class ComputeExited(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Sent to every connected caller when a compute ended, asked for or not."""
+
+    endpoint_id: str
+    generation: int
+    was_asked: bool
+    exit_status: int
+    """As in os.waitstatus_to_exitcode; -9 also when the kernel's OOM killer ended it."""
+
+
+class VolumeFailed(msgspec.Struct, frozen=True, tag=True):
+    """An open volume's daemon died or its file system shut down. Its computes were stopped and it was closed."""
+
+    project_id: str
+    reason: str
+
+
+AnyEvent = ComputeExited | VolumeFailed
