@@ -211,16 +211,18 @@ CREATE INDEX audit_of_project ON audit_event (project_id, seq DESC);
 CREATE INDEX audit_of_action ON audit_event (action, seq DESC);
 
 CREATE TABLE audit_head (
-    only    boolean PRIMARY KEY DEFAULT true CHECK (only),
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),    -- one row
     seq     bigint NOT NULL,
     hash    bytea NOT NULL
 );
 INSERT INTO audit_head (seq, hash) VALUES (0, sha256('cloister audit log 1'));
 
 -- The one way to write the log. Takes the head's row lock until the caller's transaction ends, so the order of the chain
--- is the order of commits, and an event of a transaction that rolled back was never there.
+-- is the order of commits, and an event of a transaction that rolled back was never there. pg_temp stands last in the
+-- search path: standing first, as it does unless named, it would let a caller's temporary table take the log's place, and
+-- a trigger on it would run as the owner.
 CREATE FUNCTION audit_append(VARIADIC bodies text[]) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = cloister, pg_catalog AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = cloister, pg_catalog, pg_temp AS $$
 DECLARE
     head  audit_head%ROWTYPE;
     body  text;

@@ -1,0 +1,8 @@
+"""Fixtures that every test may use; each lives in a plugin of its own, named after what it gives."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # so that plugins are found as `tests.fix_…`
+
+pytest_plugins = ["tests.fix_database"]
