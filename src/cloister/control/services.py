@@ -15,19 +15,20 @@ from cloister.control.branches.model import Branch
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.operations.model import Operation
-from cloister.control.projects.model import NewProject, Project, ProjectChange
-from cloister.control.roles.model import DatabaseInfo, Role
+from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
+from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 
-
-@dataclass(frozen=True, slots=True)
-class ProjectCreated:
-    project: Project
-    branch: Branch
-    endpoint: Endpoint
-    role: Role
-    password: Secret[str]
-    database: DatabaseInfo
-    operations: list[Operation]
+__all__ = [
+    "Branches",
+    "Control",
+    "Databases",
+    "Endpoints",
+    "Operations",
+    "ProjectCreated",
+    "Projects",
+    "RoleChanged",
+    "Roles",
+]
 
 
 class Projects(Protocol):
@@ -67,14 +68,6 @@ class Endpoints(Protocol):
     async def restart(
         self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
     ) -> tuple[Endpoint, list[Operation]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class RoleChanged:
-    role: Role
-    password: Secret[str] | None
-    """Shown once; None where there is none to show."""
-    operations: list[Operation]
 
 
 class Roles(Protocol):

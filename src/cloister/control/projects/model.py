@@ -8,6 +8,11 @@ from uuid import UUID
 import msgspec
 
 from cloister.base.ids import OrgId, ProjectId
+from cloister.base.secret import Secret
+from cloister.control.branches.model import Branch
+from cloister.control.computes.model import Endpoint
+from cloister.control.operations.model import Operation
+from cloister.control.roles.model import DatabaseInfo, Role
 
 
 class AllowedIps(msgspec.Struct, frozen=True):
@@ -87,3 +92,14 @@ class ProjectChange:
     history_retention_seconds: int | None = None
     settings: dict[str, Any] | None = None
     default_endpoint_settings: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectCreated:
+    project: Project
+    branch: Branch
+    endpoint: Endpoint
+    role: Role
+    password: Secret[str]
+    database: DatabaseInfo
+    operations: list[Operation]

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cloister.base.ids import BranchId
+from cloister.base.secret import Secret
+from cloister.control.operations.model import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,14 @@ class DatabaseInfo:
     owner_name: str
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChanged:
+    role: Role
+    password: Secret[str] | None
+    """Shown once; None where there is none to show."""
+    operations: list[Operation]
 
 
 RESERVED_ROLE_PREFIXES = ("pg_", "cloister_")

@@ -121,6 +121,7 @@ CREATE TABLE pg_role (
     branch_id       text NOT NULL REFERENCES branch (id),
     name            text NOT NULL,
     verifier        text,                           -- SCRAM-SHA-256$…; NULL: cannot log in
+    pending_verifier text,                          -- asked for through the API, not yet in pg_authid
     can_login       boolean NOT NULL,
     valid_until     timestamptz,
     password        bytea,                          -- encrypted, only with the project's store_passwords
