@@ -1,0 +1,6 @@
+"""`python -m cloister.app PROCESS --state-dir DIR`: how the supervisor starts each process."""
+
+from cloister.app.process import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

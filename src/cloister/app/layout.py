@@ -1,0 +1,122 @@
+"""Makes what must exist before the first process starts: Unix users, directories, secrets. Idempotent; root only.
+
+Every path's owner and mode is stated once, in `DIRECTORIES`; `cloister doctor` checks the same table.
+"""
+
+import grp
+import os
+import pwd
+import secrets
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloister.base.errors import PreconditionError
+from cloister.base.identities import SHARED_GROUP, Service, gid_of, uid_of
+from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save
+
+SECRET_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A directory or secret file, and who may touch it."""
+
+    path: Path
+    owner: Service
+    mode: int
+    is_shared: bool = False
+    """Group is SHARED_GROUP instead of the owner's own."""
+
+
+def directories(paths: Paths) -> list[Entry]:
+    """Parents before children."""
+    return [
+        Entry(paths.state_dir, Service.AGENT, 0o755),
+        Entry(paths.secrets, Service.AGENT, 0o711),
+        Entry(paths.certificates, Service.AGENT, 0o755),
+        Entry(paths.control_data, Service.DATABASE, 0o700),
+        Entry(paths.volumes, Service.AGENT, 0o700),
+        Entry(paths.engines, Service.AGENT, 0o755),
+        Entry(paths.logs, Service.AGENT, 0o750),
+        Entry(paths.run.parent, Service.AGENT, 0o755),
+        Entry(paths.run, Service.AGENT, 0o755),
+        Entry(paths.agent_run, Service.AGENT, 0o755),
+        Entry(paths.keys_run, Service.KEYS, 0o755),
+        Entry(paths.api_run, Service.API, 0o755),
+        Entry(paths.gateway_run, Service.GATEWAY, 0o755),
+        Entry(paths.control_socket_dir, Service.DATABASE, 0o755),
+        Entry(paths.mounts, Service.AGENT, 0o700),
+        Entry(paths.computes, Service.AGENT, 0o750, is_shared=True),
+    ]
+
+
+def secret_files(paths: Paths) -> list[Entry]:
+    return [
+        Entry(paths.root_key, Service.KEYS, 0o600),
+        Entry(paths.mock_key, Service.API, 0o600),
+        Entry(paths.control_key, Service.API, 0o600),
+    ]
+
+
+def prepare(settings: Settings) -> None:
+    """Bring the host and the state directory to where the processes can start."""
+    paths = settings.paths
+    check_layout(paths)
+    if paths.state_dir.exists() and not paths.layout_version.exists() and any(paths.state_dir.iterdir()):
+        raise PreconditionError(public=f"{paths.state_dir} is not empty and not a Cloister state directory")
+    create_users()
+    for entry in directories(paths):
+        entry.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _own(entry)
+    for entry in secret_files(paths):
+        _create_secret(entry)
+    save(settings)
+    paths.layout_version.write_text(f"{LAYOUT_VERSION}\n")
+
+
+def create_users() -> None:
+    """The group and the users of base/identities.py, as system accounts that nobody can log in to."""
+    try:
+        grp.getgrnam(SHARED_GROUP)
+    except KeyError:
+        _run(["groupadd", "--system", SHARED_GROUP])
+    for service in Service:
+        if service is Service.AGENT:
+            continue
+        try:
+            pwd.getpwnam(service.value)
+        except KeyError:
+            group = ["--gid", SHARED_GROUP] if service in (Service.API, Service.GATEWAY) else ["--user-group"]
+            _run(
+                ["useradd", "--system", *group, "--no-create-home", "--home-dir", "/nonexistent",
+                 "--shell", "/usr/sbin/nologin", service.value],
+            )  # fmt: skip
+
+
+def _own(entry: Entry) -> None:
+    gid = grp.getgrnam(SHARED_GROUP).gr_gid if entry.is_shared else gid_of(entry.owner)
+    os.chown(entry.path, uid_of(entry.owner), gid)
+    os.chmod(entry.path, entry.mode)
+
+
+def _create_secret(entry: Entry) -> None:
+    """Random bytes, readable by their owner alone from the first moment. An existing file is left as it is."""
+    try:
+        descriptor = os.open(entry.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(SECRET_BYTES))
+        os.fchown(descriptor, uid_of(entry.owner), gid_of(entry.owner))
+        os.fsync(descriptor)
+
+
+def _run(argv: list[str]) -> None:
+    try:
+        subprocess.run(argv, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise PreconditionError(public=f"{argv[0]} is not installed") from None
+    except subprocess.CalledProcessError as error:
+        raise PreconditionError(public=f"{argv[0]} failed: {error.stderr.strip()}") from error
