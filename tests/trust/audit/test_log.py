@@ -2,9 +2,9 @@
 
 import asyncpg
 import pytest
-from tests.fix_database import ControlDatabase, DatabaseAs
 
 from cloister.trust.audit import Action, Event, record
+from tests.fix_database import ControlDatabase, DatabaseAs
 
 
 async def test_an_event_of_a_transaction_that_rolled_back_was_never_there(database_as: DatabaseAs) -> None:

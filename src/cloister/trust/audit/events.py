@@ -1,10 +1,12 @@
 """One event: who did what to which thing, when, from where, and how it ended.
 
-Values come partly from strangers (application names, role names, addresses). They are encoded as JSON with every
-control character escaped, so one event is one line and cannot forge another; long values are cut.
+Values come partly from strangers (application names, role names, addresses). They are encoded as JSON in printable
+ASCII, so one event is one line, cannot forge another and cannot steer a terminal; long values are cut.
+docs/audit-log-format.md describes the result for those who read the log without us.
 """
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,6 +14,12 @@ import msgspec
 
 VALUE_CHARS_MAX: Final = 512
 # A role or database name has at most 63 bytes; beyond this a value is an attempt to fill the log.
+
+ITEMS_MAX: Final = 64
+# No event of ours has more than a dozen details.
+
+CUT: Final = "…"
+# Ends every value that was cut.
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,23 +46,45 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def body(event: Event) -> str:
-    """The canonical text of an event: JSON, ASCII only, keys in the order of `Event`, empty fields left out."""
-    fields = {name: _cut(value) for name in event.__struct_fields__ if (value := getattr(event, name)) not in ("", {})}
-    fields.setdefault("at", timestamp(datetime.now(UTC)))
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    """The canonical text of an event: JSON, printable ASCII, keys in the order of `Event`, empty fields left out.
+
+    What is hashed and kept is this text, so it need not be reproducible, only readable.
+    """
+    if not event.at:
+        event = msgspec.structs.replace(event, at=timestamp(datetime.now(UTC)))
+    fields = {name: _tame(value) for name in event.__struct_fields__ if (value := getattr(event, name)) not in ("", {})}
+    # JSON escapes what is below U+0020 and, with ensure_ascii, what is above U+007E, except for DEL itself.
+    return json.dumps(fields, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def parse(text: str) -> Event:
+    """The event in `text`, which may be older or newer than this code: unknown keys are passed over.
+
+    A body that is no event of ours (somebody with a right to append called the database directly) comes back as an
+    event that says so: one strange line must not hide the others.
+    """
+    try:
+        return msgspec.json.decode(text, type=Event)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return Event(action="unreadable", actor="", outcome="failed", details={"body": _tame(text)})
 
 
 def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, always 27 characters: such texts sort as the moments do."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _cut(value: Any) -> Any:
+def _tame(value: Any) -> Any:
+    """`value` within the limits, and such that the database's jsonb can hold it."""
     if isinstance(value, str):
-        # jsonb cannot hold U+0000, and a lone surrogate is not text.
-        text = value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-        return text if len(text) <= VALUE_CHARS_MAX else text[:VALUE_CHARS_MAX] + "…"
+        # Cut before the rest is looked at: a value of a megabyte must cost nothing. jsonb cannot hold U+0000, and a lone
+        # surrogate is not text.
+        text = value[: VALUE_CHARS_MAX + 1].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+        return text if len(text) <= VALUE_CHARS_MAX else text[:VALUE_CHARS_MAX] + CUT
     if isinstance(value, dict):
-        return {key: _cut(inner) for key, inner in value.items()}
+        return {_tame(str(key)): _tame(inner) for key, inner in list(value.items())[:ITEMS_MAX]}
     if isinstance(value, list):
-        return [_cut(inner) for inner in value[:64]]
+        return [_tame(inner) for inner in value[:ITEMS_MAX]]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value

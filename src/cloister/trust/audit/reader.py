@@ -1,0 +1,53 @@
+"""Reading the log: newest first, by project, action and time.
+
+Who may read which events is the caller's to decide (`Permission.AUDIT_READ`); this only finds and decodes them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from cloister.base.database import Transaction
+from cloister.trust.audit.events import Event, parse, timestamp
+
+LIMIT_MAX: Final = 1000
+# An answer of about half a megabyte; more is asked for page by page.
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event in the log. `hash` covers it and everything before it."""
+
+    seq: int
+    event: Event
+    hash: bytes
+
+
+async def events(
+    tx: Transaction,
+    *,
+    project_ids: Sequence[str] | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+    before_seq: int | None = None,
+    limit: int = 100,
+) -> list[Recorded]:
+    """Events, newest first. `project_ids` None: of the whole platform; empty: none. `action` is one action, or a group
+    of them if it ends with a dot (`connection.`). `before_seq` is the last `seq` of the page before."""
+    found = await tx.fetch(
+        """SELECT seq, body, hash FROM audit_event
+            WHERE ($1::text[] IS NULL OR project_id = ANY ($1))
+              AND ($2::text IS NULL OR action = $2)
+              AND ($3::text IS NULL OR starts_with(action, $3))
+              AND ($4::text IS NULL OR at >= $4)
+              AND ($5::bigint IS NULL OR seq < $5)
+            ORDER BY seq DESC LIMIT $6""",
+        None if project_ids is None else list(project_ids),
+        None if action is None or action.endswith(".") else action,
+        action if action is not None and action.endswith(".") else None,
+        None if since is None else timestamp(since),
+        before_seq,
+        max(1, min(limit, LIMIT_MAX)),
+    )
+    return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]

@@ -1,0 +1,185 @@
+"""Replaying the chain tells whether the log is what was appended, whole and in order.
+
+`Replay` is the decision, pure: rows in, the first broken link out. `verify` feeds it from the database in batches, from
+one snapshot, so that the log may grow meanwhile.
+
+What this finds: a row edited, deleted, moved, added or cut off by anybody who cannot also recompute every later hash
+and the head. A superuser of the control database can do that; only a head noted elsewhere shows it. So every report
+names the head it ends at, and `verify` takes heads noted earlier and holds the log to them (docs/adr/0006).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from cloister.base.database import Database
+
+GENESIS: Final = hashlib.sha256(b"cloister audit log 1").digest()
+"""The hash before the first event, as migration 0001 writes it into `audit_head`."""
+
+BATCH_ROWS: Final = 2000
+# About 1 MB a round trip: larger batches are no faster.
+
+
+class Fault(StrEnum):
+    """What is wrong with the first row that does not fit."""
+
+    EDITED = "edited"
+    """Its text or its hash is not what was appended."""
+    DELETED = "deleted"
+    """It is not there, and later ones are."""
+    REORDERED = "reordered"
+    """Another row of the log stands in its place."""
+    TRUNCATED = "truncated"
+    """The log ends before its head."""
+    ADDED = "added"
+    """It stands behind the head: not written by `audit_append`."""
+    MISFILED = "misfiled"
+    """Its text is intact, but a column derived from it, by which events are found, says something else."""
+    HEAD = "head"
+    """Every row fits, but the head has another hash."""
+    ROLLED_BACK = "rolled back"
+    """The log does not contain a head that was noted earlier: it was rewritten or rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last sequence number and hash of a log. Noted outside the database, it pins everything before it."""
+
+    seq: int
+    hash: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """The inverse of `str`: `SEQ:HEX`. Raises ValueError."""
+        seq, _, digest = text.partition(":")
+        head = cls(int(seq), bytes.fromhex(digest))
+        if head.seq < 0 or len(head.hash) != hashlib.sha256().digest_size:
+            raise ValueError(text)
+        return head
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.hash.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    seq: int
+    body: str
+    hash: bytes
+    filed: tuple[str | None, ...] | None = None
+    """The derived columns `FILED` as the database has them; None where nobody looked."""
+
+
+FILED: Final = ("at", "action", "project_id", "actor")
+
+
+@dataclass(frozen=True, slots=True)
+class Intact:
+    """Every event up to `head` is there, as it was appended."""
+
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The first event that is not as it was appended. Everything before `seq` is."""
+
+    seq: int
+    fault: Fault
+
+    def __str__(self) -> str:
+        return f"event {self.seq}: {self.fault}"
+
+
+def link(previous: bytes, seq: int, body: str) -> bytes:
+    """The hash of an event, given the one before it."""
+    # A body that is not text cannot have been appended; "replace" gives it some hash, which will not fit.
+    return hashlib.sha256(previous + seq.to_bytes(8, "big") + body.encode("utf-8", "replace")).digest()
+
+
+class Replay:
+    """The chain, one batch after another. `feed` rows in order of `seq`, then ask `finish`."""
+
+    def __init__(self, head: Head, noted: Sequence[Head] = ()) -> None:
+        self._head = head
+        self._noted = noted
+        self._last = Head(0, GENESIS)
+
+    def feed(self, rows: Sequence[Row]) -> Broken | None:
+        """The first broken link among these rows, or None. After a broken link the replay is over."""
+        for position, row in enumerate(rows):
+            expected = self._last.seq + 1
+            if row.seq > self._head.seq:
+                # Rows behind the head do not excuse missing ones before it.
+                return Broken(row.seq, Fault.ADDED) if expected > self._head.seq else self._truncated()
+            if row.seq < expected:
+                return Broken(row.seq, Fault.ADDED)
+            if row.seq > expected:
+                return Broken(expected, Fault.DELETED)
+            if link(self._last.hash, row.seq, row.body) != row.hash:
+                return Broken(row.seq, self._edited_or_reordered(row.seq, rows[position + 1 :]))
+            if row.filed is not None and not _is_filed_as(row.filed, row.body):
+                return Broken(row.seq, Fault.MISFILED)
+            self._last = Head(row.seq, row.hash)
+            if any(mark.seq == row.seq and mark != self._last for mark in self._noted):
+                return Broken(row.seq, Fault.ROLLED_BACK)
+        return None
+
+    def finish(self) -> Intact | Broken:
+        if self._last.seq < self._head.seq:
+            return self._truncated()
+        if self._last != self._head:
+            return Broken(self._head.seq, Fault.HEAD)
+        if any(mark.seq > self._last.seq for mark in self._noted):
+            return Broken(self._last.seq + 1, Fault.ROLLED_BACK)
+        return Intact(self._last)
+
+    def _truncated(self) -> Broken:
+        return Broken(self._last.seq + 1, Fault.TRUNCATED)
+
+    def _edited_or_reordered(self, seq: int, later: Iterable[Row]) -> Fault:
+        """Reordered, if the row that belongs here stands further on (as far as this batch shows)."""
+        moved = any(link(self._last.hash, seq, row.body) == row.hash for row in later)
+        return Fault.REORDERED if moved else Fault.EDITED
+
+
+async def verify(database: Database, noted: Sequence[Head] = ()) -> Intact | Broken:
+    """Replay the whole log, and hold it to the heads noted earlier. Any role that may read the log can do this."""
+    async with database.transaction() as tx:
+        # One snapshot: the head and the rows are of the same moment.
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        head = await tx.fetch_row("SELECT seq, hash FROM audit_head")
+        if head is None:
+            return Broken(0, Fault.HEAD)
+        replay = Replay(Head(head["seq"], head["hash"]), noted)
+        after: int | None = None
+        while True:
+            found = await tx.fetch(
+                """SELECT seq, body, hash, at, action, project_id, actor FROM audit_event
+                    WHERE $1::bigint IS NULL OR seq > $1 ORDER BY seq LIMIT $2""",
+                after,
+                BATCH_ROWS,
+            )
+            if broken := replay.feed([_row(row) for row in found]):
+                return broken
+            if len(found) < BATCH_ROWS:
+                return replay.finish()
+            after = found[-1]["seq"]
+
+
+def _row(row: Any) -> Row:
+    return Row(row["seq"], row["body"], row["hash"], tuple(row[name] for name in FILED))
+
+
+def _is_filed_as(filed: tuple[str | None, ...], body: str) -> bool:
+    """The derived columns are what `body::jsonb ->> name` gives."""
+    fields = json.loads(body)  # it was jsonb when it was appended, and it is unchanged: its hash fits
+    values = [fields.get(name) if isinstance(fields, dict) else None for name in FILED]
+    # Events of ours have texts there; how jsonb prints a number is not ours to repeat.
+    return all(
+        value == column for value, column in zip(values, filed, strict=True) if value is None or isinstance(value, str)
+    )
