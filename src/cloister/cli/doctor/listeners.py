@@ -1,0 +1,132 @@
+"""Who listens, and that nothing of ours speaks without TLS."""
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service, uid_of
+from cloister.base.settings import Address
+from cloister.cli.doctor.finding import Finding, Subject, fail, ok
+
+_LISTEN: Final = "0A"
+# The state TCP_LISTEN in /proc/net/tcp.
+_PATIENCE_S: Final = 5.0
+
+STARTUP_IN_CLEAR: Final = b"\x00\x00\x00\x16\x00\x03\x00\x00user\x00doctor\x00\x00\x00"
+# StartupMessage, protocol 3.0, without asking for TLS first.
+HTTP_IN_CLEAR: Final = b"GET /api/v2/projects HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    address: str
+    port: int
+    uid: int
+    inode: int
+
+
+def ours(subject: Subject) -> list[Finding]:
+    """Nothing of the platform listens on a network but its two ports."""
+    settings = subject.platform
+    status = json.loads(settings.paths.status.read_text())
+    bound = {name: {Address.parse(text).port for text in status[name]} for name in ("postgres", "https")}
+    pids = [status["pid"], *(each["pid"] for each in status["processes"].values() if each["pid"])]
+    uids = {uid_of(service) for service in Service if service is not Service.AGENT}
+    listeners = [listener for name in ("tcp", "tcp6") for listener in parse(Path(f"/proc/net/{name}").read_text())]
+    return [decide(listeners, bound["postgres"] | bound["https"], uids, socket_inodes(pids))]
+
+
+def decide(listeners: Iterable[Listener], expected: set[int], uids: set[int], inodes: set[int]) -> Finding:
+    mine = [
+        listener
+        for listener in listeners
+        if listener.inode in inodes
+        or listener.uid in uids
+        or COMPUTE_UID_FIRST <= listener.uid < COMPUTE_UID_FIRST + COMPUTE_UID_COUNT
+    ]
+    strange = sorted({f"{each.address}:{each.port} (uid {each.uid})" for each in mine if each.port not in expected})
+    if strange:
+        return fail("open ports", f"listening beside the two ports: {', '.join(strange)}", "stop it: nothing else may")
+    if missing := expected - {listener.port for listener in mine}:
+        return fail("open ports", f"nobody listens on {', '.join(map(str, sorted(missing)))}", "restart the platform")
+    return ok("open ports", f"{', '.join(map(str, sorted(expected)))} and no other")
+
+
+def in_clear(subject: Subject) -> list[Finding]:
+    """Both ports are knocked at without TLS, and must not answer as if that were fine."""
+    postgres, https = endpoints(subject)
+    return [
+        decide_postgres(_exchange(postgres, STARTUP_IN_CLEAR)),
+        decide_https(_exchange(https, HTTP_IN_CLEAR)),
+    ]
+
+
+def decide_postgres(answer: bytes) -> Finding:
+    if answer[:1] in (b"", b"E"):
+        return ok("PostgreSQL in clear", "refused")
+    return fail(
+        "PostgreSQL in clear", f"answered {answer[:1]!r} to a startup without TLS", "stop the platform, report it"
+    )
+
+
+def decide_https(answer: bytes) -> Finding:
+    if answer.startswith(b"HTTP/") and answer.split(b" ", 2)[1:2] != [b"400"]:
+        return fail("HTTP in clear", f"answered {answer[:32]!r}", "stop the platform, report it")
+    return ok("HTTP in clear", "refused")
+
+
+def endpoints(subject: Subject) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Where this machine reaches the two ports, as they were really bound."""
+    status = json.loads(subject.platform.paths.status.read_text())
+    postgres, https = (Address.parse(status[name][-1]) for name in ("postgres", "https"))
+    return (_dial(postgres), postgres.port), (_dial(https), https.port)
+
+
+def _dial(address: Address) -> str:
+    if not ipaddress.ip_address(address.host).is_unspecified:
+        return address.host
+    return "::1" if ":" in address.host else "127.0.0.1"
+
+
+def _exchange(where: tuple[str, int], request: bytes) -> bytes:
+    with socket.create_connection(where, timeout=_PATIENCE_S) as plain:
+        plain.sendall(request)
+        try:
+            return plain.recv(256)
+        except ConnectionResetError:
+            return b""
+
+
+def parse(text: str) -> list[Listener]:
+    """The listening sockets in the format of /proc/net/tcp and tcp6."""
+    found = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == _LISTEN:
+            host, _, port = fields[1].partition(":")
+            found.append(Listener(_address(host), int(port, 16), int(fields[7]), int(fields[9])))
+    return found
+
+
+def _address(hexadecimal: str) -> str:
+    """The kernel writes each 32-bit word in the machine's byte order."""
+    raw = bytes.fromhex(hexadecimal)
+    words = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
+    return str(ipaddress.ip_address(words))
+
+
+def socket_inodes(pids: Iterable[int]) -> set[int]:
+    found = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = str(descriptor.readlink())
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
+    return found
