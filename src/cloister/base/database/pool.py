@@ -1,8 +1,12 @@
-"""Connections to the control database."""
+"""Connections to the control database.
+
+Every failure of the database itself (it restarts, a deadlock, no connection left) comes out as UnavailableError, which
+may be retried. A broken constraint stays asyncpg's error: only the store that ran the statement knows what it means.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, LiteralString, cast
 
@@ -10,31 +14,68 @@ import asyncpg
 
 from cloister.base.errors import UnavailableError
 
+_CONNECTIONS_MIN: Final = 2
 _CONNECTIONS_MAX: Final = 10
 # Two cores serve ten statements at once well; more only queue inside PostgreSQL.
 
 _COMMAND_TIMEOUT_S: Final = 30.0
 # No statement of ours takes longer unless the database is stuck.
 
+_RESTART_PATIENCE_S: Final = 5.0
+# The supervisor restarts a killed database in under a second, recovery included: worth waiting for, inside a request.
+
+_CONNECT_PAUSE_S: Final = 0.05
+
+_OUT_OF_REACH: Final = (
+    OSError,  # nobody listens on the socket
+    asyncpg.PostgresConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.CannotConnectNowError,  # starting up or in recovery
+    asyncpg.TooManyConnectionsError,
+)
+_PASSING: Final = (
+    *_OUT_OF_REACH,
+    asyncpg.OperatorInterventionError,  # shut down under us, statement cancelled
+    asyncpg.InsufficientResourcesError,  # its disk or memory is full
+    asyncpg.TransactionRollbackError,  # deadlock, serialization
+    asyncpg.InternalClientError,
+    TimeoutError,
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A pooled connection that skips the reset when it is given back.
+
+    Nothing of ours changes a session: settings are `SET LOCAL`, listeners have connections of their own. asyncpg still
+    rolls back a transaction that was left open. One round trip less for every use.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
 
 class Transaction:
-    """A connection inside a transaction. Rows are asyncpg Records: `row["name"]`."""
+    """A connection inside a transaction. Rows are asyncpg Records: `row["name"]`; jsonb is text in and out."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     async def fetch(self, query: LiteralString, *args: Any) -> list[Any]:
-        return cast("list[Any]", await self._connection.fetch(query, *args))
+        with _passing_failures(self._connection):
+            return cast("list[Any]", await self._connection.fetch(query, *args))
 
     async def fetch_row(self, query: LiteralString, *args: Any) -> Any | None:
-        return await self._connection.fetchrow(query, *args)
+        with _passing_failures(self._connection):
+            return await self._connection.fetchrow(query, *args)
 
     async def fetch_value(self, query: LiteralString, *args: Any) -> Any:
-        return await self._connection.fetchval(query, *args)
+        with _passing_failures(self._connection):
+            return await self._connection.fetchval(query, *args)
 
     async def execute(self, query: LiteralString, *args: Any) -> int:
         """The number of rows touched."""
-        tag: str = await self._connection.execute(query, *args)
+        with _passing_failures(self._connection):
+            tag: str = await self._connection.execute(query, *args)
         last = tag.rsplit(" ", 1)[-1]
         return int(last) if last.isdigit() else 0
 
@@ -48,62 +89,113 @@ class Database:
     def __init__(self, *, socket_dir: Path | None = None, role: str | None = None, url: str | None = None) -> None:
         self._options: dict[str, Any] = (
             {"dsn": url} if url else {"host": str(socket_dir), "user": role, "database": "cloister"}
-        )
+        ) | {
+            "command_timeout": _COMMAND_TIMEOUT_S,
+            "server_settings": {"application_name": "cloister", "search_path": "cloister,pg_catalog"},
+        }
         self._pool: Any = None
 
     async def open(self, *, patience_s: float = 30.0) -> None:
         """Connect, waiting for a database that is still starting. Raises UnavailableError."""
-        deadline = asyncio.get_running_loop().time() + patience_s
-        while True:
-            try:
-                self._pool = await asyncpg.create_pool(
-                    **self._options,
-                    min_size=1,
-                    max_size=_CONNECTIONS_MAX,
-                    command_timeout=_COMMAND_TIMEOUT_S,
-                    server_settings={"application_name": "cloister", "search_path": "cloister,pg_catalog"},
-                )
-            except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise UnavailableError(f"control database: {error}") from error
-                await asyncio.sleep(0.05)
-            else:
-                return
+
+        async def create_pool() -> Any:
+            return await asyncpg.create_pool(
+                **self._options,
+                min_size=_CONNECTIONS_MIN,
+                max_size=_CONNECTIONS_MAX,
+                connection_class=_Connection,
+            )
+
+        self._pool = await _patiently(create_pool, patience_s)
 
     async def close(self) -> None:
+        """Waits until nobody uses a connection any more."""
         if self._pool is not None:
             await self._pool.close()
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """Commits when the block ends, rolls back when it raises."""
-        async with self._connection() as connection, connection.transaction():
-            yield Transaction(connection)
+        """Commits when the block ends, rolls back when it raises.
+
+        If the connection breaks during the commit, UnavailableError leaves open whether it happened.
+        """
+        async with self._connection() as connection:
+            transaction = connection.transaction()
+            with _passing_failures(connection):
+                await transaction.start()
+            try:
+                yield Transaction(connection)
+            except BaseException:
+                # The block's own error tells more than a rollback that fails because the connection is gone.
+                with contextlib.suppress(*_PASSING, asyncpg.InterfaceError):
+                    await transaction.rollback()
+                raise
+            with _passing_failures(connection):
+                await transaction.commit()
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
-        """A connection without an explicit transaction, for single SELECTs."""
+        """A connection without an explicit transaction, for a single statement."""
         async with self._connection() as connection:
             yield Transaction(connection)
 
     @contextlib.asynccontextmanager
-    async def listening(self, channel: LiteralString, on_notify: Callable[[str], None]) -> AsyncIterator[None]:
-        """Call `on_notify(payload)` for every NOTIFY on `channel` while the block runs."""
+    async def listening(self, channel: LiteralString, on_notify: Callable[[str], None]) -> AsyncIterator[asyncio.Event]:
+        """Call `on_notify(payload)` for every NOTIFY on `channel` while the block runs, on a connection of its own.
+
+        The block gets an event that is set when that connection is lost.
+        """
+        lost = asyncio.Event()
 
         def receive(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
             on_notify(payload)
 
-        async with self._connection() as connection:
-            await connection.add_listener(channel, receive)
-            try:
-                yield
-            finally:
-                await connection.remove_listener(channel, receive)
+        def set_lost(_connection: Any) -> None:
+            lost.set()
+
+        connection = await _patiently(lambda: asyncpg.connect(**self._options), _RESTART_PATIENCE_S)
+        try:
+            connection.add_termination_listener(set_lost)
+            with _passing_failures(connection):
+                await connection.add_listener(channel, receive)
+            yield lost
+        finally:
+            # Closing ends LISTEN too. Nothing is under way on it, so there is nothing to wait for.
+            connection.terminate()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
+        connection = await _patiently(lambda: self._pool.acquire(timeout=_COMMAND_TIMEOUT_S), _RESTART_PATIENCE_S)
         try:
-            async with self._pool.acquire(timeout=_COMMAND_TIMEOUT_S) as connection:
-                yield connection
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, TimeoutError) as error:
+            yield connection
+        finally:
+            with contextlib.suppress(*_PASSING, asyncpg.InterfaceError):
+                await self._pool.release(connection)
+
+
+async def _patiently(connect: Callable[[], Any], patience_s: float) -> Any:
+    """What `connect` gives, tried again while the database is out of reach. Raises UnavailableError."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + patience_s
+    while True:
+        try:
+            return await connect()
+        except _OUT_OF_REACH as error:
+            if isinstance(error, TimeoutError) or loop.time() >= give_up_at:
+                raise UnavailableError(f"control database: {error!r}") from error
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+        except asyncpg.InterfaceError as error:  # the pool is closing
             raise UnavailableError(f"control database: {error!r}") from error
+
+
+@contextlib.contextmanager
+def _passing_failures(connection: Any) -> Iterator[None]:
+    try:
+        yield
+    except _PASSING as error:
+        raise UnavailableError(f"control database: {error!r}") from error
+    except asyncpg.InterfaceError as error:
+        # Also what asyncpg raises for a wrong argument: that is a mistake of ours, and no retry helps.
+        if not connection.is_closed():
+            raise
+        raise UnavailableError(f"control database: {error!r}") from error

@@ -19,6 +19,11 @@ class Status(StrEnum):
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
+    """Never begun: the operation it was to follow did not finish."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self not in (Status.SCHEDULING, Status.RUNNING, Status.CANCELLING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,16 @@ class Operation:
     is_undoing: bool
     failures_count: int
     run_at: datetime
+    """When it may run (again); the year 9999 while it waits for the one before it."""
     deadline_at: datetime
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None = None
     error: str | None = None
+    """What went wrong last, in words for the client."""
+    resource: str = ""
+    """What it works on, alone: `project:…`, `endpoint:…`."""
+    after_id: OperationId | None = None
     lease: int = 0
     wakes: int = 0
     input: dict[str, Any] = field(default_factory=dict)

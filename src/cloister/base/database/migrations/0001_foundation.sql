@@ -142,6 +142,7 @@ CREATE TABLE pg_database (
 
 CREATE TABLE operation (
     id              text PRIMARY KEY,
+    number          bigint GENERATED ALWAYS AS IDENTITY UNIQUE, -- the order of creation
     project_id      text NOT NULL,
     branch_id       text,
     endpoint_id     text,
@@ -153,24 +154,28 @@ CREATE TABLE operation (
     is_undoing      boolean NOT NULL DEFAULT false,
     input           jsonb NOT NULL,                 -- fixed at creation, ids and random choices included; no secrets
     facts           jsonb NOT NULL DEFAULT '{}',    -- what steps learned; no secrets
-    resource        text NOT NULL,                  -- 'project:…' or 'endpoint:…': one at a time
-    after_id        text REFERENCES operation (id), -- not before that one has ended
+    resource        text NOT NULL,                  -- 'project:…' or 'endpoint:…'
+    holds_resource  boolean NOT NULL,               -- at the head of the resource's queue: only such a row may run
+    after_id        text REFERENCES operation (id), -- not before that one has finished
     failures_count  integer NOT NULL DEFAULT 0,
-    run_at          timestamptz NOT NULL DEFAULT now(),
+    run_at          timestamptz NOT NULL,           -- 'infinity' until the one before it has finished
     deadline_at     timestamptz NOT NULL,
-    lease           bigint NOT NULL DEFAULT 0,      -- fencing token: grows with every claim
+    lease           bigint NOT NULL DEFAULT 0,      -- fencing token: grows with every claim and every commit
     leased_until    timestamptz NOT NULL DEFAULT '-infinity',
+    worker          text NOT NULL DEFAULT '',       -- who holds the lease
     wakes           bigint NOT NULL DEFAULT 0,      -- grows with every signal
-    error           text,
-    created_at      timestamptz NOT NULL DEFAULT now(),
-    updated_at      timestamptz NOT NULL DEFAULT now(),
-    finished_at     timestamptz
+    error           text,                           -- public: clients see it
+    created_at      timestamptz NOT NULL,
+    updated_at      timestamptz NOT NULL,
+    finished_at     timestamptz,
+    CHECK (NOT holds_resource OR status IN ('scheduling', 'running', 'cancelling'))
 );
--- A second operation on the same resource is a conflict that the database itself reports (HTTP 423).
-CREATE UNIQUE INDEX operation_one_at_a_time ON operation (resource)
-    WHERE status IN ('scheduling', 'running', 'cancelling') AND after_id IS NULL;
-CREATE INDEX operation_due ON operation (run_at) WHERE status IN ('scheduling', 'running', 'cancelling');
-CREATE INDEX operation_of_project ON operation (project_id, created_at DESC, id);
+-- Two operations at once on one resource are a conflict that the database itself reports (HTTP 423).
+CREATE UNIQUE INDEX operation_one_at_a_time ON operation (resource) WHERE holds_resource;
+CREATE INDEX operation_due ON operation (run_at) WHERE holds_resource;
+CREATE INDEX operation_queue ON operation (resource, number) WHERE status = 'scheduling' AND NOT holds_resource;
+CREATE INDEX operation_followers ON operation (after_id) WHERE status = 'scheduling' AND after_id IS NOT NULL;
+CREATE INDEX operation_of_project ON operation (project_id, number DESC);
 
 -- Answers kept for `Idempotency-Key`: the same key and request get the same answer for a day.
 CREATE TABLE idempotent_answer (

@@ -1,0 +1,469 @@
+"""Runs operations: claims a row, runs its machine's next step, commits what came of it.
+
+What an operation does is its machine's business (`machine.py`); what becomes of it after a step is decided in
+`decisions.py`; the rows are in `store.py`. Here is when and in which order. What must stay true:
+
+- A step runs with no transaction open.
+- A step's outcome, the rows it changes, the audit event of a failure and the hand-over to whoever waits are one
+  transaction, and nothing of it happens if the lease was lost.
+- However the process dies, the row says what to do next, and some engine does it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import UnavailableError
+from cloister.base.ids import OperationId
+from cloister.control.calling import Page
+from cloister.control.operations import decisions, store
+from cloister.control.operations.decisions import Move
+from cloister.control.operations.machine import Fail, Machine
+from cloister.control.operations.model import Operation, Status
+from cloister.trust.audit import Action, Event, record
+
+W = TypeVar("W")
+
+LEASE: Final = timedelta(seconds=15)
+# Long enough that a stalled process (a VM pause, a slow disk) rarely loses it, short enough to wait for after a crash
+# of the whole host. A restarted worker of the same name does not wait.
+
+_RENEWALS_PER_LEASE: Final = 3
+# Two may fail before the lease is lost.
+
+_AT_ONCE_MAX: Final = 64
+# Steps mostly wait for other processes; beyond this they only wait for each other.
+
+_POLL_S: Final = 1.0
+# The safety net: finds what nobody kicked, because the process died between commit and kick.
+
+_WAIT_POLL_S: Final = 0.25
+# The safety net of `wait`, for an operation that another process ends.
+
+_COMMIT_ATTEMPTS: Final = 5
+_COMMIT_PAUSE_S: Final = 0.1
+# Each attempt already waits for a database that restarts (see base/database/pool.py).
+
+_ACTOR: Final = "platform:operations"
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The one place where operations are submitted, run and awaited.
+
+    `worker` names this process across restarts: at its start it takes over, without waiting for the lease to expire,
+    what the process of the same name held when it died. Two that run at once must have different names, or none.
+    """
+
+    def __init__(self, database: Database, clock: Clock, *, worker: str = "", lease: timedelta = LEASE) -> None:
+        self._database = database
+        self._clock = clock
+        self._worker = worker
+        self._lease = lease
+        self._machines: dict[str, tuple[Machine[Any], Any]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE_MAX)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._in_hand: set[OperationId] = set()
+        """Operations that a task of ours is taking or running."""
+        self._kicked_again: set[OperationId] = set()
+        self._timers: dict[OperationId, asyncio.TimerHandle] = {}
+        self._waiting: dict[OperationId, set[asyncio.Future[Operation]]] = {}
+
+    def register(self, machine: Machine[W], world: W) -> None:
+        """Run operations of this machine, its steps in this world. Before `run`."""
+        names = [step.name for step in machine.steps]
+        if not names or len(set(names)) < len(names) or machine.name in self._machines:
+            raise ValueError(f"machine {machine.name!r} has no steps, two of one name, or was registered before")
+        self._machines[machine.name] = (machine, world)
+
+    # ── what services call ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self,
+        tx: Transaction,
+        *,
+        machine: str,
+        project_id: str,
+        resource: str,
+        input: dict[str, Any],  # noqa: A002 - the row's word
+        branch_id: str | None = None,
+        endpoint_id: str | None = None,
+        after: OperationId | None = None,
+        action: str | None = None,
+    ) -> Operation:
+        """A new operation, in the caller's transaction; `kick` it once that is committed.
+
+        Only one operation works on a `resource` at a time: raises BusyError, and leaves the transaction usable, if it
+        is taken. With `after` it runs once that operation has finished, is skipped if that one fails, and queues for
+        its resource. Raises NotFoundError or ConflictError if there is no such operation to wait for.
+        """
+        wanted = self._machines[machine][0]
+        common: dict[str, Any] = {
+            "project_id": project_id,
+            "branch_id": branch_id,
+            "endpoint_id": endpoint_id,
+            "resource": resource,
+            "action": action or wanted.action,
+            "work": input,
+            "now": self._clock.now(),
+        }
+        if after is None:
+            return await store.insert(tx, wanted, **common)
+        return await store.insert_after(tx, wanted, after=after, **common)
+
+    def kick(self, operation_id: OperationId) -> None:
+        """Run it now, in this process, if it is due. Never waits; harmless for any id and at any time."""
+        self._cancel_timer(operation_id)
+        if self._tasks is None:
+            return  # `run` looks for due operations when it starts
+        if operation_id in self._in_hand:
+            self._kicked_again.add(operation_id)
+            return
+        self._in_hand.add(operation_id)
+        self._tasks.create_task(self._take(operation_id))
+
+    async def signal(self, tx: Transaction, operation_id: OperationId) -> None:
+        """What the operation waits for may have come: run its step again, wherever it runs, when `tx` commits."""
+        await store.signal(tx, operation_id, self._clock.now())
+
+    async def wait(self, operation_id: OperationId, *, timeout_s: float) -> Operation:
+        """The operation, once it has ended, however. Raises NotFoundError, and UnavailableError after `timeout_s`."""
+        ended: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(operation_id, set()).add(ended)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not ended.done():
+                    with contextlib.suppress(UnavailableError):
+                        operation = await self._load(operation_id)
+                        if operation.status.has_ended:
+                            return operation
+                    await asyncio.wait({ended}, timeout=_WAIT_POLL_S)
+                return ended.result()
+        except TimeoutError:
+            raise UnavailableError(f"operation {operation_id} took longer than {timeout_s} s") from None
+        finally:
+            self._waiting[operation_id].discard(ended)
+            if not self._waiting[operation_id]:
+                del self._waiting[operation_id]
+
+    async def current(self, tx: Transaction, resource: str) -> Operation | None:
+        """The operation that works on this resource now: the one to join, or that makes `submit` raise BusyError."""
+        return await store.load_holder(tx, resource)
+
+    async def find(self, project_id: str, page: Page) -> list[Operation]:
+        """Newest first."""
+        async with self._database.reading() as tx:
+            return await store.find(tx, project_id, page)
+
+    async def get(self, project_id: str, operation_id: OperationId) -> Operation:
+        """Raises NotFoundError, also for an operation of another project."""
+        async with self._database.reading() as tx:
+            return await store.load_of_project(tx, project_id, operation_id)
+
+    # ── the worker ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Run operations until cancelled. What is under way then is taken up again at the next start."""
+        await self._take_over()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                try:
+                    tasks.create_task(self._listen())
+                    await self._poll()
+                finally:
+                    self._tasks = None  # before the tasks are cancelled: none of them may start another
+        finally:
+            for timer in self._timers.values():
+                timer.cancel()
+            self._timers.clear()
+            self._in_hand.clear()
+            self._kicked_again.clear()
+
+    async def run_due(self) -> int:
+        """Run, one after the other, what is due now; returns how many were taken. For tests and tools."""
+        await self._give_free_resources()
+        due = await self._claim_due(limit=_AT_ONCE_MAX)
+        for operation in due:
+            await self._advance(operation)
+        return len(due)
+
+    async def _take_over(self) -> None:
+        """Before anything of ours is leased: what has our name is our predecessor's."""
+        while self._worker:
+            try:
+                async with self._database.transaction() as tx:
+                    await store.release_leases(tx, self._worker)
+            except UnavailableError as error:
+                _log.warning("cannot take over from the worker before: %s", error)
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._database.listening(
+                    store.CHANNEL, lambda payload: self.kick(OperationId(payload))
+                ) as lost:
+                    await lost.wait()
+            except UnavailableError as error:
+                _log.warning("cannot listen for signals, polling meanwhile: %s", error)
+            except Exception:  # signals only save time, and must not end the engine
+                _log.exception("cannot listen for signals, polling meanwhile")
+            await asyncio.sleep(_POLL_S)
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._give_free_resources()
+                for operation in await self._claim_due(limit=_AT_ONCE_MAX - len(self._in_hand)):
+                    self._start(operation)
+            except UnavailableError as error:
+                _log.warning("cannot look for due operations: %s", error)
+            except Exception:  # the loop must outlive whatever one look throws
+                _log.exception("looking for due operations failed")
+            await asyncio.sleep(_POLL_S)
+
+    async def _give_free_resources(self) -> None:
+        # Somebody may take one of them at the same moment: then the next look finds what is left.
+        with contextlib.suppress(asyncpg.UniqueViolationError):
+            async with self._database.reading() as tx:
+                await store.give_free_resources(tx)
+
+    def _start(self, operation: Operation) -> None:
+        assert self._tasks is not None
+        if operation.id in self._in_hand:
+            # A task of ours is about to claim it, and now cannot; the lease is ours, so this task runs it.
+            self._kicked_again.add(operation.id)
+        self._in_hand.add(operation.id)
+        self._tasks.create_task(self._run_held(operation))
+
+    async def _take(self, operation_id: OperationId) -> None:
+        try:
+            async with self._slots:
+                async with self._database.reading() as tx:
+                    held = await store.claim(tx, operation_id, self._claimant())
+                if held is not None:
+                    await self._advance(held)
+        except UnavailableError as error:
+            _log.warning("operation %s: left for later: %s", operation_id, error)
+        except Exception:  # one operation's trouble is not the engine's; the poll takes it up again
+            _log.exception("operation %s: left for later", operation_id)
+        finally:
+            self._let_go(operation_id)
+
+    async def _run_held(self, operation: Operation) -> None:
+        try:
+            async with self._slots:
+                await self._advance(operation)
+        except UnavailableError as error:
+            _log.warning("operation %s: left for later: %s", operation.id, error)
+        except Exception:  # as in _take
+            _log.exception("operation %s: left for later", operation.id)
+        finally:
+            self._let_go(operation.id)
+
+    def _let_go(self, operation_id: OperationId) -> None:
+        self._in_hand.discard(operation_id)
+        if operation_id in self._kicked_again:
+            self._kicked_again.discard(operation_id)
+            self.kick(operation_id)
+
+    async def _claim_due(self, limit: int) -> list[Operation]:
+        if limit <= 0:
+            return []
+        async with self._database.reading() as tx:
+            return await store.claim_due(tx, self._claimant(), limit)
+
+    def _claimant(self) -> store.Claimant:
+        now = self._clock.now()
+        return store.Claimant(list(self._machines), self._worker, now, now + self._lease)
+
+    # ── one operation ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _advance(self, held: Operation) -> None:
+        """Run steps while there is one to run now and the lease is ours."""
+        operation: Operation | None = held
+        while operation is not None:
+            move = await self._next_move(operation)
+            operation = await self._commit(operation, move) if move is not None else None
+
+    async def _next_move(self, held: Operation) -> Move | None:
+        """Run the step, or its undo, and decide. None: the lease was lost meanwhile."""
+        machine, world = self._machines[held.machine]
+        if not decisions.has_step(machine, held):
+            _log.error("operation %s: machine %s has no step %r", held.id, held.machine, held.step)
+            return decisions.without_step(held, self._clock.now())
+        if self._clock.now() >= held.deadline_at:
+            return decisions.after_deadline(machine, held, self._clock.now())
+        step = next(step for step in machine.steps if step.name == held.step)
+        try:
+            if held.is_undoing:
+                assert step.undo is not None
+                apply = await self._while_leased(held, step.undo(held, world))
+                return decisions.after_undo(machine, held, apply, self._clock.now())
+            outcome = await self._while_leased(held, step.run(held, world))
+            if isinstance(outcome, Fail):
+                _log.warning("operation %s: step %s cannot be: %s", held.id, held.step, outcome.error)
+            return decisions.after_outcome(machine, held, outcome, self._clock.now())
+        except _LeaseLostError:
+            _log.warning("operation %s: lease lost during step %s", held.id, held.step)
+            return None
+        except Exception as error:  # whatever a step throws is the operation's failure, not the engine's
+            return self._after_error(held, error)
+
+    def _after_error(self, held: Operation, error: Exception) -> Move:
+        doing = "undoing" if held.is_undoing else "step"
+        if getattr(error, "may_retry", None) is None:
+            _log.error("operation %s: %s %s raised", held.id, doing, held.step, exc_info=error)
+        else:
+            _log.warning("operation %s: %s %s: %s", held.id, doing, held.step, error)
+        machine = self._machines[held.machine][0]
+        return decisions.after_error(machine, held, error, self._clock.now(), random.random())  # noqa: S311 - spreads retries
+
+    async def _while_leased(self, held: Operation, work: Any) -> Any:
+        """Await a step, at most until the deadline, renewing the lease. Raises _LeaseLostError."""
+        rest_s = (held.deadline_at - self._clock.now()).total_seconds()
+        try:
+            async with asyncio.timeout(rest_s) as limit:
+                renewing = asyncio.ensure_future(self._renew(held))
+                working = asyncio.ensure_future(work)
+                try:
+                    await asyncio.wait({renewing, working}, return_when=asyncio.FIRST_COMPLETED)
+                    if not working.done():
+                        renewing.result()
+                        raise _LeaseLostError
+                    return working.result()
+                finally:
+                    renewing.cancel()
+                    working.cancel()
+                    await asyncio.gather(renewing, working, return_exceptions=True)
+        except TimeoutError:
+            if limit.expired():
+                raise UnavailableError(f"step {held.step} ran into the deadline", public="took too long") from None
+            raise
+
+    async def _renew(self, held: Operation) -> None:
+        """Returns when the lease is lost."""
+        leased_until = self._clock.now() + self._lease
+        while self._clock.now() < leased_until:
+            await asyncio.sleep(self._lease.total_seconds() / _RENEWALS_PER_LEASE)
+            until = self._clock.now() + self._lease
+            with contextlib.suppress(UnavailableError):
+                async with self._database.reading() as tx:
+                    if not await store.renew(tx, held, until):
+                        return
+                leased_until = until
+
+    async def _commit(self, held: Operation, move: Move) -> Operation | None:
+        """Write the move down. The operation, if it is still ours and its next step is to run now."""
+        for attempt in range(1, _COMMIT_ATTEMPTS + 1):
+            try:
+                committed, changed = await self._write(held, move)
+            except _ApplyError as error:
+                # The step's own rows could not be changed: that is a failure of the step.
+                move = self._after_error(held, error.cause)
+            except UnavailableError as error:
+                # Safe to repeat even if it was committed: the lease number has moved on then.
+                if attempt == _COMMIT_ATTEMPTS:
+                    raise
+                _log.warning("operation %s: commit again: %s", held.id, error)
+                await asyncio.sleep(_COMMIT_PAUSE_S)
+            else:
+                break
+        else:
+            return None
+        if committed is None:
+            _log.warning("operation %s: lease lost before the commit of %s", held.id, held.step)
+            return None
+        for operation in (committed, *changed):
+            self._announce(operation)
+        for operation in changed:
+            if not operation.status.has_ended:
+                self.kick(operation.id)
+        if committed.status.has_ended:
+            return None
+        if _keeps_lease(move, held):
+            return committed
+        self._kick_at(committed)
+        return None
+
+    async def _write(self, held: Operation, move: Move) -> tuple[Operation | None, list[Operation]]:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            leased_until = now + self._lease if _keeps_lease(move, held) else None
+            committed = await store.commit(tx, held, move, now, leased_until)
+            if committed is None:
+                return None, []
+            if move.apply is not None:
+                try:
+                    await move.apply(tx)
+                except UnavailableError:
+                    raise
+                except Exception as error:
+                    raise _ApplyError(error) from error
+            changed = await store.hand_over(tx, committed, now) if committed.status.has_ended else []
+            if committed.status in (Status.FAILED, Status.ERROR):
+                await record(tx, _failure(committed))
+            return committed, changed
+
+    def _announce(self, operation: Operation) -> None:
+        if operation.status.has_ended:
+            for ended in self._waiting.get(operation.id, ()):
+                if not ended.done():
+                    ended.set_result(operation)
+
+    def _kick_at(self, operation: Operation) -> None:
+        """Come back when it is due; sooner than the poll would."""
+        if self._tasks is None:
+            return
+        self._cancel_timer(operation.id)
+        delay_s = max((operation.run_at - self._clock.now()).total_seconds(), 0.0)
+        self._timers[operation.id] = asyncio.get_running_loop().call_later(delay_s, self.kick, operation.id)
+
+    def _cancel_timer(self, operation_id: OperationId) -> None:
+        if (timer := self._timers.pop(operation_id, None)) is not None:
+            timer.cancel()
+
+    async def _load(self, operation_id: OperationId) -> Operation:
+        async with self._database.reading() as tx:
+            return await store.load(tx, operation_id)
+
+
+class _LeaseLostError(Exception):
+    """Somebody else may run the operation now: what we found out does not count."""
+
+
+class _ApplyError(Exception):
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+def _keeps_lease(move: Move, held: Operation) -> bool:
+    """Going on to another step (or to undoing this one) at once, without giving the operation back."""
+    return not move.status.has_ended and (move.step, move.is_undoing) != (held.step, held.is_undoing)
+
+
+def _failure(operation: Operation) -> Event:
+    return Event(
+        action=Action.OPERATION_FAILED,
+        actor=_ACTOR,
+        outcome="failed",
+        project_id=operation.project_id,
+        branch_id=operation.branch_id or "",
+        endpoint_id=operation.endpoint_id or "",
+        operation_id=operation.id,
+        resource=operation.resource,
+        reason=operation.error or "",
+        details={"action": operation.action, "step": operation.step, "status": operation.status},
+    )
