@@ -74,7 +74,7 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--project-id", envvar=PROJECT_VARIABLE, metavar="ID", help="Only about this project.")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="Only about this project.")
 @click.option("--action", metavar="ACTION", help="Only this action; a group of them if it ends with a dot: connection.")
 @click.option("--since", type=Since(), help="Only since then: 30m, 24h, 7d, or a time.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first.")

@@ -24,7 +24,7 @@ def keys() -> None:
 
 
 @keys.command("list")
-@click.option("--project-id", envvar=PROJECT_VARIABLE, metavar="ID", help="Only those of this project.")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="Only those of this project.")
 @client_command
 def list_(session: Session, *, project_id: str | None) -> None:
     """List keys: what for, which version, in which state."""

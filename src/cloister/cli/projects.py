@@ -6,7 +6,7 @@ import click
 
 from cloister.cli import output as out
 from cloister.cli.api import Json
-from cloister.cli.connecting import run_psql
+from cloister.cli.connecting import run_psql, secured
 from cloister.cli.output import Column
 from cloister.cli.session import ComputeUnits, Session, client_command, project_path, wait_option
 
@@ -92,7 +92,7 @@ def create(
     uris = [uri["connection_uri"] for uri in answer.get("connection_uris") or []]
     session.show(answer if session.is_json else answer["project"], COLUMNS)
     if not session.is_json and uris:
-        click.echo(f"\n{uris[0]}")
+        click.echo(f"\n{secured(uris[0], 'verify-full', session.api.target)}")
         out.note("\nThe password is shown this once: keep it now, or reset it later.")
     if then_psql and uris:
         run_psql(uris[0], session.api.target, ())

@@ -112,7 +112,11 @@ def client_command(command: Callable[Concatenate[Session, P], R]) -> Callable[..
 
 def project_option(command: Callable[P, R]) -> Callable[P, R]:
     return click.option(
-        "--project-id", envvar=PROJECT_VARIABLE, metavar="ID", help="The project. Default: the only one there is."
+        "--project-id",
+        "--project",
+        envvar=PROJECT_VARIABLE,
+        metavar="ID",
+        help="The project. Default: the only one there is.",
     )(command)
 
 

@@ -44,11 +44,11 @@ def doctor(ctx: click.Context, state_dir: Path | None, strict: bool, as_json: bo
             {
                 "healthy": healthy,
                 "platform": str(place) if subject.settings else None,
-                "findings": [
+                "checks": [
                     {
                         "group": title,
                         "about": each.about,
-                        "level": each.level.value.lower(),
+                        "verdict": each.level.value.lower(),
                         "seen": each.seen,
                         "advice": each.advice,
                     }

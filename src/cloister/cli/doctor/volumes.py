@@ -29,11 +29,11 @@ class Header:
 
 def encryption(subject: Subject) -> list[Finding]:
     settings = subject.platform
-    images = sorted(path for path in settings.paths.volumes.rglob("*") if path.is_file())
     if settings.storage == "plain":
         return [
             warning("encryption", "storage is plain: NOTHING IS ENCRYPTED", "for tenants' data use `--storage luks`")
         ]
+    images = sorted(path for path in settings.paths.volumes.iterdir() if path.is_file())
     return [decide({path.name: read_header(path) for path in images})]
 
 

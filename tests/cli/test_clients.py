@@ -1,0 +1,240 @@
+"""The client commands against an API: what they send, what they print, and how they end."""
+
+import os
+from typing import Any
+
+import pytest
+
+from cloister.cli.api import Json
+
+PROJECT: Json = {
+    "id": "calm-forest-12345678",
+    "name": "shop",
+    "pg_version": 18,
+    "created_at": "2026-01-02T03:04:05Z",
+    "updated_at": "2026-01-02T03:04:05Z",
+    "settings": {"allowed_ips": {"ips": ["10.0.0.1"], "protected_branches_only": True}},
+}
+BRANCH: Json = {"id": "br-calm-lake-ab12cd34", "name": "main", "default": True, "current_state": "ready"}
+ENDPOINT: Json = {"id": "ep-calm-lake-ab12cd34", "host": "ep-calm-lake-ab12cd34.db.localhost", "current_state": "idle"}
+P = f"/projects/{PROJECT['id']}"
+B = f"{P}/branches/{BRANCH['id']}"
+E = f"{P}/endpoints/{ENDPOINT['id']}"
+
+
+def operation(status: str, **more: Any) -> Json:
+    return {"id": "11111111-2222-3333-4444-555555555555", "project_id": PROJECT["id"], "action": "start_compute",
+            "status": status, **more}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _world(api: Any) -> None:
+    api.on("GET", "/projects", (200, {"projects": [PROJECT], "pagination": {"cursor": PROJECT["id"]}}))
+    api.on("GET", P, (200, {"project": PROJECT}))
+    api.on("GET", f"{P}/branches", (200, {"branches": [BRANCH]}))
+    api.on("GET", B, (200, {"branch": BRANCH}))
+    api.on("GET", E, (200, {"endpoint": {**ENDPOINT, "current_state": "active"}}))
+    api.on("GET", f"{B}/roles", (200, {"roles": [{"name": "neondb_owner"}]}))
+    api.on("GET", f"{B}/databases", (200, {"databases": [{"name": "neondb"}]}))
+
+
+def test_a_list_is_a_table_for_people_and_the_apis_objects_for_programs(api: Any, cloister: Any) -> None:
+    table = cloister("projects", "list")
+    assert table.code == 0
+    assert table.out.splitlines()[0].split() == ["Id", "Name", "PostgreSQL", "Created"]
+    assert table.out.splitlines()[1].split() == [PROJECT["id"], "shop", "18", "2026-01-02"]
+    assert cloister("projects", "list", "-o", "json").json == [PROJECT]
+
+
+def test_a_list_is_read_to_its_last_page(api: Any, cloister: Any) -> None:
+    """The cursor of a full page is followed; a short page ends it although it has a cursor, as Neon's pages do."""
+    first = [{**PROJECT, "id": f"calm-forest-{n:08}"} for n in range(100)]
+    api.on("GET", "/projects", (200, {"projects": first, "pagination": {"cursor": "next"}}),
+           (200, {"projects": [PROJECT], "pagination": {"cursor": PROJECT["id"]}}))  # fmt: skip
+    assert len(cloister("projects", "list", "-o", "json").json) == 101
+    assert [asked.query.get("cursor") for asked in api.asked] == [None, "next"]
+
+
+def test_a_name_from_a_tenant_cannot_act_on_the_terminal(api: Any, cloister: Any) -> None:
+    name = "\x1b]0;owned\x07\u202eevil\nrow"
+    api.on("GET", "/projects", (200, {"projects": [{**PROJECT, "name": name}]}))
+    table = cloister("projects", "list")
+    assert "\\x1b]0;owned\\x07\\u202eevil\\nrow" in table.out
+    assert len(table.out.splitlines()) == 2
+    assert cloister("projects", "list", "-o", "json").json[0]["name"] == name
+
+
+def test_create_sends_what_was_given_and_waits_for_the_operations(api: Any, cloister: Any) -> None:
+    uri = "postgresql://neondb_owner:npg_x@ep-calm-lake-ab12cd34.db.localhost/neondb?sslmode=verify-full"
+    api.on("POST", "/projects", (201, {"project": PROJECT, "connection_uris": [{"connection_uri": uri}],
+                                       "operations": [operation("running")]}))  # fmt: skip
+    api.on("GET", f"{P}/operations/{operation('')['id']}", (200, {"operation": operation("running")}),
+           (200, {"operation": operation("finished")}))  # fmt: skip
+    done = cloister(
+        "projects", "create", "--name", "shop", "--cu", "0.5-2", "--suspend-timeout", "60", "--database", "d"
+    )
+    assert done.code == 0, done.err
+    assert api.bodies("POST") == [
+        {
+            "project": {
+                "name": "shop",
+                "branch": {"database_name": "d"},
+                "default_endpoint_settings": {
+                    "autoscaling_limit_min_cu": 0.5,
+                    "autoscaling_limit_max_cu": 2.0,
+                    "suspend_timeout_seconds": 60,
+                },
+            }
+        }
+    ]
+    assert sum(asked.path.endswith(operation("")["id"]) for asked in api.asked) == 2
+    assert f"sslmode=verify-full&channel_binding=require&sslrootcert={api.ca_file}" in done.out
+    assert "shown this once" in done.err
+
+
+def test_no_wait_returns_at_once(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{E}/start", (200, {"endpoint": ENDPOINT, "operations": [operation("scheduling")]}))
+    assert cloister("endpoints", "start", ENDPOINT["id"], "--no-wait", "-o", "json").json == ENDPOINT
+    assert not any("/operations/" in asked.path for asked in api.asked)
+
+
+def test_start_shows_what_came_of_it(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{E}/start", (200, {"endpoint": ENDPOINT, "operations": [operation("finished")]}))
+    assert cloister("endpoints", "start", ENDPOINT["id"], "-o", "json").json["current_state"] == "active"
+
+
+def test_an_operation_that_failed_is_said_to_have_failed(api: Any, cloister: Any) -> None:
+    failed = operation("failed", error="no space left")
+    api.on("POST", f"{E}/suspend", (200, {"endpoint": ENDPOINT, "operations": [failed]}))
+    done = cloister("endpoints", "suspend", ENDPOINT["id"])
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"cloister: start_compute {failed['id']} did not succeed: no space left\n"
+
+
+def test_delete_is_done_when_the_project_is_gone(api: Any, cloister: Any) -> None:
+    """The operation of a deletion goes with its project: its 404 is the end, not an error."""
+    api.on("DELETE", P, (200, {"project": PROJECT, "operations": [operation("running")]}))
+    assert cloister("projects", "delete", PROJECT["id"], "-o", "json").json == PROJECT
+
+
+def test_what_was_gone_already_is_no_error(api: Any, cloister: Any) -> None:
+    api.on("DELETE", f"{B}/roles/gone", (204, None))
+    done = cloister("roles", "delete", "gone")
+    assert (done.code, done.err) == (0, "There was no such role.\n")
+
+
+def test_names_are_segments_of_a_path_whatever_they_hold(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{B}/roles/a%2F..%2Fb%3Fc%20%22%F0%9F%90%98/reset_password",
+           (200, {"role": {"name": "x", "password": "npg_new"}, "operations": []}))  # fmt: skip
+    done = cloister("roles", "reset-password", 'a/../b?c "🐘', "-o", "json")
+    assert done.json == {"name": "x", "password": "npg_new"}
+
+
+def test_a_busy_project_is_asked_again(api: Any, cloister: Any) -> None:
+    busy = (423, {"request_id": "r", "code": "", "message": "project already has running conflicting operations"})
+    api.on("PATCH", P, busy, (200, {"project": PROJECT, "operations": []}))
+    assert cloister("projects", "update", PROJECT["id"], "--name", "new").code == 0
+    assert api.bodies("PATCH") == [{"project": {"name": "new"}}] * 2
+
+
+def test_creations_carry_one_idempotency_key_through_all_tries(api: Any, cloister: Any) -> None:
+    busy = (503, {"request_id": "r", "code": "", "message": "restarting"})
+    api.on("POST", f"{B}/databases", busy, (201, {"database": {"name": "d"}, "operations": []}))
+    assert cloister("databases", "create", "--name", "d").code == 0
+    keys = [asked.headers.get("Idempotency-Key") for asked in api.asked if asked.method == "POST"]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+    assert api.bodies("POST")[-1] == {"database": {"name": "d", "owner_name": "neondb_owner"}}
+
+
+def test_several_projects_ask_for_a_choice(api: Any, cloister: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.on("GET", "/projects", (200, {"projects": [PROJECT, {**PROJECT, "id": "cold-lake-87654321"}]}))
+    done = cloister("endpoints", "list")
+    assert (done.code, done.err) == (
+        1,
+        "cloister: there are several projects: name one with --project-id or CLOISTER_PROJECT\n",
+    )
+    monkeypatch.setenv("CLOISTER_PROJECT", PROJECT["id"])
+    api.on("GET", f"{P}/endpoints", (200, {"endpoints": [ENDPOINT]}))
+    assert cloister("endpoints", "list", "-o", "json").json == [ENDPOINT]
+
+
+def test_ip_allow_adds_removes_and_resets(api: Any, cloister: Any) -> None:
+    """The list is read, changed and written whole; whether it is for protected branches only stays as it was."""
+    api.on("PATCH", P, lambda asked: (200, {"project": {**PROJECT, **asked.body["project"]}}))
+    assert cloister("ip-allow", "list", "-o", "json").json == PROJECT["settings"]["allowed_ips"]
+    added = cloister("ip-allow", "add", "10.0.0.1,", "10.0.0.8-10.0.0.9", "2001:db8::/32", "-o", "json").json
+    assert added == {"ips": ["10.0.0.1", "10.0.0.8-10.0.0.9", "2001:db8::/32"], "protected_branches_only": True}
+    assert (
+        cloister("ip-allow", "add", "10.0.0.2", "--all-branches", "-o", "json").json["protected_branches_only"] is False
+    )
+    removed = cloister("ip-allow", "remove", "10.0.0.1")
+    assert "every address may connect" in removed.err
+    assert cloister("ip-allow", "remove", "10.9.9.9").code == 2
+    assert cloister("ip-allow", "reset", "-o", "json").json == {"ips": [], "protected_branches_only": False}
+
+
+def test_connection_string(api: Any, cloister: Any) -> None:
+    """Verified TLS is the default, the CA file is named, and no password is invented."""
+    uri = "postgresql://neondb_owner@ep-calm-lake-ab12cd34.db.localhost:6543/neondb?sslmode=require"
+    api.on("GET", f"{P}/connection_uri", (200, {"uri": uri}))
+    done = cloister("connection-string", "main", "--pooled")
+    base = uri.partition("?")[0]
+    assert done.out == f"{base}?sslmode=verify-full&channel_binding=require&sslrootcert={api.ca_file}\n"
+    assert "PGPASSWORD" in done.err
+    assert api.asked[-1].query == {
+        "branch_id": BRANCH["id"],
+        "role_name": "neondb_owner",
+        "database_name": "neondb",
+        "pooled": "true",
+    }
+    described = cloister("cs", BRANCH["id"], "-o", "json", "--ssl", "omit").json
+    assert described["connection_string"] == base
+    assert (described["host"], described["port"]) == ("ep-calm-lake-ab12cd34.db.localhost", 6543)
+    assert described["password"] is None
+
+
+def test_psql_gets_the_password_in_its_environment_and_not_in_its_arguments(
+    api: Any, cloister: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.on("GET", f"{P}/connection_uri", (200, {"uri": "postgresql://o%20o:npg_s%21@ep-x.db.localhost/n%2Fx"}))
+    seen: list[Any] = []
+    monkeypatch.setattr(os, "execvpe", lambda *given: seen.extend(given))
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/psql")
+    monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
+    assert cloister("psql", "--", "-c", "select 1").code == 0
+    program, arguments, environment = seen
+    assert (program, arguments) == ("psql", ["psql", "-c", "select 1"])
+    assert environment["PGPASSWORD"] == "npg_s!"
+    assert (environment["PGHOST"], environment["PGUSER"], environment["PGDATABASE"]) == (
+        "ep-x.db.localhost",
+        "o o",
+        "n/x",
+    )
+    assert (environment["PGSSLMODE"], environment["PGCHANNELBINDING"]) == ("verify-full", "require")
+    assert environment["PGSSLROOTCERT"] == str(api.ca_file)
+    assert "PGHOSTADDR" not in environment
+
+
+def test_api_keys(api: Any, cloister: Any) -> None:
+    """The list is a bare array, as at Neon; a new key is shown once."""
+    api.on("GET", "/api_keys", (200, [{"id": 7, "name": "ci"}]))
+    api.on("POST", "/api_keys", (200, {"id": 8, "name": "new", "key": "napi_secret"}))
+    api.on("DELETE", "/api_keys/8", (200, {"id": 8, "name": "new", "revoked": True}))
+    assert cloister("api-keys", "list", "-o", "json").json == [{"id": 7, "name": "ci"}]
+    created = cloister("api-keys", "create", "--name", "new")
+    assert "napi_secret" in created.out
+    assert api.bodies("POST") == [{"key_name": "new"}]
+    assert cloister("api-keys", "revoke", "8", "-o", "json").json["revoked"] is True
+
+
+def test_audit_list_goes_back_page_by_page(api: Any, cloister: Any) -> None:
+    def page(asked: Any) -> tuple[int, Json]:
+        before, limit = int(asked.query.get("before", 1001)), int(asked.query["limit"])
+        return 200, {"events": [{"seq": seq, "action": "x"} for seq in range(before - 1, before - 1 - limit, -1)]}
+
+    api.on("GET", "/cloister/audit/events", page)
+    rows = cloister("audit", "list", "--limit", "700", "--action", "connection.", "--since", "24h", "-o", "json").json
+    assert [rows[0]["seq"], rows[-1]["seq"], len(rows)] == [1000, 301, 700]
+    assert api.asked[0].query["action"] == "connection."
+    assert api.asked[0].query["since"].endswith("Z")
