@@ -35,7 +35,8 @@ class CreateKey(Command[KeyInfo], frozen=True, kw_only=True):
 
 class UnwrapKey(Command[KeyInfo], frozen=True, kw_only=True):
     """Allowed to the node agent only. Recorded in the audit log *before* the key is unwrapped; if it cannot be
-    recorded, refused. The answer carries one file descriptor (SCM_RIGHTS): a memfd with the 32 bytes."""
+    recorded, refused. The answer carries one file descriptor (SCM_RIGHTS): a sealed memfd with the 32 bytes as 64
+    lower-case hexadecimal digits and nothing else. They are a passphrase, and QEMU takes only text for one."""
 
     reply: ClassVar[type] = KeyInfo
     project_id: str
