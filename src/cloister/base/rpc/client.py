@@ -67,7 +67,7 @@ class Client:
             self._calls.pop(call_id, None)
         if reply.failure is not None:
             raise reply.failure.error()
-        answer: R = msgspec.msgpack.decode(reply.body or b"\xc0", type=command.reply)
+        answer: R = msgspec.msgpack.decode(reply.body, type=command.reply)
         return answer
 
     async def tell(self, command: Command[Any]) -> None:
@@ -123,7 +123,7 @@ class Client:
                     answered.set_exception(UnavailableError(f"{self._path.name} went away"))
 
     def _deliver(self, reply: Reply) -> None:
-        if self._events is None or self._on_event is None or reply.body is None:
+        if self._events is None or self._on_event is None:
             return
         try:
             event = self._events.decode(reply.body)

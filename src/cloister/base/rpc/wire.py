@@ -44,7 +44,8 @@ class Reply(msgspec.Struct, array_like=True, frozen=True):
     """An answer to the request of the same id; id 0 is an event the server sends by itself."""
 
     id: int
-    body: msgspec.Raw | None = None
+    body: msgspec.Raw = msgspec.Raw(b"\xc0")
+    """MessagePack's nil where there is none: a Raw is not optional, msgspec would take `Raw | None` for None alone."""
     failure: Failure | None = None
 
 
