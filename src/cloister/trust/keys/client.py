@@ -1,0 +1,138 @@
+"""Asking the key broker: a connection per question, so that no call waits for another's key.
+
+The API creates, destroys and lists; the node agent unwraps. An unwrapped key arrives as a descriptor and is never read
+here: pass it on as `/proc/self/fd/N`.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from cloister.base.errors import InternalError, UnavailableError
+from cloister.base.limits import RPC_CALL_TIMEOUT_S
+from cloister.base.rpc.wire import LENGTH, Command, FrameTooLongError, Reply, Request, frame, frame_length
+from cloister.trust.keys.commands import CreateKey, DestroyKeys, KeyInfo, ListKeys, UnwrapKey
+from cloister.trust.keys.memory import is_sealed
+from cloister.trust.keys.providers.provider import KEY_BYTES
+
+R = TypeVar("R")
+
+CONNECT_PATIENCE_S: Final = 5.0
+# A broker that was killed is back in well under a second.
+
+_DESCRIPTORS_MAX: Final = 4
+# More than one is a fault, but all of them must be closed.
+
+
+class KeyClient:
+    """Raises what the broker refuses with, or UnavailableError if it does not answer."""
+
+    def __init__(self, path: Path, *, connect_patience_s: float = CONNECT_PATIENCE_S) -> None:
+        self._path = path
+        self._patience_s = connect_patience_s
+
+    async def create(self, project_id: str, purpose: str = "volume") -> KeyInfo:
+        """The project's key of that purpose, minted if there is none. Twice is once."""
+        info, _ = await self._ask(CreateKey(project_id=project_id, purpose=purpose))
+        return info
+
+    async def destroy(self, project_id: str) -> int:
+        """Destroy every key of the project, for good. The number destroyed."""
+        count, _ = await self._ask(DestroyKeys(project_id=project_id))
+        return count
+
+    async def list(self, project_id: str | None = None) -> list[KeyInfo]:
+        keys, _ = await self._ask(ListKeys(project_id=project_id))
+        return keys
+
+    async def unwrap(self, project_id: str, reason: str, purpose: str = "volume") -> int:
+        """A descriptor of a sealed memfd with the 32 bytes, close-on-exec. The caller closes it."""
+        _, descriptor = await self._ask(UnwrapKey(project_id=project_id, purpose=purpose, reason=reason))
+        if descriptor is None:
+            raise InternalError("the broker answered without a key")
+        if not is_sealed(descriptor) or os.fstat(descriptor).st_size != KEY_BYTES:
+            os.close(descriptor)
+            raise InternalError("the broker's descriptor is not a sealed key")
+        return descriptor
+
+    async def _ask(self, command: Command[R]) -> tuple[R, int | None]:
+        try:
+            async with asyncio.timeout(RPC_CALL_TIMEOUT_S), self._connected() as connection:
+                request = Request(1, msgspec.Raw(msgspec.msgpack.encode(command)))
+                await asyncio.get_running_loop().sock_sendall(connection, frame(msgspec.msgpack.encode(request)))
+                data, descriptor = await _receive(connection)
+        except (OSError, EOFError, FrameTooLongError) as error:  # OSError: TimeoutError too
+            raise UnavailableError(f"{self._path.name}: {error!r}") from error
+        try:
+            reply = msgspec.msgpack.decode(data, type=Reply)
+            if reply.failure is not None:
+                raise reply.failure.error()  # noqa: TRY301 - whatever is raised, a descriptor is closed
+            answer: R = msgspec.msgpack.decode(reply.body, type=command.reply)
+        except BaseException:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+        return answer, descriptor
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[socket.socket]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                await loop.sock_connect(connection, str(self._path))
+            except (ConnectionError, FileNotFoundError, BlockingIOError):  # not there, or its queue is full
+                connection.close()
+                if loop.time() >= deadline:
+                    raise
+                await asyncio.sleep(0.02)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                break
+        with connection:
+            yield connection
+
+
+async def _receive(connection: socket.socket) -> tuple[bytes, int | None]:
+    """One frame, and the descriptor that came with it."""
+    data = b""
+    descriptors: list[int] = []
+    try:
+        while len(data) < LENGTH.size or len(data) < LENGTH.size + frame_length(data[: LENGTH.size]):
+            await _readable(connection)
+            more, ours, flags, _ = socket.recv_fds(connection, 65536, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
+            descriptors += ours
+            if not more or flags & socket.MSG_CTRUNC:
+                raise EOFError("the broker closed the connection")  # noqa: TRY301 - as above
+            data += more
+        if len(descriptors) > 1:
+            raise EOFError("the broker sent more than one descriptor")  # noqa: TRY301 - as above
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return data[LENGTH.size :], descriptors[0] if descriptors else None
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def resolve() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection, resolve)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)

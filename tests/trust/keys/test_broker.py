@@ -1,0 +1,303 @@
+"""The broker answers those it knows with what they may have, and records first."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cloister.base.database import Database
+from cloister.base.errors import (
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    InternalError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
+from cloister.base.identities import Service
+from cloister.base.rpc import Peer
+from cloister.base.rpc.wire import LENGTH, Reply, Request, frame
+from cloister.trust.audit.reader import Recorded, events
+from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
+from cloister.trust.keys.client import KeyClient
+from cloister.trust.keys.commands import AnyCommand, ListKeys
+from cloister.trust.keys.providers import FileProvider, create_root_key
+from tests.fix_database import DatabaseAs
+
+PROJECT = "calm-forest-12345678"
+OTHER = "calm-forest-87654321"
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[FileProvider]:
+    create_root_key(tmp_path / "root.key", uid=os.geteuid(), gid=os.getegid())
+    provider = FileProvider(tmp_path / "root.key")
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+async def database(database_as: DatabaseAs) -> Database:
+    return await database_as("cloister_keys")
+
+
+class Caller:
+    """Who the kernel will say is calling."""
+
+    def __init__(self) -> None:
+        self.service: Service | None = Service.API
+
+    def peer_of(self, _: socket.socket) -> Peer:
+        return Peer(os.getpid(), 12345, self.service)
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return Caller()
+
+
+@pytest.fixture
+async def client(
+    database: Database, provider: FileProvider, tmp_path: Path, caller: Caller
+) -> AsyncIterator[KeyClient]:
+    broker = KeyBroker(database, provider, tmp_path / "keys.sock", peer_of=caller.peer_of)
+    await broker.start()
+    yield KeyClient(tmp_path / "keys.sock")
+    await broker.stop()
+    assert not (tmp_path / "keys.sock").exists()
+
+
+@pytest.fixture
+def recorded(database_as: DatabaseAs) -> Callable[[], object]:
+    """Read as the API does: the broker's role may append, and not look."""
+
+    async def read() -> list[Recorded]:
+        reading = await database_as("cloister_api")
+        async with reading.reading() as tx:
+            return await events(tx)
+
+    return read
+
+
+@pytest.fixture
+def as_agent(caller: Caller, client: KeyClient) -> Callable[..., object]:
+    async def unwrap(project_id: str = PROJECT, purpose: str = "volume") -> bytes:
+        caller.service = Service.AGENT
+        descriptor = await client.unwrap(project_id, "open", purpose)
+        try:
+            return os.pread(descriptor, 100, 0)
+        finally:
+            os.close(descriptor)
+
+    return unwrap
+
+
+async def test_a_key_is_created_once_and_unwrapped_as_often_as_asked(client, as_agent, recorded) -> None:  # type: ignore[no-untyped-def]
+    created = await client.create(PROJECT)
+    assert (created.project_id, created.purpose, created.version, created.state) == (PROJECT, "volume", 1, "enabled")
+    assert await client.create(PROJECT) == created, "twice is once"
+    keys = [await as_agent() for _ in range(3)]
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 32
+    log = list(reversed(await recorded()))
+    assert [entry.event.action for entry in log] == ["key.create", "key.unwrap", "key.unwrap", "key.unwrap"]
+    unwrap = log[1].event
+    assert (unwrap.actor, unwrap.project_id, unwrap.resource) == ("platform:agent", PROJECT, "volume/1")
+    assert (unwrap.reason, unwrap.outcome) == ("open", "ok")
+    assert not any(keys[0].hex() in str(entry) for entry in log)
+
+
+async def test_projects_and_purposes_have_keys_of_their_own(client, as_agent, caller) -> None:  # type: ignore[no-untyped-def]
+    for project, purpose in ((PROJECT, "volume"), (PROJECT, "backup"), (OTHER, "volume")):
+        caller.service = Service.API
+        await client.create(project, purpose)
+    assert len({await as_agent(PROJECT), await as_agent(PROJECT, "backup"), await as_agent(OTHER)}) == 3
+
+
+async def test_destroyed_is_for_good(client, as_agent, caller, database, recorded) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    await client.create(PROJECT, "backup")
+    assert await client.destroy(PROJECT) == 2
+    assert await client.destroy(PROJECT) == 0, "twice is once"
+    with pytest.raises(ConflictError, match="destroyed"):
+        await client.create(PROJECT)
+    assert [key.state for key in await client.list(PROJECT)] == ["destroyed", "destroyed"]
+    with pytest.raises(PreconditionError, match="destroyed"):
+        await as_agent()
+    async with database.reading() as tx:
+        assert await tx.fetch_value("SELECT count(wrapped) FROM wrapped_key") == 0
+    newest = (await recorded())[0].event
+    assert (newest.action, newest.outcome) == ("key.unwrap", "denied"), "an attempt is recorded too"
+
+
+async def test_a_disabled_key_is_refused_and_said_to_be(client, as_agent, database) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE wrapped_key SET state = 'disabled'")
+    with pytest.raises(PreconditionError, match="the key of this project is disabled"):
+        await as_agent()
+
+
+async def test_a_project_without_a_key(as_agent) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(NotFoundError):
+        await as_agent()
+
+
+async def test_keys_are_listed_without_their_wrapped_form(client) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    await client.create(OTHER)
+    assert [key.project_id for key in await client.list()] == [PROJECT, OTHER]
+    assert [key.project_id for key in await client.list(OTHER)] == [OTHER]
+
+
+async def test_many_creations_at_once_make_one_key(client) -> None:  # type: ignore[no-untyped-def]
+    made = await asyncio.gather(*(client.create(PROJECT) for _ in range(8)))
+    assert all(info == made[0] for info in made)
+    assert len(await client.list()) == 1
+
+
+async def test_many_unwraps_at_once(client, as_agent) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    digests = {hashlib.sha256(key).digest() for key in await asyncio.gather(*(as_agent() for _ in range(20)))}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("project", "purpose"),
+    [
+        ("../etc", "volume"),
+        (PROJECT + "\n", "volume"),
+        (PROJECT, ""),
+        (PROJECT, "a/b"),
+        (PROJECT, "x" * 65),
+        (PROJECT, "é"),
+    ],
+)
+async def test_names_are_parsed_at_the_door(client, as_agent, project: str, purpose: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(BadRequestError):
+        await client.create(project, purpose)
+    with pytest.raises(BadRequestError):
+        await as_agent(project, purpose)
+
+
+def test_every_command_has_one_caller() -> None:
+    assert set(MAY) == set(AnyCommand.__args__)
+
+
+async def test_a_key_of_another_root_key_is_recognised(client, as_agent, database, recorded) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE wrapped_key SET root_version = 'another'")
+    with pytest.raises(PreconditionError, match="wrapped by root key file/another"):
+        await as_agent()
+    failed, attempt = (entry.event for entry in (await recorded())[:2])
+    assert (attempt.outcome, failed.outcome) == ("ok", "failed")
+
+
+async def test_a_broker_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError):
+        await KeyClient(tmp_path / "nobody.sock", connect_patience_s=0).list()
+
+
+async def test_a_broker_that_is_restarted_is_waited_for(  # type: ignore[no-untyped-def]
+    database: Database, provider: FileProvider, tmp_path: Path, caller
+) -> None:
+    asking = asyncio.create_task(KeyClient(tmp_path / "late.sock").list())
+    await asyncio.sleep(0)  # it has tried once and found nobody
+    broker = KeyBroker(database, provider, tmp_path / "late.sock", peer_of=caller.peer_of)
+    await broker.start()
+    assert await asking == []
+    await broker.stop()
+
+
+async def raw(path: Path, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(data)
+    writer.write_eof()
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionResetError):  # it was closed before all of `data` was read
+            await writer.wait_closed()
+
+
+GARBAGE = {
+    "nothing": b"",
+    "half a length": b"\0",
+    "ones": b"\xff" * 100,
+    "a long frame": LENGTH.pack(REQUEST_BYTES_MAX + 1),
+    "no MessagePack": frame(b"\xc1"),
+    "an empty frame": frame(b""),
+    "HTTP": b"GET / HTTP/1.1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_ends_the_connection_and_nothing_else(client, tmp_path: Path, data: bytes) -> None:  # type: ignore[no-untyped-def]
+    assert await raw(tmp_path / "keys.sock", data) == b""
+    assert await client.list() == []
+
+
+async def test_a_frame_may_arrive_cut_anywhere(client, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    message = frame(msgspec.msgpack.encode(Request(7, msgspec.Raw(msgspec.msgpack.encode(ListKeys())))))
+    reader, writer = await asyncio.open_unix_connection(tmp_path / "keys.sock")
+    for byte in message:
+        writer.write(bytes([byte]))
+        await writer.drain()
+    (length,) = struct.unpack(">I", await reader.readexactly(4))
+    reply = msgspec.msgpack.decode(await reader.readexactly(length), type=Reply)
+    assert reply.id == 7
+    assert reply.failure is None
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_an_unknown_command_is_answered_so(client, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    body = msgspec.Raw(msgspec.msgpack.encode({"type": "ExportKey", "project_id": PROJECT}))
+    answer = await raw(tmp_path / "keys.sock", frame(msgspec.msgpack.encode(Request(1, body))))
+    failure = msgspec.msgpack.decode(answer[4:], type=Reply).failure
+    assert failure is not None
+    assert isinstance(failure.error(), BadRequestError)
+
+
+async def test_an_unwrap_that_cannot_be_recorded_is_refused(  # type: ignore[no-untyped-def]
+    client, as_agent, database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch, caller
+) -> None:
+    await client.create(PROJECT)
+    opened: list[object] = []
+    monkeypatch.setattr(KeyBroker, "_open_into_memfd", lambda *arguments: opened.append(arguments))
+    superuser = await database_as("postgres")
+    async with superuser.transaction() as tx:
+        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
+    with pytest.raises(InternalError):
+        await as_agent()
+    assert opened == [], "it was not even taken out of its envelope"
+
+
+async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT)
+    with pytest.raises(ForbiddenError):
+        await client.unwrap(PROJECT, "open")
+    event = (await recorded())[0].event
+    assert (event.action, event.actor, event.outcome) == ("key.denied", "platform:api", "denied")
+    assert (event.project_id, event.details["command"]) == (PROJECT, "UnwrapKey")
+    caller.service = Service.AGENT
+    for attempt in (client.create(OTHER), client.destroy(PROJECT), client.list()):
+        with pytest.raises(ForbiddenError):
+            await attempt
+    for stranger in (Service.GATEWAY, Service.DATABASE, Service.KEYS, None):
+        caller.service = stranger
+        with pytest.raises(UnavailableError):
+            await client.unwrap(PROJECT, "open")
