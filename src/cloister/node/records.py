@@ -9,6 +9,7 @@ written before the last boot describes nothing, and reads as absent.
 import asyncio
 import contextlib
 import os
+import select
 import signal
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -73,6 +74,21 @@ class ProcessRecord(msgspec.Struct, frozen=True):
             return _reap(pidfd)
         finally:
             loop.remove_reader(pidfd)
+            os.close(pidfd)
+
+    def join(self, timeout_s: float) -> int | None:
+        """As `wait`, for threads: block until it has exited. Returns None when the time is up, 0 for a process that is
+        gone and was not ours to reap."""
+        if (pidfd := self._open()) is None:
+            return 0
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(timeout_s * 1000):
+                return None
+            code = _reap(pidfd)
+            return 0 if code is None else code
+        finally:
             os.close(pidfd)
 
     def _open(self) -> int | None:

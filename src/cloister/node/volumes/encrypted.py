@@ -1,0 +1,224 @@
+"""The `luks` driver: a project's volume is a sparse LUKS image with XFS in it.
+
+This file knows the order of things: image, opener, file system, mount, record, and back. How an image becomes a device is
+the opener's business. Each record is written before what it describes is done, so that whatever a crash leaves can be
+found and taken apart.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.base.errors import ConflictError, NotFoundError
+from cloister.base.ids import ProjectId, parse_project_id
+from cloister.base.settings import Paths
+from cloister.node.records import read_record, write_record
+from cloister.node.volumes import children, headroom, luks, mounts
+from cloister.node.volumes.model import Attached, Opener, OpenVolume
+
+log = logging.getLogger(__name__)
+
+XFS_LOG_BYTES: Final = 16 * 1024**2
+# docs/adr/0001: the log is written out at mkfs, so it is what an empty volume weighs.
+
+UNMOUNT_PATIENCE_S: Final = 5.0
+# Whoever was just stopped gives up its files within milliseconds; after this somebody really uses them.
+
+_DISCARD_PATIENCE_S: Final = 0.5
+# Its users were killed or were never there.
+
+_MOUNT_FLAGS: Final = mounts.NOATIME | mounts.NODEV | mounts.NOSUID | mounts.NOEXEC
+
+_SUFFIX: Final = ".img"
+_UNFINISHED: Final = ".unfinished"
+
+
+def mkfs_command(device: str) -> list[str]:
+    """`--unsupported` only allows a log below 64 MB, which mkfs made by default until 2022 and every kernel mounts."""
+    return [
+        *("mkfs.xfs", "-q", "-f", "-K", "--unsupported"),
+        *("-m", "reflink=1,crc=1", "-l", f"size={XFS_LOG_BYTES}", device),
+    ]
+
+
+class LuksDriver:
+    name = "luks"
+    needs_key = True
+
+    def __init__(self, paths: Paths, opener: Opener) -> None:
+        self._images = paths.volumes
+        self._mounts = paths.mounts
+        self._records = paths.run / "volumes"
+        self._opener = opener
+        self.opener_name = opener.name
+        self._headers: dict[ProjectId, luks.Header] = {}
+        self._under_way: dict[ProjectId, Attached] = {}
+        self._noting = threading.Lock()
+
+    def prepare(self) -> None:
+        for directory in (self._images, self._mounts, self._records):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        for unfinished in self._images.glob(f"*{_UNFINISHED}"):
+            project_id = parse_project_id(unfinished.name.removesuffix(_UNFINISHED))
+            log.info("removing the half-made volume of %s", project_id)
+            self.discard(project_id)
+            unfinished.unlink()
+
+    def exists(self, project_id: ProjectId) -> bool:
+        return self._image(project_id).exists()
+
+    def create(self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None]) -> None:
+        image = self._images / f"{project_id}{_UNFINISHED}"
+        image.unlink(missing_ok=True)
+        try:
+            with open(os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
+                file.truncate(size_bytes)
+            children.run(luks.format_command(image), {luks.KEY_FD: key})
+            volume = self._open(project_id, image, key, is_new=True)
+            try:
+                mountpoint = Path(volume.mountpoint)
+                fill(mountpoint)
+                headroom.hold(mountpoint)
+            finally:
+                self.close(volume)
+            with image.open("r+b") as file:
+                os.fsync(file.fileno())
+            image.rename(self._image(project_id))
+            _sync_directory(self._images)
+        except BaseException:
+            self.discard(project_id)
+            image.unlink(missing_ok=True)
+            raise
+
+    def open(self, project_id: ProjectId, key: int) -> OpenVolume:
+        if not self.exists(project_id):
+            raise NotFoundError(f"no volume of {project_id}")
+        return self._open(project_id, self._image(project_id), key, is_new=False)
+
+    def close(self, volume: OpenVolume) -> None:
+        project_id = parse_project_id(volume.project_id)
+        mountpoint = Path(volume.mountpoint)
+        # (1) Everything to the image. A failure is worth a word, but PostgreSQL has synced all it acknowledged.
+        try:
+            mounts.sync_filesystem(mountpoint)
+        except OSError as error:
+            log.warning("the volume of %s could not be written out: %s", project_id, error)
+        # (2) The file system. It stays busy while a process uses it: then the volume stays open.
+        try:
+            mounts.unmount(mountpoint, patience_s=UNMOUNT_PATIENCE_S)
+        except OSError as error:
+            raise ConflictError(f"the volume of {project_id} is in use: {error}") from error
+        # (3) The device, the daemon, the key.
+        self._opener.detach(project_id, volume.attached)
+        self._forget(project_id)
+
+    def discard(self, project_id: ProjectId) -> None:
+        mountpoint = self._mounts / project_id
+        try:
+            mounts.unmount(mountpoint, patience_s=_DISCARD_PATIENCE_S)
+        except OSError as error:
+            log.warning("the volume of %s is unmounted under its users: %s", project_id, error)
+            mounts.detach(mountpoint)
+        record = read_record(self._record(project_id), OpenVolume)
+        self._opener.detach(project_id, record.attached if record else Attached())
+        self._forget(project_id)
+
+    def interrupt(self, project_id: ProjectId) -> None:
+        with self._noting:
+            attached = self._under_way.get(project_id)
+        for process in (attached.daemon, attached.launcher) if attached else ():
+            if process is not None:
+                process.signal(signal.SIGKILL)
+
+    def destroy(self, project_id: ProjectId) -> None:
+        self._image(project_id).unlink(missing_ok=True)
+        _sync_directory(self._images)
+        self._headers.pop(project_id, None)
+
+    def adopt(self, project_id: ProjectId) -> OpenVolume | None:
+        volume = read_record(self._record(project_id), OpenVolume)
+        if volume is None or not volume.is_mounted:
+            return None
+        if not self._opener.is_intact(project_id, volume.attached) or not self.is_healthy(volume):
+            return None
+        return volume
+
+    def leftovers(self) -> set[ProjectId]:
+        found = {entry.name for entry in self._mounts.iterdir()}
+        found |= {entry.name.removesuffix(".json") for entry in self._records.glob("*.json")}
+        return {parse_project_id(name) for name in found} | self._opener.leftovers()
+
+    def is_healthy(self, volume: OpenVolume) -> bool:
+        """It is mounted, and XFS has not shut down: after a failed write to its log it answers EIO to everything."""
+        mountpoint = Path(volume.mountpoint)
+        try:
+            return os.stat(mountpoint).st_dev != os.stat(self._mounts).st_dev
+        except OSError:
+            return False
+
+    def cipher(self, project_id: ProjectId) -> str:
+        if project_id not in self._headers:
+            self._headers[project_id] = luks.read_header(self._image(project_id))
+        return str(self._headers[project_id])
+
+    def image_bytes(self, project_id: ProjectId) -> int:
+        return self._image(project_id).stat().st_blocks * 512
+
+    def _open(self, project_id: ProjectId, image: Path, key: int, *, is_new: bool) -> OpenVolume:
+        mountpoint = self._mounts / project_id
+        mountpoint.mkdir(mode=0o700, exist_ok=True)
+        volume = OpenVolume(project_id=project_id, mountpoint=str(mountpoint))
+
+        def note(attached: Attached) -> None:
+            nonlocal volume
+            volume = msgspec.structs.replace(volume, attached=attached)
+            with self._noting:
+                self._under_way[project_id] = attached
+            write_record(self._record(project_id), volume)
+
+        try:
+            attached, device = self._opener.attach(project_id, image, key, note)
+            try:
+                if is_new:
+                    children.run(mkfs_command(attached.device))
+                mounts.mount(attached.device, mountpoint, "xfs", _MOUNT_FLAGS)
+            finally:
+                os.close(device)
+            if is_new:
+                mountpoint.chmod(0o700)
+            volume = msgspec.structs.replace(volume, is_mounted=True)
+            write_record(self._record(project_id), volume)
+        except BaseException:
+            self.discard(project_id)
+            raise
+        finally:
+            with self._noting:
+                self._under_way.pop(project_id, None)
+        return volume
+
+    def _forget(self, project_id: ProjectId) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self._mounts / project_id).rmdir()
+        self._record(project_id).unlink(missing_ok=True)
+
+    def _image(self, project_id: ProjectId) -> Path:
+        return self._images / f"{project_id}{_SUFFIX}"
+
+    def _record(self, project_id: ProjectId) -> Path:
+        return self._records / f"{project_id}.json"
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
