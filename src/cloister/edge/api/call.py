@@ -1,0 +1,130 @@
+"""One call as a handler sees it: authenticated, permitted, parsed.
+
+`Call[Body, Query]` is a promise of `endpoint.py`: whoever holds one may trust that its principal holds the route's
+permission in the organization (or, where the route names none, in each of `org_ids`), and that every id in it has the
+form of one.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+import msgspec
+
+from cloister.base.clock import Clock
+from cloister.base.errors import CloisterError
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.settings import Settings
+from cloister.control.calling import Caller
+from cloister.control.projects.model import Project
+from cloister.control.services import Control
+from cloister.edge.api.idempotency import Answers
+from cloister.edge.api.ports import ApiKeys, AuditLog, Decider, Organizations, VolumeKeys
+from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Principal
+
+B_co = TypeVar("B_co", covariant=True)
+Q_co = TypeVar("Q_co", covariant=True)
+
+
+class NoBody(msgspec.Struct, frozen=True):
+    """The route takes no body; one that is sent is ignored."""
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """The route takes no query; one that is sent is ignored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything behind the API."""
+
+    control: Control
+    api_keys: ApiKeys
+    decider: Decider
+    organizations: Organizations
+    audit: AuditLog
+    volume_keys: VolumeKeys
+    answers: Answers
+    settings: Settings
+    clock: Clock
+    version: str
+    is_ready: Callable[[], Awaitable[bool]]
+    """Whether the platform can serve tenants now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[B_co, Q_co]):
+    services: Services
+    request_id: str
+    address: str
+    now: datetime
+    principal: Principal
+    org_ids: tuple[OrgId, ...]
+    """Where the principal holds the route's permission: the one organization the path leads to, or all there are."""
+    project: Project | None
+    """The project the path names."""
+    path: dict[str, Any]
+    """The path's parameters, parsed."""
+    query: Q_co
+    body: B_co
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(principal=self.principal, request_id=self.request_id, address=self.address)
+
+    @property
+    def control(self) -> Control:
+        return self.services.control
+
+    @property
+    def settings(self) -> Settings:
+        return self.services.settings
+
+    @property
+    def org_id(self) -> OrgId:
+        return cast("OrgId", self.path["org_id"])
+
+    @property
+    def project_id(self) -> ProjectId:
+        return cast("ProjectId", self.path["project_id"])
+
+    @property
+    def branch_id(self) -> BranchId:
+        return cast("BranchId", self.path["branch_id"])
+
+    @property
+    def endpoint_id(self) -> EndpointId:
+        return cast("EndpointId", self.path["endpoint_id"])
+
+    @property
+    def operation_id(self) -> OperationId:
+        return cast("OperationId", self.path["operation_id"])
+
+    @property
+    def role_name(self) -> str:
+        return cast("str", self.path["role_name"])
+
+    @property
+    def database_name(self) -> str:
+        return cast("str", self.path["database_name"])
+
+    @property
+    def key_id(self) -> int:
+        return cast("int", self.path["key_id"])
+
+    def also_permits(self, permission: Permission) -> bool:
+        """Whether the principal holds a further permission on the path's project."""
+        assert self.project is not None
+        try:
+            self.services.decider.authorize(
+                self.principal, permission, org_id=self.project.org_id, project_id=self.project.id
+            )
+        except CloisterError:
+            return False
+        return True
+
+
+Plain: TypeAlias = Call[NoBody, NoQuery]
+"""A call that says everything in its path."""

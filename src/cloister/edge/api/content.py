@@ -1,0 +1,117 @@
+"""The content of a request: its size, its kind, its meaning.
+
+Read late (after authentication) and with patience that ends: a stranger cannot make us hold a megabyte.
+What must stay true: whatever the bytes, the outcome is a value of the wanted type or a BadRequestError that says where
+the trouble is.
+"""
+
+import asyncio
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from cloister.base.errors import BadRequestError
+from cloister.edge.api.errors import HttpError
+
+T = TypeVar("T")
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+# The largest honest body, a project's settings with a thousand IP rules, has 50 kB.
+
+BODY_TIMEOUT_S: Final = 20.0
+# A megabyte on the slowest honest line takes ten seconds.
+
+QUERY_BYTES_MAX: Final = 8 * 1024
+# As for the head of a request: a cursor, a search text and some flags fit many times.
+
+
+def check_declared(request: Request) -> None:
+    """Refuse by the headers alone. Raises HttpError 413, 415 or BadRequestError."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit():
+        raise BadRequestError(public="invalid Content-Length")
+    if len(declared) > 15 or int(declared) > BODY_BYTES_MAX:
+        raise _too_large()
+    if len(request.scope["query_string"]) > QUERY_BYTES_MAX:
+        raise BadRequestError(public=f"the query is longer than {QUERY_BYTES_MAX} bytes")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HttpError(415, "compressed bodies are not accepted")
+    has_body = declared.strip("0") != "" or "transfer-encoding" in request.headers
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and kind != "application/json":
+        # A form of another site's page cannot send this type without asking first (CORS), and we never say yes.
+        raise HttpError(415, "the body must be application/json")
+
+
+async def read(request: Request) -> bytes:
+    """The whole body, of at most BODY_BYTES_MAX bytes, within BODY_TIMEOUT_S."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_BYTES_MAX:
+                    raise _too_large()
+    except TimeoutError:
+        raise BadRequestError(public=f"the body did not arrive within {BODY_TIMEOUT_S:.0f} seconds") from None
+    except ClientDisconnect:
+        raise BadRequestError(public="the client left") from None
+    return bytes(body)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Raises BadRequestError with the byte of a syntax error or the path of a wrong field. Unknown fields are ignored,
+    as Neon does, so that newer clients work."""
+    if not body:
+        raise BadRequestError(public="invalid request: the body is empty")
+    try:
+        value = decoder.decode(body)
+        _refuse_untellable(body, value)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(public=f"invalid request: {_where(error)}") from None
+    except msgspec.DecodeError as error:
+        raise BadRequestError(public=f"invalid request: decode application/json: {error}") from None
+    except UnicodeError:
+        raise BadRequestError(public="invalid request: decode application/json: not UTF-8 text") from None
+    except RecursionError:
+        raise BadRequestError(public="invalid request: nested too deeply") from None
+    return value
+
+
+def decode_query(query: list[tuple[str, str]], wanted: type[T]) -> T:
+    """A query's parameters as a struct; the last of two with one name counts. Raises BadRequestError."""
+    parameters = {name: value for name, value in query if value != ""}
+    if any("\0" in value for value in parameters.values()):
+        raise BadRequestError(public="invalid request: U+0000 is not allowed in text")
+    try:
+        return msgspec.convert(parameters, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(public=f"invalid query: {_where(error)}") from None
+
+
+def _refuse_untellable(body: bytes, value: object) -> None:
+    """PostgreSQL can store neither U+0000 nor a lone surrogate, so no text of ours may hold one."""
+    if b"\\u" not in body and b"\\U" not in body:
+        return  # without an escape, JSON cannot say either of them
+    text = msgspec.json.encode(value)  # UnicodeError for a surrogate
+    if b"\\u0000" in text and _has_nul(msgspec.json.decode(text)):
+        raise BadRequestError(public="invalid request: U+0000 is not allowed in text")
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(_has_nul(inner) for inner in value)
+
+
+def _where(error: msgspec.ValidationError) -> str:
+    return str(error).replace(" - at `$.", " - at `").replace(" - at `$`", "")
+
+
+def _too_large() -> HttpError:
+    # The connection stays open and what still comes is thrown away (for as long as server.py's patience lasts):
+    # closing it at once would reset it, and the client would not see why.
+    return HttpError(413, f"the body is larger than {BODY_BYTES_MAX} bytes")

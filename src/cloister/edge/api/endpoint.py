@@ -1,0 +1,375 @@
+"""The security boundary of the HTTP API: every call to every route takes the steps of `Boundary.answer`.
+
+A route is a handler and what `@endpoint` states about it, in its first line: who may call it and what the audit log
+calls it. Neither has a default, so a route that says nothing about them does not import:
+
+    @endpoint("GET", "/projects/{project_id}", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET)
+    async def get_project(call: Plain) -> ProjectAnswer: ...
+
+The types of the handler's `Call[Body, Query]` and of its answer are what is decoded, encoded and documented.
+
+What stays with others: matching a path (`router.py`), the decision itself (`trust/access`), whether the change is
+possible, and recording it in its own transaction (`control/`). What must stay true: a handler runs only for a principal
+that was authenticated and permitted, and no call that was permitted ends without an event in the audit log.
+"""
+
+import asyncio
+import inspect
+import logging
+import re
+import typing
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cloister.base.errors import CloisterError, ForbiddenError, InternalError, Kind, NotFoundError, UnauthenticatedError
+from cloister.base.ids import OrgId, ProjectId
+from cloister.control.projects.model import Project
+from cloister.edge.api import content, errors, paths
+from cloister.edge.api.call import Call, NoBody, NoQuery, Services
+from cloister.edge.api.errors import json_response
+from cloister.edge.api.idempotency import Answer, Slot
+from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS, Rates, address_group
+from cloister.edge.api.refusals import Refusal, Refusals
+from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Principal
+from cloister.trust.audit import Action, Event
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Any], Coroutine[Any, Any, Any]]
+
+_BEARER: Final = re.compile(r"[Bb]earer +([!-~]{1,256})")
+# RFC 6750; ours have 69 characters.
+
+_SWEEP_INTERVAL_S: Final = 3600.0
+# Kept answers are kept for a day; an hour more does no harm.
+
+_UNDONE: Final = frozenset(Kind) - {Kind.INTERNAL, Kind.UNAVAILABLE}
+"""Errors after which nothing was changed for certain. A lost database connection may have lost only the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """In place of a permission: everybody may, and this is why."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    path: str
+    permission: Permission | Public
+    audit: Action | None
+    status: int
+    handler: Handler
+    body: type
+    query: type
+    answer: type
+    answer_is_optional: bool
+    """The handler may answer None: 204, without a body."""
+    decoder: msgspec.json.Decoder[Any] = field(repr=False)
+
+    @property
+    def is_read(self) -> bool:
+        return self.method == "GET"
+
+    @property
+    def name(self) -> str:
+        return self.handler.__name__
+
+    @property
+    def tag(self) -> str:
+        """The noun it is about: the file its handler stands in."""
+        return self.handler.__module__.rpartition(".")[2]
+
+
+def endpoint(
+    method: str, path: str, *, permission: Permission | Public, audit: Action | None, status: int = 200
+) -> Callable[[Handler], Route]:
+    """Make a handler a route. `audit=None` is only for public routes, which have nobody to name."""
+    assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
+    assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
+
+    def make(handler: Handler) -> Route:
+        hints = typing.get_type_hints(handler)
+        answer = hints.pop("return")
+        (call,) = hints.values()
+        assert typing.get_origin(call) is Call, f"{handler.__name__} must take a Call"
+        body, query = typing.get_args(call)
+        alternatives = [one for one in typing.get_args(answer) if one is not type(None)]
+        is_optional = type(None) in typing.get_args(answer)
+        assert inspect.iscoroutinefunction(handler)
+        return Route(
+            method=method,
+            path=path,
+            permission=permission,
+            audit=audit,
+            status=status,
+            handler=handler,
+            body=body,
+            query=query,
+            answer=alternatives[0] if is_optional else answer,
+            answer_is_optional=is_optional,
+            decoder=msgspec.json.Decoder(body),
+        )
+
+    return make
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What is known about a call so far: the material of its audit event."""
+
+    request_id: str
+    address: str
+    route: Route | None = None
+    principal: Principal | None = None
+    org_id: str = ""
+    path: dict[str, Any] = field(default_factory=dict)
+    is_permitted: bool = False
+
+    def event(self, outcome: str, *, reason: str = "", details: dict[str, Any] | None = None) -> Event:
+        assert self.route is not None
+        assert self.route.audit is not None
+        assert self.principal is not None
+        resource = self.path.get("role_name") or self.path.get("database_name") or self.path.get("key_id") or ""
+        return Event(
+            action=self.route.audit,
+            actor=self.principal.actor,
+            outcome=outcome,
+            org_id=self.org_id,
+            project_id=self.path.get("project_id", ""),
+            branch_id=self.path.get("branch_id", ""),
+            endpoint_id=self.path.get("endpoint_id", ""),
+            operation_id=self.path.get("operation_id", ""),
+            resource=str(resource),
+            address=self.address,
+            request_id=self.request_id,
+            reason=reason,
+            details={"key_id": self.principal.key_id, **(details or {})},
+        )
+
+
+class Boundary:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._rates = Rates()
+        self.refusals = Refusals(services.audit)
+
+    async def answer(self, request: Request, find_route: Callable[[], tuple[Route, dict[str, str]]]) -> Response:
+        """The answer to one call. Never raises, except when the task is cancelled."""
+        # (1) A request id of our own: it joins the answer, the audit event and the log line. One that the client
+        #     sends is not taken over, for it could be another call's.
+        address = request.client.host if request.client else ""
+        trace = _Trace(str(uuid.uuid4()), address)
+        try:
+            return await self._procedure(request, find_route, trace)
+        except CloisterError as error:
+            if errors.status_of(error) >= 500:
+                _log.error("%s %s: %s", trace.request_id, trace.route and trace.route.path, error)
+            await self._record_failure(trace, error)
+            return errors.response(error, trace.request_id)
+        except Exception:
+            # The outermost frame: a bug of ours must neither reach the client nor stop the server.
+            _log.exception("%s %s", trace.request_id, trace.route and trace.route.path)
+            internal = InternalError()
+            await self._record_failure(trace, internal)
+            return errors.response(internal, trace.request_id)
+
+    async def sweep(self) -> None:
+        """Forget kept answers that are older than a day, until cancelled."""
+        while True:
+            try:
+                await self._services.answers.sweep(self._services.clock.now())
+            except CloisterError as error:
+                _log.warning("cannot sweep kept answers: %s", error)
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+
+    async def _procedure(
+        self, request: Request, find_route: Callable[[], tuple[Route, dict[str, str]]], trace: _Trace
+    ) -> Response:
+        now = self._services.clock.now()
+
+        # (2) The route, and what the head says about the body: its size, its type. The body itself is not read yet.
+        route, parameters = find_route()
+        trace.route = route
+        content.check_declared(request)
+
+        if isinstance(route.permission, Public):
+            return await self._answer_publicly(route, request, trace, now)
+
+        # (3) Who asks. An address that has just failed often is not even looked at.
+        who = address_group(trace.address)
+        self._rates.check(FAILED_LOGINS_PER_ADDRESS, who, now)
+        try:
+            principal = await self._services.api_keys.authenticate(_bearer(request), trace.address)
+        except UnauthenticatedError:
+            self._rates.take(FAILED_LOGINS_PER_ADDRESS, who, now)
+            raise
+        trace.principal = principal
+
+        # (4) How often. Before the decision, so that refused calls are limited too.
+        self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
+        if not route.is_read:
+            self._rates.take(CHANGES_PER_KEY, str(principal.key_id), now)
+
+        # (5) What it is about: the ids in the path become ids, and lead to the organization that decides.
+        trace.path = paths.parse(parameters)
+
+        # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
+        org_ids, project = await self._authorize(principal, route.permission, trace)
+        trace.is_permitted = True
+
+        # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
+        raw = await content.read(request) if route.body is not NoBody else b""
+        query: Any = content.decode_query(request.query_params.multi_items(), route.query)
+        body = content.decode(raw, route.decoder) if route.body is not NoBody else NoBody()
+        call: Call[Any, Any] = Call(
+            services=self._services,
+            request_id=trace.request_id,
+            address=trace.address,
+            now=now,
+            principal=principal,
+            org_ids=org_ids,
+            project=project,
+            path=trace.path,
+            query=query,
+            body=body,
+        )
+
+        # (8) The same request again, with the same Idempotency-Key, gets the same answer and no second effect.
+        key = request.headers.get("idempotency-key")
+        if key is not None and route.method == "POST":
+            slot = Slot.of(principal.account_id, key, method=route.method, target=_target(request), body=raw)
+            return await self._answer_once(route, call, slot, trace)
+
+        # (9) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
+        #     answer leaves: if it cannot be recorded, it is not answered.
+        answer = await self._run(route, call)
+        if route.is_read:
+            await self._services.audit.record(trace.event("ok"))
+        return json_response(answer.body, answer.status, trace.request_id)
+
+    async def _authorize(
+        self, principal: Principal, permission: Permission, trace: _Trace
+    ) -> tuple[tuple[OrgId, ...], Project | None]:
+        """Where the principal has the permission: the organization of the path's project, the one the path names, or,
+        where it names neither, all of the principal's that grant it. Raises ForbiddenError or NotFoundError."""
+        decider = self._services.decider
+        if "project_id" in trace.path:
+            try:
+                project = await self._services.control.projects.get(ProjectId(trace.path["project_id"]))
+                decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
+            except NotFoundError:
+                raise NotFoundError(public="project not found") from None
+            trace.org_id = project.org_id
+            return (project.org_id,), project
+        if "org_id" in trace.path:
+            try:
+                decider.authorize(principal, permission, org_id=trace.path["org_id"])
+            except NotFoundError:
+                raise NotFoundError(public="organization not found") from None
+            trace.org_id = trace.path["org_id"]
+            return (OrgId(trace.path["org_id"]),), None
+        granting = []
+        for org_id in sorted(principal.memberships):
+            try:
+                decider.authorize(principal, permission, org_id=org_id)
+            except (ForbiddenError, NotFoundError):
+                continue
+            granting.append(OrgId(org_id))
+        if not granting:
+            raise ForbiddenError
+        if len(granting) == 1:
+            trace.org_id = granting[0]
+        return tuple(granting), None
+
+    async def _answer_once(self, route: Route, call: Call[Any, Any], slot: Slot, trace: _Trace) -> Response:
+        answers = self._services.answers
+        kept = await answers.begin(slot, call.now)
+        if kept is not None:
+            # The answer may hold a password: giving it again is an event.
+            await self._services.audit.record(trace.event("ok", details={"replayed": True}))
+            return json_response(kept.body, kept.status, trace.request_id, {"Idempotent-Replayed": "true"})
+        try:
+            answer = await self._run(route, call)
+        except CloisterError as error:
+            if error.kind in _UNDONE:
+                await answers.abandon(slot)
+            raise
+        try:
+            await answers.finish(slot, answer)
+        except CloisterError as error:
+            # The work is done and its answer must not be lost with it; a repetition will be told to look first.
+            _log.error("%s: cannot keep the answer: %s", trace.request_id, error)
+        return json_response(answer.body, answer.status, trace.request_id)
+
+    async def _answer_publicly(self, route: Route, request: Request, trace: _Trace, now: datetime) -> Response:
+        call: Call[Any, Any] = Call(
+            services=self._services,
+            request_id=trace.request_id,
+            address=trace.address,
+            now=now,
+            principal=_NOBODY,
+            org_ids=(),
+            project=None,
+            path={},
+            query=content.decode_query(request.query_params.multi_items(), route.query),
+            body=NoBody(),
+        )
+        answer = await self._run(route, call)
+        return json_response(answer.body, answer.status, trace.request_id)
+
+    async def _run(self, route: Route, call: Call[Any, Any]) -> Answer:
+        result = await route.handler(call)
+        if result is None:
+            assert route.answer_is_optional
+            return Answer(204, b"")
+        return Answer(route.status, msgspec.json.encode(result))
+
+    async def _record_failure(self, trace: _Trace, error: CloisterError) -> None:
+        """A call that was permitted and failed gets its own event. What was refused before is counted (refusals.py)."""
+        reason = errors.reason_of(error)
+        if not trace.is_permitted:
+            refusal = Refusal(
+                reason=reason,
+                actor=trace.principal.actor if trace.principal else "",
+                address=trace.address,
+                attempted=trace.route.audit or "" if trace.route else "",
+                project_id=trace.path.get("project_id", ""),
+            )
+            self.refusals.note(refusal, trace.request_id)
+            return
+        try:
+            await self._services.audit.record(trace.event("failed", reason=reason))
+        except CloisterError as second:
+            _log.error("%s: cannot record a failed call: %s", trace.request_id, second)
+
+
+_NOBODY: Final = Principal(account_id=uuid.UUID(int=0), key_id=0, email="", name="", memberships={})
+
+
+def _bearer(request: Request) -> str:
+    """The API key. Neon's tools send it a second time in a cookie; cookies are not read at all, since a browser would
+    send them along with another site's requests."""
+    found = request.headers.getlist("authorization")
+    match = _BEARER.fullmatch(found[0]) if len(found) == 1 else None
+    if match is None:
+        raise UnauthenticatedError(public="authentication required: send Authorization: Bearer <API key>")
+    return match[1]
+
+
+def _target(request: Request) -> bytes:
+    scope = request.scope
+    return bytes(scope["raw_path"]) + b"?" + bytes(scope["query_string"])
+
+
+__all__ = ["Boundary", "NoQuery", "Public", "Route", "endpoint"]

@@ -1,0 +1,84 @@
+"""Parameters of a path, and ids in a body or query: from text to the types of `base/ids.py`.
+
+A text that Neon would not take for an id is a bad request (400). One that it would, and that is no id of ours, cannot
+exist here: 404, so that a client which remembers a project of elsewhere treats it as gone.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from cloister.base import ids
+from cloister.base.errors import BadRequestError, InvalidIdError, NotFoundError
+
+T = TypeVar("T")
+
+_NEON_ID: Final = re.compile(r"[a-z0-9-]{1,60}")
+
+_KEY_ID_DIGITS_MAX: Final = 18
+# What fits bigint.
+
+
+def parse(parameters: dict[str, str]) -> dict[str, Any]:
+    """Every parameter of a path, parsed. Raises BadRequestError or NotFoundError."""
+    return {name: _PARSERS[name](text) for name, text in parameters.items()}
+
+
+def branch_id(text: str) -> ids.BranchId:
+    return _id("branch", ids.parse_branch_id, text)
+
+
+def endpoint_id(text: str) -> ids.EndpointId:
+    return _id("endpoint", ids.parse_endpoint_id, text)
+
+
+def org_id(text: str) -> ids.OrgId:
+    return _id("organization", ids.parse_org_id, text)
+
+
+def project_id(text: str) -> ids.ProjectId:
+    return _id("project", ids.parse_project_id, text)
+
+
+def operation_id(text: str) -> ids.OperationId:
+    return _id("operation", ids.parse_operation_id, text)
+
+
+def role_name(text: str) -> str:
+    return ids.parse_identifier("role name", text)
+
+
+def database_name(text: str) -> str:
+    return ids.parse_identifier("database name", text)
+
+
+def _key_id(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise InvalidIdError("API key id", text)
+    if len(text) > _KEY_ID_DIGITS_MAX:
+        raise NotFoundError(public="API key not found")
+    return int(text)
+
+
+def _id(noun: str, parser: Callable[[str], T], text: str) -> T:
+    if not _NEON_ID.fullmatch(text):
+        raise BadRequestError(f"{noun} id {text[:80]!r}", public=f"invalid {noun} id")
+    try:
+        return parser(text)
+    except InvalidIdError:
+        raise NotFoundError(public=f"{noun} not found") from None
+
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "branch_id": branch_id,
+    "database_name": database_name,
+    "endpoint_id": endpoint_id,
+    "key_id": _key_id,
+    "operation_id": operation_id,
+    "org_id": org_id,
+    "project_id": project_id,
+    "role_name": role_name,
+}
+
+PARAMETERS: Final = frozenset(_PARSERS)
+"""Names a route's path may use."""

@@ -1,0 +1,36 @@
+"""What can be asked: a file per noun. `ROUTES` is everything that is served, collected from the modules."""
+
+from types import ModuleType
+from typing import Final
+
+from cloister.edge.api.endpoint import Route
+from cloister.edge.api.routes import (
+    accounts,
+    branches,
+    databases,
+    endpoints,
+    later,
+    operations,
+    platform,
+    projects,
+    roles,
+)
+from cloister.edge.api.routes.later import LATER
+
+_NOUNS: Final[tuple[ModuleType, ...]] = (
+    projects,
+    branches,
+    endpoints,
+    roles,
+    databases,
+    operations,
+    accounts,
+    platform,
+    later,
+)
+
+ROUTES: Final[tuple[Route, ...]] = tuple(
+    value for module in _NOUNS for value in vars(module).values() if isinstance(value, Route)
+)
+
+__all__ = ["LATER", "ROUTES"]

@@ -1,0 +1,68 @@
+"""What Neon's API has and this version does not.
+
+Two kinds. Things that Neon's own command line asks about on every branch and that Cloister will never have (buckets,
+functions, credentials) are answered with an empty list, or that command would stop. Verbs that come later are answered
+501 with a sentence, rather than a 404 that would look like a wrong address.
+"""
+
+from typing import Final
+
+from cloister.edge.api.call import Plain
+from cloister.edge.api.endpoint import Public, Route, endpoint
+from cloister.edge.api.errors import HttpError
+from cloister.edge.api.wire.common import Wire
+from cloister.trust.access.permissions import Permission
+from cloister.trust.audit import Action
+
+_BRANCH = "/projects/{project_id}/branches/{branch_id}"
+
+
+class Buckets(Wire, frozen=True, kw_only=True):
+    buckets: list[str]
+
+
+class Functions(Wire, frozen=True, kw_only=True):
+    functions: list[str]
+
+
+class Credentials(Wire, frozen=True, kw_only=True):
+    credentials: list[str]
+
+
+@endpoint("GET", _BRANCH + "/buckets", permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET)
+async def list_buckets(call: Plain) -> Buckets:  # noqa: ARG001
+    return Buckets(buckets=[])
+
+
+@endpoint("GET", _BRANCH + "/functions", permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET)
+async def list_functions(call: Plain) -> Functions:  # noqa: ARG001
+    return Functions(functions=[])
+
+
+@endpoint("GET", _BRANCH + "/credentials", permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET)
+async def list_credentials(call: Plain) -> Credentials:  # noqa: ARG001
+    return Credentials(credentials=[])
+
+
+def _later(method: str, path: str, what: str) -> Route:
+    async def refuse(call: Plain) -> Wire:  # noqa: ARG001
+        raise HttpError(501, f"this version of Cloister does not support {what} yet", code="NOT_SUPPORTED")
+
+    return endpoint(method, path, permission=Public("says only that it is not served"), audit=None)(refuse)
+
+
+LATER: Final = (
+    _later("POST", "/projects/{project_id}/branches", "creating branches"),
+    _later("PATCH", _BRANCH, "changing branches"),
+    _later("DELETE", _BRANCH, "deleting branches"),
+    _later("POST", _BRANCH + "/restore", "restoring branches"),
+    _later("POST", _BRANCH + "/set_as_default", "changing the default branch"),
+    _later("GET", _BRANCH + "/schema", "reading schemas"),
+    _later("GET", _BRANCH + "/compare_schema", "comparing schemas"),
+    _later("POST", _BRANCH + "/snapshot", "snapshots"),
+    _later("GET", "/projects/{project_id}/snapshots", "snapshots"),
+    _later("POST", "/projects/{project_id}/recover", "recovering deleted projects"),
+    _later("POST", "/projects/{project_id}/permissions", "sharing projects with single people"),
+    _later("GET", "/organizations/{org_id}/api_keys", "API keys of organizations"),
+    _later("POST", "/organizations/{org_id}/api_keys", "API keys of organizations"),
+)

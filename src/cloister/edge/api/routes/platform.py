@@ -1,0 +1,92 @@
+"""Cloister's own routes: what Neon has no word for."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from cloister.base.errors import BadRequestError, ForbiddenError, NotFoundError
+from cloister.base.ids import ProjectId
+from cloister.edge.api import paths
+from cloister.edge.api.call import Call, NoBody, Plain
+from cloister.edge.api.endpoint import Public, endpoint
+from cloister.edge.api.wire import platform as wire
+from cloister.edge.api.wire.common import CursorPage
+from cloister.trust.access.permissions import Permission
+from cloister.trust.audit import Action
+from cloister.trust.audit.verify import Head
+
+NOTED_HEADS_MAX: Final = 64
+
+
+@endpoint("GET", "/cloister/health", permission=Public("a health check: version and readiness, no data"), audit=None)
+async def get_health(call: Plain) -> wire.Health:
+    return wire.Health(version=call.services.version, ready=await call.services.is_ready())
+
+
+class ListAuditEvents(msgspec.Struct, frozen=True):
+    project_id: str | None = None
+    action: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """One action, or a group of them if it ends with a dot: `connection.`"""
+    cursor: int | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+@endpoint("GET", "/cloister/audit/events", permission=Permission.AUDIT_READ, audit=Action.AUDIT_READ)
+async def list_audit_events(call: Call[NoBody, ListAuditEvents]) -> wire.AuditEventList:
+    query = call.query
+    if query.cursor is not None and not 0 <= query.cursor < 2**63:
+        raise BadRequestError(public="invalid cursor")
+    found = await call.services.audit.find(
+        project_ids=await _visible_projects(call, query.project_id),
+        action=query.action,
+        before_seq=query.cursor,
+        limit=query.limit,
+    )
+    return wire.AuditEventList(
+        events=[wire.audit_event(it) for it in found],
+        pagination=CursorPage(cursor=str(found[-1].seq)) if found else None,
+    )
+
+
+class VerifyAudit(msgspec.Struct, frozen=True):
+    noted: Annotated[str, msgspec.Meta(max_length=8192)] | None = None
+    """Heads noted earlier, `SEQ:HASH`, separated by commas."""
+
+
+@endpoint("GET", "/cloister/audit/verify", permission=Permission.AUDIT_READ, audit=Action.AUDIT_READ)
+async def verify_audit(call: Call[NoBody, VerifyAudit]) -> wire.AuditVerdict:
+    if not await call.services.organizations.are_all(call.org_ids):
+        raise ForbiddenError(public="the chain is the whole platform's: only who may read all of it can verify it")
+    try:
+        noted = [Head.parse(text.strip()) for text in call.query.noted.split(",")] if call.query.noted else []
+    except ValueError:
+        raise BadRequestError(public="noted must be SEQ:HASH, as an earlier verification gave it") from None
+    if len(noted) > NOTED_HEADS_MAX:
+        raise BadRequestError(public=f"at most {NOTED_HEADS_MAX} noted heads")
+    return wire.verdict(await call.services.audit.verify(noted))
+
+
+class ListVolumeKeys(msgspec.Struct, frozen=True):
+    project_id: str | None = None
+
+
+@endpoint("GET", "/cloister/keys", permission=Permission.KEY_READ, audit=Action.KEY_LIST)
+async def list_volume_keys(call: Call[NoBody, ListVolumeKeys]) -> wire.VolumeKeyList:
+    visible = await _visible_projects(call, call.query.project_id)
+    only = call.query.project_id if visible is not None and len(visible) == 1 else None
+    found = await call.services.volume_keys.find(only)
+    return wire.VolumeKeyList(keys=[wire.volume_key(it) for it in found if visible is None or it.project_id in visible])
+
+
+async def _visible_projects(call: Call[Any, Any], asked: str | None) -> list[ProjectId] | None:
+    """The project asked for, if it is (or was) one of the principal's organizations; else all of theirs. None, which
+    is the whole platform and what belongs to no project, only for who holds the permission in every organization."""
+    organizations = call.services.organizations
+    if asked is not None:
+        project_id = paths.project_id(asked)
+        if project_id not in await organizations.project_ids(call.org_ids):
+            raise NotFoundError(public="project not found")
+        return [project_id]
+    if await organizations.are_all(call.org_ids):
+        return None
+    return await organizations.project_ids(call.org_ids)
