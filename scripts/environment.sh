@@ -1,0 +1,117 @@
+# Sourced by the other scripts: what a machine needs, and how it is brought there. Installs only what is missing, so the
+# second time is quick and needs no network. Python packages come from the lock files with their hashes, nothing else.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "${0##*/}: $*"
+    exit 1
+}
+
+require_root() {
+    [[ $EUID -eq 0 ]] || die "be root: packages, volumes and sandboxes need it (sudo $0)"
+}
+
+require_system() {
+    [[ $(uname -s) == Linux ]] || die "Cloister runs on Linux, and this is $(uname -s)"
+    case $(uname -m) in
+    x86_64 | aarch64) ;;
+    *) die "no PostgreSQL engine is built for $(uname -m): x86_64 and aarch64 only" ;;
+    esac
+    command -v apt-get >/dev/null ||
+        say "${0##*/}: no apt-get here: if something is missing, you will have to install it yourself"
+}
+
+# packages_for COMMAND:PACKAGE… prints the packages whose command is missing.
+packages_for() {
+    local pair
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || printf '%s\n' "${pair#*:}"
+    done
+}
+
+# install_packages PACKAGE… with apt-get; the lists are fetched once, and only when something must be installed.
+install_packages() {
+    [[ $# -gt 0 ]] || return 0
+    command -v apt-get >/dev/null || die "please install: $*"
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq || say "${0##*/}: apt-get update failed; trying with the lists that are here"
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null || die "apt-get could not install: $*"
+}
+
+# The programs that a platform starts, and the Debian package of each.
+platform_packages() {
+    packages_for bwrap:bubblewrap cryptsetup:cryptsetup-bin mkfs.xfs:xfsprogs qemu-storage-daemon:qemu-system-common \
+        losetup:mount useradd:passwd setpriv:util-linux ip:iproute2 psql:postgresql-client
+    [[ -n $(ldconfig -p | grep -F libseccomp.so.2) ]] || printf 'libseccomp2\n'
+    [[ -e /etc/ssl/certs/ca-certificates.crt ]] || printf 'ca-certificates\n'
+    # With it every *.db.localhost is this machine, for every program.
+    getent hosts ep-check.db.localhost >/dev/null || printf 'libnss-myhostname\n'
+}
+
+# find_python prints a Python of at least 3.11 that can make virtual environments, or nothing.
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null &&
+            "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+}
+
+ensure_platform_packages() {
+    local missing
+    mapfile -t missing < <(platform_packages)
+    if [[ ! -x $venv/bin/python && -z $(find_python) ]]; then
+        if command -v apt-cache >/dev/null && [[ $(apt-cache policy python3.11 2>/dev/null) == *Candidate:\ 3.11* ]]; then
+            missing+=(python3.11 python3.11-venv)
+        else
+            missing+=(python3 python3-venv)
+        fi
+    fi
+    install_packages "${missing[@]}"
+    mapfile -t missing < <(platform_packages)
+    [[ ${#missing[@]} -eq 0 ]] || die "still missing after the installation: ${missing[*]}"
+}
+
+# ensure_venv LOCKFILE: the virtual environment with exactly what the lock file names. A stamp of its hash says that this
+# was done, so that nothing is asked again.
+ensure_venv() {
+    local lock=$1 python stamp wanted
+    stamp=$venv/.installed-${lock%.lock}
+    if [[ ! -x $venv/bin/python ]]; then
+        python=$(find_python)
+        [[ -n $python ]] || die "needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv"
+        say "making .venv"
+        "$python" -m venv "$venv"
+    fi
+    wanted=$(sha256sum <"$root/$lock")
+    if [[ ! -e $stamp || $(<"$stamp") != "$wanted" ]]; then
+        say "installing the Python packages of $lock"
+        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip --default-pip >/dev/null
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
+            -r "$root/$lock" || die "pip could not install $lock"
+        printf '%s\n' "$wanted" >"$stamp"
+    fi
+    link_package
+}
+
+# Cloister itself is used from this checkout. A .pth file and a two-line command do that without a build, which would
+# fetch a build backend that no lock file vouches for. -P: a command run as root must not import from where it stands.
+link_package() {
+    local site
+    if ! "$venv/bin/python" -P -c "import cloister, sys; sys.exit(cloister.__path__[0] != sys.argv[1])" \
+        "$root/src/cloister" 2>/dev/null; then
+        site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        printf '%s\n' "$root/src" >"$site/cloister-checkout.pth"
+    fi
+    if [[ ! -x $venv/bin/cloister ]]; then
+        printf '#!/bin/sh\nexec "%s" -P -m cloister "$@"\n' "$venv/bin/python" >"$venv/bin/cloister"
+        chmod 755 "$venv/bin/cloister"
+    fi
+}
