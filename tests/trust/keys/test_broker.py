@@ -106,7 +106,9 @@ async def test_a_key_is_created_once_and_unwrapped_as_often_as_asked(client, as_
     assert await client.create(PROJECT) == created, "twice is once"
     keys = [await as_agent() for _ in range(3)]
     assert len(set(keys)) == 1
-    assert len(keys[0]) == 32
+    assert len(keys[0]) == 64
+    assert len(bytes.fromhex(keys[0].decode())) == 32
+    assert keys[0] == keys[0].lower()
     log = list(reversed(await recorded()))
     assert [entry.event.action for entry in log] == ["key.create", "key.unwrap", "key.unwrap", "key.unwrap"]
     unwrap = log[1].event

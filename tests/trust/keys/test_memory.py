@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.trust.keys.memory import SecretPage, is_sealed, sealed_memfd, wipe
+from cloister.trust.keys.memory import SecretPage, is_sealed, sealed_memfd, wipe, write_hexadecimal
 
 
 def test_a_page_is_random_once_filled_and_cannot_be_read_after_the_block() -> None:
@@ -104,3 +104,9 @@ else:
     raise AssertionError("its own user can read its memory")
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_hexadecimal_digits_are_written_in_place() -> None:
+    secret, digits = bytes(range(0, 256, 8)), bytearray(64)
+    write_hexadecimal(memoryview(secret), memoryview(digits))
+    assert digits.decode() == secret.hex()

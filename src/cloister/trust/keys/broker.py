@@ -36,7 +36,7 @@ from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, 
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys import store
 from cloister.trust.keys.commands import AnyCommand, CreateKey, DestroyKeys, KeyInfo, ListKeys, UnwrapKey
-from cloister.trust.keys.memory import SecretPage, sealed_memfd
+from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, Provider
 from cloister.trust.keys.refusals import Refusals
 from cloister.trust.keys.store import WrappedKey
@@ -225,8 +225,8 @@ class KeyBroker:
         2. Find the newest enabled version of the key.
         3. Record its use, and commit. If that fails for whatever reason, refuse.
         4. Unwrap it into a page of its own.
-        5. Copy it into a sealed memfd whose name says nothing.
-        6. Wipe the page.
+        5. Copy it, as hexadecimal digits, into a sealed memfd whose name says nothing.
+        6. Wipe both pages.
         7. Answer; the descriptor goes beside the answer, and ours is closed (`_serve`).
         """
         # 1. was in _answer.
@@ -261,10 +261,11 @@ class KeyBroker:
                 f"the broker holds {self._provider.name}/{self._provider.root_version}"
             )
         assert key.wrapped is not None
-        with SecretPage(KEY_BYTES) as page:
+        with SecretPage(KEY_BYTES) as page, SecretPage(2 * KEY_BYTES) as digits:
             context = Context(key.info.project_id, key.info.purpose, key.info.version)
             self._provider.unwrap_into(key.wrapped, context, page.buffer)  # 4.
-            return sealed_memfd(page.buffer, "cloister")  # 5., and 6. as the block ends
+            write_hexadecimal(page.buffer, digits.buffer)
+            return sealed_memfd(digits.buffer, "cloister")  # 5., and 6. as the block ends
 
     async def _record_failure(self, event: Event, error: CloisterError) -> None:
         """Beside the event of the attempt, which is in the log already: this one may be lost."""

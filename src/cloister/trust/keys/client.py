@@ -52,11 +52,11 @@ class KeyClient:
         return keys
 
     async def unwrap(self, project_id: str, reason: str, purpose: str = "volume") -> int:
-        """A descriptor of a sealed memfd with the 32 bytes, close-on-exec. The caller closes it."""
+        """A descriptor of a sealed memfd with the 32 bytes as 64 hexadecimal digits, close-on-exec. The caller closes it."""
         _, descriptor = await self._ask(UnwrapKey(project_id=project_id, purpose=purpose, reason=reason))
         if descriptor is None:
             raise InternalError("the broker answered without a key")
-        if not is_sealed(descriptor) or os.fstat(descriptor).st_size != KEY_BYTES:
+        if not is_sealed(descriptor) or os.fstat(descriptor).st_size != 2 * KEY_BYTES:
             os.close(descriptor)
             raise InternalError("the broker's descriptor is not a sealed key")
         return descriptor

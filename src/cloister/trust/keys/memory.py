@@ -26,6 +26,8 @@ _MADV_WIPEONFORK: Final = 18
 _MADV_DONTDUMP: Final = 16
 _MFD_NOEXEC_SEAL: Final = 8
 
+_DIGITS: Final = b"0123456789abcdef"
+
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -66,6 +68,13 @@ class SecretPage:
 def wipe(buffer: bytearray) -> None:
     """Overwrite in place. For secrets that came in a bytearray."""
     buffer[:] = bytes(len(buffer))
+
+
+def write_hexadecimal(source: memoryview, target: memoryview) -> None:
+    """`source` as lower-case hexadecimal digits, in place: `bytes.hex` would leave a copy that nobody can wipe."""
+    for position, byte in enumerate(source):
+        target[2 * position] = _DIGITS[byte >> 4]
+        target[2 * position + 1] = _DIGITS[byte & 15]
 
 
 def sealed_memfd(content: memoryview, name: str) -> int:
