@@ -106,7 +106,7 @@ class Database:
                 connection_class=_Connection,
             )
 
-        self._pool = await _patiently(create_pool, patience_s)
+        self._pool = await patiently(create_pool, patience_s)
 
     async def close(self) -> None:
         """Waits until nobody uses a connection any more."""
@@ -153,7 +153,7 @@ class Database:
         def set_lost(_connection: Any) -> None:
             lost.set()
 
-        connection = await _patiently(lambda: asyncpg.connect(**self._options), _RESTART_PATIENCE_S)
+        connection = await patiently(lambda: asyncpg.connect(**self._options), _RESTART_PATIENCE_S)
         try:
             connection.add_termination_listener(set_lost)
             with _passing_failures(connection):
@@ -165,7 +165,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        connection = await _patiently(lambda: self._pool.acquire(timeout=_COMMAND_TIMEOUT_S), _RESTART_PATIENCE_S)
+        connection = await patiently(lambda: self._pool.acquire(timeout=_COMMAND_TIMEOUT_S), _RESTART_PATIENCE_S)
         try:
             yield connection
         finally:
@@ -173,7 +173,7 @@ class Database:
                 await self._pool.release(connection)
 
 
-async def _patiently(connect: Callable[[], Any], patience_s: float) -> Any:
+async def patiently(connect: Callable[[], Any], patience_s: float) -> Any:
     """What `connect` gives, tried again while the database is out of reach. Raises UnavailableError."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + patience_s
