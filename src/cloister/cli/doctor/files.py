@@ -49,7 +49,8 @@ def secrets(subject: Subject) -> list[Finding]:
         if path not in expected:
             problems += decide(look(path), None, None, 0o600)
     for path in _private_certificates(paths):
-        problems += decide(look(path), None, None, 0o600)
+        # The served key is read by the gateways and the API, through their common group.
+        problems += decide(look(path), None, None, 0o640 if path.name == "key.pem" else 0o600)
     return problems or [
         ok("secret files", f"{len(expected)} keys and the certificates' keys, each for its owner alone")
     ]
@@ -75,7 +76,9 @@ def look(path: Path) -> Seen:
 
 
 def _private_certificates(paths: Paths) -> list[Path]:
-    return sorted(path for path in paths.certificates.rglob("*") if path.is_file() and path.name not in PUBLIC)
+    """Links are left out: they point at files that are looked at where they lie (`trust/certificates/files.py`)."""
+    found = (path for path in paths.certificates.rglob("*") if path.is_file() and not path.is_symlink())
+    return sorted(path for path in found if path.name not in PUBLIC)
 
 
 def _shared_gid() -> int:
