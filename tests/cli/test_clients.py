@@ -229,12 +229,41 @@ def test_api_keys(api: Any, cloister: Any) -> None:
 
 
 def test_audit_list_goes_back_page_by_page(api: Any, cloister: Any) -> None:
+    """An event is told with its place in the log; --since ends the search at the first page that is all older."""
+
     def page(asked: Any) -> tuple[int, Json]:
-        before, limit = int(asked.query.get("before", 1001)), int(asked.query["limit"])
-        return 200, {"events": [{"seq": seq, "action": "x"} for seq in range(before - 1, before - 1 - limit, -1)]}
+        before, limit = int(asked.query.get("cursor", 1001)), int(asked.query["limit"])
+        rows = [
+            {
+                "seq": seq,
+                "hash": "00",
+                "event": {"action": "x", "at": f"2026-01-01T00:{seq // 60:02}:{seq % 60:02}.000000Z"},
+            }
+            for seq in range(before - 1, max(before - 1 - limit, 0), -1)
+        ]
+        return 200, {"events": rows}
 
     api.on("GET", "/cloister/audit/events", page)
-    rows = cloister("audit", "list", "--limit", "700", "--action", "connection.", "--since", "24h", "-o", "json").json
-    assert [rows[0]["seq"], rows[-1]["seq"], len(rows)] == [1000, 301, 700]
+    rows = cloister("audit", "list", "--limit", "700", "--action", "connection.", "-o", "json").json
+    assert [rows[0]["seq"], rows[-1]["seq"], len(rows), rows[0]["action"]] == [1000, 301, 700, "x"]
     assert api.asked[0].query["action"] == "connection."
-    assert api.asked[0].query["since"].endswith("Z")
+    recent = cloister("audit", "list", "--limit", "900", "--since", "2026-01-01T00:16:00Z", "-o", "json").json
+    assert [recent[0]["seq"], recent[-1]["seq"]] == [1000, 960]
+    assert cloister("audit", "list", "--limit", "1").out.splitlines()[1].split()[:2] == [
+        "1000",
+        "2026-01-01T00:16:40.000000Z",
+    ]
+
+
+def test_audit_verify_from_elsewhere(api: Any, cloister: Any) -> None:
+    """The verdict is the API's; a broken chain is exit code 1 and names the first broken link."""
+    head = "17:" + "ab" * 32
+    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": True, "head": head}))
+    intact = cloister("audit", "verify", "--noted", head)
+    assert (intact.code, intact.out) == (0, f"intact: 17 events, head {head}\n")
+    assert api.asked[-1].query == {"noted": head}
+    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": False, "broken_at": 5, "fault": "edited"}))
+    broken = cloister("audit", "verify")
+    assert broken.code == 1
+    assert "BROKEN at event 5 (edited)" in broken.err
+    assert cloister("audit", "verify", "-o", "json").json["broken_at"] == 5

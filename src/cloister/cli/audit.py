@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -11,8 +10,8 @@ import click
 from cloister.base.settings import Settings, load
 from cloister.cli import output as out
 from cloister.cli.api import Json
+from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
-from cloister.cli.platform import directory, state_dir_option
 from cloister.cli.progress import Progress
 from cloister.cli.session import PROJECT_VARIABLE, Session, client_command
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from cloister.trust.audit.verify import Broken, Head, Intact
 
 EVENTS_PATH: Final = "/cloister/audit/events"
+VERIFY_PATH: Final = "/cloister/audit/verify"
+PAGE_ROWS: Final = 500
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 COLUMNS: Final = (
@@ -86,47 +87,62 @@ def list_(
     """List events, newest first. Reading the log is an event, too."""
     rows: list[Json] = []
     while len(rows) < limit:
-        asked = min(limit - len(rows), 500)
-        answer = session.api.get(
-            EVENTS_PATH, project_id=project_id, action=action, since=since, before=before, limit=asked
-        )
-        found: list[Json] = answer.get("events") or []
-        rows += found
-        if len(found) < asked:
+        asked = min(limit - len(rows), PAGE_ROWS)
+        answer = session.api.get(EVENTS_PATH, project_id=project_id, action=action, cursor=before, limit=asked)
+        found = [_flat(each) for each in answer.get("events") or []]
+        # Times are RFC 3339 in UTC with microseconds: their order is that of their text.
+        recent = [event for event in found if since is None or str(event.get("at", "")) >= since]
+        rows += recent
+        if len(found) < asked or (found and not recent):
             break
         before = int(found[-1]["seq"])
     if not session.is_json:
-        rows = [{**row, "to": _target(row)} for row in rows]
+        rows = [{"outcome": "ok", **row, "to": _target(row)} for row in rows]
     session.show_list(rows, COLUMNS, empty="No event.")
 
 
 @audit.command()
-@state_dir_option
 @click.option(
     "--noted", type=HeadType(), multiple=True, help="A head noted earlier, which the log must contain. Repeatable."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.pass_context
-def verify(ctx: click.Context, state_dir: Path | None, noted: Sequence["Head"], as_json: bool) -> int:
-    """Replay the whole log on the server. Exit code 1 with the first broken link if it was changed.
+@client_command
+def verify(session: Session, *, noted: Sequence["Head"]) -> int:
+    """Replay the whole log. Exit code 1 with the first broken link if it was changed.
 
-    Note the head that it prints somewhere else: whoever rules the control database can rewrite the log as a whole, and
-    only a head from before shows that (--noted).
+    On the server the log is read from the control database itself; elsewhere the API is asked. Note the head that it
+    prints somewhere else: whoever rules the control database can rewrite the log as a whole, and only a head from
+    before shows that (--noted).
     """
+    with Progress("Replaying the audit log"):
+        place = session.state_dir
+        if place is None:
+            verdict = session.api.get(VERIFY_PATH, noted=",".join(map(str, noted)) or None)
+        else:
+            verdict = _verdict(asyncio.run(replay(load(place), noted)))
+    if session.is_json:
+        out.show_json(verdict)
+    elif verdict["is_intact"]:
+        click.echo(f"intact: {str(verdict['head']).partition(':')[0]} events, head {verdict['head']}")
+    if not verdict["is_intact"]:
+        raise CommandError(
+            f"the audit log is BROKEN at event {verdict['broken_at']} ({verdict['fault']}); "
+            "everything before it is as it was appended"
+        )
+    return 0
+
+
+def _verdict(outcome: "Intact | Broken") -> Json:
+    """As the API would say it."""
     from cloister.trust.audit.verify import Intact  # noqa: PLC0415 - heavy
 
-    with Progress("Replaying the audit log"):
-        outcome = asyncio.run(replay(load(directory(ctx, state_dir)), noted))
     if isinstance(outcome, Intact):
-        if as_json:
-            out.show_json({"intact": True, "events": outcome.head.seq, "head": str(outcome.head)})
-        else:
-            click.echo(f"intact: {outcome.head.seq} events, head {outcome.head}")
-        return 0
-    if as_json:
-        out.show_json({"intact": False, "seq": outcome.seq, "fault": outcome.fault.value})
-    click.echo(f"cloister: the audit log is BROKEN at {outcome}; everything before it is as it was appended", err=True)
-    return 1
+        return {"is_intact": True, "head": str(outcome.head)}
+    return {"is_intact": False, "broken_at": outcome.seq, "fault": outcome.fault.value}
+
+
+def _flat(recorded: Json) -> Json:
+    """An event with its place in the log."""
+    return {"seq": recorded["seq"], **recorded["event"], "hash": recorded["hash"]}
 
 
 async def replay(settings: Settings, noted: Sequence["Head"]) -> "Intact | Broken":

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from cloister.base.database import Database
+from cloister.base.database import Database, embedded
 from cloister.base.settings import Settings
 
 PATIENCE_S = 3.0
@@ -16,7 +16,7 @@ async def connected(settings: Settings) -> AsyncIterator[Database]:
     if settings.database_url:
         database = Database(url=settings.database_url)
     else:
-        database = Database(socket_dir=settings.paths.control_socket_dir, role="cloister")
+        database = Database(socket_dir=settings.paths.control_socket_dir, role=embedded.OWNER)
     await database.open(patience_s=PATIENCE_S)
     try:
         yield database

