@@ -169,6 +169,10 @@ class LuksDriver:
             self._headers[project_id] = luks.read_header(self._image(project_id))
         return str(self._headers[project_id])
 
+    def ciphers(self) -> str:
+        images = self._images.glob(f"*{_SUFFIX}")
+        return ", ".join(sorted({self.cipher(parse_project_id(image.stem)) for image in images})) or "no volume yet"
+
     def image_bytes(self, project_id: ProjectId) -> int:
         return self._image(project_id).stat().st_blocks * 512
 

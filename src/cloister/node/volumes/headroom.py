@@ -6,7 +6,7 @@ needs room for more WAL: a volume that is filled to the last block would never s
 back, both as *unwritten extents*: they belong to the file in the volume and take nothing on the host's disk.
 
 - **WAL segments made ahead.** PostgreSQL takes a segment file that exists before it creates one, and recycles old ones to
-  stay that far ahead (`min_wal_size` must be at least WAL_AHEAD_BYTES). As long as it is, running WAL needs no free block.
+  stay ahead (by `min_wal_size`, or twice what the last checkpoint took). While it is, running WAL needs no free block.
 - **A reserve file.** Should WAL still run out, the compute stops, and before its next start the reserve is given up: recovery
   has its room. It is taken back as soon as the volume has room again; until then it is the tenant's to delete with.
 """
@@ -21,13 +21,13 @@ from typing import Final
 from cloister.base.errors import PreconditionError
 
 WAL_AHEAD_BYTES: Final = 64 * 1024**2
-# Covers what is written between two checkpoints at `max_wal_size` of this size.
+# Covers what is written between two checkpoints at the smallest `max_wal_size` that computes have.
 
 RESERVE_BYTES: Final = 64 * 1024**2
 # Recovery ends with a checkpoint: at most one more `max_wal_size`.
 
-RESERVE_SHARE: Final = 16
-# Of a small volume, no more than a sixteenth.
+SHARE: Final = 16
+# Of a small volume, no more than a sixteenth for either.
 
 RELEASE_SHARE: Final = 4
 # Given up when less than a quarter of it is free: a compute that died of anything else leaves more.
@@ -45,7 +45,7 @@ def hold(mountpoint: Path) -> bool:
     if path.exists():
         return True
     space = os.statvfs(mountpoint)
-    size = min(RESERVE_BYTES, space.f_blocks * space.f_frsize // RESERVE_SHARE)
+    size = min(RESERVE_BYTES, space.f_blocks * space.f_frsize // SHARE)
     if space.f_bavail * space.f_frsize < 2 * size:
         return False
     directory = os.open(mountpoint, _DIRECTORY)
@@ -74,7 +74,7 @@ def release_if_full(mountpoint: Path) -> bool:
 def make_wal_ahead(data: Path, uid: int) -> int:
     """Make the WAL segments that a cluster at rest will need next. Returns how many. Only for a cluster that is not
     running; calling it again only adds what is missing. For every new cluster and every new branch: a reflink copies no
-    unwritten extents.
+    unwritten extents. Raises OSError, ENOSPC among others.
 
     The directory belongs to a tenant and this is root: no name in it is followed, and nothing in it is overwritten."""
     wal = _open_below(data, "pg_wal")
@@ -85,7 +85,9 @@ def make_wal_ahead(data: Path, uid: int) -> int:
         size = os.stat(present[0], dir_fd=wal, follow_symlinks=False).st_size
         if size not in _SEGMENT_SIZES:
             raise PreconditionError(f"a WAL segment of {size} bytes")
-        missing = next_segments(present[-1], size, WAL_AHEAD_BYTES // size + 1 - len(present))
+        space = os.fstatvfs(wal)
+        ahead = min(WAL_AHEAD_BYTES, space.f_blocks * space.f_frsize // SHARE)
+        missing = next_segments(present[-1], size, ahead // size + 1 - len(present))
         for name in missing:
             _allocate(name, size, uid, directory=wal)
         return len(missing)

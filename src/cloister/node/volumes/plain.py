@@ -84,6 +84,9 @@ class PlainDriver:
     def cipher(self, project_id: ProjectId) -> str:  # noqa: ARG002
         return "none"
 
+    def ciphers(self) -> str:
+        return "none"
+
     def image_bytes(self, project_id: ProjectId) -> int:
         total = 0
         for directory, _directories, files in os.walk(self._directory(project_id)):

@@ -159,6 +159,13 @@ class Volumes:
             if await self._in_thread(headroom.release_if_full, Path(volume.mountpoint)):
                 log.warning("the volume of %s is full: its reserve was given up for recovery", project_id)
 
+    async def ciphers(self) -> str:
+        """What the headers of all volumes say; more than one, separated by commas, if they differ."""
+        return await self._in_thread(self.driver.ciphers)
+
+    def exists(self, project_id: ProjectId) -> bool:
+        return self.driver.exists(project_id)
+
     def is_open(self, project_id: ProjectId) -> bool:
         return project_id in self._opened
 

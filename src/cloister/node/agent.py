@@ -1,0 +1,391 @@
+"""The node agent: answers the commands of `node/commands.py`, and owns the life of what they start.
+
+It brings volumes, engines and computes together: a volume is opened for its first compute and closed after its last, by
+whichever way that ended. One lock per project orders everything; a wake that meets a closing waits for it, some
+milliseconds. The parts do the work, and the agent speaks no SQL: nothing a tenant's server says is read by root.
+
+What must stay true: a volume is open only while a compute runs on it, or a command about it is under way. A killed agent
+leaves computes and volumes as they are; its successor adopts them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, assert_never
+
+from cloister.base.errors import (
+    BadRequestError,
+    CloisterError,
+    ConflictError,
+    ExhaustedError,
+    ForbiddenError,
+)
+from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service
+from cloister.base.ids import BranchId, ProjectId, parse_branch_id, parse_endpoint_id, parse_project_id
+from cloister.base.rpc import Connection, Server
+from cloister.base.settings import Settings
+from cloister.node.commands import (
+    AnyCommand,
+    AnyEvent,
+    CloseVolume,
+    ComputeExited,
+    ComputeInfo,
+    ComputeSpec,
+    CreateVolume,
+    DeleteVolume,
+    Done,
+    GetStatus,
+    GetVolume,
+    NodeStatus,
+    StartCompute,
+    StopCompute,
+    VolumeFailed,
+    VolumeInfo,
+)
+from cloister.node.computes import Computes
+from cloister.node.postgres.access import Doors
+from cloister.node.volumes import KeySource, Volumes, choose_driver, headroom
+from cloister.node.workshop import make_engines
+
+log = logging.getLogger(__name__)
+
+HOST_FREE_TO_CREATE_BYTES: Final = 2 * 1024**3
+# Images are sparse, so the host's disk can be promised many times over. A new volume is refused while there is still
+# room for those that exist to grow.
+
+HOST_FREE_TO_START_BYTES: Final = 1 * 1024**3
+# A compute is not started towards a disk that is about to be full.
+
+HOST_FREE_TO_WRITE_BYTES: Final = 512 * 1024**2
+# Below this the computes whose images still grow are stopped in good order. What is left belongs to the control
+# database and its audit log, without which nothing can be repaired.
+
+HOST_CHECK_INTERVAL_S: Final = 1.0
+# At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
+
+VOLUME_BYTES_MIN: Final = 64 * 1024**2
+VOLUME_BYTES_MAX: Final = 8 * 1024**5
+# XFS needs some 20 MB for itself; its own upper bound is 8 EiB, ours leaves room for arithmetic.
+
+_READ_ONLY: Final = (GetStatus, GetVolume)
+
+
+class ComputesPort(Protocol):
+    """What the agent needs of `node/computes.py`."""
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo: ...
+    async def stop(self, endpoint_id: str) -> None: ...
+    async def kill_all_on(self, project_id: str) -> None: ...
+    async def adopt(self) -> None: ...
+    def running(self) -> list[ComputeInfo]: ...
+    def limits_description(self) -> str: ...
+
+
+class EnginesPort(Protocol):
+    """What the agent needs of `node/postgres`; an engine is only handed on."""
+
+    def versions(self) -> dict[int, str]: ...
+    def get(self, major: int) -> Any: ...
+    async def ensure_template(self, engine: Any) -> None: ...
+    def populate(self, engine: Any, data_dir: Path, uid: int) -> None: ...
+
+
+class NodeAgent:
+    """`start()` answers when it returns; `stop()`, from the same task, leaves everything running; `stop_everything()`
+    is for the end of the platform and comes before `stop()`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        broker: KeySource,
+        engines: EnginesPort | None = None,
+        make_computes: Callable[[Callable[[ComputeExited], None]], ComputesPort] | None = None,
+    ) -> None:
+        """`engines` and `make_computes` are for tests; None takes those of this host."""
+        self._paths = settings.paths
+        if make_computes is None:
+            host_engines = make_engines(self._paths, Doors.of_host())
+            engines = host_engines
+            self._computes: ComputesPort = Computes(self._paths, host_engines, self._on_compute_exited)
+        else:
+            self._computes = make_computes(self._on_compute_exited)
+        assert engines is not None
+        self._engines = engines
+        self._volumes = Volumes(choose_driver(settings), broker, self._on_volume_failed)
+        self._server = Server(
+            self._paths.agent_socket,
+            AnyCommand,
+            self._answer,
+            allowed=frozenset({Service.API, Service.AGENT}),
+        )
+        self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._project_of: dict[str, ProjectId] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._host_watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Adopt what an earlier agent left, take apart what is broken, then listen."""
+        # (1) Computes first: a broken volume's computes must be known to be stopped.
+        await self._computes.__aenter__()
+        await self._computes.adopt()
+        for compute in self._computes.running():
+            self._project_of[compute.endpoint_id] = parse_project_id(compute.project_id)
+        # (2) Volumes; those that are not whole are taken apart, after their computes.
+        await self._volumes.start(self._kill_all_on)
+        # (3) Neither may be without the other.
+        for compute in self._computes.running():
+            project_id = parse_project_id(compute.project_id)
+            if not self._volumes.is_open(project_id):
+                log.warning("compute %s runs on a volume that is gone: stopped", compute.endpoint_id)
+                await self._kill_all_on(project_id)
+        for volume in self._volumes.opened():
+            await self._close_if_unused(parse_project_id(volume.project_id))
+        # (4) Now commands make sense.
+        self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        await self._server.start()
+        self._host_watch = asyncio.create_task(self._watch_host_space())
+
+    async def stop(self) -> None:
+        """Stop answering and watching. Computes and volumes stay."""
+        await self._server.stop()
+        tasks = [*self._tasks, *([self._host_watch] if self._host_watch else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._computes.__aexit__(None, None, None)
+        await self._volumes.stop()
+
+    async def stop_everything(self) -> None:
+        """Stop every compute and close every volume. One that fails does not keep the others from it."""
+        projects = {parse_project_id(volume.project_id) for volume in self._volumes.opened()}
+        results = await asyncio.gather(*(self._stop_project(each) for each in projects), return_exceptions=True)
+        for project_id, result in zip(projects, results, strict=True):
+            if isinstance(result, BaseException):
+                log.error("the volume of %s could not be closed: %s", project_id, result)
+
+    async def _answer(self, connection: Connection, command: AnyCommand) -> Any:
+        """The one door. Who calls was established by the kernel; what a name may be, by `base/ids.py`."""
+        # (1) Root may look (`doctor`, `status`); only the API may change.
+        if connection.peer.service is not Service.API and not isinstance(command, _READ_ONLY):
+            raise ForbiddenError(f"{connection.peer.service} may not send {type(command).__name__}")
+        # (2) Parse every name again, then act.
+        match command:
+            case CreateVolume():
+                return await self._create_volume(command)
+            case DeleteVolume():
+                return await self._delete_volume(parse_project_id(command.project_id))
+            case CloseVolume():
+                return await self._close_volume(parse_project_id(command.project_id))
+            case StartCompute():
+                return await self._start_compute(command.spec)
+            case StopCompute():
+                return await self._stop_compute(parse_endpoint_id(command.endpoint_id), command.close_volume)
+            case GetStatus():
+                return await self._status()
+            case GetVolume():
+                return self._volumes.info(parse_project_id(command.project_id))
+            case unreachable:
+                assert_never(unreachable)
+
+    async def _create_volume(self, command: CreateVolume) -> VolumeInfo:
+        project_id, branch_id = parse_project_id(command.project_id), parse_branch_id(command.branch_id)
+        uid = _checked_uid(command.uid)
+        if not VOLUME_BYTES_MIN <= command.size_bytes <= VOLUME_BYTES_MAX:
+            raise BadRequestError(f"a volume of {command.size_bytes} bytes")
+        engine = self._engines.get(command.pg_version)
+        await self._engines.ensure_template(engine)
+
+        def fill(mountpoint: Path) -> None:
+            data = _data_directory(mountpoint, branch_id)
+            data.parent.mkdir(mode=0o700, parents=True)
+            self._engines.populate(engine, data, uid)
+            headroom.make_wal_ahead(data, uid)
+
+        async with self._locks[project_id]:
+            if not self._volumes.exists(project_id):
+                self._require_host_space(HOST_FREE_TO_CREATE_BYTES)
+            return await self._volumes.create(project_id, command.size_bytes, fill)
+
+    async def _delete_volume(self, project_id: ProjectId) -> Done:
+        async with self._locks[project_id]:
+            await self._stop_all_on(project_id)
+            await self._volumes.destroy(project_id)
+            self._project_of = {name: project for name, project in self._project_of.items() if project != project_id}
+        return Done()
+
+    async def _close_volume(self, project_id: ProjectId) -> Done:
+        async with self._locks[project_id]:
+            if running := self._running_on(project_id):
+                raise ConflictError(f"compute {running[0].endpoint_id} runs on the volume of {project_id}")
+            await self._volumes.close(project_id)
+        return Done()
+
+    async def _start_compute(self, spec: ComputeSpec) -> ComputeInfo:
+        project_id, branch_id = parse_project_id(spec.project_id), parse_branch_id(spec.branch_id)
+        parse_endpoint_id(spec.endpoint_id)
+        uid = _checked_uid(spec.uid)
+        # Before the lock: a stop that arrives while this start is under way must find the project, and wait.
+        self._project_of[spec.endpoint_id] = project_id
+        async with self._locks[project_id]:
+            for compute in self._running_on(project_id):
+                if compute.endpoint_id == spec.endpoint_id:
+                    return compute
+            self._require_host_space(HOST_FREE_TO_START_BYTES)
+            mountpoint = await self._volumes.open(project_id)
+            try:
+                await asyncio.to_thread(_make_wal_ahead, _data_directory(mountpoint, branch_id), uid)
+                return await self._computes.start(spec, mountpoint)
+            except BaseException:
+                with contextlib.suppress(CloisterError):
+                    await self._close_unused(project_id)
+                raise
+
+    async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
+        project_id = self._project_of.get(endpoint_id)
+        if project_id is None:
+            return Done()
+        async with self._locks[project_id]:
+            await self._computes.stop(endpoint_id)
+            if close_volume:
+                await self._close_unused(project_id)
+        return Done()
+
+    async def _status(self) -> NodeStatus:
+        driver = self._volumes.driver
+        return NodeStatus(
+            computes=self._computes.running(),
+            volumes=self._volumes.opened(),
+            driver=driver.name,
+            opener=driver.opener_name,
+            cipher=await self._volumes.ciphers(),
+            engines=self._engines.versions(),
+            free_bytes=self._host_free_bytes(),
+            cgroup=self._computes.limits_description(),
+        )
+
+    def _on_compute_exited(self, event: ComputeExited) -> None:
+        self._send(event)
+        project_id = self._project_of.get(event.endpoint_id)
+        if project_id is not None and not event.was_asked:
+            self._begin(self._after_crash(project_id))
+
+    async def _after_crash(self, project_id: ProjectId) -> None:
+        async with self._locks[project_id]:
+            if not self._running_on(project_id):
+                await self._volumes.release_reserve(project_id)
+                await self._close_unused(project_id)
+
+    def _on_volume_failed(self, project_id: ProjectId, reason: str) -> None:
+        self._begin(self._after_volume_failure(project_id, reason))
+
+    async def _after_volume_failure(self, project_id: ProjectId, reason: str) -> None:
+        """Its computes cannot go on; what they acknowledged was synced. The next start opens it anew."""
+        # Not under the project's lock yet: whoever holds that may be waiting for one of these computes.
+        await self._kill_all_on(project_id)
+        async with self._locks[project_id]:
+            await self._kill_all_on(project_id)
+            await self._volumes.discard(project_id)
+        self._send(VolumeFailed(project_id, reason))
+
+    async def _watch_host_space(self) -> None:
+        """Stop who writes when the host's disk is about to be full. Left alone, their writes would fail inside the
+        volumes: PostgreSQL would stop hard, and the control database with them."""
+        before: dict[ProjectId, int] = {}
+        while True:
+            await asyncio.sleep(HOST_CHECK_INTERVAL_S)
+            try:
+                before = await self._relieve_host(before)
+            except Exception:
+                log.exception("watching the host's disk")
+
+    async def _relieve_host(self, before: dict[ProjectId, int]) -> dict[ProjectId, int]:
+        """One check. Given the sizes of the open volumes at the check before; gives those of now, while they matter."""
+        free = self._host_free_bytes()
+        if free >= HOST_FREE_TO_START_BYTES:
+            return {}
+        sizes = {parse_project_id(volume.project_id): volume.image_bytes for volume in self._volumes.opened()}
+        if free < HOST_FREE_TO_WRITE_BYTES:
+            growing = [project_id for project_id, size in sizes.items() if size > before.get(project_id, size)]
+            log.error("%d bytes free for volumes: stopping the computes of %s", free, ", ".join(growing) or "nobody")
+            for project_id in growing:
+                await self._stop_project(project_id)
+        return sizes
+
+    async def _stop_project(self, project_id: ProjectId) -> None:
+        async with self._locks[project_id]:
+            await self._stop_all_on(project_id)
+            await self._volumes.close(project_id)
+
+    async def _stop_all_on(self, project_id: ProjectId) -> None:
+        for compute in self._running_on(project_id):
+            await self._computes.stop(compute.endpoint_id)
+
+    async def _kill_all_on(self, project_id: ProjectId) -> None:
+        await self._computes.kill_all_on(project_id)
+
+    async def _close_if_unused(self, project_id: ProjectId) -> None:
+        async with self._locks[project_id]:
+            await self._close_unused(project_id)
+
+    async def _close_unused(self, project_id: ProjectId) -> None:
+        if not self._running_on(project_id):
+            await self._volumes.close(project_id)
+
+    def _running_on(self, project_id: ProjectId) -> list[ComputeInfo]:
+        return [compute for compute in self._computes.running() if compute.project_id == project_id]
+
+    def _require_host_space(self, needed: int) -> None:
+        if (free := self._host_free_bytes()) < needed:
+            raise ExhaustedError(
+                f"{free} bytes are free on the file system of {self._paths.volumes}, {needed} are kept back",
+                public="the server's disk is almost full",
+            )
+
+    def _host_free_bytes(self) -> int:
+        space = os.statvfs(self._paths.volumes)
+        return space.f_bavail * space.f_frsize
+
+    def _send(self, event: AnyEvent) -> None:
+        for connection in list(self._server.connections):
+            connection.send_event(event)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that an event causes, rather than a command. `stop` ends it."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("after an event")
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _data_directory(mountpoint: Path, branch_id: BranchId) -> Path:
+    return mountpoint / "branches" / branch_id / "data"
+
+
+def _make_wal_ahead(data: Path, uid: int) -> None:
+    """Before a start, where it can be done: a full or a damaged cluster is PostgreSQL's to judge."""
+    try:
+        headroom.make_wal_ahead(data, uid)
+    except (OSError, CloisterError) as error:
+        log.info("no WAL segments made ahead in %s: %s", data, error)
+
+
+def _checked_uid(uid: int) -> int:
+    if not COMPUTE_UID_FIRST <= uid < COMPUTE_UID_FIRST + COMPUTE_UID_COUNT:
+        raise BadRequestError(f"uid {uid} is not a compute's")
+    return uid

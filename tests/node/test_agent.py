@@ -1,0 +1,459 @@
+"""What the agent does with volumes and computes, without either: plain directories, and computes that are a list."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import msgspec
+import pytest
+
+from cloister.base.errors import (
+    BadRequestError,
+    ConflictError,
+    ExhaustedError,
+    ForbiddenError,
+    InternalError,
+    NotFoundError,
+    UnprocessableError,
+)
+from cloister.base.identities import COMPUTE_UID_FIRST, Service
+from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id
+from cloister.base.rpc import Client, Command, Connection, Peer
+from cloister.base.settings import Settings
+from cloister.node import agent as agent_module
+from cloister.node.agent import NodeAgent
+from cloister.node.commands import (
+    AnyEvent,
+    CloseVolume,
+    ComputeExited,
+    ComputeInfo,
+    ComputeSpec,
+    CreateVolume,
+    DeleteVolume,
+    GetStatus,
+    GetVolume,
+    StartCompute,
+    StopCompute,
+)
+from cloister.node.volumes.plain import PlainDriver
+
+PROJECT, OTHER = new_project_id(), new_project_id()
+BRANCH, ENDPOINT, SECOND = new_branch_id(), new_endpoint_id(), new_endpoint_id()
+UID = COMPUTE_UID_FIRST + 7
+GIB = 1024**3
+
+
+class NoKeys:
+    async def unwrap(self, project_id: str, reason: str) -> int:
+        raise AssertionError("a plain volume has no key")
+
+
+class FakeEngines:
+    def versions(self) -> dict[int, str]:
+        return {18: "18.4"}
+
+    def get(self, major: int) -> int:
+        if major != 18:
+            raise UnprocessableError(public="not offered")
+        return major
+
+    async def ensure_template(self, engine: int) -> None:
+        await asyncio.sleep(0)
+
+    def populate(self, engine: int, data_dir: Path, uid: int) -> None:
+        (data_dir / "pg_wal").mkdir(parents=True)
+        (data_dir / "PG_VERSION").write_text("18")
+
+
+class FakeComputes:
+    def __init__(self, on_exit: Callable[[ComputeExited], None]) -> None:
+        self.on_exit = on_exit
+        self.infos: dict[str, ComputeInfo] = {}
+        self.left_over: list[ComputeInfo] = []
+        self.killed: list[str] = []
+        self.refusal: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
+        if self.refusal is not None:
+            raise self.refusal
+        assert (mountpoint / "branches" / spec.branch_id / "data" / "PG_VERSION").exists()
+        self.infos[spec.endpoint_id] = info = running(spec.endpoint_id)
+        return info
+
+    async def stop(self, endpoint_id: str) -> None:
+        self.end(endpoint_id, was_asked=True)
+
+    async def kill_all_on(self, project_id: str) -> None:
+        self.killed.append(project_id)
+        for endpoint_id in [name for name, info in self.infos.items() if info.project_id == project_id]:
+            self.end(endpoint_id, was_asked=False)
+
+    async def adopt(self) -> None:
+        self.infos = {info.endpoint_id: info for info in self.left_over}
+
+    def running(self) -> list[ComputeInfo]:
+        return list(self.infos.values())
+
+    def limits_description(self) -> str:
+        return "v2"
+
+    def end(self, endpoint_id: str, *, was_asked: bool) -> None:
+        if self.infos.pop(endpoint_id, None) is not None:
+            status = 0 if was_asked else 1
+            self.on_exit(ComputeExited(endpoint_id=endpoint_id, generation=1, was_asked=was_asked, exit_status=status))
+
+
+def running(endpoint_id: str, project_id: str = PROJECT) -> ComputeInfo:
+    return ComputeInfo(
+        endpoint_id=endpoint_id,
+        project_id=project_id,
+        branch_id=BRANCH,
+        generation=1,
+        socket_dir="/nowhere",
+        pid=1,
+    )
+
+
+def spec(endpoint_id: str = ENDPOINT) -> ComputeSpec:
+    return ComputeSpec(
+        endpoint_id=endpoint_id,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        pg_version=18,
+        uid=UID,
+        cpu_cores=1,
+        memory_bytes=GIB,
+    )
+
+
+CREATE = CreateVolume(project_id=PROJECT, branch_id=BRANCH, pg_version=18, uid=UID, size_bytes=GIB)
+
+
+class Node:
+    """An agent, its computes, and somebody who asks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.computes: FakeComputes
+
+        def make(on_exit: Callable[[ComputeExited], None]) -> FakeComputes:
+            self.computes = FakeComputes(on_exit)
+            return self.computes
+
+        self.settings = settings
+        self.agent = NodeAgent(settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make)
+
+    async def ask(self, command: Command[Any], caller: Service = Service.API) -> Any:
+        """As if `caller` had sent it; who it really is, is the RPC server's business and tested there."""
+        connection = cast("Connection", type("Caller", (), {"peer": Peer(1, 1, caller)})())
+        return await self.agent._answer(connection, cast("Any", command))
+
+    async def is_open(self) -> bool:
+        return bool((await self.ask(GetVolume(PROJECT))).is_open)
+
+    async def settled(self) -> None:
+        """Until everything that events caused is done."""
+        while self.agent._tasks:
+            await asyncio.gather(*self.agent._tasks)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 1)
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 1)
+    monkeypatch.setattr("cloister.node.volumes.headroom._allocate", lambda *_args, **_kwargs: None)
+    return Settings(state_dir=str(tmp_path), storage="plain")
+
+
+@pytest.fixture
+async def node(settings: Settings) -> AsyncIterator[Node]:
+    node = Node(settings)
+    await node.agent.start()
+    try:
+        yield node
+    finally:
+        await node.agent.stop()
+        shutil.rmtree(settings.paths.run, ignore_errors=True)
+
+
+async def test_the_life_of_a_project(node: Node) -> None:
+    created = await node.ask(CREATE)
+    assert (created.driver, created.opener, created.cipher) == ("plain", "none", "none")
+    assert not created.is_open
+    assert await node.ask(CREATE) == created
+
+    started = await node.ask(StartCompute(spec=spec()))
+    assert await node.ask(StartCompute(spec=spec())) == started
+    assert await node.is_open()
+
+    status = await node.ask(GetStatus())
+    assert status.computes == [started]
+    assert [volume.project_id for volume in status.volumes] == [PROJECT]
+    assert (status.engines, status.cgroup) == ({18: "18.4"}, "v2")
+
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert not await node.is_open()
+
+    await node.ask(DeleteVolume(PROJECT))
+    await node.ask(DeleteVolume(PROJECT))
+    with pytest.raises(NotFoundError):
+        await node.ask(GetVolume(PROJECT))
+
+
+async def test_a_volume_is_open_from_its_first_compute_to_its_last(node: Node) -> None:
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec(ENDPOINT)))
+    await node.ask(StartCompute(spec=spec(SECOND)))
+    with pytest.raises(ConflictError):
+        await node.ask(CloseVolume(PROJECT))
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert await node.is_open()
+    await node.ask(StopCompute(endpoint_id=SECOND, close_volume=False))
+    assert await node.is_open()
+    await node.ask(CloseVolume(PROJECT))
+    assert not await node.is_open()
+
+
+async def test_a_compute_that_ends_by_itself_closes_its_volume(node: Node) -> None:
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    node.computes.end(ENDPOINT, was_asked=False)
+    await node.settled()
+    assert not await node.is_open()
+
+
+async def test_a_compute_that_does_not_start_leaves_the_volume_closed(node: Node) -> None:
+    await node.ask(CREATE)
+    node.computes.refusal = InternalError("no such engine")
+    with pytest.raises(InternalError):
+        await node.ask(StartCompute(spec=spec()))
+    assert not await node.is_open()
+
+
+async def test_deleting_stops_what_runs(node: Node) -> None:
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    await node.ask(DeleteVolume(PROJECT))
+    assert node.computes.running() == []
+    assert list(node.settings.paths.volumes.iterdir()) == []
+
+
+async def test_a_failed_volume_takes_its_computes_with_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[AnyEvent] = []
+    monkeypatch.setattr(node.agent, "_send", events.append)
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    node.agent._on_volume_failed(PROJECT, "the volume daemon ended")
+    await node.settled()
+    assert node.computes.running() == []
+    assert [type(event).__name__ for event in events] == ["ComputeExited", "VolumeFailed"]
+    assert not await node.is_open()
+    await node.ask(StartCompute(spec=spec()))
+    assert await node.is_open()
+
+
+async def test_computes_found_without_their_volume_are_ended(settings: Settings) -> None:
+    node = Node(settings)
+    node.computes.left_over = [running(ENDPOINT, OTHER)]
+    await node.agent.start()
+    try:
+        assert node.computes.killed == [OTHER]
+        assert node.computes.running() == []
+    finally:
+        await node.agent.stop()
+
+
+async def test_a_compute_and_its_volume_are_adopted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Node(settings)
+    await first.agent.start()
+    await first.ask(CREATE)
+    await first.ask(StartCompute(spec=spec()))
+    opened = first.agent._volumes._opened[PROJECT]
+    await first.agent.stop()
+
+    monkeypatch.setattr(PlainDriver, "leftovers", lambda _self: {PROJECT, OTHER})
+    monkeypatch.setattr(PlainDriver, "adopt", lambda _self, project_id: opened if project_id == PROJECT else None)
+    node = Node(settings)
+    node.computes.left_over = first.computes.running()
+    await node.agent.start()
+    try:
+        assert node.computes.killed == [OTHER]
+        assert [info.endpoint_id for info in node.computes.running()] == [ENDPOINT]
+        await node.ask(StopCompute(endpoint_id=ENDPOINT))
+        assert not await node.is_open()
+    finally:
+        await node.agent.stop()
+
+
+async def test_an_open_volume_that_nobody_uses_is_closed_at_the_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Node(settings)
+    await first.agent.start()
+    await first.ask(CREATE)
+    await first.ask(StartCompute(spec=spec()))
+    opened = first.agent._volumes._opened[PROJECT]
+    await first.agent.stop()
+    monkeypatch.setattr(PlainDriver, "leftovers", lambda _self: {PROJECT})
+    monkeypatch.setattr(PlainDriver, "adopt", lambda _self, _project_id: opened)
+    node = Node(settings)
+    await node.agent.start()
+    try:
+        assert not await node.is_open()
+    finally:
+        await node.agent.stop()
+
+
+async def test_everything_is_stopped_at_the_end_of_the_platform(node: Node) -> None:
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    await node.agent.stop_everything()
+    assert node.computes.running() == []
+    assert not await node.is_open()
+
+
+@pytest.mark.parametrize("caller", [Service.AGENT, Service.GATEWAY, Service.KEYS])
+@pytest.mark.parametrize(
+    "command",
+    [
+        CREATE,
+        DeleteVolume(PROJECT),
+        CloseVolume(PROJECT),
+        StartCompute(spec=spec()),
+        StopCompute(endpoint_id=ENDPOINT),
+    ],
+    ids=lambda command: type(command).__name__,
+)
+async def test_only_the_api_may_change_anything(node: Node, caller: Service, command: Command[Any]) -> None:
+    with pytest.raises(ForbiddenError):
+        await node.ask(command, caller)
+
+
+async def test_root_may_look(node: Node) -> None:
+    await node.ask(CREATE)
+    assert (await node.ask(GetStatus(), Service.AGENT)).driver == "plain"
+    assert (await node.ask(GetVolume(PROJECT), Service.AGENT)).project_id == PROJECT
+
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../../etc",
+    "/etc/passwd",
+    "a/b",
+    "calm-forest-1234567",
+    "calm-forest-12345678\0",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+async def test_no_other_name_becomes_a_path(node: Node, name: str) -> None:
+    commands: list[Command[Any]] = [
+        msgspec.structs.replace(CREATE, project_id=name),
+        msgspec.structs.replace(CREATE, branch_id=name),
+        DeleteVolume(name),
+        CloseVolume(name),
+        GetVolume(name),
+        StartCompute(spec=msgspec.structs.replace(spec(), project_id=name)),
+        StartCompute(spec=msgspec.structs.replace(spec(), branch_id=name)),
+        StartCompute(spec=msgspec.structs.replace(spec(), endpoint_id=name)),
+        StopCompute(endpoint_id=name),
+    ]
+    for command in commands:
+        with pytest.raises(BadRequestError):
+            await node.ask(command)
+    assert list(node.settings.paths.volumes.iterdir()) == []
+
+
+@pytest.mark.parametrize("uid", [-1, 0, 1000, COMPUTE_UID_FIRST - 1, 2**32])
+async def test_no_other_uid_is_given_a_cluster_or_run(node: Node, uid: int) -> None:
+    for command in (
+        msgspec.structs.replace(CREATE, uid=uid),
+        StartCompute(spec=msgspec.structs.replace(spec(), uid=uid)),
+    ):
+        with pytest.raises(BadRequestError):
+            await node.ask(command)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1024, 2**63 - 1])
+async def test_no_absurd_size_is_made(node: Node, size: int) -> None:
+    with pytest.raises(BadRequestError):
+        await node.ask(msgspec.structs.replace(CREATE, size_bytes=size))
+
+
+async def test_a_version_that_is_not_offered_is_refused(node: Node) -> None:
+    with pytest.raises(UnprocessableError):
+        await node.ask(msgspec.structs.replace(CREATE, pg_version=15))
+
+
+async def test_a_host_disk_that_is_almost_full_takes_nothing_new(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 2**62)
+    with pytest.raises(ExhaustedError):
+        await node.ask(CREATE)
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 1)
+    await node.ask(CREATE)
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 2**62)
+    await node.ask(CREATE)  # twice is once, and needs no room
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 2**62)
+    with pytest.raises(ExhaustedError):
+        await node.ask(StartCompute(spec=spec()))
+    assert not await node.is_open()
+
+
+async def test_who_writes_to_an_almost_full_disk_is_stopped_and_who_reads_is_not(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    assert await node.agent._relieve_host({PROJECT: 0}) == {}  # there is room
+    assert await node.is_open()
+
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 2**62)
+    sizes = await node.agent._relieve_host({})
+    assert list(sizes) == [PROJECT]
+    monkeypatch.setattr(agent_module, "HOST_FREE_TO_WRITE_BYTES", 2**62)
+    await node.agent._relieve_host(sizes)
+    assert await node.is_open()
+    await node.agent._relieve_host({PROJECT: sizes[PROJECT] - 4096})
+    assert not await node.is_open()
+    assert node.computes.running() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent knows root as itself")
+async def test_the_socket_answers_root_and_pushes_events(node: Node) -> None:
+    received: asyncio.Queue[AnyEvent] = asyncio.Queue()
+    client = Client(node.settings.paths.agent_socket, events=AnyEvent, on_event=received.put_nowait)
+    try:
+        status = await client.call(GetStatus())
+        assert status.driver == "plain"
+        with pytest.raises(ForbiddenError):
+            await client.call(DeleteVolume(PROJECT))
+        event = ComputeExited(endpoint_id=ENDPOINT, generation=3, was_asked=False, exit_status=-9)
+        node.computes.on_exit(event)
+        assert await asyncio.wait_for(received.get(), 5) == event
+    finally:
+        await client.close()
+
+
+async def test_commands_of_one_project_wait_for_each_other(node: Node) -> None:
+    """A start that arrives during a stop finds the volume closed or open, never in between."""
+    await node.ask(CREATE)
+    asked: list[Awaitable[Any]] = []
+    for _ in range(10):
+        asked += [node.ask(StartCompute(spec=spec())), node.ask(StopCompute(endpoint_id=ENDPOINT))]
+    await asyncio.gather(*asked)
+    assert not await node.is_open()
+    assert node.computes.running() == []
