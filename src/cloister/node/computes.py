@@ -1,0 +1,435 @@
+"""The computes of this node: one PostgreSQL in its sandbox for each running endpoint.
+
+Starts, watches and stops them, and finds them again after the agent was killed. A compute outlives the agent: what must
+be known of it is in a record under `Paths.run`, its exit status is written by bubblewrap into a file, and who it is, is
+its pid with its start time. What must stay true:
+
+- at most one compute on a data directory, held by a lock that lasts as long as any process of it;
+- no compute outside its control group, none without a record (see `sandbox/launch.py`);
+- everything made for a compute is gone when `stop` returns or its exit is told: the volume can be closed at once.
+
+The disks are the volumes' business, the rights are the control plane's. Nothing here opens a connection to a tenant's
+server or reads a tenant's file; the data directory is entered only to unlink one name.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from cloister.base.clock import Clock, SystemClock
+from cloister.base.errors import ConflictError, InternalError, NotFoundError
+from cloister.base.ids import parse_branch_id, parse_endpoint_id, parse_project_id
+from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S
+from cloister.base.settings import Paths
+from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
+from cloister.node.postgres.engines import Engine, Engines
+from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR, Size, postgresql_conf
+from cloister.node.records import ProcessRecord, read_record, write_record
+from cloister.node.sandbox.bwrap import Sandbox
+from cloister.node.sandbox.cgroups import Cgroups, Group, Limits, detect
+from cloister.node.sandbox.launch import Launch, Launched, ended, launch
+from cloister.node.sandbox.launch import program_of as launched_by
+from cloister.node.sandbox.mounts import Room
+
+_log: Final = logging.getLogger(__name__)
+
+IMMEDIATE_STOP_TIMEOUT_S: Final = 5.0
+# An immediate shutdown writes nothing; beyond this the process hangs in the kernel or is stopped.
+
+STARTUP_S: Final = 2.0
+STARTUP_CPU_CORES: Final = 2.0
+# A quarter of a CPU would make a 30 ms start take 120 ms. Until it is up, a compute may use this much.
+
+LOG_BYTES_MAX: Final = 4 * 1024**2
+LOG_CHECK_INTERVAL_S: Final = 30.0
+# PostgreSQL's own log lies on the tenant's volume and in the tenant's quota. Two files of this size are enough for a
+# person; a compute that writes faster than the check loses the older part.
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new agent needs."""
+
+    info: ComputeInfo
+    cpu_cores: float
+    branch_dir: str
+    monitor: ProcessRecord
+    program: ProcessRecord | None = None
+    """None while it is being launched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One to be started."""
+
+    spec: ComputeSpec
+    size: Size
+    branch_dir: Path
+    room: Room
+    config: str
+
+
+@dataclass(slots=True)
+class _Compute:
+    """One that runs."""
+
+    info: ComputeInfo
+    launched: Launched
+    group: Group
+    room: Room
+    branch_dir: Path
+    cpu_cores: float
+    was_asked: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Computes:
+    """Use as an asynchronous context: leaving it ends the watching, not the computes."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        engines: Engines,
+        on_exit: Callable[[ComputeExited], None],
+        *,
+        cgroups: Cgroups | None = None,
+        clock: Clock | None = None,
+        extra_readable: dict[str, Path] | None = None,
+    ) -> None:
+        """`extra_readable` is for tests of the sandbox: more to bind, read-only, path inside → outside."""
+        self._paths = paths
+        self._engines = engines
+        self._on_exit = on_exit
+        self._cgroups = cgroups if cgroups is not None else detect(paths.instance)
+        self._clock = clock if clock is not None else SystemClock()
+        self._extra_readable = extra_readable or {}
+        self._records = paths.run / "compute-records"
+        self._computes: dict[str, _Compute] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def limits_description(self) -> str:
+        """For NodeStatus.cgroup."""
+        return self._cgroups.describe()
+
+    def running(self) -> list[ComputeInfo]:
+        return [compute.info for compute in self._computes.values()]
+
+    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
+        """Start PostgreSQL on `mountpoint/branches/BRANCH_ID/data`. Returns when it is spawned; already running is its
+        ComputeInfo. Raises UnprocessableError (version, settings), ConflictError (the branch has a compute)."""
+        endpoint_id = parse_endpoint_id(spec.endpoint_id)
+        branch_dir = mountpoint / "branches" / parse_branch_id(spec.branch_id)
+        parse_project_id(spec.project_id)
+        async with self._locks.setdefault(endpoint_id, asyncio.Lock()):
+            if (running := self._computes.get(endpoint_id)) is not None:
+                if running.info.branch_id != spec.branch_id:
+                    raise ConflictError(f"{endpoint_id} runs on {running.info.branch_id}")
+                return running.info
+            engine = self._engines.get(spec.pg_version)
+            await self._engines.ensure_root(engine)
+            compute = await self._launch(spec, engine, branch_dir)
+            self._watch(compute, starts=True)
+            return compute.info
+
+    async def stop(self, endpoint_id: str) -> None:
+        """Fast shutdown; then without a checkpoint; then by force. When it returns nothing of the compute is left. Not
+        running is success."""
+        compute = self._computes.get(endpoint_id)
+        if compute is None:
+            return
+        compute.was_asked = True
+        for sig, patience_s in ((signal.SIGINT, COMPUTE_STOP_TIMEOUT_S), (signal.SIGQUIT, IMMEDIATE_STOP_TIMEOUT_S)):
+            compute.launched.program.signal(sig)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await compute.gone.wait()
+                return
+            _log.warning("%s did not end within %.0f s of %s", endpoint_id, patience_s, sig.name)
+        await self._kill(compute)
+
+    async def kill_all_on(self, project_id: str) -> None:
+        """Their volume is lost: no shutdown can be written. They count as crashed, not as stopped."""
+        doomed = [compute for compute in self._computes.values() if compute.info.project_id == project_id]
+        for compute in doomed:
+            compute.launched.program.signal(signal.SIGKILL)
+        for compute in doomed:
+            await self._kill(compute)
+
+    async def adopt(self) -> None:
+        """After the agent was started again: watch what still runs, tear down what does not, and report its exit."""
+        for path in sorted(self._records.glob("ep-*.json")):
+            record = read_record(path, _Record)
+            if record is None:
+                path.unlink()
+                continue
+            endpoint_id = record.info.endpoint_id
+            program = record.program or launched_by(record.monitor, self._status_path(endpoint_id))
+            if program is None:  # It never came to be.
+                record.monitor.signal(signal.SIGKILL)
+                await self._tear_down(endpoint_id)
+                continue
+            compute = _Compute(
+                info=record.info,
+                launched=Launched(record.monitor, program),
+                group=self._cgroups.find(endpoint_id),
+                room=Room(self._paths.computes / endpoint_id),
+                branch_dir=Path(record.branch_dir),
+                cpu_cores=record.cpu_cores,
+            )
+            if record.program is None and program.is_alive():
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(compute.group.attach, program.pid)
+            self._watch(compute, starts=False)
+        for name in self._cgroups.names():
+            if name not in self._computes:
+                await asyncio.to_thread(self._cgroups.find(name).kill)
+                await self._tear_down(name)
+        if self._paths.computes.is_dir():
+            for path in self._paths.computes.glob("ep-*"):
+                if path.name not in self._computes:
+                    await asyncio.to_thread(Room(path).clear)
+
+    async def _launch(self, spec: ComputeSpec, engine: Engine, branch_dir: Path) -> _Compute:
+        endpoint_id = spec.endpoint_id
+        room = Room(self._paths.computes / endpoint_id)
+        size = Size(
+            major=spec.pg_version,
+            memory_bytes=spec.memory_bytes,
+            cpu_cores=spec.cpu_cores,
+            volume_bytes=_size_of(branch_dir),
+        )
+        plan = _Plan(spec, size, branch_dir, room, postgresql_conf(size, spec.settings))
+        info = ComputeInfo(
+            endpoint_id=endpoint_id,
+            project_id=spec.project_id,
+            branch_id=spec.branch_id,
+            generation=self._next_generation(),
+            socket_dir=str(room.sockets),
+            pid=0,
+        )
+        record = _Record(info=info, cpu_cores=spec.cpu_cores, branch_dir=str(branch_dir), monitor=ProcessRecord(0, 0))
+        record_path = self._record_path(endpoint_id)
+
+        def on_spawn(monitor: ProcessRecord) -> None:
+            nonlocal record
+            record = msgspec.structs.replace(record, monitor=monitor)
+            write_record(record_path, record)
+
+        with contextlib.ExitStack() as fds:
+            try:
+                group, lock_fd, log_fd = await asyncio.to_thread(self._prepare, plan, fds)
+                launched = await launch(
+                    Launch(
+                        sandbox=self._sandbox(engine, spec, room),
+                        program=engine.command_line(),
+                        status_path=self._status_path(endpoint_id),
+                        log_fd=log_fd,
+                        lock_fd=lock_fd,
+                        group=group,
+                        processes_max=size.processes_max,
+                    ),
+                    on_spawn,
+                )
+            except ConflictError:
+                raise
+            except BaseException:
+                await self._tear_down(endpoint_id)
+                raise
+        info = msgspec.structs.replace(info, pid=launched.program.pid)
+        write_record(record_path, msgspec.structs.replace(record, info=info, program=launched.program))
+        return _Compute(info, launched, group, room, branch_dir, spec.cpu_cores)
+
+    def _prepare(self, plan: _Plan, fds: contextlib.ExitStack) -> tuple[Group, int, int]:
+        """Everything that must be there before the process is: its group, the lock and the log, both kept open by
+        `fds`. Blocking: a few hundred microseconds."""
+        spec, size, branch_dir = plan.spec, plan.size, plan.branch_dir
+        data = branch_dir / "data"
+        # (1) The directory above belongs to root, so `data` is what we made and cannot be swapped for a link.
+        if os.lstat(branch_dir).st_uid != 0 or not _is_directory_of(data, spec.uid):
+            raise InternalError(f"{data} is not a data directory of uid {spec.uid}")
+        # (2) One compute per data directory. PostgreSQL's own check is blind here: another one would be in another
+        # process and IPC namespace.
+        lock_fd = os.open(branch_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fds.callback(os.close, lock_fd)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(f"{spec.branch_id} has a compute already", public="the branch has a compute") from None
+        # (3) Nothing runs, so a pid file is from a crash.
+        directory = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink("postmaster.pid", dir_fd=directory)
+        finally:
+            os.close(directory)
+        log_fd = _open_log(branch_dir)
+        fds.callback(os.close, log_fd)
+        path = self._config_path(spec.endpoint_id)
+        path.write_text(plan.config)
+        path.chmod(0o644)
+        group = self._cgroups.create(
+            spec.endpoint_id,
+            Limits(
+                memory_bytes=spec.memory_bytes,
+                cpu_cores=max(spec.cpu_cores, STARTUP_CPU_CORES),
+                processes=size.processes_max,
+            ),
+        )
+        plan.room.prepare(data, uid=spec.uid, shared_gid=self._engines.doors.shared_gid, memory_bytes=spec.memory_bytes)
+        return group, lock_fd, log_fd
+
+    def _sandbox(self, engine: Engine, spec: ComputeSpec, room: Room) -> Sandbox:
+        return Sandbox(
+            root=engine.root,
+            uid=spec.uid,
+            writable={
+                DATA_DIR: room.data,
+                SOCKET_DIR: room.sockets,
+                "/dev/shm": room.shared_memory,  # noqa: S108 - a place inside
+            },
+            readable={
+                f"{CONFIG_DIR}/postgresql.conf": self._config_path(spec.endpoint_id),
+                **self._extra_readable,
+            },
+        )
+
+    def _watch(self, compute: _Compute, *, starts: bool) -> None:
+        self._computes[compute.info.endpoint_id] = compute
+        watcher = self._tasks.create_task(self._attend(compute, starts=starts))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _attend(self, compute: _Compute, *, starts: bool) -> None:
+        """From its start to the end of everything that was made for it. Nothing that goes wrong with one compute may
+        end the watching of the others, so it catches all."""
+        endpoint_id = compute.info.endpoint_id
+        exit_status = -9
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                upkeep = tasks.create_task(self._keep_up(compute, starts=starts))
+                exit_status = await ended(compute.launched, self._status_path(endpoint_id))
+                upkeep.cancel()
+        except Exception:
+            _log.exception("watching %s", endpoint_id)
+        try:
+            # Its end is the end of all its processes, for it is process 1 of them; the group is asked to make sure.
+            await self._tear_down(endpoint_id)
+        except Exception:
+            _log.exception("clearing up after %s", endpoint_id)
+        self._computes.pop(endpoint_id, None)
+        compute.gone.set()
+        self._on_exit(
+            ComputeExited(
+                endpoint_id=endpoint_id,
+                generation=compute.info.generation,
+                was_asked=compute.was_asked,
+                exit_status=exit_status,
+            )
+        )
+
+    async def _keep_up(self, compute: _Compute, *, starts: bool) -> None:
+        """Housekeeping, which may fail and must not end the watching."""
+        if starts:
+            await asyncio.sleep(STARTUP_S)
+        try:
+            compute.group.set_cpu(compute.cpu_cores)
+        except OSError as error:
+            _log.warning("the CPU limit of %s could not be set: %s", compute.info.endpoint_id, error)
+        while True:
+            await asyncio.sleep(LOG_CHECK_INTERVAL_S)
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(_shorten_log, compute.branch_dir)
+
+    async def _kill(self, compute: _Compute) -> None:
+        compute.launched.program.signal(signal.SIGKILL)
+        await asyncio.to_thread(compute.group.kill)
+        await compute.gone.wait()
+
+    async def _tear_down(self, endpoint_id: str) -> None:
+        await asyncio.to_thread(self._remove_all, endpoint_id)
+
+    def _remove_all(self, endpoint_id: str) -> None:
+        """What was made for a compute, whose processes have ended. What is already gone is fine. The record is last:
+        while it is there, somebody will come back."""
+        Room(self._paths.computes / endpoint_id).clear()
+        group = self._cgroups.find(endpoint_id)
+        group.kill()
+        group.remove()
+        for path in (self._config_path(endpoint_id), self._status_path(endpoint_id), self._record_path(endpoint_id)):
+            path.unlink(missing_ok=True)
+
+    def _next_generation(self) -> int:
+        """Milliseconds since 1970, so it grows across restarts and reboots without being kept anywhere."""
+        now = int(self._clock.now().timestamp() * 1000)
+        return max([now, *(compute.info.generation + 1 for compute in self._computes.values())])
+
+    def _record_path(self, endpoint_id: str) -> Path:
+        return self._records / f"{endpoint_id}.json"
+
+    def _status_path(self, endpoint_id: str) -> Path:
+        return self._records / f"{endpoint_id}.status"
+
+    def _config_path(self, endpoint_id: str) -> Path:
+        return self._records / f"{endpoint_id}.conf"
+
+
+def _is_directory_of(path: Path, uid: int) -> bool:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path} is not there", public="the branch has no data directory") from None
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid
+
+
+def _size_of(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_frsize * found.f_blocks
+
+
+def _log_path(branch_dir: Path) -> Path:
+    return branch_dir / "postgres.log"
+
+
+def _open_log(branch_dir: Path) -> int:
+    """Root's file in root's directory: a compute can add to it and never read it, nor find it."""
+    path = _log_path(branch_dir)
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES_MAX:
+            path.replace(path.with_suffix(".log.1"))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _shorten_log(branch_dir: Path) -> None:
+    """Keep the newest part of a long log beside it, and let it start again. It is opened for appending, so the next
+    line goes to the new beginning."""
+    path = _log_path(branch_dir)
+    if (size := path.stat().st_size) <= LOG_BYTES_MAX:
+        return
+    with path.open("r+b") as log:
+        log.seek(size - LOG_BYTES_MAX // 4)
+        path.with_suffix(".log.1").write_bytes(log.read(LOG_BYTES_MAX // 4))
+        log.truncate(0)

@@ -1,0 +1,60 @@
+"""Who may log in to a compute, and as whom: pg_hba.conf, pg_ident.conf and the accounts that they name.
+
+A compute has one socket and two callers. The kernel says which uid is calling, and that is all the authentication
+there is inside: the gateway has checked the client's password before it connects.
+
+(1) `cloister_admin`, the bootstrap superuser, is for the API's process alone.
+(2) The gateway may log in as everybody else. It can never become a superuser, whatever a client asks it for.
+(3) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
+    the socket as the superuser.
+
+Physical replication matches no line, so it is refused: `all` does not include it.
+"""
+
+import grp
+from dataclasses import dataclass
+from typing import Final
+
+from cloister.base.identities import SHARED_GROUP, Service, uid_of
+
+ADMIN_ROLE: Final = "cloister_admin"
+
+PG_HBA: Final = f"""\
+# TYPE  DATABASE  USER            METHOD
+local   all       {ADMIN_ROLE}  peer map=platform
+local   all       all             peer map=gateway
+"""
+
+PG_IDENT: Final = f"""\
+# MAP     SYSTEM USER       DATABASE USER
+platform  {Service.API}      {ADMIN_ROLE}
+gateway   {Service.GATEWAY}  all
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The uids that may knock, and the group that lets them reach the socket."""
+
+    api_uid: int
+    gateway_uid: int
+    shared_gid: int
+
+    @classmethod
+    def of_host(cls) -> "Doors":
+        """Raises PreconditionError when the users do not exist."""
+        return cls(uid_of(Service.API), uid_of(Service.GATEWAY), grp.getgrnam(SHARED_GROUP).gr_gid)
+
+    def passwd(self) -> str:
+        """/etc/passwd inside: PostgreSQL looks up the caller's name in it, so a uid that is not here is nobody."""
+        nowhere = "/:/nonexistent"
+        return (
+            f"{Service.API}:x:{self.api_uid}:{self.shared_gid}::{nowhere}\n"
+            f"{Service.GATEWAY}:x:{self.gateway_uid}:{self.shared_gid}::{nowhere}\n"
+        )
+
+    def group(self) -> str:
+        return f"{SHARED_GROUP}:x:{self.shared_gid}:\n"
+
+
+NSSWITCH: Final = "passwd: files\ngroup: files\n"

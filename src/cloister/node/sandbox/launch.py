@@ -1,0 +1,260 @@
+"""Start a program in a sandbox, so that it is never outside its limits and never unknown to a later agent.
+
+The agent may be killed between any two lines. Therefore:
+
+(1) bubblewrap is spawned first and waits for its options. If the agent ends now, it reads none and exits.
+(2) Its limits are set and the caller writes down who it is (`on_spawn`).
+(3) It gets its options, builds the namespaces and tells the pid of the program-to-be.
+(4) While it builds mounts, that pid is moved into its control group. Only then it is let go and starts the program.
+
+Nothing is forked from this threaded process but by posix_spawn, and no Python runs in between.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import io
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.base.errors import NotFoundError, PreconditionError
+from cloister.node.records import ProcessRecord
+from cloister.node.sandbox import bwrap, seccomp
+from cloister.node.sandbox.bwrap import ARGS_FD, BLOCK_FD, INFO_FD, LOCK_FD, SECCOMP_FD, STATUS_FD, Sandbox
+from cloister.node.sandbox.cgroups import Group
+
+SETUP_TIMEOUT_S: Final = 10.0
+# Namespaces take 2 ms; a machine that is thrashing may take seconds.
+
+MONITOR_GRACE_S: Final = 2.0
+# bubblewrap notices the end of its child at once. Beyond this it is stopped or stuck.
+
+OPEN_FILES_MAX: Final = 16_384
+# PostgreSQL keeps up to max_files_per_process (1 000) open per process and asks before it takes more.
+
+_SPARE_FD_FIRST: Final = 64
+# Above every number a descriptor gets in the child, so that arranging one does not overwrite another.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    sandbox: Sandbox
+    program: list[str]
+    status_path: Path
+    """Where bubblewrap writes how it ended."""
+    log_fd: int
+    """Standard output and error."""
+    lock_fd: int | None = None
+    """Held open by the program and its children: a lock on it lasts as long as any of them. Never a directory, for
+    `..` of a directory outside leads out of the sandbox."""
+    input_fd: int | None = None
+    group: Group
+    processes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    monitor: ProcessRecord
+    """bubblewrap, outside: it waits for the program and writes down its exit status."""
+    program: ProcessRecord
+    """Process 1 inside."""
+
+
+class _Info(msgspec.Struct):
+    child_pid: int = msgspec.field(name="child-pid")
+
+
+def _program(info: bytes) -> ProcessRecord:
+    if not info:
+        raise PreconditionError("bubblewrap ended before it made a sandbox", public="this host cannot make a sandbox")
+    return ProcessRecord.of(msgspec.json.decode(info, type=_Info).child_pid)
+
+
+class _Status(msgspec.Struct):
+    child_pid: int | None = msgspec.field(name="child-pid", default=None)
+    exit_code: int | None = msgspec.field(name="exit-code", default=None)
+
+
+async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Launched:
+    """Returns when the program is about to be started. Raises PreconditionError when the host cannot sandbox."""
+    with contextlib.ExitStack() as files:
+        args_read, args_write = _pipe(files)
+        info_read, info_write = _pipe(files)
+        block_read, block_write = _pipe(files)
+        status = files.enter_context(io.FileIO(what.status_path, "w"))
+        null = files.enter_context(io.FileIO(os.devnull, "r"))
+        filter_ = files.enter_context(io.FileIO(seccomp.open_filter(), "r"))
+
+        # (1) Spawned, and waiting.
+        arranged = {
+            0: what.input_fd if what.input_fd is not None else null.fileno(),
+            1: what.log_fd,
+            2: what.log_fd,
+            ARGS_FD: args_read.fileno(),
+            STATUS_FD: status.fileno(),
+            INFO_FD: info_write.fileno(),
+            BLOCK_FD: block_read.fileno(),
+            SECCOMP_FD: filter_.fileno(),
+        }
+        if what.lock_fd is not None:
+            arranged[LOCK_FD] = what.lock_fd
+        monitor = _spawn(what, arranged)
+        for file in (args_read, info_write, block_read):
+            file.close()
+        try:
+            # (2) Limited, and written down.
+            _limit(monitor.pid, what.processes_max)
+            on_spawn(monitor)
+            # (3) Told what to build.
+            args_write.write(b"".join(os.fsencode(word) + b"\0" for word in bwrap.options(what.sandbox)))
+            args_write.close()
+            async with asyncio.timeout(SETUP_TIMEOUT_S):
+                info = await _read_to_end(info_read.fileno())
+                program = _program(info)
+                # (4) Inside its group, and let go.
+                await asyncio.to_thread(what.group.attach, program.pid)
+            block_write.write(b"1")
+        except BaseException:
+            _abandon(monitor)
+            raise
+        return Launched(monitor, program)
+
+
+async def ended(launched: Launched, status_path: Path) -> int:
+    """Wait for the program's end. Its exit code as os.waitstatus_to_exitcode gives it, read from what bubblewrap wrote,
+    for the program is no child of ours; -9 if nobody was left to write it."""
+    await launched.program.wait()
+    try:
+        async with asyncio.timeout(MONITOR_GRACE_S):
+            await launched.monitor.wait()
+    except TimeoutError:
+        launched.monitor.signal(signal.SIGKILL)
+        await launched.monitor.wait()
+    return exit_code(status_path)
+
+
+def exit_code(status_path: Path) -> int:
+    for status in _statuses(status_path):
+        if (code := status.exit_code) is not None:
+            return code if code <= 128 else 128 - code
+    return -9
+
+
+def program_of(monitor: ProcessRecord, status_path: Path) -> ProcessRecord | None:
+    """The program of a launch that its agent did not live to see the end of; None if there is none."""
+    if not monitor.is_alive():
+        return None
+    for status in _statuses(status_path):
+        if status.child_pid is not None:
+            with contextlib.suppress(NotFoundError, OSError):
+                program = ProcessRecord.of(status.child_pid)
+                if str(program.pid) in _children(monitor.pid):
+                    return program
+    return None
+
+
+def _statuses(status_path: Path) -> list[_Status]:
+    """What bubblewrap wrote: JSON objects, one a line; first the pid of its child, at the end the exit code as a shell
+    would tell it."""
+    statuses = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in status_path.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                statuses.append(msgspec.json.decode(line, type=_Status))
+    return statuses
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _spawn(what: Launch, arranged: dict[int, int]) -> ProcessRecord:
+    path = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
+    if path is None:
+        raise PreconditionError(public="bwrap is missing: install bubblewrap")
+    # Whatever this process was itself started with would be inherited, and a descriptor leads past every wall.
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if (fd := int(entry.name)) > 2:
+                os.set_inheritable(fd, False)
+    with contextlib.ExitStack() as spares:
+        actions = []
+        for number, fd in arranged.items():
+            spare = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SPARE_FD_FIRST)
+            spares.callback(os.close, spare)
+            actions.append((os.POSIX_SPAWN_DUP2, spare, number))
+        pid = os.posix_spawn(
+            path,
+            ["bwrap", "--args", str(ARGS_FD), "--", *bwrap.command(what.sandbox, what.program)],
+            {},
+            file_actions=actions,
+            setsid=True,
+            setsigmask=[],
+            setsigdef=range(1, 32),
+        )
+    return ProcessRecord.of(pid)
+
+
+def _abandon(monitor: ProcessRecord) -> None:
+    """End a launch halfway. The end of the pipe that holds the program back would let it go, so it dies first; while
+    bubblewrap is stopped, it cannot make another."""
+    monitor.signal(signal.SIGSTOP)
+    with contextlib.suppress(OSError):
+        for pid in _children(monitor.pid):
+            os.kill(int(pid), signal.SIGKILL)
+    monitor.signal(signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(monitor.pid, 0)
+
+
+def _limit(pid: int, processes_max: int) -> None:
+    """What a control group does not limit, or what must hold where there is none."""
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES_MAX),
+        # Counts all of a uid, so all branches of a project: a last resort, the group's own limit is exact.
+        (resource.RLIMIT_NPROC, processes_max * 8),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+    ):
+        resource.prlimit(pid, limit, (value, value))
+    # Before the platform's own processes, when the host itself runs out of memory.
+    Path(f"/proc/{pid}/oom_score_adj").write_text("300")
+
+
+async def _read_to_end(fd: int) -> bytes:
+    """Everything that is written to a pipe until the other end is closed."""
+    loop = asyncio.get_running_loop()
+    finished: asyncio.Future[None] = loop.create_future()
+    chunks: list[bytes] = []
+    os.set_blocking(fd, False)
+
+    def on_readable() -> None:
+        try:
+            chunk = os.read(fd, 4096)
+        except BlockingIOError:
+            return
+        if chunk:
+            chunks.append(chunk)
+        elif not finished.done():
+            finished.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await finished
+    finally:
+        loop.remove_reader(fd)
+    return b"".join(chunks)
+
+
+def _pipe(files: contextlib.ExitStack) -> tuple[io.FileIO, io.FileIO]:
+    read, write = os.pipe()
+    return files.enter_context(io.FileIO(read, "r")), files.enter_context(io.FileIO(write, "w"))
