@@ -140,6 +140,17 @@ class TestFiles:
         found = files.decide(files.look(path), os.getuid() + 1, os.getgid() + 1, 0o777)
         assert len(found) == 3
 
+    def test_every_private_file_among_the_certificates_is_looked_at(self, tmp_path: Path) -> None:
+        """The links to the served pair are not: their targets are, and those of earlier pairs too."""
+        paths = Settings(state_dir=str(tmp_path)).paths
+        for name in ("generations/1/key.pem", "generations/1/chain.pem", "authority/root-and-key.pem", "ca.pem"):
+            (paths.certificates / name).parent.mkdir(parents=True, exist_ok=True)
+            (paths.certificates / name).write_text("x")
+        (paths.certificates / "current").symlink_to("generations/1")
+        (paths.certificates / "key.pem").symlink_to("current/key.pem")
+        found = [str(path.relative_to(paths.certificates)) for path in files._private_certificates(paths)]
+        assert found == ["authority/root-and-key.pem", "generations/1/key.pem"]
+
 
 class TestEncryption:
     GOOD = Header("aes-xts-plain64", 512, is_clear=False)
@@ -168,6 +179,17 @@ class TestEncryption:
     def test_a_file_too_short_to_be_an_image(self, tmp_path: Path) -> None:
         (tmp_path / "v").write_bytes(b"LUKS")
         assert volumes.read_header(tmp_path / "v") is None
+
+    def test_a_volume_that_is_just_being_made(self, tmp_path: Path) -> None:
+        """An image without a header is excused only while there is nothing in it."""
+        subject = Subject(tmp_path, Settings(state_dir=str(tmp_path)))
+        (tmp_path / "volumes").mkdir()
+        image = tmp_path / "volumes" / "calm-forest-12345678.unfinished"
+        with image.open("wb") as file:
+            file.truncate(1 << 20)
+        assert [each.level for each in volumes.encryption(subject)] == [Level.OK]
+        image.write_bytes(b"XFSB" + b"secret" * 1000)
+        assert [each.level for each in volumes.encryption(subject)] == [Level.FAIL]
 
     def test_plain_storage_is_said_loudly(self, tmp_path: Path) -> None:
         subject = Subject(tmp_path, Settings(state_dir=str(tmp_path), storage="plain"))

@@ -10,7 +10,7 @@ from cloister.base.identities import SHARED_GROUP, Service, gid_of, uid_of
 from cloister.base.settings import Paths
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok
 
-PUBLIC: Final = frozenset({"ca.pem", "chain.pem", "intermediate.pem"})
+PUBLIC: Final = frozenset({"ca.pem", "chain.pem"})
 """Files among the certificates that everybody may read: they hold no private key."""
 
 

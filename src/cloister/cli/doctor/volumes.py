@@ -11,6 +11,9 @@ CIPHER: Final = "aes-xts-plain64"
 KEY_BITS: Final = 512
 # XTS takes two keys of 256 bits each.
 
+UNFINISHED: Final = ".unfinished"
+"""How an image is called until it is formatted (node/volumes/encrypted.py)."""
+
 _MAGIC: Final = b"LUKS\xba\xbe"
 _HEADER: Final = struct.Struct(">6sH32s32s32sII")
 # LUKS1: magic, version, cipher, mode, hash, first payload sector, bytes of the key.
@@ -33,8 +36,13 @@ def encryption(subject: Subject) -> list[Finding]:
         return [
             warning("encryption", "storage is plain: NOTHING IS ENCRYPTED", "for tenants' data use `--storage luks`")
         ]
-    images = sorted(path for path in settings.paths.volumes.iterdir() if path.is_file())
-    return [decide({path.name: read_header(path) for path in images})]
+    headers = {}
+    for path in sorted(settings.paths.volumes.iterdir()):
+        header = read_header(path)
+        if header is None and path.name.endswith(UNFINISHED) and _is_empty(path):
+            continue  # a volume in the first milliseconds of its making: there is nothing in it
+        headers[path.name] = header
+    return [decide(headers)]
 
 
 def decide(headers: dict[str, Header | None]) -> Finding:
@@ -68,6 +76,11 @@ def read_header(path: Path) -> Header | None:
         cipher, key_bits, payload_sector = parsed
         image.seek(payload_sector * _SECTOR)
         return Header(cipher, key_bits, is_clear=image.read(4) == b"XFSB")
+
+
+def _is_empty(path: Path) -> bool:
+    """Nothing was written to it: a file without a single block."""
+    return path.stat().st_blocks == 0
 
 
 def parse(raw: bytes) -> tuple[str, int, int] | None:
