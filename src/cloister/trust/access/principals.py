@@ -1,6 +1,7 @@
 """Who asks."""
 
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 
@@ -19,3 +20,16 @@ class Principal:
     def actor(self) -> str:
         """As the audit log names it."""
         return f"user:{self.account_id}"
+
+
+class Calling(Protocol):
+    """Who asks, by which request, from where: what an audit event needs. `control.calling.Caller` is one."""
+
+    @property
+    def principal(self) -> Principal: ...
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...

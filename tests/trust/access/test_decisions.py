@@ -1,0 +1,138 @@
+"""Who may do what: the whole table, and what becomes of it when the rules are missing."""
+
+import os
+import re
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from cloister.base.errors import CloisterError, ForbiddenError, NotFoundError
+from cloister.trust.access.decisions import SHIPPED, Decider
+from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Principal
+
+HERE, ELSEWHERE = "org-calm-forest-12345678", "org-wild-river-12345678"
+PROJECT = "calm-forest-12345678"
+SOMEBODY_ELSE = UUID(int=2)
+
+ADMIN_ONLY = {Permission.PROJECT_DELETE}
+"""What a member may not. Everything else in Permission a member may; a new permission must be put on one side."""
+
+
+def principal(memberships: dict[str, str]) -> Principal:
+    return Principal(UUID(int=1), 1, "ada@example.com", "Ada", memberships)
+
+
+def outcome(who: Principal, permission: Permission, project_id: str | None, owner: UUID | None = None) -> str:
+    try:
+        DECIDER.authorize(who, permission, org_id=HERE, project_id=project_id, owner_id=owner)
+    except CloisterError as error:
+        return type(error).__name__
+    return "ok"
+
+
+DECIDER = Decider()
+
+
+@pytest.mark.parametrize("project_id", [None, PROJECT], ids=["organization", "project"])
+@pytest.mark.parametrize("permission", Permission)
+@pytest.mark.parametrize(
+    ("memberships", "expected", "expected_of_admins"),
+    [
+        ({HERE: "admin"}, "ok", "ok"),
+        ({HERE: "member"}, "ok", "ForbiddenError"),
+        ({HERE: "member", ELSEWHERE: "admin"}, "ok", "ForbiddenError"),
+        ({ELSEWHERE: "admin"}, "NotFoundError", "NotFoundError"),
+        ({HERE: "owner"}, "NotFoundError", "NotFoundError"),
+        ({}, "NotFoundError", "NotFoundError"),
+    ],
+    ids=["admin", "member", "member, admin elsewhere", "admin elsewhere", "unknown role", "stranger"],
+)
+def test_the_table(  # type: ignore[no-untyped-def]
+    memberships, expected: str, expected_of_admins: str, permission: Permission, project_id: str | None
+) -> None:
+    wanted = expected_of_admins if permission in ADMIN_ONLY else expected
+    assert outcome(principal(memberships), permission, project_id) == wanted
+
+
+@pytest.mark.parametrize(
+    ("memberships", "expected"),
+    [
+        ({HERE: "admin"}, "ok"),
+        ({HERE: "member"}, "ForbiddenError"),
+        ({HERE: "member", ELSEWHERE: "admin"}, "ForbiddenError"),
+        ({ELSEWHERE: "admin"}, "NotFoundError"),
+    ],
+)
+def test_other_peoples_api_keys_are_for_admins(memberships: dict[str, str], expected: str) -> None:
+    assert outcome(principal(memberships), Permission.API_KEY_MANAGE, None, SOMEBODY_ELSE) == expected
+
+
+def test_ids_are_never_read_as_policy_text() -> None:
+    nasty = 'x", principal == principal || "'
+    assert outcome(principal({nasty: "admin"}), Permission.PROJECT_READ, nasty) == "NotFoundError"
+    DECIDER.authorize(principal({nasty: "admin"}), Permission.PROJECT_DELETE, org_id=nasty, project_id="a\nb")
+
+
+def test_every_permission_is_an_action_of_the_schema_and_none_is_left_over() -> None:
+    schema = (SHIPPED / "schema.cedarschema").read_text()
+    assert set(re.findall(r'"([a-z_]+:[a-z_]+)"', schema)) == {permission.value for permission in Permission}
+
+
+def shipped_copy(directory: Path) -> Path:
+    for entry in SHIPPED.iterdir():
+        (directory / entry.name).write_text(entry.read_text())
+    return directory
+
+
+BREAKAGES = {
+    "no directory": lambda directory: directory / "nothing",
+    "no policy": lambda directory: [path.unlink() for path in directory.glob("*.cedar")] and directory,
+    "no schema": lambda directory: (directory / "schema.cedarschema").unlink() or directory,
+    "no syntax": lambda directory: (directory / "api_keys.cedar").write_text("permit (") and directory,
+    "not in the schema": lambda directory: (
+        (directory / "more.cedar").write_text('permit (principal, action == Action::"project:steal", resource);')
+        and directory
+    ),
+    "an attribute that may be absent": lambda directory: (
+        (directory / "more.cedar").write_text("forbid (principal, action, resource) when { resource.isFrozen };")
+        and directory
+    ),
+    "not text": lambda directory: (directory / "api_keys.cedar").write_bytes(b"\xff\xfe") and directory,
+    "a directory in place of a file": lambda directory: (directory / "more.cedar").mkdir() or directory,
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
+def test_rules_that_cannot_be_used_deny_everything(tmp_path: Path, breakage) -> None:  # type: ignore[no-untyped-def]
+    decider = Decider(breakage(shipped_copy(tmp_path)))
+    assert decider.problem
+    for permission in Permission:
+        with pytest.raises((ForbiddenError, NotFoundError)):
+            decider.authorize(principal({HERE: "admin"}), permission, org_id=HERE, project_id=PROJECT)
+
+
+def test_a_copy_of_the_rules_decides_like_the_rules(tmp_path: Path) -> None:
+    decider = Decider(shipped_copy(tmp_path))
+    assert decider.problem == ""
+    decider.authorize(principal({HERE: "admin"}), Permission.PROJECT_DELETE, org_id=HERE)
+
+
+def test_a_rule_that_fails_while_it_is_evaluated_denies(tmp_path: Path) -> None:
+    """Cedar itself would pass over it, and the permit beside it would stand."""
+    directory = shipped_copy(tmp_path)
+    (directory / "more.cedar").write_text(
+        "forbid (principal, action, resource is Project) when { 9223372036854775807 + 1 == 0 };"
+    )
+    decider = Decider(directory)
+    assert decider.problem == "", "it is well-formed"
+    with pytest.raises(NotFoundError):
+        decider.authorize(principal({HERE: "admin"}), Permission.PROJECT_READ, org_id=HERE, project_id=PROJECT)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_rules_that_may_not_be_read_deny(tmp_path: Path) -> None:
+    directory = shipped_copy(tmp_path)
+    (directory / "organizations.cedar").chmod(0)
+    assert Decider(directory).problem
