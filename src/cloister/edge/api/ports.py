@@ -12,25 +12,13 @@ from uuid import UUID
 from cloister.base.ids import OrgId, ProjectId
 from cloister.base.secret import Secret
 from cloister.control.calling import Caller
+from cloister.trust.access.keys import ApiKey
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """An API key as its holder sees it: everything but the key."""
-
-    id: int
-    name: str
-    account_id: UUID
-    account_name: str
-    created_at: datetime
-    last_used_at: datetime | None
-    last_used_from: str | None
 
 
 class ApiKeys(Protocol):

@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 
 from cloister.base.limits import CU_MAX
-from cloister.edge.api.ports import ApiKey, Member, Organization
+from cloister.edge.api.ports import Member, Organization
 from cloister.edge.api.wire.common import Moment, NextPage, Request, Wire, moment, optional_moment
+from cloister.trust.access.keys import ApiKey
 from cloister.trust.access.principals import Principal
 
 PLAN = "self-hosted"
