@@ -1,0 +1,240 @@
+"""Answers the gateways: who may log in where, and where the compute is.
+
+A look-up, in order:
+
+1. An endpoint that does not exist, and a role that cannot log in, get a mock verifier: stable per endpoint and role, of
+   the form of a real one, and doomed. It is computed for every look-up, so that those that need it take no longer.
+2. Running: the server's own pg_authid says, at most a second old. If it cannot be asked, nobody is let in.
+3. Asleep and clean: the copy taken at suspend says, and what was asked for through the API since.
+4. Asleep and not clean (it crashed): nobody can say until it has run again. The reconciler starts it by itself; a
+   stranger's look-up does not.
+5. The platform's own roles can never log in; `VALID UNTIL` and NOLOGIN are honoured here, before anything wakes.
+6. The IP allowlist comes with the route, so the gateway checks it before it listens to a password. One that cannot be
+   read allows nobody.
+
+What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may connect.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database
+from cloister.base.directory import AnyCommand, Compute, Frozen, Invalidate, LookUp, Record, Route, Wake
+from cloister.base.errors import BadRequestError, InvalidIdError, UnavailableError
+from cloister.base.identities import Service
+from cloister.base.ids import EndpointId, parse_endpoint_id, parse_identifier
+from cloister.base.rpc import Connection, Server
+from cloister.base.secret import Secret
+from cloister.base.settings import Paths
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.model import State
+from cloister.control.computes.runner import Runner
+from cloister.control.computes.sessions import Running
+from cloister.control.computes.verifiers import Verifiers
+from cloister.control.computes.wake import Waker
+from cloister.control.roles.names import is_platform_role
+from cloister.control.roles.server import RoleState
+from cloister.protocol.scram import Verifier
+from cloister.trust.audit import Action, Event, record
+
+EVENTS_MAX: Final = 2_000
+# In one message; a gateway that has more sends two.
+
+_CONNECTION_ACTIONS: Final = frozenset(
+    {Action.CONNECTION_OPENED, Action.CONNECTION_DENIED, Action.CONNECTION_CLOSED, Action.CONNECTION_CANCEL}
+)
+
+_ROUTE: Final = """
+SELECT e.id, e.project_id, e.branch_id, e.state, e.is_disabled, e.is_clean, e.socket_dir, e.generation,
+       v.pg_version, b.is_protected, p.settings,
+       r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until
+  FROM endpoint e
+  JOIN branch b ON b.id = e.branch_id
+  JOIN project p ON p.id = e.project_id
+  JOIN volume v ON v.project_id = e.project_id
+  LEFT JOIN pg_role r ON r.branch_id = e.branch_id AND r.name = $2
+ WHERE e.id = $1 AND e.deleted_at IS NULL AND b.deleted_at IS NULL AND p.deleted_at IS NULL
+"""
+
+
+class DirectoryServer:
+    def __init__(
+        self,
+        paths: Paths,
+        database: Database,
+        *,
+        runner: Runner,
+        waker: Waker,
+        verifiers: Verifiers,
+        mock_key: Secret[bytes],
+        clock: Clock,
+        allowed: frozenset[Service] = frozenset({Service.GATEWAY}),
+    ) -> None:
+        self._database = database
+        self._runner = runner
+        self._waker = waker
+        self._verifiers = verifiers
+        self._mock_key = mock_key
+        self._clock = clock
+        self._gateways: Gateways | None = None
+        self._server = Server(paths.directory_socket, AnyCommand, self._answer, allowed=allowed, on_connect=self._greet)
+
+    @property
+    def connections(self) -> set[Connection]:
+        return self._server.connections
+
+    def serve(self, gateways: Gateways) -> None:
+        """Where answers to a Freeze go."""
+        self._gateways = gateways
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    @staticmethod
+    def _greet(connection: Connection) -> None:
+        # Whatever it kept from before may have changed while it was not connected.
+        connection.send_event(Invalidate())
+
+    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | Compute | int:
+        match command:
+            case LookUp():
+                return await self.look_up(command)
+            case Wake():
+                return await self._waker.wake(
+                    parse_endpoint_id(command.endpoint_id), stale_generation=command.stale_generation
+                )
+            case Record():
+                return await self._record(command)
+            case Frozen():
+                assert self._gateways is not None
+                self._gateways.answered(connection, command)
+                return 0
+
+    async def look_up(self, command: LookUp) -> Route:
+        mock = str(Verifier.mock(command.endpoint, command.role, self._mock_key.reveal()))  # (1)
+        row = await self._row(command)
+        if row is None:
+            return Route(endpoint_id=command.endpoint[:100], is_known=False, is_doomed=True, verifier=mock)
+
+        running = _running(row)
+        if running is not None:  # (2)
+            role = await self._verifiers.of(running, command.role)
+        elif row["is_clean"] or row["state"] == State.INIT:  # (3)
+            role = _copied(row)
+        else:  # (4)
+            raise UnavailableError(f"{row['id']} crashed and has not been asked since")
+
+        verifier = self._verifier(role)  # (5)
+        return Route(
+            endpoint_id=row["id"],
+            project_id=row["project_id"],
+            branch_id=row["branch_id"],
+            is_known=True,
+            is_doomed=verifier is None,
+            verifier=verifier or mock,
+            allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
+            is_disabled=row["is_disabled"],
+            socket_dir=None if running is None else running.socket_dir,
+            generation=row["generation"],
+        )
+
+    async def _row(self, command: LookUp) -> Any | None:
+        try:
+            endpoint_id = parse_endpoint_id(command.endpoint)
+        except InvalidIdError:
+            return None
+        try:
+            role = parse_identifier("role name", command.role)
+        except InvalidIdError:
+            role = ""  # no role has this name
+        async with self._database.reading() as tx:
+            row = await tx.fetch_row(_ROUTE, endpoint_id, role)
+        if row is not None and _running(row) is not None and self._runner.is_changing(endpoint_id):
+            # It is being suspended, perhaps: the answer is what comes of that.
+            await self._runner.settled(endpoint_id)
+            async with self._database.reading() as tx:
+                row = await tx.fetch_row(_ROUTE, endpoint_id, role)
+        return row
+
+    def _verifier(self, role: RoleState | None) -> str | None:
+        if role is None or not role.can_login or is_platform_role(role.name):
+            return None
+        if role.valid_until is not None and role.valid_until <= self._clock.now():
+            return None
+        return role.verifier
+
+    async def _record(self, command: Record) -> int:
+        if not command.events:
+            return 0
+        if len(command.events) > EVENTS_MAX:
+            raise BadRequestError(f"{len(command.events)} events in one message")
+        events = []
+        for event in command.events:
+            if event.action not in _CONNECTION_ACTIONS:
+                raise BadRequestError(f"a gateway may not record {event.action[:50]!r}")
+            events.append(
+                Event(
+                    action=event.action,
+                    actor=f"role:{event.role}",
+                    at=event.at,
+                    outcome="denied" if event.action == Action.CONNECTION_DENIED else "ok",
+                    project_id=event.project_id,
+                    branch_id=event.branch_id,
+                    endpoint_id=event.endpoint_id,
+                    address=event.address,
+                    reason=event.reason,
+                    details={name: value for name in _DETAILS if (value := getattr(event, name)) not in ("", 0, False)},
+                )
+            )
+        async with self._database.transaction() as tx:
+            await record(tx, *events)
+        return len(events)
+
+
+_DETAILS: Final = (
+    "session_id", "database", "application_name", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
+    "was_cold",
+)  # fmt: skip
+
+
+class _Allowed(msgspec.Struct):
+    ips: list[str]
+    protected_branches_only: bool
+
+
+class _Access(msgspec.Struct):
+    """What of a project's settings decides who may knock. No defaults: what is missing denies."""
+
+    allowed_ips: _Allowed
+    block_public_connections: bool
+
+
+def allowed_ips(settings: str, *, is_protected: bool) -> list[str] | None:
+    """None: everybody may knock. An empty list: nobody."""
+    try:
+        access = msgspec.json.decode(settings, type=_Access)
+    except msgspec.MsgspecError:
+        return []
+    if access.block_public_connections:
+        return []
+    if not access.allowed_ips.ips or (access.allowed_ips.protected_branches_only and not is_protected):
+        return None
+    return access.allowed_ips.ips
+
+
+def _running(row: Any) -> Running | None:
+    """None also while the first configuration is not applied: a server that runs then is nobody's yet."""
+    if row["socket_dir"] is None or row["state"] == State.INIT:
+        return None
+    return Running(EndpointId(row["id"]), row["generation"], row["socket_dir"], row["pg_version"])
+
+
+def _copied(row: Any) -> RoleState | None:
+    if row["role"] is None:
+        return None
+    return RoleState(row["role"], row["verifier"], row["can_login"], row["valid_until"])

@@ -1,0 +1,135 @@
+"""The machines of endpoints: first start, start, suspend, delete.
+
+They decide little: `runner.py` and `suspend.py` make what they want idempotent and safe against everybody else. Starts
+take the resource `start:…` and everything else `endpoint:…`: a change of roles, which needs the compute awake, does not
+wait for the start that it would cause itself.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from cloister.base.database import Database, Transaction
+from cloister.base.ids import EndpointId
+from cloister.control.computes import store
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.model import State
+from cloister.control.computes.runner import Cause, Runner
+from cloister.control.computes.sessions import Sessions
+from cloister.control.computes.suspend import Suspender
+from cloister.control.operations.machine import Apply, Go, Machine, Outcome, Step
+from cloister.control.operations.model import Operation
+from cloister.control.roles import store as catalog
+from cloister.control.roles.names import TEMPLATE_DATABASE, TEMPLATE_ROLE
+
+START_RESOURCE: Final = "start:{}"
+ENDPOINT_RESOURCE: Final = "endpoint:{}"
+
+DEADLINE: Final = timedelta(minutes=5)
+# Recovery after a crash under heavy writing takes minutes at worst; a suspend waits for a checkpoint of it.
+
+_ACTOR: Final = "platform:operations"
+
+
+@dataclass(frozen=True, slots=True)
+class ComputesWorld:
+    """All that these machines may touch."""
+
+    database: Database
+    runner: Runner
+    suspender: Suspender
+    sessions: Sessions
+    gateways: Gateways
+
+
+async def start(operation: Operation, world: ComputesWorld) -> Outcome:
+    """Ends when the server accepts connections."""
+    started = await world.runner.start(_endpoint(operation), _cause(operation, "asked for"))
+    async with world.sessions.lasting(started.running):
+        return Go()
+
+
+async def unstart(operation: Operation, world: ComputesWorld) -> Apply:
+    """What did not come up for good is put to sleep in order; most often nothing runs by then."""
+    endpoint_id = _endpoint(operation)
+    await world.suspender.at_once(endpoint_id, _cause(operation, "start failed"))
+
+    async def apply(tx: Transaction) -> None:
+        await store.want(tx, endpoint_id, State.IDLE)
+
+    return apply
+
+
+async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
+    """Make the template's role and database those that the project was created with. Until this is committed the
+    endpoint is `init`, and nobody is told its socket.
+
+    Look: names are compared first, so what was renamed before a crash is left alone; setting a verifier twice is once.
+    """
+    endpoint_id = _endpoint(operation)
+    async with world.database.reading() as tx:
+        endpoint = (await store.placed(tx, endpoint_id)).endpoint
+        if endpoint.state is not State.INIT:
+            return Go()
+        roles = await catalog.roles_of(tx, endpoint.branch_id)
+        databases = await catalog.databases_of(tx, endpoint.branch_id)
+        first_database = databases[0]
+        first_role = next(role for role in roles if role.name == first_database.owner_name)
+        verifier = await catalog.pending_verifier(tx, endpoint.branch_id, first_role.name)
+
+    started = await world.runner.start(endpoint_id, _cause(operation, "first start"))
+    async with world.sessions.fresh(started.running) as server:
+        there = {role.name for role in await server.roles()}
+        if first_role.name not in there:
+            await server.rename_role(TEMPLATE_ROLE, first_role.name)
+        if verifier is not None:
+            await server.set_verifier(first_role.name, verifier)
+        if first_database.name not in {database.name for database in await server.databases()}:
+            await server.rename_database(TEMPLATE_DATABASE, first_database.name)
+
+    async def apply(tx: Transaction) -> None:
+        await catalog.settle_verifier(tx, endpoint.branch_id, first_role.name)
+        await store.configured(tx, endpoint_id)
+
+    return Go(apply=apply)
+
+
+async def stop_again(operation: Operation, world: ComputesWorld) -> Apply | None:
+    """A compute without its first configuration is of no use to anybody."""
+    await world.runner.halt(_endpoint(operation), _cause(operation, "first start failed"))
+    return None
+
+
+async def suspend(operation: Operation, world: ComputesWorld) -> Outcome:
+    await world.suspender.at_once(_endpoint(operation), _cause(operation, "asked for"))
+    return Go()
+
+
+async def delete(operation: Operation, world: ComputesWorld) -> Outcome:
+    """The row is marked already: nobody wakes it. What runs is suspended in order, for the branch keeps its roles."""
+    await world.suspender.at_once(_endpoint(operation), _cause(operation, "deleted"))
+    world.gateways.invalidate(endpoint_id=_endpoint(operation))
+    return Go()
+
+
+FIRST_START: Final[Machine[ComputesWorld]] = Machine(
+    "first_start", "start_compute", DEADLINE, (Step("start", start, stop_again), Step("configure", configure))
+)
+START: Final[Machine[ComputesWorld]] = Machine("start_compute", "start_compute", DEADLINE, (Step("start", start, unstart),))
+SUSPEND: Final[Machine[ComputesWorld]] = Machine(
+    "suspend_compute", "suspend_compute", DEADLINE, (Step("suspend", suspend),), has_rollback=False
+)
+DELETE: Final[Machine[ComputesWorld]] = Machine(
+    "delete_endpoint", "suspend_compute", DEADLINE, (Step("delete", delete),), has_rollback=False
+)
+
+MACHINES: Final = (FIRST_START, START, SUSPEND, DELETE)
+
+
+def _endpoint(operation: Operation) -> EndpointId:
+    assert operation.endpoint_id is not None
+    return EndpointId(operation.endpoint_id)
+
+
+def _cause(operation: Operation, reason: str) -> Cause:
+    return Cause(_ACTOR, reason, operation_id=operation.id)

@@ -1,0 +1,252 @@
+"""The verbs on endpoints. Each is one transaction: rows, operation, audit event."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import BusyError, ConflictError, PreconditionError, UnprocessableError
+from cloister.base.ids import BranchId, EndpointId, ProjectId, new_endpoint_id
+from cloister.control.calling import Caller
+from cloister.control.claims import claim_endpoint, claim_project, hold_project
+from cloister.control.computes import operations, store
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
+from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.computes.operations import ENDPOINT_RESOURCE, START_RESOURCE, ComputesWorld
+from cloister.control.operations.engine import Engine
+from cloister.control.operations.machine import Machine
+from cloister.control.operations.model import Operation
+from cloister.control.roles import store as catalog
+from cloister.trust.audit import Action, Event, record
+
+
+class EndpointService:
+    def __init__(self, database: Database, engine: Engine, gateways: Gateways, clock: Clock) -> None:
+        self._database = database
+        self._engine = engine
+        self._gateways = gateways
+        self._clock = clock
+
+    async def find(self, project_id: ProjectId, branch_id: BranchId | None = None) -> list[Endpoint]:
+        async with self._database.reading() as tx:
+            if branch_id is not None:
+                await catalog.branch_exists(tx, project_id, branch_id)
+            return await store.find(tx, project_id, branch_id)
+
+    async def get(self, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
+        async with self._database.reading() as tx:
+            return await store.get(tx, project_id, endpoint_id)
+
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewEndpoint) -> tuple[Endpoint, list[Operation]]:
+        if new.type != "read_write":
+            raise UnprocessableError(f"type {new.type[:40]!r}", public="only read_write endpoints are supported")
+        async with self._database.transaction() as tx:
+            # Everything else must be over, above all the end of an endpoint that was just deleted: two servers on one
+            # data directory, in namespaces that hide them from each other, would destroy it.
+            await claim_project(tx, project_id)
+            await catalog.branch_exists(tx, project_id, new.branch_id)
+            if await store.find(tx, project_id, new.branch_id):
+                raise ConflictError(f"{new.branch_id} has a writer", public="branch already has a read-write endpoint")
+            if await store.has_compute(tx, new.branch_id):
+                raise BusyError(f"a compute of {new.branch_id} still runs")
+            defaults = await store.defaults_of(tx, project_id)
+            endpoint = _new(project_id, new, defaults, await store.is_branch_clean(tx, new.branch_id), self._clock)
+            endpoint = await store.add(tx, endpoint)
+            started = [] if new.is_disabled else [await self._submit(tx, operations.START, endpoint)]
+            await record(tx, _event(Action.ENDPOINT_CREATE, caller, endpoint, started))
+        return endpoint, self._kicked(started)
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId, change: EndpointChange
+    ) -> tuple[Endpoint, list[Operation]]:
+        """Limits and settings apply at the next start; the suspend timeout at once; disabling suspends."""
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            old = await store.get(tx, project_id, endpoint_id)
+            wanted = _changed(old, change)
+            _check(wanted)
+            operations_: list[Operation] = []
+            if wanted.is_disabled and not old.is_disabled:
+                if await store.is_protected(tx, endpoint_id):
+                    raise UnprocessableError(
+                        f"{endpoint_id} is of a protected branch",
+                        public="cannot disable the endpoint of a protected branch",
+                    )
+                if old.socket_dir is not None:
+                    await claim_endpoint(tx, project_id, endpoint_id)
+                    operations_ = [await self._submit(tx, operations.SUSPEND, wanted)]
+            endpoint = await store.change(
+                tx,
+                endpoint_id,
+                min_cu=wanted.min_cu,
+                max_cu=wanted.max_cu,
+                suspend_timeout_seconds=wanted.suspend_timeout_seconds,
+                pg_settings=wanted.pg_settings,
+                is_disabled=wanted.is_disabled,
+            )
+            await record(tx, _event(Action.ENDPOINT_UPDATE, caller, endpoint, operations_, _differences(old, wanted)))
+        self._gateways.invalidate(endpoint_id=endpoint_id)
+        return endpoint, self._kicked(operations_)
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        async with self._database.transaction() as tx:
+            await claim_endpoint(tx, project_id, endpoint_id)
+            endpoint = await store.get(tx, project_id, endpoint_id)
+            if await store.is_protected(tx, endpoint_id):
+                raise UnprocessableError(
+                    f"{endpoint_id} is of a protected branch",
+                    public="cannot delete the endpoint of a protected branch",
+                )
+            if endpoint.state is State.INIT:
+                raise BusyError(f"{endpoint_id} was never started")
+            await store.delete(tx, endpoint_id)
+            operation = await self._submit(tx, operations.DELETE, endpoint)
+            await record(tx, _event(Action.ENDPOINT_DELETE, caller, endpoint, [operation]))
+        return endpoint, self._kicked([operation])
+
+    async def start(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        """Started already: nothing to do. Being started: that operation."""
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            endpoint = await store.get(tx, project_id, endpoint_id)
+            _refuse_disabled(endpoint)
+            operation = await self._engine.current(tx, START_RESOURCE.format(endpoint_id))
+            operations_ = [] if operation is None else [operation]
+            if operation is None and endpoint.state is not State.ACTIVE:
+                await claim_endpoint(tx, project_id, endpoint_id)
+                await store.want(tx, endpoint_id, State.ACTIVE)
+                machine = operations.FIRST_START if endpoint.state is State.INIT else operations.START
+                operations_ = [await self._submit(tx, machine, endpoint)]
+            await record(tx, _event(Action.ENDPOINT_START, caller, endpoint, operations_))
+        return endpoint, self._kicked(operations_)
+
+    async def suspend(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        """Asleep already: nothing to do."""
+        async with self._database.transaction() as tx:
+            await claim_endpoint(tx, project_id, endpoint_id)
+            endpoint = await store.get(tx, project_id, endpoint_id)
+            operations_: list[Operation] = []
+            if endpoint.socket_dir is not None:
+                operations_ = [await self._submit(tx, operations.SUSPEND, endpoint)]
+            await store.want(tx, endpoint_id, State.IDLE)
+            await record(tx, _event(Action.ENDPOINT_SUSPEND, caller, endpoint, operations_))
+        return endpoint, self._kicked(operations_)
+
+    async def restart(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        async with self._database.transaction() as tx:
+            await claim_endpoint(tx, project_id, endpoint_id)
+            endpoint = await store.get(tx, project_id, endpoint_id)
+            _refuse_disabled(endpoint)
+            if endpoint.state is State.INIT:
+                raise BusyError(f"{endpoint_id} was never started")
+            operations_: list[Operation] = []
+            if endpoint.socket_dir is not None:
+                operations_.append(await self._submit(tx, operations.SUSPEND, endpoint))
+            after = operations_[0] if operations_ else None
+            operations_.append(await self._submit(tx, operations.START, endpoint, after=after))
+            await record(tx, _event(Action.ENDPOINT_RESTART, caller, endpoint, operations_))
+        return endpoint, self._kicked(operations_)
+
+    async def _submit(
+        self,
+        tx: Transaction,
+        machine: Machine[ComputesWorld],
+        endpoint: Endpoint,
+        *,
+        after: Operation | None = None,
+    ) -> Operation:
+        is_start = machine in (operations.START, operations.FIRST_START)
+        return await self._engine.submit(
+            tx,
+            machine=machine.name,
+            project_id=endpoint.project_id,
+            branch_id=endpoint.branch_id,
+            endpoint_id=endpoint.id,
+            resource=(START_RESOURCE if is_start else ENDPOINT_RESOURCE).format(endpoint.id),
+            input={},
+            after=None if after is None else after.id,
+        )
+
+    def _kicked(self, operations_: list[Operation]) -> list[Operation]:
+        for operation in operations_:
+            self._engine.kick(operation.id)
+        return operations_
+
+
+def _new(project_id: ProjectId, new: NewEndpoint, defaults: store.Defaults, is_clean: bool, clock: Clock) -> Endpoint:
+    max_cu = new.max_cu if new.max_cu is not None else max(defaults.max_cu, new.min_cu or 0.0)
+    min_cu = new.min_cu if new.min_cu is not None else min(defaults.min_cu, max_cu)
+    timeout = new.suspend_timeout_seconds
+    endpoint = Endpoint(
+        id=new_endpoint_id(),
+        project_id=project_id,
+        branch_id=new.branch_id,
+        type=new.type,
+        min_cu=min_cu,
+        max_cu=max_cu,
+        suspend_timeout_seconds=defaults.suspend_timeout_seconds if timeout is None else timeout,
+        pg_settings=dict(defaults.pg_settings if new.pg_settings is None else new.pg_settings),
+        is_disabled=new.is_disabled,
+        desired=State.IDLE if new.is_disabled else State.ACTIVE,
+        state=State.IDLE,
+        generation=0,
+        socket_dir=None,
+        is_clean=is_clean,
+        started_at=None,
+        last_active_at=None,
+        suspended_at=None,
+        created_at=clock.now(),
+        updated_at=clock.now(),
+    )
+    _check(endpoint)
+    return endpoint
+
+
+def _changed(old: Endpoint, change: EndpointChange) -> Endpoint:
+    given = {name: value for name, value in dataclasses.asdict(change).items() if value is not None}
+    return dataclasses.replace(old, **given)
+
+
+def _check(endpoint: Endpoint) -> None:
+    check_compute_units(endpoint.min_cu, endpoint.max_cu)
+    check_suspend_timeout(endpoint.suspend_timeout_seconds)
+    check_pg_settings(endpoint.pg_settings)
+
+
+def _refuse_disabled(endpoint: Endpoint) -> None:
+    if endpoint.is_disabled:
+        raise PreconditionError(f"{endpoint.id} is disabled", public="endpoint is disabled")
+
+
+def _differences(old: Endpoint, new: Endpoint) -> dict[str, object]:
+    fields = ("min_cu", "max_cu", "suspend_timeout_seconds", "is_disabled", "pg_settings")
+    return {name: getattr(new, name) for name in fields if getattr(new, name) != getattr(old, name)}
+
+
+def _event(
+    action: Action,
+    caller: Caller,
+    endpoint: Endpoint,
+    operations_: list[Operation],
+    details: Mapping[str, object] | None = None,
+) -> Event:
+    return Event(
+        action=action,
+        actor=caller.principal.actor,
+        project_id=endpoint.project_id,
+        branch_id=endpoint.branch_id,
+        endpoint_id=endpoint.id,
+        operation_id=operations_[0].id if operations_ else "",
+        address=caller.address,
+        request_id=caller.request_id,
+        details=dict(details or {}),
+    )

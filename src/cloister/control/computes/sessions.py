@@ -1,0 +1,305 @@
+"""The platform's own sessions to running computes, as their superuser, over the compute's Unix socket.
+
+At the other end may be a server that its tenant has taken over, and this process serves everybody else too. So nothing
+here waits without an end, nothing is read without a bound, and nothing of a tenant runs with our rights:
+
+1. The session is in the database `postgres`, which belongs to the platform: no tenant's `ALTER DATABASE … SET`, schema or
+   event trigger is met there.
+2. What the startup packet sets wins over whatever a tenant could set for a database: an empty search path but pg_catalog,
+   no event triggers (PostgreSQL 17 and newer), timeouts for statements and locks, nothing of ours in the tenant's log.
+3. Opening, each query and each change have a time limit (`roles/catalog.py`).
+4. A server may send ANSWER_BYTES_MAX per use of a session; beyond that the socket is aborted.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+import asyncpg
+
+from cloister.base.errors import UnavailableError
+from cloister.base.ids import EndpointId
+from cloister.base.limits import WAKE_TIMEOUT_S
+from cloister.control.computes.idle import Activity
+from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood
+from cloister.control.roles.names import SUPERUSER
+from cloister.control.roles.server import Server
+
+_log = logging.getLogger(__name__)
+
+ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+# The largest honest answer, ROLES_READ_MAX roles, has about 3 MB.
+
+LOCK_TIMEOUT_MS: Final = 10_000
+# A tenant's open transaction may hold what a DROP OWNED needs; we do not queue before the tenant's own work for long.
+
+CATALOG_HOLD_S: Final = 1.0
+# To wait for somebody's uncommitted CREATE ROLE. It is not idle then; held clients should not wait for it.
+
+CLOSE_TIMEOUT_S: Final = 1.0
+
+_READY_POLL_S: Final = 0.01
+# A compute accepts some 20 ms after its start.
+
+_PORT: Final = 5432
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running compute, as far as a session must know."""
+
+    endpoint_id: EndpointId
+    generation: int
+    socket_dir: str
+    pg_version: int
+
+
+class ComputeServer(Server, Protocol):
+    """A running server, with what suspending takes beside roles and databases."""
+
+    async def activity(self) -> Activity: ...
+    async def checkpoint(self) -> None: ...
+    async def end_clients(self) -> None:
+        """End every session of a client, and return when they are gone: nothing can change after that but by us."""
+        ...
+
+    async def hold_catalog(self) -> None:
+        """From now until `release_catalog` or the end of the session, nobody changes a role or a database. Raises
+        UnavailableError while somebody is in the middle of it."""
+        ...
+
+    async def release_catalog(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+Opener = Callable[[Running], Awaitable[ComputeServer]]
+
+
+class Sessions:
+    """One lasting session per running compute, opened when first used, for what is asked often; and fresh ones for
+    changes, so that a slow CREATE DATABASE does not keep a client from logging in."""
+
+    def __init__(self, opener: Opener | None = None) -> None:
+        self._open = opener or open_server
+        self._lasting: dict[EndpointId, tuple[Running, ComputeServer]] = {}
+        self._locks: dict[EndpointId, asyncio.Lock] = {}
+
+    @contextlib.asynccontextmanager
+    async def lasting(self, running: Running) -> AsyncIterator[ComputeServer]:
+        """Raises UnavailableError if the server does not answer. A session in which anything went wrong is dropped."""
+        async with self._locks.setdefault(running.endpoint_id, asyncio.Lock()):
+            known = self._lasting.get(running.endpoint_id)
+            if known is None or known[0] != running:
+                await self._drop(running.endpoint_id)
+                known = running, await self._open(running)
+                self._lasting[running.endpoint_id] = known
+            try:
+                yield known[1]
+            except BaseException:
+                await self._drop(running.endpoint_id)
+                raise
+
+    @contextlib.asynccontextmanager
+    async def fresh(self, running: Running) -> AsyncIterator[ComputeServer]:
+        server = await self._open(running)
+        try:
+            yield server
+        finally:
+            await server.close()
+
+    async def close(self, endpoint_id: EndpointId) -> None:
+        """Before its compute is stopped, or after it died."""
+        await self._drop(endpoint_id)
+        self._locks.pop(endpoint_id, None)
+
+    async def close_all(self) -> None:
+        for endpoint_id in list(self._lasting):
+            await self.close(endpoint_id)
+
+    async def _drop(self, endpoint_id: EndpointId) -> None:
+        if (known := self._lasting.pop(endpoint_id, None)) is not None:
+            await known[1].close()
+
+
+class TenantServer(Catalog):
+    """The real server, over one asyncpg connection."""
+
+    def __init__(self, connection: Any, running: Running) -> None:
+        super().__init__(connection, self._in_database)
+        self._running = running
+
+    async def activity(self) -> Activity:
+        with understood():
+            row = await self._connection.fetchrow(_ACTIVITY, timeout=QUERY_TIMEOUT_S)
+        return Activity(
+            busy_backends=row["busy_backends"],
+            walsenders=row["walsenders"],
+            autovacuum_workers=row["autovacuum_workers"],
+            subscriptions=row["subscriptions"],
+            last_change_at=row["last_change_at"],
+            sessions=row["sessions"],
+            active_ms=row["active_ms"],
+        )
+
+    async def checkpoint(self) -> None:
+        with understood():
+            await self._connection.execute("CHECKPOINT", timeout=CHANGE_TIMEOUT_S)
+
+    async def end_clients(self) -> None:
+        with understood():
+            remaining = 1
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                while remaining:
+                    # Each is asked to end, and given up to a tenth of a second before it is asked again.
+                    remaining = await self._connection.fetchval(_END_CLIENTS, timeout=QUERY_TIMEOUT_S)
+
+    async def hold_catalog(self) -> None:
+        with understood():
+            # SHARE conflicts with the ROW EXCLUSIVE that CREATE, ALTER and DROP ROLE or DATABASE take.
+            await self._connection.execute(
+                "BEGIN; LOCK TABLE pg_catalog.pg_authid, pg_catalog.pg_database IN SHARE MODE", timeout=CATALOG_HOLD_S
+            )
+
+    async def release_catalog(self) -> None:
+        with understood():
+            await self._connection.execute("ROLLBACK", timeout=QUERY_TIMEOUT_S)
+
+    async def close(self) -> None:
+        await _close(self._connection)
+
+    @contextlib.asynccontextmanager
+    async def _in_database(self, name: str) -> AsyncIterator[Any]:
+        connection = await _connect(self._running, name)
+        try:
+            yield connection
+        finally:
+            await _close(connection)
+
+
+async def open_server(running: Running) -> ComputeServer:
+    """Connect, waiting for a server that is still starting. Raises UnavailableError."""
+    try:
+        async with asyncio.timeout(WAKE_TIMEOUT_S):
+            while True:
+                try:
+                    return TenantServer(await _connect(running, "postgres"), running)
+                except _NotYetError:
+                    await asyncio.sleep(_READY_POLL_S)
+    except TimeoutError:
+        raise UnavailableError(f"{running.endpoint_id} does not accept connections") from None
+
+
+class _NotYetError(Exception):
+    """Nobody listens, or the server says that it is still starting."""
+
+
+async def _connect(running: Running, database: str) -> Any:
+    try:
+        connection = await asyncpg.connect(
+            host=running.socket_dir,
+            port=_PORT,
+            user=SUPERUSER,
+            database=database,
+            ssl=False,
+            timeout=QUERY_TIMEOUT_S,
+            command_timeout=CHANGE_TIMEOUT_S,
+            statement_cache_size=0,
+            server_settings=_settings(running.pg_version),
+        )
+    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, asyncpg.CannotConnectNowError) as error:
+        raise _NotYetError from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise UnavailableError(f"{running.endpoint_id}: no session: {error!r}") from error
+    _Meter.put_on(connection)
+    return connection
+
+
+def _settings(pg_version: int) -> dict[str, str]:
+    settings = {
+        "application_name": "cloister",
+        "search_path": "pg_catalog",
+        "statement_timeout": f"{CHANGE_TIMEOUT_S:g}s",
+        "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
+        "idle_in_transaction_session_timeout": "60s",
+        "default_transaction_read_only": "off",
+        "role": "none",
+        "log_statement": "none",
+        "log_min_error_statement": "panic",
+        "log_min_duration_statement": "-1",
+        "pg_stat_statements.track": "none",
+    }
+    if pg_version >= 17:
+        settings["event_triggers"] = "off"
+    if pg_version >= 18:
+        settings["file_copy_method"] = "clone"
+    return settings
+
+
+async def _close(connection: Any) -> None:
+    """Politely if the server plays along, at once if not."""
+    try:
+        await connection.close(timeout=CLOSE_TIMEOUT_S)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        connection.terminate()
+
+
+class _Meter(asyncio.Protocol):
+    """Stands between a socket and asyncpg, and counts. asyncpg itself collects whatever it is sent."""
+
+    def __init__(self, transport: asyncio.Transport, inner: asyncio.Protocol) -> None:
+        self._transport = transport
+        self._inner = inner
+        self._received = 0
+
+    @classmethod
+    def put_on(cls, connection: Any) -> None:
+        transport = cast("asyncio.Transport", connection._transport)  # noqa: SLF001 - asyncpg offers no other way
+        transport.set_protocol(cls(transport, cast("asyncio.Protocol", transport.get_protocol())))
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > ANSWER_BYTES_MAX:
+            _log.warning("a compute sent more than %d bytes to a platform session: closed", ANSWER_BYTES_MAX)
+            self._transport.abort()
+            return
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+_ACTIVITY: Final = """
+SELECT (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+                           AND a.state IS DISTINCT FROM 'idle'))::int AS busy_backends,
+       (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'walsender'))::int AS walsenders,
+       (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'autovacuum worker'))::int AS autovacuum_workers,
+       (SELECT count(*) FROM pg_catalog.pg_stat_subscription s WHERE s.pid IS NOT NULL)::int AS subscriptions,
+       least(greatest(max(a.state_change) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'),
+                      '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00') AS last_change_at,
+       (SELECT coalesce(sum(d.sessions), 0) FROM pg_catalog.pg_stat_database d
+         WHERE d.datname OPERATOR(pg_catalog.<>) 'postgres')::bigint AS sessions,
+       (SELECT coalesce(sum(d.active_time), 0) FROM pg_catalog.pg_stat_database d
+         WHERE d.datname OPERATOR(pg_catalog.<>) 'postgres')::bigint AS active_ms
+  FROM pg_catalog.pg_stat_activity a
+ WHERE a.usesysid IS DISTINCT FROM 10::oid OR a.backend_type OPERATOR(pg_catalog.<>) 'client backend'
+"""
+# 10 is the bootstrap superuser: us. `sessions` and `active_time` count client backends only, so autovacuum, which visits
+# an idle database every minute, does not move them.
+
+_END_CLIENTS: Final = """
+SELECT count(*)::int
+  FROM pg_catalog.pg_stat_activity a, LATERAL pg_catalog.pg_terminate_backend(a.pid, 100) ended
+ WHERE a.backend_type IN ('client backend', 'walsender', 'logical replication worker') AND a.usesysid IS DISTINCT FROM 10::oid
+"""

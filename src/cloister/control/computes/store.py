@@ -1,0 +1,290 @@
+"""Rows of `endpoint`, in and out. The transaction is an argument, so that who commits is visible."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from cloister.base.database import Transaction
+from cloister.base.errors import NotFoundError
+from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId
+from cloister.control.computes.model import Endpoint, State
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An endpoint, and what starting its compute takes from other rows."""
+
+    endpoint: Endpoint
+    pg_version: int
+    uid: int
+
+
+async def find(tx: Transaction, project_id: ProjectId, branch_id: BranchId | None) -> list[Endpoint]:
+    rows = await tx.fetch(
+        """SELECT * FROM endpoint
+            WHERE project_id = $1 AND ($2::text IS NULL OR branch_id = $2) AND deleted_at IS NULL
+            ORDER BY created_at, id""",
+        project_id,
+        branch_id,
+    )
+    return [endpoint_of(row) for row in rows]
+
+
+async def get(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
+    row = await tx.fetch_row(
+        """SELECT e.* FROM endpoint e JOIN project p ON p.id = e.project_id
+            WHERE e.id = $1 AND p.id = $2 AND e.deleted_at IS NULL AND p.deleted_at IS NULL""",
+        endpoint_id,
+        project_id,
+    )
+    if row is None:
+        raise NotFoundError(f"no endpoint {endpoint_id} in {project_id}", public="endpoint not found")
+    return endpoint_of(row)
+
+
+async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool = False) -> Placed:
+    """Raises NotFoundError."""
+    row = await tx.fetch_row(
+        """SELECT e.*, v.pg_version, v.uid FROM endpoint e JOIN volume v ON v.project_id = e.project_id
+            WHERE e.id = $1 AND ($2 OR e.deleted_at IS NULL)""",
+        endpoint_id,
+        and_deleted,
+    )
+    if row is None:
+        raise NotFoundError(f"no endpoint {endpoint_id}", public="endpoint not found")
+    return Placed(endpoint_of(row), row["pg_version"], row["uid"])
+
+
+async def add(tx: Transaction, endpoint: Endpoint) -> Endpoint:
+    row = await tx.fetch_row(
+        """INSERT INTO endpoint (id, project_id, branch_id, type, min_cu, max_cu, suspend_timeout_seconds, pg_settings,
+                                 is_disabled, desired, state, is_clean)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12) RETURNING *""",
+        endpoint.id,
+        endpoint.project_id,
+        endpoint.branch_id,
+        endpoint.type,
+        endpoint.min_cu,
+        endpoint.max_cu,
+        endpoint.suspend_timeout_seconds,
+        _json(endpoint.pg_settings),
+        endpoint.is_disabled,
+        endpoint.desired,
+        endpoint.state,
+        endpoint.is_clean,
+    )
+    assert row is not None
+    return endpoint_of(row)
+
+
+async def change(
+    tx: Transaction,
+    endpoint_id: EndpointId,
+    *,
+    min_cu: float,
+    max_cu: float,
+    suspend_timeout_seconds: int,
+    pg_settings: Mapping[str, str],
+    is_disabled: bool,
+) -> Endpoint:
+    row = await tx.fetch_row(
+        """UPDATE endpoint SET min_cu = $2, max_cu = $3, suspend_timeout_seconds = $4, pg_settings = $5::jsonb,
+                  is_disabled = $6, updated_at = now()
+            WHERE id = $1 RETURNING *""",
+        endpoint_id,
+        min_cu,
+        max_cu,
+        suspend_timeout_seconds,
+        _json(dict(pg_settings)),
+        is_disabled,
+    )
+    assert row is not None
+    return endpoint_of(row)
+
+
+async def want(tx: Transaction, endpoint_id: EndpointId, desired: State) -> None:
+    await tx.execute("UPDATE endpoint SET desired = $2, updated_at = now() WHERE id = $1", endpoint_id, desired)
+
+
+async def started(tx: Transaction, endpoint_id: EndpointId, generation: int, socket_dir: str, now: datetime) -> None:
+    """It runs. Not clean until it is suspended: from now on the catalog may change. An endpoint that was never started
+    stays `init` until its first configuration is applied."""
+    await tx.execute(
+        """UPDATE endpoint SET state = CASE state WHEN 'init' THEN 'init' ELSE 'active' END, desired = 'active',
+                  generation = $2, socket_dir = $3, is_clean = false, started_at = $4, last_active_at = $4,
+                  updated_at = now()
+            WHERE id = $1""",
+        endpoint_id,
+        generation,
+        socket_dir,
+        now,
+    )
+
+
+async def configured(tx: Transaction, endpoint_id: EndpointId) -> None:
+    """Its first configuration is applied: it may be routed to."""
+    await tx.execute(
+        "UPDATE endpoint SET state = 'active', updated_at = now() WHERE id = $1 AND state = 'init'", endpoint_id
+    )
+
+
+async def stopped(tx: Transaction, endpoint_id: EndpointId, *, is_clean: bool, desired: State, now: datetime) -> None:
+    """It does not run. `is_clean`: the catalog copy is what the server held last."""
+    await tx.execute(
+        """UPDATE endpoint SET state = CASE state WHEN 'init' THEN 'init' ELSE 'idle' END, desired = $2,
+                  socket_dir = NULL, is_clean = $3, suspended_at = $4, verifiers_at = CASE WHEN $3 THEN $4
+                  ELSE verifiers_at END, updated_at = now()
+            WHERE id = $1""",
+        endpoint_id,
+        desired,
+        is_clean,
+        now,
+    )
+
+
+async def was_active(tx: Transaction, endpoint_id: EndpointId, at: datetime) -> None:
+    await tx.execute("UPDATE endpoint SET last_active_at = $2 WHERE id = $1", endpoint_id, at)
+
+
+async def delete(tx: Transaction, endpoint_id: EndpointId) -> None:
+    await tx.execute(
+        "UPDATE endpoint SET deleted_at = now(), desired = 'idle', updated_at = now() WHERE id = $1 AND deleted_at IS NULL",
+        endpoint_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """A project's `default_endpoint_settings`."""
+
+    min_cu: float
+    max_cu: float
+    suspend_timeout_seconds: int
+    pg_settings: dict[str, str]
+
+
+async def defaults_of(tx: Transaction, project_id: ProjectId) -> Defaults:
+    stored = msgspec.json.decode(
+        await tx.fetch_value("SELECT default_endpoint_settings FROM project WHERE id = $1", project_id)
+    )
+    return Defaults(
+        min_cu=stored["autoscaling_limit_min_cu"],
+        max_cu=stored["autoscaling_limit_max_cu"],
+        suspend_timeout_seconds=stored["suspend_timeout_seconds"],
+        pg_settings=stored["pg_settings"],
+    )
+
+
+async def is_protected(tx: Transaction, endpoint_id: EndpointId) -> bool:
+    """Its branch is."""
+    return bool(
+        await tx.fetch_value(
+            "SELECT b.is_protected FROM endpoint e JOIN branch b ON b.id = e.branch_id WHERE e.id = $1", endpoint_id
+        )
+    )
+
+
+async def has_compute(tx: Transaction, branch_id: BranchId) -> bool:
+    """A server may be at work on the branch's data, also that of an endpoint deleted since."""
+    return bool(
+        await tx.fetch_value(
+            "SELECT EXISTS (SELECT FROM endpoint WHERE branch_id = $1 AND socket_dir IS NOT NULL)", branch_id
+        )
+    )
+
+
+async def is_branch_clean(tx: Transaction, branch_id: BranchId) -> bool:
+    """Whether the branch's catalog copy can be trusted: its last endpoint, deleted or not, was stopped cleanly."""
+    clean = await tx.fetch_value(
+        "SELECT is_clean FROM endpoint WHERE branch_id = $1 ORDER BY created_at DESC, id LIMIT 1", branch_id
+    )
+    return True if clean is None else bool(clean)
+
+
+async def running(tx: Transaction) -> list[Endpoint]:
+    """Those that have a compute, by our word, deleted ones included."""
+    rows = await tx.fetch("SELECT * FROM endpoint WHERE socket_dir IS NOT NULL ORDER BY id")
+    return [endpoint_of(row) for row in rows]
+
+
+async def awake(tx: Transaction) -> list[Endpoint]:
+    """Those whose compute serves clients, and on which no operation works: the ones that may be found idle."""
+    rows = await tx.fetch(
+        """SELECT e.* FROM endpoint e
+            WHERE e.state = 'active' AND e.socket_dir IS NOT NULL AND e.deleted_at IS NULL
+              AND NOT EXISTS (SELECT FROM operation o WHERE o.endpoint_id = e.id
+                                AND o.status IN ('scheduling', 'running', 'cancelling'))
+            ORDER BY e.id"""
+    )
+    return [endpoint_of(row) for row in rows]
+
+
+async def ids_of_project(tx: Transaction, project_id: str) -> list[EndpointId]:
+    """Deleted ones included."""
+    rows = await tx.fetch("SELECT id FROM endpoint WHERE project_id = $1 ORDER BY id", project_id)
+    return [EndpointId(row["id"]) for row in rows]
+
+
+async def project_has_compute(tx: Transaction, project_id: str) -> bool:
+    return bool(
+        await tx.fetch_value(
+            "SELECT EXISTS (SELECT FROM endpoint WHERE project_id = $1 AND socket_dir IS NOT NULL)", project_id
+        )
+    )
+
+
+async def owed_starts(tx: Transaction) -> list[EndpointId]:
+    """Those that should run and do not: they were running when something died, or their catalog copy is not to be
+    trusted until their server has been asked."""
+    rows = await tx.fetch(
+        """SELECT e.id FROM endpoint e JOIN project p ON p.id = e.project_id
+            WHERE e.state = 'idle' AND (e.desired = 'active' OR NOT e.is_clean) AND NOT e.is_disabled
+              AND e.deleted_at IS NULL AND p.deleted_at IS NULL
+              AND NOT EXISTS (SELECT FROM operation o WHERE o.endpoint_id = e.id
+                                AND o.status IN ('scheduling', 'running', 'cancelling'))
+            ORDER BY e.last_active_at DESC NULLS LAST""",
+    )
+    return [EndpointId(row["id"]) for row in rows]
+
+
+async def operations_under_way(tx: Transaction, endpoint_id: EndpointId, action: str) -> list[OperationId]:
+    """Oldest first."""
+    rows = await tx.fetch(
+        """SELECT id FROM operation
+            WHERE endpoint_id = $1 AND action = $2 AND status IN ('scheduling', 'running', 'cancelling')
+            ORDER BY number""",
+        endpoint_id,
+        action,
+    )
+    return [OperationId(row["id"]) for row in rows]
+
+
+def endpoint_of(row: Any) -> Endpoint:
+    return Endpoint(
+        id=EndpointId(row["id"]),
+        project_id=ProjectId(row["project_id"]),
+        branch_id=BranchId(row["branch_id"]),
+        type=row["type"],
+        min_cu=row["min_cu"],
+        max_cu=row["max_cu"],
+        suspend_timeout_seconds=row["suspend_timeout_seconds"],
+        pg_settings=msgspec.json.decode(row["pg_settings"], type=dict[str, str]),
+        is_disabled=row["is_disabled"],
+        desired=State(row["desired"]),
+        state=State(row["state"]),
+        generation=row["generation"],
+        socket_dir=row["socket_dir"],
+        is_clean=row["is_clean"],
+        started_at=row["started_at"],
+        last_active_at=row["last_active_at"],
+        suspended_at=row["suspended_at"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,48 @@
+"""Which roles of a running branch may log in, and with which verifier: its server's word, at most a second old.
+
+The whole list is read, not one role, so that strangers who try names cost one query a second, however many they try, and
+a name that does not exist takes as long as one that does.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cloister.base.clock import Clock
+from cloister.base.ids import EndpointId
+from cloister.control.computes.sessions import Running, Sessions
+from cloister.control.roles.server import RoleState
+
+FRESH_FOR: Final = timedelta(seconds=1)
+# How long a password that was changed by SQL stays good at the gateway.
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    generation: int
+    at: datetime
+    roles: dict[str, RoleState]
+
+
+class Verifiers:
+    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._read: dict[EndpointId, _Read] = {}
+        self._reading: dict[EndpointId, asyncio.Lock] = {}
+
+    async def of(self, running: Running, role: str) -> RoleState | None:
+        """Raises UnavailableError: without the server's word nobody is let in."""
+        async with self._reading.setdefault(running.endpoint_id, asyncio.Lock()):
+            read = self._read.get(running.endpoint_id)
+            now = self._clock.now()
+            if read is None or read.generation != running.generation or now - read.at >= FRESH_FOR:
+                async with self._sessions.lasting(running) as server:
+                    read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
+                self._read[running.endpoint_id] = read
+        return read.roles.get(role)
+
+    def forget(self, endpoint_id: EndpointId) -> None:
+        """Something was changed, or the compute has ended."""
+        self._read.pop(endpoint_id, None)

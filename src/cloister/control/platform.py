@@ -1,0 +1,166 @@
+"""Puts the control plane together: everything that decides, in one process, built once.
+
+`app/` gives it a database, the key broker and two keys, calls what is in `control`, and runs it. Nothing else here.
+"""
+
+import asyncio
+from typing import Final
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database
+from cloister.base.identities import Service
+from cloister.base.rpc import Client
+from cloister.base.secret import Secret
+from cloister.base.settings import Settings
+from cloister.control.branches.service import BranchService
+from cloister.control.computes import operations as compute_operations
+from cloister.control.computes.agent import Agent
+from cloister.control.computes.backoff import Backoff
+from cloister.control.computes.directory import DirectoryServer
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.operations import ComputesWorld
+from cloister.control.computes.reconcile import Reconciler
+from cloister.control.computes.runner import Runner
+from cloister.control.computes.service import EndpointService
+from cloister.control.computes.sessions import Opener, Sessions
+from cloister.control.computes.suspend import Suspender
+from cloister.control.computes.verifiers import Verifiers
+from cloister.control.computes.wake import Waker
+from cloister.control.operations.engine import Engine
+from cloister.control.projects import operations as project_operations
+from cloister.control.projects.engines import Engines
+from cloister.control.projects.operations import Keys, ProjectsWorld
+from cloister.control.projects.pool import VolumePool
+from cloister.control.projects.service import ProjectService
+from cloister.control.roles import operations as role_operations
+from cloister.control.roles.databases import DatabaseService
+from cloister.control.roles.operations import RolesWorld
+from cloister.control.roles.passwords import Vault
+from cloister.control.roles.service import RoleService
+from cloister.control.services import Control
+from cloister.node.commands import AnyEvent
+
+WORKER: Final = "api"
+# The name under which the engine takes up, after a restart, what this process held.
+
+
+class ControlPlane:
+    """`agent` and `opener` are for tests; without them the node agent's socket and real sessions are used."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        keys: Keys,
+        mock_key: Secret[bytes],
+        control_key: Secret[bytes],
+        clock: Clock,
+        agent: Agent | None = None,
+        opener: Opener | None = None,
+        directory_for: frozenset[Service] = frozenset({Service.GATEWAY}),
+    ) -> None:
+        self._client = (
+            None
+            if agent is not None
+            else Client(
+                settings.paths.agent_socket, events=AnyEvent, on_event=self.heard, on_connect=self.agent_connected
+            )
+        )
+        agent = agent or self._client
+        assert agent is not None
+
+        self.engine = Engine(database, clock, worker=WORKER)
+        self.gateways = Gateways(lambda: self.directory.connections)
+        self.sessions = Sessions(opener)
+        self.verifiers = Verifiers(self.sessions, clock)
+        backoff = Backoff()
+        self.runner = Runner(
+            database, agent, sessions=self.sessions, gateways=self.gateways, clock=clock, backoff=backoff
+        )
+        self.suspender = Suspender(database, self.runner, self.sessions, self.gateways)
+        self.waker = Waker(database, self.engine, self.runner, self.sessions, self.verifiers)
+        self.directory = DirectoryServer(
+            settings.paths,
+            database,
+            runner=self.runner,
+            waker=self.waker,
+            verifiers=self.verifiers,
+            mock_key=mock_key,
+            clock=clock,
+            allowed=directory_for,
+        )
+        self.directory.serve(self.gateways)
+        self.reconciler = Reconciler(
+            database,
+            agent,
+            runner=self.runner,
+            suspender=self.suspender,
+            sessions=self.sessions,
+            backoff=backoff,
+            clock=clock,
+            suspend_timeout_s=settings.suspend_timeout_s,
+            interval_s=settings.idle_check_interval_s,
+        )
+        self._engines = Engines(agent)
+        self.pool = VolumePool(
+            database, agent, keys, self._engines, ready=settings.pool_volumes, size_bytes=settings.volume_bytes
+        )
+        vault = Vault(control_key)
+
+        for role_machine in role_operations.MACHINES:
+            self.engine.register(role_machine, RolesWorld(database, self.waker))
+        for compute_machine in compute_operations.MACHINES:
+            self.engine.register(
+                compute_machine,
+                ComputesWorld(database, self.runner, self.suspender, self.sessions, self.gateways),
+            )
+        for project_machine in project_operations.MACHINES:
+            self.engine.register(project_machine, ProjectsWorld(database, agent, keys, self.runner))
+
+        self.control = Control(
+            projects=ProjectService(
+                database,
+                self.engine,
+                engines=self._engines,
+                pool=self.pool,
+                vault=vault,
+                gateways=self.gateways,
+                settings=settings,
+                clock=clock,
+            ),
+            branches=BranchService(database),
+            endpoints=EndpointService(database, self.engine, self.gateways, clock),
+            roles=RoleService(database, self.engine, vault),
+            databases=DatabaseService(database, self.engine),
+            operations=self.engine,
+        )
+
+    def heard(self, event: AnyEvent) -> None:
+        """Something ended on the node."""
+        self.reconciler.heard(event)
+
+    def agent_connected(self) -> None:
+        """The node agent may have been restarted."""
+        self._engines.forget()
+        self.reconciler.connected()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve gateways, run operations, reconcile and keep the pool, until told to stop. Computes run on."""
+        await self.directory.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = [
+                    tasks.create_task(self.engine.run()),
+                    tasks.create_task(self.reconciler.run()),
+                    tasks.create_task(self.pool.run()),
+                ]
+                await stop.wait()
+                for loop in loops:
+                    loop.cancel()
+        finally:
+            await self.directory.stop()
+            await self.waker.close()
+            await self.sessions.close_all()
+            if self._client is not None:
+                await self._client.close()

@@ -1,0 +1,270 @@
+"""The verbs on projects. Each is one transaction: rows, operations, audit event."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Final
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
+from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_endpoint_id, new_project_id
+from cloister.base.secret import new_password
+from cloister.base.settings import Settings
+from cloister.control.branches import store as branches
+from cloister.control.calling import Caller, Page
+from cloister.control.claims import claim_project, hold_project
+from cloister.control.computes import store as computes
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.model import Endpoint, State
+from cloister.control.computes.operations import FIRST_START, START_RESOURCE
+from cloister.control.operations.engine import Engine
+from cloister.control.operations.model import Operation
+from cloister.control.projects import store
+from cloister.control.projects.engines import Engines
+from cloister.control.projects.model import (
+    EndpointDefaults,
+    NewProject,
+    Project,
+    ProjectChange,
+    ProjectCreated,
+    ProjectSettings,
+)
+from cloister.control.projects.operations import CREATE_PROJECT, DELETE_PROJECT, PROJECT_RESOURCE
+from cloister.control.projects.pool import VolumePool
+from cloister.control.projects.settings import (
+    checked_defaults,
+    checked_history,
+    checked_name,
+    checked_settings,
+    merged_defaults,
+    merged_settings,
+)
+from cloister.control.roles import store as catalog
+from cloister.control.roles.names import new_database_name, new_role_name
+from cloister.control.roles.passwords import Vault, new_verifier
+from cloister.trust.audit import Action, Event, record
+
+HISTORY_SECONDS_DEFAULT: Final = 86_400
+
+
+class ProjectService:
+    def __init__(
+        self,
+        database: Database,
+        engine: Engine,
+        *,
+        engines: Engines,
+        pool: VolumePool,
+        vault: Vault,
+        gateways: Gateways,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._engine = engine
+        self._engines = engines
+        self._pool = pool
+        self._vault = vault
+        self._gateways = gateways
+        self._settings = settings
+        self._clock = clock
+
+    async def create(self, caller: Caller, new: NewProject) -> ProjectCreated:
+        """Answers at once. The first role can log in, and its login waits for the compute, from the moment this is
+        committed: nobody need wait for the operations."""
+        pg_version = await self._engines.chosen(new.pg_version)
+        role_name, database_name = new_role_name(new.role_name), new_database_name(new.database_name)
+        branch_name = checked_name("branch name", new.branch_name)
+        password = new_password()
+        verifier = new_verifier(password)
+
+        async with self._database.transaction() as tx:
+            volume = await store.take_volume(tx, pg_version)
+            is_pooled = volume is not None
+            if volume is None:
+                volume = await store.add_volume(
+                    tx,
+                    new_project_id(),
+                    new_branch_id(),
+                    pg_version=pg_version,
+                    size_bytes=self._settings.volume_bytes,
+                )
+            project = await store.add(tx, await self._project(tx, caller, new, volume))
+            branch = await branches.add_root(tx, project.id, volume.branch_id, branch_name)
+            endpoint = await computes.add(tx, self._endpoint(project, volume))
+            sealed = self._vault.seal(branch.id, role_name, password) if project.store_passwords else None
+            role = await catalog.add_role(
+                tx, branch.id, role_name, pending_verifier=verifier, can_login=True, sealed=sealed
+            )
+            database = await catalog.add_database(tx, branch.id, database_name, role_name)
+            operations = await self._submit_creation(tx, endpoint, is_pooled=is_pooled)
+            details = {"pg_version": pg_version, "store_passwords": project.store_passwords, "from_pool": is_pooled}
+            await record(tx, _event(Action.PROJECT_CREATE, caller, project, operations, details))
+        self._kick(operations)
+        self._pool.poke()
+        return ProjectCreated(project, branch, endpoint, role, password, database, operations)
+
+    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
+        async with self._database.reading() as tx:
+            return await store.find(tx, org_ids, page, search)
+
+    async def get(self, project_id: ProjectId) -> Project:
+        async with self._database.reading() as tx:
+            return await store.get(tx, project_id)
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, change: ProjectChange
+    ) -> tuple[Project, list[Operation]]:
+        """Takes effect when it is committed; gateways look at their sessions again at once."""
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            old = await store.get(tx, project_id)
+            project = dataclasses.replace(
+                old,
+                name=old.name if change.name is None else checked_name("project name", change.name),
+                history_retention_seconds=(
+                    old.history_retention_seconds
+                    if change.history_retention_seconds is None
+                    else checked_history(change.history_retention_seconds)
+                ),
+                settings=merged_settings(old.settings, change.settings or {}),
+                default_endpoint_settings=merged_defaults(
+                    old.default_endpoint_settings, change.default_endpoint_settings or {}
+                ),
+            )
+            project = await store.change(tx, project)
+            await record(tx, _event(Action.PROJECT_UPDATE, caller, project, [], _differences(old, project)))
+        self._gateways.invalidate(project_id=project_id)
+        return project, []
+
+    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]:
+        """Gone for everybody when this is committed; its operation then destroys the keys and the bytes."""
+        async with self._database.transaction() as tx:
+            await claim_project(tx, project_id)
+            project = await store.get(tx, project_id)
+            if protected := await branches.protected_of(tx, project_id):
+                names = ", ".join(protected[:5])
+                raise UnprocessableError(
+                    f"{project_id} has protected branches",
+                    public=f"cannot delete a project with protected branches ({names})",
+                )
+            await branches.delete_all(tx, project_id)
+            await store.delete(tx, project_id)
+            await store.mark_volume(tx, project_id, "deleting")
+            operation = await self._engine.submit(
+                tx,
+                machine=DELETE_PROJECT.name,
+                project_id=project_id,
+                resource=PROJECT_RESOURCE.format(project_id),
+                input={},
+            )
+            await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation]))
+        self._gateways.invalidate(project_id=project_id)
+        self._kick([operation])
+        return project, [operation]
+
+    async def _project(self, tx: Transaction, caller: Caller, new: NewProject, volume: store.Volume) -> Project:
+        if new.region_id not in (None, self._settings.region_id):
+            raise BadRequestError(f"region {new.region_id!r}", public=f"region_id must be {self._settings.region_id}")
+        stores = new.store_passwords
+        history = new.history_retention_seconds
+        return Project(
+            id=volume.project_id,
+            org_id=await self._org(tx, caller, new.org_id),
+            owner_id=caller.principal.account_id,
+            name=volume.project_id if new.name is None else checked_name("project name", new.name),
+            region_id=self._settings.region_id,
+            pg_version=volume.pg_version,
+            store_passwords=self._settings.store_passwords if stores is None else stores,
+            history_retention_seconds=HISTORY_SECONDS_DEFAULT if history is None else checked_history(history),
+            settings=checked_settings(new.settings or ProjectSettings()),
+            default_endpoint_settings=checked_defaults(new.default_endpoint_settings or EndpointDefaults()),
+            created_at=self._clock.now(),
+            updated_at=self._clock.now(),
+        )
+
+    @staticmethod
+    async def _org(tx: Transaction, caller: Caller, org_id: OrgId | None) -> OrgId:
+        if org_id is None:
+            mine = sorted(caller.principal.memberships)
+            if len(mine) != 1:
+                raise BadRequestError(f"{len(mine)} memberships", public="org_id is required")
+            org_id = OrgId(mine[0])
+        if not await store.org_exists(tx, org_id):
+            raise NotFoundError(f"no organization {org_id}", public="organization not found")
+        return org_id
+
+    def _endpoint(self, project: Project, volume: store.Volume) -> Endpoint:
+        defaults = project.default_endpoint_settings
+        return Endpoint(
+            id=new_endpoint_id(),
+            project_id=project.id,
+            branch_id=volume.branch_id,
+            type="read_write",
+            min_cu=defaults.autoscaling_limit_min_cu,
+            max_cu=defaults.autoscaling_limit_max_cu,
+            suspend_timeout_seconds=defaults.suspend_timeout_seconds,
+            pg_settings=dict(defaults.pg_settings),
+            is_disabled=False,
+            desired=State.ACTIVE,
+            state=State.INIT,
+            generation=0,
+            socket_dir=None,
+            is_clean=True,
+            started_at=None,
+            last_active_at=None,
+            suspended_at=None,
+            created_at=self._clock.now(),
+            updated_at=self._clock.now(),
+        )
+
+    async def _submit_creation(self, tx: Transaction, endpoint: Endpoint, *, is_pooled: bool) -> list[Operation]:
+        """A pooled volume can be started from at once; one that is yet to be made, after that."""
+        creation = await self._engine.submit(
+            tx,
+            machine=CREATE_PROJECT.name,
+            project_id=endpoint.project_id,
+            branch_id=endpoint.branch_id,
+            resource=PROJECT_RESOURCE.format(endpoint.project_id),
+            input={},
+        )
+        start = await self._engine.submit(
+            tx,
+            machine=FIRST_START.name,
+            project_id=endpoint.project_id,
+            branch_id=endpoint.branch_id,
+            endpoint_id=endpoint.id,
+            resource=START_RESOURCE.format(endpoint.id),
+            input={},
+            after=None if is_pooled else creation.id,
+        )
+        return [creation, start]
+
+    def _kick(self, operations: list[Operation]) -> None:
+        for operation in operations:
+            self._engine.kick(operation.id)
+
+
+def _differences(old: Project, new: Project) -> dict[str, object]:
+    fields = ("name", "history_retention_seconds", "settings", "default_endpoint_settings")
+    return {name: str(getattr(new, name)) for name in fields if getattr(new, name) != getattr(old, name)}
+
+
+def _event(
+    action: Action,
+    caller: Caller,
+    project: Project,
+    operations: list[Operation],
+    details: Mapping[str, object] | None = None,
+) -> Event:
+    return Event(
+        action=action,
+        actor=caller.principal.actor,
+        org_id=project.org_id,
+        project_id=project.id,
+        operation_id=operations[0].id if operations else "",
+        address=caller.address,
+        request_id=caller.request_id,
+        resource=project.name,
+        details=dict(details or {}),
+    )

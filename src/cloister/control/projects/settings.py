@@ -1,0 +1,80 @@
+"""What a project may be called and set to. Pure.
+
+`settings` and `default_endpoint_settings` are merged key by key, as Neon's PATCH does, and checked as a whole afterwards:
+what could not be read later, above all an IP allowlist, is refused when it is written.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from cloister.base.errors import BadRequestError
+from cloister.base.ipallow import AllowList
+from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
+from cloister.control.projects.model import EndpointDefaults, ProjectSettings
+
+NAME_BYTES_MAX: Final = 256
+HISTORY_SECONDS_MAX: Final = 2_592_000
+# Neon's: 30 days.
+
+
+def checked_name(what: str, name: str) -> str:
+    """Raises BadRequestError."""
+    if not name or "\0" in name or len(name.encode(errors="surrogatepass")) > NAME_BYTES_MAX or not _is_text(name):
+        raise BadRequestError(f"{what} {name[:80]!r}", public=f"{what} must have 1 to {NAME_BYTES_MAX} bytes of UTF-8")
+    return name
+
+
+def checked_history(seconds: int) -> int:
+    """Raises BadRequestError."""
+    if not 0 <= seconds <= HISTORY_SECONDS_MAX:
+        raise BadRequestError(
+            f"history {seconds}", public="requested history retention seconds exceeds allowed maximum"
+        )
+    return seconds
+
+
+def checked_settings(settings: ProjectSettings) -> ProjectSettings:
+    """Raises BadRequestError."""
+    AllowList.parse(settings.allowed_ips.ips)
+    return settings
+
+
+def checked_defaults(defaults: EndpointDefaults) -> EndpointDefaults:
+    """Raises BadRequestError."""
+    check_compute_units(defaults.autoscaling_limit_min_cu, defaults.autoscaling_limit_max_cu)
+    check_suspend_timeout(defaults.suspend_timeout_seconds)
+    check_pg_settings(defaults.pg_settings)
+    return defaults
+
+
+def merged_settings(old: ProjectSettings, change: dict[str, Any]) -> ProjectSettings:
+    return checked_settings(_merged(old, change, ProjectSettings, "settings"))
+
+
+def merged_defaults(old: EndpointDefaults, change: dict[str, Any]) -> EndpointDefaults:
+    return checked_defaults(_merged(old, change, EndpointDefaults, "default_endpoint_settings"))
+
+
+def _merged(old: Any, change: dict[str, Any], kind: Any, what: str) -> Any:
+    try:
+        return msgspec.convert(_over(msgspec.to_builtins(old), change), kind)
+    except msgspec.ValidationError as error:
+        raise BadRequestError(f"{what}: {error}", public=f"invalid {what}: {error}") from None
+
+
+def _over(old: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """One level deep: `allowed_ips` and `quota` are objects of their own; `pg_settings` is replaced as a whole."""
+    result = dict(old)
+    for key, value in change.items():
+        is_object = isinstance(value, dict) and isinstance(old.get(key), dict) and key != "pg_settings"
+        result[key] = {**old[key], **value} if is_object else value
+    return result
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,188 @@
+"""Rows of `project` and `volume`, in and out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from cloister.base.database import Transaction
+from cloister.base.errors import NotFoundError
+from cloister.base.ids import BranchId, OrgId, ProjectId
+from cloister.control.calling import Page
+from cloister.control.projects.model import EndpointDefaults, Project, ProjectSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Made for a project that need not exist yet; its id is the project's to be."""
+
+    project_id: ProjectId
+    branch_id: BranchId
+    uid: int
+    pg_version: int
+    size_bytes: int
+    state: str
+
+
+# ── projects ──
+
+
+async def find(tx: Transaction, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
+    """Newest first; `search` is a part of a name or an id. After an unknown cursor there is nothing."""
+    rows = await tx.fetch(
+        """SELECT p.* FROM project p LEFT JOIN project c ON c.id = $3
+            WHERE p.deleted_at IS NULL AND p.org_id = ANY ($1::text[])
+              AND ($2::text IS NULL OR position(lower($2) IN lower(p.name)) > 0 OR position($2 IN p.id) > 0)
+              AND ($3::text IS NULL OR p.created_at < c.created_at OR (p.created_at = c.created_at AND p.id > c.id))
+            ORDER BY p.created_at DESC, p.id
+            LIMIT $4""",
+        org_ids,
+        search,
+        page.cursor,
+        page.limit,
+    )
+    return [project_of(row) for row in rows]
+
+
+async def get(tx: Transaction, project_id: ProjectId) -> Project:
+    row = await tx.fetch_row("SELECT * FROM project WHERE id = $1 AND deleted_at IS NULL", project_id)
+    if row is None:
+        raise NotFoundError(f"no project {project_id}", public="project not found")
+    return project_of(row)
+
+
+async def add(tx: Transaction, project: Project) -> Project:
+    row = await tx.fetch_row(
+        """INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords,
+                                history_retention_seconds, settings, default_endpoint_settings)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb) RETURNING *""",
+        project.id,
+        project.org_id,
+        project.owner_id,
+        project.name,
+        project.region_id,
+        project.pg_version,
+        project.store_passwords,
+        project.history_retention_seconds,
+        _json(project.settings),
+        _json(project.default_endpoint_settings),
+    )
+    assert row is not None
+    return project_of(row)
+
+
+async def change(tx: Transaction, project: Project) -> Project:
+    row = await tx.fetch_row(
+        """UPDATE project SET name = $2, history_retention_seconds = $3, settings = $4::jsonb,
+                  default_endpoint_settings = $5::jsonb, updated_at = now()
+            WHERE id = $1 RETURNING *""",
+        project.id,
+        project.name,
+        project.history_retention_seconds,
+        _json(project.settings),
+        _json(project.default_endpoint_settings),
+    )
+    assert row is not None
+    return project_of(row)
+
+
+async def delete(tx: Transaction, project_id: ProjectId) -> None:
+    """Nobody finds or wakes it any more. Its bytes are the machine's business."""
+    await tx.execute("UPDATE project SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL", project_id)
+    await tx.execute(
+        "UPDATE endpoint SET deleted_at = now(), desired = 'idle' WHERE project_id = $1 AND deleted_at IS NULL",
+        project_id,
+    )
+
+
+async def org_exists(tx: Transaction, org_id: OrgId) -> bool:
+    return bool(await tx.fetch_value("SELECT EXISTS (SELECT FROM organization WHERE id = $1)", org_id))
+
+
+# ── volumes ──
+
+
+async def take_volume(tx: Transaction, pg_version: int) -> Volume | None:
+    """The oldest one that is ready; two projects that are created at once take two."""
+    row = await tx.fetch_row(
+        """UPDATE volume SET state = 'taken'
+            WHERE project_id = (SELECT project_id FROM volume WHERE state = 'ready' AND pg_version = $1
+                                 ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+           RETURNING *""",
+        pg_version,
+    )
+    return None if row is None else _volume(row)
+
+
+async def add_volume(
+    tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, pg_version: int, size_bytes: int
+) -> Volume:
+    row = await tx.fetch_row(
+        """INSERT INTO volume (project_id, branch_id, uid, pg_version, size_bytes, state)
+           VALUES ($1, $2, nextval('compute_uid'), $3, $4, 'formatting') RETURNING *""",
+        project_id,
+        branch_id,
+        pg_version,
+        size_bytes,
+    )
+    assert row is not None
+    return _volume(row)
+
+
+async def volume(tx: Transaction, project_id: str) -> Volume:
+    row = await tx.fetch_row("SELECT * FROM volume WHERE project_id = $1", project_id)
+    if row is None:
+        raise NotFoundError(f"no volume of {project_id}")
+    return _volume(row)
+
+
+async def mark_volume(tx: Transaction, project_id: str, state: str) -> None:
+    await tx.execute("UPDATE volume SET state = $2 WHERE project_id = $1", project_id, state)
+
+
+async def spare_volumes(tx: Transaction, pg_version: int) -> int:
+    """How many are ready to be taken."""
+    return int(
+        await tx.fetch_value("SELECT count(*) FROM volume WHERE state = 'ready' AND pg_version = $1", pg_version)
+    )
+
+
+async def unfinished_volume(tx: Transaction) -> Volume | None:
+    """One of the pool whose formatting was begun: a project's own is its machine's business."""
+    row = await tx.fetch_row(
+        """SELECT * FROM volume v WHERE state = 'formatting' AND NOT EXISTS (SELECT FROM project WHERE id = v.project_id)
+            ORDER BY created_at LIMIT 1"""
+    )
+    return None if row is None else _volume(row)
+
+
+def project_of(row: Any) -> Project:
+    return Project(
+        id=ProjectId(row["id"]),
+        org_id=OrgId(row["org_id"]),
+        owner_id=row["owner_id"],
+        name=row["name"],
+        region_id=row["region_id"],
+        pg_version=row["pg_version"],
+        store_passwords=row["store_passwords"],
+        history_retention_seconds=row["history_retention_seconds"],
+        settings=msgspec.json.decode(row["settings"], type=ProjectSettings),
+        default_endpoint_settings=msgspec.json.decode(row["default_endpoint_settings"], type=EndpointDefaults),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _volume(row: Any) -> Volume:
+    return Volume(
+        project_id=ProjectId(row["project_id"]),
+        branch_id=BranchId(row["branch_id"]),
+        uid=row["uid"],
+        pg_version=row["pg_version"],
+        size_bytes=row["size_bytes"],
+        state=row["state"],
+    )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

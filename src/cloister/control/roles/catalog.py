@@ -1,0 +1,192 @@
+"""Roles and databases of a running server, in SQL.
+
+Runs as the superuser `cloister_admin`, connected to the database `postgres`, which no tenant owns: nothing of a tenant's
+can be found through `search_path` there, and every name below is qualified all the same. What must be quoted is quoted by
+the server itself (`format('%I')`); passwords come as verifiers, never in clear.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, LiteralString
+
+import asyncpg
+
+from cloister.base.errors import (
+    CloisterError,
+    ConflictError,
+    ExhaustedError,
+    NotFoundError,
+    UnavailableError,
+    UnprocessableError,
+)
+from cloister.control.roles.names import GROUP_ROLE
+from cloister.control.roles.server import DatabaseState, RoleState
+from cloister.protocol.scram import InvalidVerifierError, Verifier
+
+ROLES_READ_MAX: Final = 10_000
+DATABASES_READ_MAX: Final = 10_000
+# A tenant can make as many as it likes; the platform remembers the oldest of them. About 3 MB of verifiers.
+
+QUERY_TIMEOUT_S: Final = 5.0
+# Every reading takes milliseconds. A server that needs longer is overloaded or means harm.
+CHANGE_TIMEOUT_S: Final = 60.0
+# CREATE DATABASE and DROP DATABASE wait for a checkpoint, which on a busy server takes seconds.
+
+_ROLES: Final = """
+SELECT a.rolname::pg_catalog.text AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
+       CASE WHEN a.rolvaliduntil = 'infinity' THEN NULL
+            ELSE least(greatest(a.rolvaliduntil, '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00')
+       END AS valid_until
+  FROM pg_catalog.pg_authid a
+ WHERE a.oid >= 16384 AND pg_catalog.left(a.rolname::pg_catalog.text, 9) OPERATOR(pg_catalog.<>) 'cloister_'
+   AND a.rolname OPERATOR(pg_catalog.<>) 'neon_superuser'
+ ORDER BY a.oid
+ LIMIT $1
+"""
+# Roles with smaller oids came with initdb: the bootstrap superuser and pg_*.
+
+_DATABASES: Final = """
+SELECT d.datname::pg_catalog.text AS name, a.rolname::pg_catalog.text AS owner_name
+  FROM pg_catalog.pg_database d JOIN pg_catalog.pg_authid a ON a.oid OPERATOR(pg_catalog.=) d.datdba
+ WHERE NOT d.datistemplate AND d.datname OPERATOR(pg_catalog.<>) 'postgres'
+ ORDER BY d.oid
+ LIMIT $1
+"""
+
+_MAY_PASS: Final = frozenset({"08", "40", "53", "55", "57", "58"})
+# Classes of SQLSTATE that say nothing about the request: lost connections, rollbacks, resources, locks, the operator.
+
+_ATTRIBUTES: Final = "CREATEDB CREATEROLE BYPASSRLS REPLICATION"
+
+
+def is_verifier(text: str | None) -> bool:
+    """A well-formed SCRAM verifier: what else a server may hold (md5, nothing) lets nobody in."""
+    try:
+        Verifier.parse(text or "")
+    except InvalidVerifierError:
+        return False
+    return True
+
+
+Elsewhere = Callable[[str], AbstractAsyncContextManager[Any]]
+"""Opens another superuser session, in the database of that name."""
+
+
+class Catalog:
+    """One admin session's view of roles and databases. `connection` is an asyncpg connection."""
+
+    def __init__(self, connection: Any, elsewhere: Elsewhere) -> None:
+        self._connection = connection
+        self._elsewhere = elsewhere
+
+    async def roles(self) -> list[RoleState]:
+        return [
+            RoleState(
+                name=row["name"],
+                verifier=row["verifier"] if is_verifier(row["verifier"]) else None,
+                can_login=row["can_login"],
+                valid_until=row["valid_until"],
+            )
+            for row in await self._fetch(_ROLES, ROLES_READ_MAX)
+        ]
+
+    async def databases(self) -> list[DatabaseState]:
+        return [
+            DatabaseState(row["name"], row["owner_name"]) for row in await self._fetch(_DATABASES, DATABASES_READ_MAX)
+        ]
+
+    async def create_role(self, name: str, verifier: str, *, can_login: bool) -> None:
+        assert is_verifier(verifier)
+        login: LiteralString = "LOGIN" if can_login else "NOLOGIN"
+        await self._do(
+            f"CREATE ROLE %I {login} {_ATTRIBUTES} IN ROLE {GROUP_ROLE} PASSWORD %L",
+            name,
+            verifier,
+        )
+
+    async def set_verifier(self, name: str, verifier: str) -> None:
+        assert is_verifier(verifier)
+        await self._do("ALTER ROLE %I PASSWORD %L", name, verifier)
+
+    async def rename_role(self, name: str, new_name: str) -> None:
+        await self._do("ALTER ROLE %I RENAME TO %I", name, new_name)
+
+    async def drop_role(self, name: str) -> None:
+        rows = await self._fetch("SELECT 1 FROM pg_catalog.pg_authid a WHERE a.rolname = $1", name)
+        if not rows:
+            return
+        databases = await self.databases()
+        if owned := [database.name for database in databases if database.owner_name == name]:
+            raise UnprocessableError(
+                f"{name!r} owns {owned[:3]}", public="role owns a database: delete or reassign the database first"
+            )
+        for database in [*databases, DatabaseState("postgres", GROUP_ROLE)]:
+            async with self._elsewhere(database.name) as connection:
+                other = Catalog(connection, self._elsewhere)
+                await other._do("REASSIGN OWNED BY %I TO %I", name, database.owner_name)
+                await other._do("DROP OWNED BY %I", name)
+        await self._do("DROP ROLE IF EXISTS %I", name)
+
+    async def create_database(self, name: str, owner_name: str) -> None:
+        # template0 holds nothing that a tenant could have put there. With PostgreSQL 18 its files are cloned by the file
+        # system (the session sets file_copy_method), which costs no space; before, a WAL-logged copy is quicker.
+        clone: LiteralString = "file_copy" if self._connection.get_server_version().major >= 18 else "wal_log"
+        await self._do(f"CREATE DATABASE %I OWNER %I TEMPLATE template0 STRATEGY {clone}", name, owner_name)
+
+    async def rename_database(self, name: str, new_name: str) -> None:
+        await self._do("ALTER DATABASE %I RENAME TO %I", name, new_name)
+
+    async def give_database(self, name: str, owner_name: str) -> None:
+        await self._do("ALTER DATABASE %I OWNER TO %I", name, owner_name)
+
+    async def drop_database(self, name: str) -> None:
+        await self._do("DROP DATABASE IF EXISTS %I WITH (FORCE)", name)
+
+    async def _fetch(self, query: LiteralString, *arguments: Any) -> list[Any]:
+        with understood():
+            rows: list[Any] = await self._connection.fetch(query, *arguments, timeout=QUERY_TIMEOUT_S)
+            return rows
+
+    async def _do(self, template: LiteralString, *words: str) -> None:
+        """Run a statement that takes no parameters, with the words quoted by the server as the template says."""
+        with understood():
+            places = ", ".join(f"${number}::pg_catalog.text" for number in range(1, len(words) + 1))
+            statement = await self._connection.fetchval(
+                f"SELECT pg_catalog.format('{template}', {places})", *words, timeout=QUERY_TIMEOUT_S
+            )
+            await self._connection.execute(statement, timeout=CHANGE_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """Turns what a server refuses with into errors of ours. The server's text stays in our log: it is the tenant's."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _meaning(error) from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        raise UnavailableError(f"the branch's server does not answer: {error!r}") from error
+
+
+def _meaning(error: asyncpg.PostgresError) -> CloisterError:
+    detail = f"{error.sqlstate}: {error}"
+    match error.sqlstate:
+        case "42710":
+            return ConflictError(detail, public="role already exists")
+        case "42P04":
+            return ConflictError(detail, public="database already exists")
+        case "42704":
+            return NotFoundError(detail, public="role not found")
+        case "3D000":
+            return NotFoundError(detail, public="database not found")
+        case "55006":
+            return ConflictError(detail, public="database is in use")
+        case "2BP01":
+            return UnprocessableError(detail, public="other objects depend on it")
+        case "53100":
+            return ExhaustedError(detail)
+        case state if state[:2] in _MAY_PASS:
+            return UnavailableError(detail)
+        case _:
+            return UnprocessableError(detail, public="the branch's server refused it")

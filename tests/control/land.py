@@ -1,0 +1,147 @@
+"""A whole control plane on a real control database and a fake node: the land that tests of nouns are set in."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from cloister.base.clock import FakeClock
+from cloister.base.database import Database
+from cloister.base.directory import AnyEvent, Close, Freeze, Frozen, Invalidate, LookUp, Route, Thaw
+from cloister.base.ids import EndpointId
+from cloister.base.secret import Secret
+from cloister.base.settings import Settings
+from cloister.control.calling import Caller
+from cloister.control.operations.model import Operation, Status
+from cloister.control.platform import ControlPlane
+from cloister.control.projects.model import NewProject
+from cloister.control.services import ProjectCreated
+from cloister.trust.access.principals import Principal
+from tests.control.fake_node import FakeKeys, FakeNode
+
+ORG = "org-calm-forest-12345678"
+ACCOUNT = UUID("00000000-0000-4000-8000-000000000001")
+CALLER = Caller(Principal(ACCOUNT, 1, "ada@example.org", "Ada", {ORG: "admin"}), "request-1", "192.0.2.1")
+
+PATIENCE_S = 10.0
+
+
+class FakeGateway:
+    """A gateway's connection, as the directory server holds one. Answers a Freeze as it is told to."""
+
+    def __init__(self, land: "Land") -> None:
+        self.closed = asyncio.Event()
+        self.heard: list[AnyEvent] = []
+        self.answers = True
+        self.has_unanswered = False
+        self._land = land
+
+    def send_event(self, event: msgspec.Struct) -> None:
+        assert isinstance(event, Invalidate | Freeze | Thaw | Close)
+        self.heard.append(event)
+        if isinstance(event, Freeze) and self.answers:
+            frozen = Frozen(endpoint_id=event.endpoint_id, token=event.token, has_unanswered=self.has_unanswered)
+            asyncio.get_running_loop().call_soon(self._land.plane.gateways.answered, self, frozen)
+
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.heard]
+
+
+class Land:
+    def __init__(self, database: Database, **settings: Any) -> None:
+        self.database = database
+        # Starts at the real time: the rows' own times are the database's.
+        self.clock = FakeClock(datetime.now(UTC))
+        self.keys = FakeKeys()
+        self.node = FakeNode(self.keys)
+        self.settings = Settings(state_dir="/nonexistent", **settings)
+        self.plane = self._new_plane()
+        self._engine: asyncio.Task[None] | None = None
+
+    def _new_plane(self) -> ControlPlane:
+        plane = ControlPlane(
+            self.settings,
+            self.database,
+            keys=self.keys,
+            mock_key=Secret(b"m" * 32),
+            control_key=Secret(b"c" * 32),
+            clock=self.clock,
+            agent=self.node,
+            opener=self.node.open,
+        )
+        self.node.on_event = plane.heard
+        return plane
+
+    @property
+    def control(self) -> Any:
+        return self.plane.control
+
+    async def begin(self) -> None:
+        async with self.database.transaction() as tx:
+            await tx.execute("INSERT INTO organization (id, name) VALUES ($1, 'Calm') ON CONFLICT DO NOTHING", ORG)
+            await tx.execute(
+                "INSERT INTO account (id, email, name) VALUES ($1, 'ada@example.org', 'Ada') ON CONFLICT DO NOTHING",
+                ACCOUNT,
+            )
+        self._engine = asyncio.create_task(self.plane.engine.run())
+
+    async def end(self) -> None:
+        assert self._engine is not None
+        self._engine.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._engine
+        await self.plane.waker.close()
+        await self.plane.sessions.close_all()
+
+    async def restart_api(self) -> None:
+        """The process dies and comes back; the node goes on."""
+        await self.end()
+        self.plane = self._new_plane()
+        await self.begin()
+
+    def connect_gateway(self) -> FakeGateway:
+        gateway = FakeGateway(self)
+        self.plane.directory.connections.add(gateway)  # type: ignore[arg-type]
+        return gateway
+
+    async def finish(self, operations: list[Operation], status: Status = Status.FINISHED) -> None:
+        for operation in operations:
+            ended = await self.plane.engine.wait(operation.id, timeout_s=PATIENCE_S)
+            assert ended.status is status, (ended.action, ended.status, ended.error)
+
+    async def project(self, **new: Any) -> ProjectCreated:
+        created: ProjectCreated = await self.control.projects.create(CALLER, NewProject(**new))
+        await self.finish(created.operations)
+        return created
+
+    async def sleeping_project(self, **new: Any) -> ProjectCreated:
+        created = await self.project(**new)
+        _, operations = await self.control.endpoints.suspend(CALLER, created.project.id, created.endpoint.id)
+        await self.finish(operations)
+        return created
+
+    async def look_up(self, endpoint_id: str, role: str) -> Route:
+        return await self.plane.directory.look_up(LookUp(endpoint=endpoint_id, role=role))
+
+    async def row(self, endpoint_id: EndpointId) -> Any:
+        async with self.database.reading() as tx:
+            return await tx.fetch_row("SELECT * FROM endpoint WHERE id = $1", endpoint_id)
+
+    async def actions(self) -> list[str]:
+        """What the audit log holds, oldest first."""
+        async with self.database.reading() as tx:
+            return [row["action"] for row in await tx.fetch("SELECT action FROM audit_event ORDER BY seq")]
+
+
+@contextlib.asynccontextmanager
+async def a_land(database: Database, **settings: Any) -> AsyncIterator[Land]:
+    land = Land(database, **settings)
+    await land.begin()
+    try:
+        yield land
+    finally:
+        await land.end()
