@@ -20,6 +20,7 @@ from cloister.trust.keys.providers import (
     Provider,
     create_passphrase,
     create_root_key,
+    open_provider,
     passphrase_file,
     take_passphrase,
 )
@@ -168,6 +169,21 @@ def test_a_passphrase_gives_the_same_root_key_at_every_start(root_file: Path) ->
     path.write_bytes(b"{}")
     with pytest.raises(PreconditionError):
         PassphraseProvider(path, bytearray(PASSPHRASE))
+
+
+def test_a_platform_with_a_passphrase_does_not_fall_back_to_a_file(
+    root_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = open_provider(root_file)
+    assert provider.name == "file"
+    provider.close()
+    create_passphrase(passphrase_file(root_file), bytearray(PASSPHRASE), uid=os.geteuid(), gid=os.getegid())
+    with pytest.raises(PreconditionError, match="need a passphrase"):
+        open_provider(root_file)
+    monkeypatch.setenv(VARIABLE, PASSPHRASE.decode())
+    provider = open_provider(root_file)
+    assert provider.name == "passphrase"
+    provider.close()
 
 
 def test_a_short_passphrase_is_refused(tmp_path: Path) -> None:

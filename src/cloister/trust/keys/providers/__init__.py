@@ -6,8 +6,15 @@ key service) would never show us its root key at all.
 
 from pathlib import Path
 
+from cloister.base.errors import PreconditionError
 from cloister.trust.keys.providers.file import FileProvider, create_root_key
-from cloister.trust.keys.providers.passphrase import PassphraseProvider, create_passphrase, take_passphrase
+from cloister.trust.keys.providers.passphrase import (
+    CREDENTIAL,
+    VARIABLE,
+    PassphraseProvider,
+    create_passphrase,
+    take_passphrase,
+)
 from cloister.trust.keys.providers.provider import Context, KeyDamagedError, Provider
 
 __all__ = [
@@ -18,6 +25,8 @@ __all__ = [
     "Provider",
     "create_passphrase",
     "create_root_key",
+    "open_provider",
+    "passphrase_file",
     "take_passphrase",
 ]
 
@@ -25,3 +34,17 @@ __all__ = [
 def passphrase_file(root_key: Path) -> Path:
     """Beside the root key's path: the salt and parameters of a platform that has a passphrase instead."""
     return root_key.with_suffix(".passphrase.json")
+
+
+def open_provider(root_key: Path, passphrase_descriptor: int | None = None) -> FileProvider | PassphraseProvider:
+    """The provider of this platform: a passphrase, if one was set with `create_passphrase` at `passphrase_file(root_key)`,
+    or else the key in the file. Raises PreconditionError."""
+    parameters = passphrase_file(root_key)
+    if not parameters.exists():
+        return FileProvider(root_key)
+    passphrase = take_passphrase(passphrase_descriptor)
+    if passphrase is None:
+        raise PreconditionError(
+            public=f"the keys of this platform need a passphrase: give it as the credential {CREDENTIAL} or in {VARIABLE}"
+        )
+    return PassphraseProvider(parameters, passphrase)
