@@ -22,12 +22,22 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 BODY_TIMEOUT_S: Final = 20.0
 # A megabyte on the slowest honest line takes ten seconds.
 
+HEAD_BYTES_MAX: Final = 16 * 1024
+# A request line and its headers: Neon's tools send the key three times, which is 300 bytes.
+
+_MESSAGE_CHARS_MAX: Final = 300
+# A wrong value is quoted in the message that refuses it.
+
 QUERY_BYTES_MAX: Final = 8 * 1024
 # As for the head of a request: a cursor, a search text and some flags fit many times.
 
 
 def check_declared(request: Request) -> None:
-    """Refuse by the headers alone. Raises HttpError 413, 415 or BadRequestError."""
+    """Refuse by the headers alone. Raises HttpError 413, 415, 431 or BadRequestError."""
+    if request.scope["http_version"] not in ("1.0", "1.1"):
+        raise BadRequestError(public="this server speaks HTTP/1.1")
+    if sum(len(name) + len(value) for name, value in request.scope["headers"]) > HEAD_BYTES_MAX:
+        raise HttpError(431, f"the headers are longer than {HEAD_BYTES_MAX} bytes")
     declared = request.headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit():
         raise BadRequestError(public="invalid Content-Length")
@@ -108,7 +118,8 @@ def _has_nul(value: Any) -> bool:
 
 
 def _where(error: msgspec.ValidationError) -> str:
-    return str(error).replace(" - at `$.", " - at `").replace(" - at `$`", "")
+    text = str(error).replace(" - at `$.", " - at `").replace(" - at `$`", "")
+    return text if len(text) <= _MESSAGE_CHARS_MAX else text[:_MESSAGE_CHARS_MAX] + "…"
 
 
 def _too_large() -> HttpError:

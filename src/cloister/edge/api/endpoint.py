@@ -75,11 +75,13 @@ class Route:
     answer: type
     answer_is_optional: bool
     """The handler may answer None: 204, without a body."""
+    is_recorded_here: bool
+    """A read. Changes are recorded by the service, in the transaction that makes them."""
     decoder: msgspec.json.Decoder[Any] = field(repr=False)
 
     @property
-    def is_read(self) -> bool:
-        return self.method == "GET"
+    def is_change(self) -> bool:
+        return self.method != "GET"
 
     @property
     def name(self) -> str:
@@ -92,9 +94,16 @@ class Route:
 
 
 def endpoint(
-    method: str, path: str, *, permission: Permission | Public, audit: Action | None, status: int = 200
+    method: str,
+    path: str,
+    *,
+    permission: Permission | Public,
+    audit: Action | None,
+    status: int = 200,
+    service_records: bool = False,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. `audit=None` is only for public routes, which have nobody to name."""
+    """Make a handler a route. `audit=None` is only for public routes, which have nobody to name. `service_records` is
+    for a read that is recorded below, like a change; other reads are recorded here."""
     assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
     assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
 
@@ -118,6 +127,7 @@ def endpoint(
             query=query,
             answer=alternatives[0] if is_optional else answer,
             answer_is_optional=is_optional,
+            is_recorded_here=method == "GET" and audit is not None and not service_records,
             decoder=msgspec.json.Decoder(body),
         )
 
@@ -198,10 +208,10 @@ class Boundary:
     ) -> Response:
         now = self._services.clock.now()
 
-        # (2) The route, and what the head says about the body: its size, its type. The body itself is not read yet.
+        # (2) What the head says: its own size, the size and the type of the body. The body itself is not read yet.
+        content.check_declared(request)
         route, parameters = find_route()
         trace.route = route
-        content.check_declared(request)
 
         if isinstance(route.permission, Public):
             return await self._answer_publicly(route, request, trace, now)
@@ -218,7 +228,7 @@ class Boundary:
 
         # (4) How often. Before the decision, so that refused calls are limited too.
         self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
-        if not route.is_read:
+        if route.is_change:
             self._rates.take(CHANGES_PER_KEY, str(principal.key_id), now)
 
         # (5) What it is about: the ids in the path become ids, and lead to the organization that decides.
@@ -254,7 +264,7 @@ class Boundary:
         # (9) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
         #     answer leaves: if it cannot be recorded, it is not answered.
         answer = await self._run(route, call)
-        if route.is_read:
+        if route.is_recorded_here:
             await self._services.audit.record(trace.event("ok"))
         return json_response(answer.body, answer.status, trace.request_id)
 

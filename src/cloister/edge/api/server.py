@@ -1,4 +1,4 @@
-"""The HTTPS server: uvicorn on a socket that the supervisor opened, with an end to every patience.
+"""The HTTPS server: uvicorn on sockets that the supervisor opened, with an end to every patience.
 
 uvicorn and h11 parse requests (h11 refuses what smugglers need: two lengths, a length beside chunks, folded headers).
 This file adds what they leave open: how many connections there may be, how long a handshake, the head of a request and a
@@ -8,6 +8,7 @@ process: setting `stop` ends the server after the requests under way.
 
 import asyncio
 import contextlib
+import math
 import socket
 import uuid
 from collections import Counter
@@ -21,6 +22,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from cloister.edge.api.content import HEAD_BYTES_MAX
 from cloister.edge.api.errors import GeneralError
 from cloister.edge.api.rates import address_group
 from cloister.edge.api.tls import ServerCertificate
@@ -45,9 +47,6 @@ IDLE_TIMEOUT_S: Final = 75.0
 
 REQUEST_TIMEOUT_S: Final = 120.0
 # From the end of the head to the end of the answer. Handlers return at once; most of this is for slow readers.
-
-HEAD_BYTES_MAX: Final = 32 * 1024
-# A request line and its headers: Neon's tools send the key three times, which is 300 bytes.
 
 STOP_TIMEOUT_S: Final = 10
 # For requests under way when the server stops. What is cut then is cut like a lost connection.
@@ -156,9 +155,16 @@ class _Server(uvicorn.Server):
         self.servers = [await loop.create_server(connection, sock=sock, **options) for sock in sockets]
         self.started = True
 
+    def cut(self) -> None:
+        """Leave nothing open. After an orderly stop there is nothing; after a cancellation there may be."""
+        for listener in getattr(self, "servers", []):
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
 
 async def serve(
-    app: Starlette, sock: socket.socket, certificate: ServerCertificate | None, stop: asyncio.Event
+    app: Starlette, sockets: list[socket.socket], certificate: ServerCertificate | None, stop: asyncio.Event
 ) -> None:
     """Serve until `stop` is set, then finish what is under way (at most STOP_TIMEOUT_S) and close.
 
@@ -175,7 +181,7 @@ async def serve(
         proxy_headers=False,
         server_header=False,
         h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-        timeout_keep_alive=int(IDLE_TIMEOUT_S),
+        timeout_keep_alive=math.ceil(IDLE_TIMEOUT_S) + 1,  # ours comes first
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         ssl_context_factory=(lambda _config, _default: certificate.context) if certificate else None,
     )
@@ -192,7 +198,8 @@ async def serve(
             beside.append(tasks.create_task(certificate.watch()))
         beside.append(tasks.create_task(boundary.sweep()))
         try:
-            await server.serve(sockets=[sock])
+            await server.serve(sockets=sockets)
         finally:
             for task in beside:
                 task.cancel()
+            server.cut()

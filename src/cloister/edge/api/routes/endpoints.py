@@ -1,7 +1,6 @@
 """Endpoints: the hosts that clients connect to, and the computes behind them."""
 
-from cloister.base.errors import BadRequestError, NotFoundError
-from cloister.base.limits import SUSPEND_TIMEOUT_MAX_S, SUSPEND_TIMEOUT_MIN_S
+from cloister.base.errors import NotFoundError
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.operations.model import Operation
 from cloister.edge.api import paths
@@ -43,8 +42,6 @@ async def get_endpoint(call: Plain) -> wire.EndpointAnswer:
 @endpoint("POST", _COLLECTION, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_CREATE, status=201)
 async def create_endpoint(call: Call[wire.CreateEndpoint, NoQuery]) -> wire.EndpointOperations:
     body = call.body.endpoint
-    check_limits(body.autoscaling_limit_min_cu, body.autoscaling_limit_max_cu)
-    check_suspend_timeout(body.suspend_timeout_seconds)
     new = NewEndpoint(
         branch_id=paths.branch_id(body.branch_id),
         type=body.type,
@@ -60,8 +57,6 @@ async def create_endpoint(call: Call[wire.CreateEndpoint, NoQuery]) -> wire.Endp
 @endpoint("PATCH", _ONE, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_UPDATE)
 async def update_endpoint(call: Call[wire.UpdateEndpoint, NoQuery]) -> wire.EndpointOperations:
     body = call.body.endpoint
-    check_limits(body.autoscaling_limit_min_cu, body.autoscaling_limit_max_cu)
-    check_suspend_timeout(body.suspend_timeout_seconds)
     change = EndpointChange(
         min_cu=body.autoscaling_limit_min_cu,
         max_cu=body.autoscaling_limit_max_cu,
@@ -93,19 +88,6 @@ async def suspend_endpoint(call: Plain) -> wire.EndpointOperations:
 @endpoint("POST", _ONE + "/restart", permission=Permission.ENDPOINT_OPERATE, audit=Action.ENDPOINT_RESTART)
 async def restart_endpoint(call: Plain) -> wire.EndpointOperations:
     return _answer(call, await call.control.endpoints.restart(call.caller, call.project_id, call.endpoint_id))
-
-
-def check_limits(min_cu: float | None, max_cu: float | None) -> None:
-    if min_cu is not None and max_cu is not None and min_cu > max_cu:
-        raise BadRequestError(public="autoscaling_limit_min_cu is greater than autoscaling_limit_max_cu")
-
-
-def check_suspend_timeout(seconds: int | None) -> None:
-    if seconds is not None and seconds > 0 and not SUSPEND_TIMEOUT_MIN_S <= seconds <= SUSPEND_TIMEOUT_MAX_S:
-        raise BadRequestError(
-            public="suspend_timeout_seconds must be -1 (never), 0 (the default), "
-            f"or {SUSPEND_TIMEOUT_MIN_S} to {SUSPEND_TIMEOUT_MAX_S}"
-        )
 
 
 def _answer(call: Call[object, object], changed: tuple[Endpoint, list[Operation]]) -> wire.EndpointOperations:

@@ -13,16 +13,12 @@ from cloister.control.projects.model import NewProject, ProjectChange
 from cloister.edge.api import paths
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
-from cloister.edge.api.routes.endpoints import check_limits, check_suspend_timeout
 from cloister.edge.api.wire import branches as branch_wire
 from cloister.edge.api.wire import connections, databases, endpoints, projects, roles
 from cloister.edge.api.wire.common import CursorPage
 from cloister.edge.api.wire.operations import operations
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
-
-NAME_BYTES_MAX = 256
-# As the control database holds it; a character of UTF-8 may take four.
 
 
 class ListProjects(msgspec.Struct, frozen=True):
@@ -59,25 +55,18 @@ async def list_shared_projects(call: Plain) -> projects.SharedProjectList:  # no
 async def create_project(call: Call[projects.CreateProject, NoQuery]) -> projects.ProjectCreatedAnswer:
     body = call.body.project
     branch = body.branch or projects.NewBranchBody()
-    defaults = projects.endpoint_defaults(body)
-    if defaults is not None:
-        check_limits(defaults.autoscaling_limit_min_cu, defaults.autoscaling_limit_max_cu)
-        check_suspend_timeout(defaults.suspend_timeout_seconds)
-    settings = projects.project_settings(body.settings)
-    if settings is not None:
-        projects.check_allowed_ips(settings.allowed_ips.ips)
     new = NewProject(
-        name=None if body.name is None else _name("project name", body.name),
+        name=body.name,
         org_id=_organization(call, body.org_id),
         pg_version=body.pg_version,
         region_id=body.region_id,
-        branch_name=_name("branch name", branch.name or "main"),
+        branch_name=branch.name or "main",
         role_name=paths.role_name("neondb_owner" if branch.role_name is None else branch.role_name),
         database_name=paths.database_name("neondb" if branch.database_name is None else branch.database_name),
         store_passwords=body.store_passwords,
         history_retention_seconds=body.history_retention_seconds,
-        settings=settings,
-        default_endpoint_settings=defaults,
+        settings=projects.project_settings(body.settings),
+        default_endpoint_settings=projects.endpoint_defaults(body),
     )
     created = await call.control.projects.create(call.caller, new)
     password = created.password.reveal()
@@ -103,17 +92,11 @@ async def get_project(call: Plain) -> projects.ProjectAnswer:
 @endpoint("PATCH", "/projects/{project_id}", permission=Permission.PROJECT_UPDATE, audit=Action.PROJECT_UPDATE)
 async def update_project(call: Call[projects.UpdateProject, NoQuery]) -> projects.ProjectOperations:
     body = call.body.project
-    if body.settings is not None and body.settings.allowed_ips is not None:
-        projects.check_allowed_ips(body.settings.allowed_ips.ips or [])
-    defaults = body.default_endpoint_settings
-    if defaults is not None:
-        check_limits(defaults.autoscaling_limit_min_cu, defaults.autoscaling_limit_max_cu)
-        check_suspend_timeout(defaults.suspend_timeout_seconds)
     change = ProjectChange(
-        name=None if body.name is None else _name("project name", body.name),
+        name=body.name,
         history_retention_seconds=body.history_retention_seconds,
         settings=projects.given(body.settings),
-        default_endpoint_settings=projects.given(defaults),
+        default_endpoint_settings=projects.given(body.default_endpoint_settings),
     )
     project, started = await call.control.projects.update(call.caller, call.project_id, change)
     return projects.ProjectOperations(
@@ -201,9 +184,3 @@ def _permitted(org_ids: tuple[OrgId, ...], asked: str) -> OrgId:
     if org_id not in org_ids:
         raise NotFoundError(public="organization not found")
     return org_id
-
-
-def _name(what: str, text: str) -> str:
-    if len(text.encode()) > NAME_BYTES_MAX:
-        raise BadRequestError(public=f"{what} is longer than {NAME_BYTES_MAX} bytes")
-    return text

@@ -58,6 +58,7 @@ async def reset_password(call: Plain) -> wire.RoleOperations:
     _ONE + "/reveal_password",
     permission=Permission.ROLE_REVEAL_PASSWORD,
     audit=Action.ROLE_REVEAL_PASSWORD,
+    service_records=True,
 )
 async def reveal_password(call: Plain) -> wire.RolePassword:
     password = await call.control.roles.reveal_password(call.caller, call.project_id, call.branch_id, call.role_name)

@@ -1,0 +1,114 @@
+"""Threat: a caller without a key, with a wrong one, or with one of another organization reaches a tenant's things.
+
+Every route of the table is tried, so a new route is tried as well.
+"""
+
+from typing import Any
+
+import pytest
+
+from cloister.edge.api.endpoint import Public, Route
+from cloister.edge.api.routes import ROUTES
+from tests.edge.api.world import ADA_KEY, BOB_KEY, BRANCH, ENDPOINT, OPERATION, ORG, OTHER_PROJECT, PROJECT, World
+
+GUARDED = [route for route in ROUTES if not isinstance(route.permission, Public)]
+OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{org_id}" in route.path]
+
+BODIES: dict[str, Any] = {
+    "create_project": {"project": {}},
+    "update_project": {"project": {}},
+    "create_endpoint": {"endpoint": {"branch_id": BRANCH, "type": "read_write"}},
+    "update_endpoint": {"endpoint": {}},
+    "create_role": {"role": {"name": "app"}},
+    "create_database": {"database": {"name": "shop", "owner_name": "neondb_owner"}},
+    "update_database": {"database": {"name": "shop"}},
+    "create_api_key": {"key_name": "ci"},
+}
+
+
+def path_of(route: Route) -> str:
+    return route.path.format(
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        endpoint_id=ENDPOINT,
+        operation_id=OPERATION,
+        org_id=ORG,
+        role_name="neondb_owner",
+        database_name="neondb",
+        key_id=7,
+    )
+
+
+def changes(world: World) -> tuple[Any, ...]:
+    return (world.projects.created, world.projects.changes, world.endpoints.created, world.endpoints.changes)
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=lambda route: route.name)
+@pytest.mark.parametrize(
+    "key", [None, "napi_" + "z" * 64, ADA_KEY[:-1], ADA_KEY.upper()], ids=["no", "wrong", "cut", "case"]
+)
+async def test_who_is_not_known_gets_nothing(route: Route, key: str | None) -> None:
+    world = World()
+    async with world.client(key) as client:
+        answer = await client.request(route.method, path_of(route), json=BODIES.get(route.name))
+    assert answer.status_code == 401
+    assert set(answer.json()) == {"request_id", "code", "message"}
+    assert world.decider.asked == []
+    assert changes(world) == ([], [], [], [])
+    (refusal,) = await world.refused()
+    assert (refusal.actor, refusal.details["attempted"]) == ("stranger", route.audit)
+
+
+@pytest.mark.parametrize("route", OF_A_TENANT, ids=lambda route: route.name)
+async def test_who_belongs_elsewhere_finds_nothing(route: Route) -> None:
+    """404, not 403: that it exists is not theirs to know."""
+    world = World()
+    async with world.client(BOB_KEY) as client:
+        answer = await client.request(route.method, path_of(route), json=BODIES.get(route.name))
+    assert answer.status_code == 404
+    assert changes(world) == ([], [], [], [])
+    assert world.decider.asked[0][1] == route.permission
+    (refusal,) = await world.refused()
+    assert (refusal.reason, refusal.outcome) == ("not_found", "denied")
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=lambda route: route.name)
+async def test_each_route_asks_for_the_permission_it_states(route: Route) -> None:
+    world = World()
+    async with world.client() as client:
+        await client.request(route.method, path_of(route), json=BODIES.get(route.name))
+    assert world.decider.asked[0][1] == route.permission
+
+
+async def test_an_organization_of_somebody_else_cannot_be_named_in_a_body_or_query() -> None:
+    world = World()
+    async with world.client(BOB_KEY) as client:
+        created = await client.post("/projects", json={"project": {"org_id": ORG}})
+        listed = await client.get(f"/projects?org_id={ORG}")
+        mine = await client.get("/projects")
+    assert (created.status_code, listed.status_code) == (404, 404)
+    assert world.projects.created == []
+    assert [it["id"] for it in mine.json()["projects"]] == [OTHER_PROJECT]
+
+
+async def test_a_permission_that_a_member_lacks_is_forbidden() -> None:
+    async with World().client(BOB_KEY) as client:
+        answer = await client.delete(f"/projects/{OTHER_PROJECT}")
+        assert (answer.status_code, answer.json()["message"]) == (403, "permission denied")
+        assert (await client.get("/cloister/audit/events")).status_code == 403
+
+
+async def test_an_answer_kept_for_one_account_is_not_given_to_another() -> None:
+    world = World()
+    headers = {"Idempotency-Key": "same"}
+    async with world.client() as ada, world.client(BOB_KEY) as bob:
+        first = await ada.post("/projects", json={"project": {}}, headers=headers)
+        second = await bob.post("/projects", json={"project": {}}, headers=headers)
+    assert "idempotent-replayed" not in second.headers
+    assert first.json()["project"]["org_id"] != second.json()["project"]["org_id"]
+
+
+async def test_another_accounts_api_key_is_not_revoked() -> None:
+    async with World().client(BOB_KEY) as client:
+        assert (await client.delete("/api_keys/7")).status_code == 404
+        assert (await client.get("/api_keys")).json() == []

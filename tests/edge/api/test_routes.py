@@ -1,0 +1,402 @@
+"""Every route answers in Neon's shape."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from cloister.base.ids import BranchId
+from cloister.edge.api.routes import LATER, ROUTES
+from cloister.trust.audit import Event
+from tests.edge.api.neon_fields import missing
+from tests.edge.api.world import (
+    ADA_KEY,
+    BRANCH,
+    ENDPOINT,
+    OPERATION,
+    ORG,
+    OTHER_ORG,
+    OTHER_PROJECT,
+    PASSWORD,
+    PROJECT,
+    World,
+    branch,
+    operation,
+    principal,
+    project,
+)
+
+P = f"/projects/{PROJECT}"
+B = f"{P}/branches/{BRANCH}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call that succeeds. `holds` says where in the answer a noun stands: `projects[]` is every one of a list."""
+
+    route: str
+    path: str
+    status: int
+    holds: dict[str, str]
+    body: dict[str, Any] | None = None
+
+
+CASES = [
+    Case(
+        "list_projects",
+        "/projects?limit=5",
+        200,
+        {"projects[]": "ProjectListItem", "projects[].settings.allowed_ips": "AllowedIps"},
+    ),
+    Case("list_shared_projects", "/projects/shared", 200, {}),
+    Case(
+        "create_project",
+        "/projects",
+        201,
+        {
+            "project": "Project",
+            "project.settings.allowed_ips": "AllowedIps",
+            "connection_uris[]": "ConnectionDetails",
+            "connection_uris[].connection_parameters": "ConnectionParameters",
+            "roles[]": "Role",
+            "databases[]": "Database",
+            "operations[]": "Operation",
+            "branch": "Branch",
+            "endpoints[]": "Endpoint",
+        },
+        {"project": {}},
+    ),
+    Case("get_project", P, 200, {"project": "Project", "project.settings.allowed_ips": "AllowedIps"}),
+    Case("update_project", P, 200, {"project": "Project"}, {"project": {"name": "new"}}),
+    Case("delete_project", P, 200, {"project": "Project", "operations[]": "Operation"}),
+    Case("list_permissions", f"{P}/permissions", 200, {}),
+    Case("get_connection_uri", f"{P}/connection_uri?database_name=neondb&role_name=neondb_owner", 200, {}),
+    Case("list_branches", f"{P}/branches", 200, {"branches[]": "Branch"}),
+    Case("count_branches", f"{P}/branches/count", 200, {}),
+    Case("get_branch", B, 200, {"branch": "Branch", "annotation": "Annotation"}),
+    Case("list_endpoints", f"{P}/endpoints", 200, {"endpoints[]": "Endpoint"}),
+    Case("list_branch_endpoints", f"{B}/endpoints", 200, {"endpoints[]": "Endpoint"}),
+    Case("get_endpoint", f"{P}/endpoints/{ENDPOINT}", 200, {"endpoint": "Endpoint"}),
+    Case(
+        "create_endpoint",
+        f"{P}/endpoints",
+        201,
+        {"endpoint": "Endpoint", "operations[]": "Operation"},
+        {"endpoint": {"branch_id": BRANCH, "type": "read_only"}},
+    ),
+    Case(
+        "update_endpoint",
+        f"{P}/endpoints/{ENDPOINT}",
+        200,
+        {"endpoint": "Endpoint", "operations[]": "Operation"},
+        {"endpoint": {"suspend_timeout_seconds": 60}},
+    ),
+    Case("delete_endpoint", f"{P}/endpoints/{ENDPOINT}", 200, {"endpoint": "Endpoint", "operations[]": "Operation"}),
+    Case(
+        "start_endpoint", f"{P}/endpoints/{ENDPOINT}/start", 200, {"endpoint": "Endpoint", "operations[]": "Operation"}
+    ),
+    Case("suspend_endpoint", f"{P}/endpoints/{ENDPOINT}/suspend", 200, {"endpoint": "Endpoint"}),
+    Case("restart_endpoint", f"{P}/endpoints/{ENDPOINT}/restart", 200, {"endpoint": "Endpoint"}),
+    Case("list_roles", f"{B}/roles", 200, {"roles[]": "Role"}),
+    Case("get_role", f"{B}/roles/neondb_owner", 200, {"role": "Role"}),
+    Case("create_role", f"{B}/roles", 201, {"role": "Role", "operations[]": "Operation"}, {"role": {"name": "app"}}),
+    Case("delete_role", f"{B}/roles/neondb_owner", 200, {"role": "Role", "operations[]": "Operation"}),
+    Case(
+        "reset_password", f"{B}/roles/neondb_owner/reset_password", 200, {"role": "Role", "operations[]": "Operation"}
+    ),
+    Case("reveal_password", f"{B}/roles/neondb_owner/reveal_password", 200, {}),
+    Case("list_databases", f"{B}/databases", 200, {"databases[]": "Database"}),
+    Case("get_database", f"{B}/databases/neondb", 200, {"database": "Database"}),
+    Case(
+        "create_database",
+        f"{B}/databases",
+        201,
+        {"database": "Database", "operations[]": "Operation"},
+        {"database": {"name": "shop", "owner_name": "neondb_owner"}},
+    ),
+    Case("update_database", f"{B}/databases/neondb", 200, {"database": "Database"}, {"database": {"name": "shop"}}),
+    Case("delete_database", f"{B}/databases/neondb", 200, {"database": "Database"}),
+    Case("list_operations", f"{P}/operations", 200, {"operations[]": "Operation"}),
+    Case("get_operation", f"{P}/operations/{OPERATION}", 200, {"operation": "Operation"}),
+    Case("get_user", "/users/me", 200, {"": "User", "billing_account": "BillingAccount"}),
+    Case("list_organizations", "/users/me/organizations", 200, {"organizations[]": "Organization"}),
+    Case("get_auth", "/auth", 200, {"": "AuthDetails"}),
+    Case("get_organization", f"/organizations/{ORG}", 200, {"": "Organization"}),
+    Case("list_members", f"/organizations/{ORG}/members", 200, {"members[].member": "Member"}),
+    Case("list_api_keys", "/api_keys", 200, {"[]": "ApiKey"}),
+    Case("create_api_key", "/api_keys", 200, {"": "ApiKeyCreated"}, {"key_name": "ci"}),
+    Case("revoke_api_key", "/api_keys/7", 200, {"": "ApiKeyRevoked"}),
+    Case("list_regions", "/regions", 200, {"regions[]": "Region"}),
+    Case("get_health", "/cloister/health", 200, {}),
+    Case("list_audit_events", "/cloister/audit/events", 200, {}),
+    Case("verify_audit", "/cloister/audit/verify", 403, {}),
+    Case("list_volume_keys", "/cloister/keys", 200, {}),
+    Case("list_buckets", f"{B}/buckets", 200, {}),
+    Case("list_functions", f"{B}/functions", 200, {}),
+    Case("list_credentials", f"{B}/credentials", 200, {}),
+]
+
+BY_NAME = {route.name: route for route in ROUTES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.route)
+async def test_a_route_answers_in_neons_shape(case: Case) -> None:
+    world = World()
+    world.roles.stored_password = PASSWORD
+    route = BY_NAME[case.route]
+    async with world.client() as client:
+        answer = await client.request(route.method, case.path, json=case.body)
+    assert answer.status_code == case.status, answer.text
+    for where, noun in case.holds.items():
+        found = list(_at(answer.json(), where))
+        assert found, f"nothing at {where}"
+        for value in found:
+            assert missing(noun, value) == set(), where
+
+
+def test_every_route_has_its_case() -> None:
+    assert {case.route for case in CASES} == set(BY_NAME)
+    assert len(CASES) == len(ROUTES)
+
+
+async def test_what_comes_later_is_said_in_a_sentence() -> None:
+    async with World().client(None) as client:
+        for route in LATER:
+            path = route.path.format(project_id=PROJECT, branch_id=BRANCH, org_id=ORG)
+            answer = await client.request(route.method, path, json={})
+            assert answer.status_code == 501
+            assert answer.json()["code"] == "NOT_SUPPORTED"
+            assert "does not support" in answer.json()["message"]
+
+
+async def test_an_answer_is_json_that_nobody_keeps_or_frames() -> None:
+    async with World().client() as client:
+        answer = await client.get(P)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["strict-transport-security"].startswith("max-age=")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-request-id"] == answer.headers["x-neon-ret-request-id"] != ""
+    assert "server" not in answer.headers
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def test_a_created_project_shows_its_password_percent_encoded_and_bound_to_tls() -> None:
+    async with World(postgres_port=15432).client() as client:
+        created = (await client.post("/projects", json={"project": {"name": "shop"}})).json()
+    details = created["connection_uris"][0]
+    assert details["connection_uri"] == (
+        f"postgresql://neondb_owner:npg_p%25%2F%40%3Ashown1234567890@{ENDPOINT}.db.test:15432/neondb"
+        "?sslmode=verify-full&channel_binding=require"
+    )
+    assert details["connection_parameters"] == {
+        "database": "neondb",
+        "password": PASSWORD,
+        "role": "neondb_owner",
+        "host": f"{ENDPOINT}.db.test",
+        "pooler_host": f"{ENDPOINT}-pooler.db.test",
+    }
+    assert created["roles"][0]["password"] == PASSWORD
+    assert created["endpoints"][0]["host"].startswith(ENDPOINT)
+    assert created["project"]["proxy_host"] == "db.test"
+
+
+async def test_defaults_are_those_that_neons_tools_expect() -> None:
+    world = World()
+    async with world.client() as client:
+        await client.post("/projects", json={"project": {}})
+    new = world.projects.created[0]
+    assert (new.branch_name, new.role_name, new.database_name) == ("main", "neondb_owner", "neondb")
+    assert new.org_id == ORG
+    assert new.name is None
+
+
+async def test_everything_a_project_can_be_created_with_arrives() -> None:
+    world = World()
+    body = {
+        "project": {
+            "name": "shop",
+            "org_id": ORG,
+            "pg_version": 17,
+            "store_passwords": True,
+            "history_retention_seconds": 3600,
+            "branch": {"name": "live", "role_name": "o'wner", "database_name": 'sh"op'},
+            "settings": {
+                "allowed_ips": {"ips": ["192.0.2.0/24"], "protected_branches_only": True},
+                "quota": {"logical_size_bytes": 5},
+                "maintenance_window": {"weekdays": [1]},
+            },
+            "autoscaling_limit_min_cu": 0.5,
+            "default_endpoint_settings": {"autoscaling_limit_max_cu": 4, "suspend_timeout_seconds": -1},
+            "provisioner": "k8s-neonvm",
+        }
+    }
+    async with world.client() as client:
+        assert (await client.post("/projects", json=body)).status_code == 201
+    new = world.projects.created[0]
+    assert (new.name, new.pg_version, new.store_passwords, new.history_retention_seconds) == ("shop", 17, True, 3600)
+    assert (new.branch_name, new.role_name, new.database_name) == ("live", "o'wner", 'sh"op')
+    assert new.settings is not None
+    assert new.settings.allowed_ips.ips == ["192.0.2.0/24"]
+    assert new.settings.allowed_ips.protected_branches_only
+    assert new.settings.quota.logical_size_bytes == 5
+    assert new.default_endpoint_settings is not None
+    assert new.default_endpoint_settings.autoscaling_limit_min_cu == 0.5
+    assert new.default_endpoint_settings.autoscaling_limit_max_cu == 4
+    assert new.default_endpoint_settings.suspend_timeout_seconds == -1
+
+
+async def test_a_patch_changes_only_what_it_gives() -> None:
+    """Terraform sends `protected_branches_only: null` and no `ips`: the list must stay."""
+    world = World()
+    settings = {"allowed_ips": {"protected_branches_only": None}, "enable_logical_replication": True}
+    async with world.client() as client:
+        await client.patch(P, json={"project": {"settings": settings}})
+        await client.patch(P, json={"project": {"settings": {"allowed_ips": {"ips": []}}}})
+    first, second = world.projects.changes
+    assert first.settings == {"allowed_ips": {}, "enable_logical_replication": True}
+    assert first.default_endpoint_settings is None
+    assert second.settings == {"allowed_ips": {"ips": []}}
+
+
+async def test_deleted_twice_is_deleted() -> None:
+    async with World().client() as client:
+        for path in (f"{B}/roles/nobody", f"{B}/databases/nothing", f"{P}/endpoints/ep-calm-forest-zzzzzzzz"):
+            answer = await client.delete(path)
+            assert (answer.status_code, answer.content) == (204, b"")
+            assert "content-type" not in answer.headers
+
+
+async def test_projects_are_listed_page_by_page_until_a_page_is_empty() -> None:
+    async with World().client() as client:
+        first = (await client.get("/projects?limit=1")).json()
+        assert first["pagination"]["cursor"] == PROJECT
+        assert (first["applications"], first["integrations"]) == ({}, {})
+        last = (await client.get("/projects", params={"limit": 1, "cursor": PROJECT})).json()
+        assert last["projects"] == []
+        assert "pagination" not in last
+
+
+async def test_branches_end_without_a_next_page() -> None:
+    """Neon's command line asks for ever if `next` is there at the end."""
+
+    world = World()
+    world.branches.rows += [branch(BranchId(f"br-calm-forest-0000000{n}"), is_default=False) for n in range(2)]
+    seen = []
+    async with world.client() as client:
+        cursor = None
+        while True:
+            page = (
+                await client.get(f"{P}/branches", params={"limit": 2, **({"cursor": cursor} if cursor else {})})
+            ).json()
+            seen += [it["id"] for it in page["branches"]]
+            cursor = page["pagination"].get("next")
+            if cursor is None:
+                break
+        assert (await client.get(f"{P}/branches/count")).json() == {"count": 3}
+    assert seen == [it.id for it in world.branches.rows]
+
+
+async def test_operations_are_listed_page_by_page() -> None:
+
+    world = World()
+    world.operations.rows = [operation(n) for n in (3, 2, 1)]
+    async with world.client() as client:
+        page = (await client.get(f"{P}/operations?limit=2")).json()
+        rest = (await client.get(f"{P}/operations", params={"limit": 2, "cursor": page["pagination"]["cursor"]})).json()
+    assert [len(page["operations"]), len(rest["operations"])] == [2, 1]
+
+
+async def test_a_connection_uri_has_the_password_only_where_it_is_stored_and_may_be_seen() -> None:
+
+    world = World()
+    path = f"{P}/connection_uri?database_name=neondb&role_name=a%2Fb&pooled=True"
+    async with world.client() as client:
+        bare = (await client.get(path)).json()["uri"]
+        assert bare.startswith(f"postgresql://a%2Fb@{ENDPOINT}-pooler.db.test/neondb?")
+        world.projects.rows[PROJECT] = project(store_passwords=True)
+        world.roles.stored_password = "p@ss"
+        assert (await client.get(path)).json()["uri"].startswith("postgresql://a%2Fb:p%40ss@")
+        world.roles.stored_password = None
+        assert (await client.get(path)).json()["uri"] == bare
+        assert (await client.get(path.replace("neondb&", "other&"))).status_code == 404
+        assert (await client.get(f"{P}/connection_uri?role_name=x")).status_code == 400
+
+
+async def test_a_password_that_is_not_stored_is_a_failed_precondition() -> None:
+    async with World().client() as client:
+        answer = await client.get(f"{B}/roles/neondb_owner/reveal_password")
+    assert (answer.status_code, answer.json()["message"]) == (412, "Storing passwords is disabled")
+
+
+async def test_a_name_with_a_slash_has_an_address() -> None:
+    async with World().client() as client:
+        answer = await client.get(f"{B}/roles/a%2Fb")
+    assert answer.json()["role"]["name"] == "a/b"
+
+
+async def test_an_endpoint_that_wakes_says_so() -> None:
+    async with World().client() as client:
+        endpoint = (await client.get(f"{P}/endpoints/{ENDPOINT}")).json()["endpoint"]
+    assert (endpoint["current_state"], endpoint["pending_state"]) == ("idle", "active")
+    assert endpoint["last_active"] == "2026-03-04T05:06:07Z"
+
+
+async def test_the_audit_log_shows_a_tenant_only_its_own_projects() -> None:
+
+    world = World()
+    world.audit.events = [Event(action="role.create", actor="x", project_id=it) for it in (PROJECT, OTHER_PROJECT, "")]
+    async with world.client() as client:
+        events = (await client.get("/cloister/audit/events")).json()["events"]
+        assert {it["event"]["project_id"] for it in events} == {PROJECT}
+        assert (await client.get(f"/cloister/audit/events?project_id={OTHER_PROJECT}")).status_code == 404
+        assert {it["project_id"] for it in (await client.get("/cloister/keys")).json()["keys"]} == {PROJECT}
+        assert (await client.get(f"/cloister/keys?project_id={OTHER_PROJECT}")).status_code == 404
+
+
+async def test_who_holds_every_organization_sees_and_verifies_the_whole_log() -> None:
+
+    world = World()
+    world.keys.principals[ADA_KEY] = principal(1, {ORG: "admin", OTHER_ORG: "admin"})
+    world.audit.events = [Event(action="platform.start", actor="platform:api")]
+    async with world.client() as client:
+        assert (await client.get("/cloister/audit/events")).json()["events"][0]["event"]["action"] == "platform.start"
+        verdict = (await client.get("/cloister/audit/verify")).json()
+        assert verdict["is_intact"] is True
+        assert verdict["head"].endswith(":" + "0" * 64)
+        assert (await client.get("/cloister/audit/verify?noted=nonsense")).status_code == 400
+
+
+async def test_an_organization_must_be_named_only_by_who_has_several() -> None:
+
+    world = World()
+    world.keys.principals[ADA_KEY] = principal(1, {ORG: "admin", OTHER_ORG: "admin"})
+    async with world.client() as client:
+        answer = await client.post("/projects", json={"project": {}})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("org_id is required")
+        await client.post("/projects", json={"project": {"org_id": OTHER_ORG}})
+    assert world.projects.created[0].org_id == OTHER_ORG
+
+
+async def test_the_public_answers_need_no_key() -> None:
+    world = World()
+    async with world.client(None) as client:
+        health = await client.get("/cloister/health")
+        assert health.json() == {"version": "0.1.0", "ready": True}
+        assert json.loads((await client.get("/openapi.json")).content)["info"]["version"] == "0.1.0"
+        assert (await client.get("https://api.test/")).json()["api"] == "/api/v2"
+    assert world.keys.asked == 0
+
+
+def _at(value: Any, where: str) -> Any:
+    """Every value at `a[].b.c`."""
+    head, _, rest = where.partition(".")
+    name, is_list = head.removesuffix("[]"), head.endswith("[]")
+    inner = value[name] if name else value
+    for it in inner if is_list else [inner]:
+        if rest:
+            yield from _at(it, rest)
+        else:
+            yield it

@@ -1,0 +1,543 @@
+"""The API over a control plane of dictionaries, with two organizations that may not see each other.
+
+`ada` is an admin of the first, `bob` a member of the second, `eve` has a key of neither. The fakes follow the contracts
+of `control/services.py` and `edge/api/ports.py` and remember what was asked of them.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from starlette.applications import Starlette
+
+from cloister.base.clock import FakeClock
+from cloister.base.errors import (
+    CloisterError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    PreconditionError,
+    UnauthenticatedError,
+    UnprocessableError,
+)
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.secret import Secret
+from cloister.base.settings import Address, Settings
+from cloister.control.branches.model import Branch
+from cloister.control.calling import Caller, Page
+from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.operations.model import Operation, Status
+from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
+from cloister.control.projects.settings import checked_defaults, checked_name, checked_settings, merged_settings
+from cloister.control.roles.model import DatabaseInfo, Role
+from cloister.control.services import Control, ProjectCreated, RoleChanged
+from cloister.edge.api.application import create_app
+from cloister.edge.api.call import Services
+from cloister.edge.api.idempotency import Answer, Answers, Slot
+from cloister.edge.api.ports import Decider, Member, Organization
+from cloister.trust.access.keys import ApiKey
+from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Principal
+from cloister.trust.audit import Event
+from cloister.trust.audit.reader import Recorded
+from cloister.trust.audit.verify import Broken, Head, Intact
+from cloister.trust.keys.commands import KeyInfo
+
+NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)
+PASSWORD: Final = "npg_p%/@:shown1234567890"
+ORG: Final = OrgId("org-calm-forest-00000001")
+OTHER_ORG: Final = OrgId("org-calm-forest-00000002")
+PROJECT: Final = ProjectId("calm-forest-00000001")
+OTHER_PROJECT: Final = ProjectId("calm-forest-00000002")
+NO_PROJECT: Final = ProjectId("calm-forest-99999999")
+BRANCH: Final = BranchId("br-calm-forest-aaaaaaaa")
+ENDPOINT: Final = EndpointId("ep-calm-forest-aaaaaaaa")
+OPERATION: Final = OperationId("11111111-2222-3333-4444-555555555555")
+ADA_KEY: Final = "napi_" + "a" * 64
+BOB_KEY: Final = "napi_" + "b" * 64
+
+
+def principal(number: int, memberships: dict[str, str]) -> Principal:
+    return Principal(
+        account_id=uuid.UUID(int=number),
+        key_id=number,
+        email=f"user{number}@example.com",
+        name=f"User {number}",
+        memberships=memberships,
+    )
+
+
+ADA: Final = principal(1, {ORG: "admin"})
+BOB: Final = principal(2, {OTHER_ORG: "member"})
+
+_MEMBERS_MAY_NOT: Final = {Permission.PROJECT_DELETE, Permission.AUDIT_READ, Permission.KEY_READ}
+
+
+class FakeKeys:
+    def __init__(self) -> None:
+        self.principals = {ADA_KEY: ADA, BOB_KEY: BOB}
+        self.asked = 0
+        self.keys = {7: ApiKey(7, "laptop", ADA.account_id, ADA.name, NOW, None, None)}
+
+    async def authenticate(self, bearer: str, address: str) -> Principal:
+        self.asked += 1
+        if bearer not in self.principals:
+            raise UnauthenticatedError(public="invalid API key")
+        return self.principals[bearer]
+
+    async def create(self, caller: Caller, name: str) -> tuple[ApiKey, Secret[str]]:
+        key = ApiKey(8, name, caller.principal.account_id, caller.principal.name, NOW, None, None)
+        self.keys[8] = key
+        return key, Secret("napi_" + "n" * 64)
+
+    async def find(self, principal: Principal) -> list[ApiKey]:
+        return [key for key in self.keys.values() if key.account_id == principal.account_id]
+
+    async def revoke(self, caller: Caller, key_id: int) -> ApiKey:
+        key = self.keys.get(key_id)
+        if key is None or key.account_id != caller.principal.account_id:
+            raise NotFoundError(public="API key not found")
+        return key
+
+
+class FakeDecider:
+    """Admins may everything in their organization, members nearly; for others it does not exist."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Permission]] = []
+
+    def authorize(
+        self, principal: Principal, permission: Permission, *, org_id: str, project_id: str | None = None
+    ) -> None:
+        self.asked.append((principal.email, permission))
+        role = principal.memberships.get(org_id)
+        if role is None:
+            raise NotFoundError
+        if role != "admin" and permission in _MEMBERS_MAY_NOT:
+            raise ForbiddenError
+
+
+class FakeOrganizations:
+    async def find(self, org_ids: Sequence[OrgId]) -> list[Organization]:
+        return [Organization(it, "Example", NOW) for it in (ORG, OTHER_ORG) if it in org_ids]
+
+    async def members(self, org_id: OrgId) -> list[Member]:
+        return [Member(ADA.account_id, ADA.email, "admin")]
+
+    async def are_all(self, org_ids: Sequence[OrgId]) -> bool:
+        return {ORG, OTHER_ORG} <= set(org_ids)
+
+    async def project_ids(self, org_ids: Sequence[OrgId]) -> list[ProjectId]:
+        return [it for org, it in ((ORG, PROJECT), (OTHER_ORG, OTHER_PROJECT)) if org in org_ids]
+
+
+class FakeAudit:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.error: CloisterError | None = None
+
+    async def record(self, *events: Event) -> None:
+        if self.error is not None:
+            raise self.error
+        self.events.extend(events)
+
+    async def find(
+        self, *, project_ids: Sequence[str] | None, action: str | None, before_seq: int | None, limit: int
+    ) -> list[Recorded]:
+        return [
+            Recorded(seq, event, bytes(32))
+            for seq, event in reversed(list(enumerate(self.events, 1)))
+            if (project_ids is None or event.project_id in project_ids)
+            and (action is None or event.action == action)
+            and (before_seq is None or seq < before_seq)
+        ][:limit]
+
+    async def verify(self, noted: Sequence[Head]) -> Intact | Broken:
+        return Intact(Head(len(self.events), bytes(32)))
+
+
+class FakeVolumeKeys:
+    async def find(self, project_id: str | None) -> list[KeyInfo]:
+        return [
+            KeyInfo(
+                project_id=it,
+                purpose="volume",
+                version=1,
+                state="enabled",
+                provider="file",
+                created_at="2026-03-04T05:06:07Z",
+            )
+            for it in (PROJECT, OTHER_PROJECT)
+            if project_id in (None, it)
+        ]
+
+
+class MemoryAnswers(Answers):
+    """The same contract without a database. The real one is tested against PostgreSQL."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[uuid.UUID, str], tuple[bytes, Answer | None]] = {}
+
+    async def begin(self, slot: Slot, now: datetime) -> Answer | None:
+        digest, answer = self.rows.setdefault((slot.account_id, slot.key), (slot.digest, None))
+        if (slot.account_id, slot.key) in self.rows and digest != slot.digest:
+            raise UnprocessableError(public="this Idempotency-Key was used for another request")
+        return answer
+
+    async def finish(self, slot: Slot, answer: Answer) -> None:
+        self.rows[slot.account_id, slot.key] = (slot.digest, answer)
+
+    async def abandon(self, slot: Slot) -> None:
+        del self.rows[slot.account_id, slot.key]
+
+    async def sweep(self, now: datetime) -> int:
+        return 0
+
+
+def project(project_id: ProjectId = PROJECT, org_id: OrgId = ORG, **changes: Any) -> Project:
+    made = Project(
+        id=project_id,
+        org_id=org_id,
+        owner_id=ADA.account_id,
+        name=project_id,
+        region_id="self-hosted",
+        pg_version=18,
+        store_passwords=False,
+        history_retention_seconds=86400,
+        settings=ProjectSettings(),
+        default_endpoint_settings=EndpointDefaults(),
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def branch(branch_id: BranchId = BRANCH, *, is_default: bool = True) -> Branch:
+    return Branch(branch_id, PROJECT, None, "main" if is_default else branch_id, is_default, False, "ready", NOW, NOW)
+
+
+def an_endpoint(**changes: Any) -> Endpoint:
+    made = Endpoint(
+        id=ENDPOINT,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        type="read_write",
+        min_cu=0.25,
+        max_cu=2.0,
+        suspend_timeout_seconds=0,
+        pg_settings={},
+        is_disabled=False,
+        desired=State.ACTIVE,
+        state=State.IDLE,
+        generation=1,
+        socket_dir=None,
+        is_clean=True,
+        started_at=None,
+        last_active_at=NOW,
+        suspended_at=NOW,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def operation(number: int = 0, **changes: Any) -> Operation:
+    made = Operation(
+        id=OPERATION if number == 0 else OperationId(str(uuid.UUID(int=number))),
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        endpoint_id=ENDPOINT,
+        action="apply_config",
+        machine="change_role",
+        status=Status.RUNNING,
+        step="apply",
+        is_undoing=False,
+        failures_count=1,
+        run_at=NOW,
+        deadline_at=NOW,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def a_role(name: str = "neondb_owner") -> Role:
+    return Role(BRANCH, name, True, None, None, NOW, NOW)
+
+
+def a_database(name: str = "neondb", owner: str = "neondb_owner") -> DatabaseInfo:
+    return DatabaseInfo(5, BRANCH, name, owner, NOW, NOW)
+
+
+def _after(rows: list[Any], page: Page) -> list[Any]:
+    ids = [row.id for row in rows]
+    start = ids.index(page.cursor) + 1 if page.cursor in ids else 0
+    return rows[start : start + page.limit]
+
+
+@dataclass
+class FakeProjects:
+    rows: dict[str, Project] = field(
+        default_factory=lambda: {PROJECT: project(), OTHER_PROJECT: project(OTHER_PROJECT, OTHER_ORG)}
+    )
+    created: list[NewProject] = field(default_factory=list)
+    changes: list[ProjectChange] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def create(self, caller: Caller, new: NewProject) -> ProjectCreated:
+        if self.error is not None:
+            raise self.error
+        checked_name("project name", new.name or "x")
+        checked_settings(new.settings or ProjectSettings())
+        checked_defaults(new.default_endpoint_settings or EndpointDefaults())
+        self.created.append(new)
+        assert new.org_id is not None
+        made = project(PROJECT, new.org_id, name=new.name or PROJECT)
+        return ProjectCreated(
+            project=made,
+            branch=branch(),
+            endpoint=an_endpoint(),
+            role=a_role(new.role_name),
+            password=Secret(PASSWORD),
+            database=a_database(new.database_name, new.role_name),
+            operations=[operation()],
+        )
+
+    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
+        rows = [row for row in self.rows.values() if row.org_id in org_ids]
+        return _after([row for row in rows if search is None or search in row.name], page)
+
+    async def get(self, project_id: ProjectId) -> Project:
+        if project_id not in self.rows:
+            raise NotFoundError(f"no project {project_id}", public="project not found")
+        return self.rows[project_id]
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, change: ProjectChange
+    ) -> tuple[Project, list[Operation]]:
+        merged_settings(self.rows[project_id].settings, change.settings or {})
+        self.changes.append(change)
+        return self.rows[project_id], []
+
+    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]:
+        return self.rows[project_id], [operation()]
+
+
+@dataclass
+class FakeBranches:
+    rows: list[Branch] = field(default_factory=lambda: [branch()])
+
+    async def find(self, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]:
+        return _after(self.rows, page)
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId) -> Branch:
+        for row in self.rows:
+            if row.id == branch_id:
+                return row
+        raise NotFoundError(public="branch not found")
+
+    async def default(self, project_id: ProjectId) -> Branch:
+        return self.rows[0]
+
+
+@dataclass
+class FakeEndpoints:
+    rows: list[Endpoint] = field(default_factory=lambda: [an_endpoint()])
+    created: list[NewEndpoint] = field(default_factory=list)
+    changes: list[EndpointChange] = field(default_factory=list)
+
+    async def find(self, project_id: ProjectId, branch_id: BranchId | None = None) -> list[Endpoint]:
+        return self.rows
+
+    async def get(self, project_id: ProjectId, endpoint_id: EndpointId) -> Endpoint:
+        for row in self.rows:
+            if row.id == endpoint_id:
+                return row
+        raise NotFoundError(public="endpoint not found")
+
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewEndpoint) -> tuple[Endpoint, list[Operation]]:
+        self.created.append(new)
+        return an_endpoint(), [operation()]
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId, change: EndpointChange
+    ) -> tuple[Endpoint, list[Operation]]:
+        self.changes.append(change)
+        return await self._changed(endpoint_id)
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        return await self._changed(endpoint_id)
+
+    async def start(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        return await self._changed(endpoint_id)
+
+    async def suspend(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        return await self._changed(endpoint_id)
+
+    async def restart(
+        self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
+    ) -> tuple[Endpoint, list[Operation]]:
+        return await self._changed(endpoint_id)
+
+    async def _changed(self, endpoint_id: EndpointId) -> tuple[Endpoint, list[Operation]]:
+        return await self.get(PROJECT, endpoint_id), [operation()]
+
+
+@dataclass
+class FakeRoles:
+    names: set[str] = field(default_factory=lambda: {"neondb_owner", "a/b"})
+    stored_password: str | None = None
+
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Role]:
+        return [a_role(name) for name in sorted(self.names)]
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role:
+        if name not in self.names:
+            raise NotFoundError(public="role not found")
+        return a_role(name)
+
+    async def create(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str, *, can_login: bool
+    ) -> RoleChanged:
+        if name in self.names:
+            raise ConflictError(public="role already exists")
+        self.names.add(name)
+        return RoleChanged(a_role(name), Secret(PASSWORD) if can_login else None, [operation()])
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> tuple[Role, list[Operation]]:
+        role = await self.get(project_id, branch_id, name)
+        self.names.discard(name)
+        return role, [operation()]
+
+    async def reset_password(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> RoleChanged:
+        return RoleChanged(await self.get(project_id, branch_id, name), Secret(PASSWORD), [operation()])
+
+    async def reveal_password(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> Secret[str]:
+        if self.stored_password is None:
+            raise PreconditionError(public="Storing passwords is disabled")
+        return Secret(self.stored_password)
+
+
+@dataclass
+class FakeDatabases:
+    names: set[str] = field(default_factory=lambda: {"neondb"})
+
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[DatabaseInfo]:
+        return [a_database(name) for name in sorted(self.names)]
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> DatabaseInfo:
+        if name not in self.names:
+            raise NotFoundError(public="database not found")
+        return a_database(name)
+
+    async def create(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str, owner_name: str
+    ) -> tuple[DatabaseInfo, list[Operation]]:
+        return a_database(name, owner_name), [operation()]
+
+    async def update(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        name: str,
+        *,
+        new_name: str | None,
+        owner_name: str | None,
+    ) -> tuple[DatabaseInfo, list[Operation]]:
+        await self.get(project_id, branch_id, name)
+        return a_database(new_name or name, owner_name or "neondb_owner"), [operation()]
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str
+    ) -> tuple[DatabaseInfo, list[Operation]]:
+        return await self.get(project_id, branch_id, name), [operation()]
+
+
+@dataclass
+class FakeOperations:
+    rows: list[Operation] = field(default_factory=lambda: [operation()])
+
+    async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
+        return _after(self.rows, page)
+
+    async def get(self, project_id: ProjectId, operation_id: OperationId) -> Operation:
+        for row in self.rows:
+            if row.id == operation_id:
+                return row
+        raise NotFoundError(public="operation not found")
+
+
+class World:
+    """Everything behind the API, and clients of it. `answers` may be given to test with the real table."""
+
+    def __init__(
+        self, *, answers: Answers | None = None, decider: Decider | None = None, postgres_port: int = 5432
+    ) -> None:
+        self.projects = FakeProjects()
+        self.branches = FakeBranches()
+        self.endpoints = FakeEndpoints()
+        self.roles = FakeRoles()
+        self.databases = FakeDatabases()
+        self.operations = FakeOperations()
+        self.keys = FakeKeys()
+        self.decider = FakeDecider()
+        self.audit = FakeAudit()
+        self.answers = answers or MemoryAnswers()
+        self.clock = FakeClock(NOW)
+        self.settings = Settings(
+            state_dir=str(Path("/nonexistent")), domain="db.test", listen_postgres=Address("", postgres_port)
+        )
+        self.services = Services(
+            control=Control(
+                projects=self.projects,
+                branches=self.branches,
+                endpoints=self.endpoints,
+                roles=self.roles,
+                databases=self.databases,
+                operations=self.operations,
+            ),
+            api_keys=self.keys,
+            decider=decider or self.decider,
+            organizations=FakeOrganizations(),
+            audit=self.audit,
+            volume_keys=FakeVolumeKeys(),
+            answers=self.answers,
+            settings=self.settings,
+            clock=self.clock,
+            version="0.1.0",
+            is_ready=self._is_ready,
+        )
+        self.app: Starlette = create_app(self.services)
+
+    def client(self, key: str | None = ADA_KEY, *, address: str = "192.0.2.1") -> httpx.AsyncClient:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        transport = httpx.ASGITransport(self.app, client=(address, 40000))
+        return httpx.AsyncClient(transport=transport, base_url="https://api.test/api/v2", headers=headers)
+
+    async def refused(self) -> list[Event]:
+        """The refused calls so far, as the log has them."""
+        await self.app.state.boundary.refusals.flush()
+        return [event for event in self.audit.events if event.action == "api.refused"]
+
+    def later(self, seconds: float) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+
+    async def _is_ready(self) -> bool:
+        return True
