@@ -32,13 +32,24 @@ def test_what_is_asked_changes_only_that() -> None:
     assert (changed.gateway_workers, changed.domain) == (8, "db.example.com")
 
 
-@pytest.mark.parametrize(
-    "asked", [{"storage": "plain"}, {"database_url": "postgresql://elsewhere/cloister"}, {"volume_bytes": 1 << 40}]
-)
+@pytest.mark.parametrize("asked", [{"storage": "plain"}, {"database_url": "postgresql://u:secret@elsewhere/cloister"}])
 def test_what_would_strand_data_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(PreconditionError) as refused:
         up.decide(HERE, SAVED, asked)
     assert "cannot change in /srv/cloister" in refused.value.public
+    assert "secret" not in refused.value.public
+
+
+def test_an_empty_text_takes_a_setting_back() -> None:
+    given = up.decide(HERE, None, {"tls_cert_file": "/c", "tls_key_file": "/k", "proxy_protocol_from": ("10.0.0.0/8",)})
+    assert (given.tls_cert_file, given.proxy_protocol_from) == ("/c", ("10.0.0.0/8",))
+    back = up.decide(HERE, given, {"tls_cert_file": "", "tls_key_file": "", "proxy_protocol_from": ("",)})
+    assert (back.tls_cert_file, back.tls_key_file, back.proxy_protocol_from) == (None, None, ())
+
+
+def test_a_balancer_that_is_no_address_is_refused() -> None:
+    with pytest.raises(BadRequestError):
+        up.decide(HERE, None, {"proxy_protocol_from": ("10.0.0.0/99",)})
 
 
 def test_saying_again_what_is_so_is_fine() -> None:

@@ -12,13 +12,13 @@ import click
 import msgspec
 
 from cloister.base.errors import BadRequestError, PreconditionError
+from cloister.base.ipallow import AllowList
 from cloister.base.settings import STATE_DIR_DEFAULT, Address, Settings, load
 from cloister.cli.progress import Progress
 
 FIXED: Final[Mapping[str, str]] = {
     "storage": "the volumes that exist are of the other kind",
     "database_url": "the control database would be another, without your projects",
-    "volume_bytes": "it is the size of every volume that exists",
 }
 """Settings that a platform keeps for life, each with the reason."""
 
@@ -51,11 +51,16 @@ class AddressType(click.ParamType[Address]):
     "--opener", type=click.Choice(["auto", "dm-crypt", "qemu-storage-daemon"]), help="What opens a LUKS volume."
 )
 @click.option("--gateway-workers", type=int, metavar="N", help="Gateway processes (default: 2).")
-@click.option("--database-url", metavar="DSN", help="An external control database instead of the embedded one.")
+@click.option(
+    "--database-url",
+    metavar="DSN",
+    envvar="CLOISTER_DATABASE_URL",
+    help="An external control database instead of the embedded one. With a password in it: set CLOISTER_DATABASE_URL.",
+)
 @click.option("--tls-cert", "tls_cert_file", metavar="FILE", help="Your own certificate with its chain, PEM.")
 @click.option("--tls-key", "tls_key_file", metavar="FILE", help="Its private key, PEM.")
 @click.option(
-    "--proxy-protocol-from", multiple=True, metavar="NET", help="A load balancer that sends PROXY v2. Repeatable."
+    "--proxy-protocol-from", multiple=True, metavar="ADDRESS", help="A load balancer that sends PROXY v2. Repeatable."
 )
 @click.option(
     "--suspend-timeout", "suspend_timeout_s", type=int, metavar="SECONDS", help="Idle time before sleep (300)."
@@ -99,18 +104,30 @@ def up(ctx: click.Context, /, state_dir: Path | None, *, detach: bool, **options
 
 
 def decide(directory: Path, saved: Settings | None, asked: Mapping[str, Any]) -> Settings:
-    """The settings to run with: those saved, changed by what was asked. Raises PreconditionError, BadRequestError."""
-    for name in ("tls_cert_file", "tls_key_file"):
-        if asked.get(name):
-            asked = {**asked, name: str(Path(asked[name]).absolute())}
+    """The settings to run with: those saved, changed by what was asked; an empty text takes a setting back to its
+    default. Raises PreconditionError, BadRequestError."""
+    wanted = {name: _meant(name, value) for name, value in asked.items()}
     if saved is None:
-        settings = Settings(state_dir=str(directory), **asked)
+        settings = Settings(state_dir=str(directory), **wanted)
     else:
         for name, reason in FIXED.items():
-            if name in asked and asked[name] != getattr(saved, name):
-                raise PreconditionError(
-                    public=f"{name.replace('_', '-')} cannot change in {directory} (it is {getattr(saved, name)}): {reason}"
-                )
-        settings = msgspec.structs.replace(saved, state_dir=str(directory), **asked)
+            if name in wanted and wanted[name] != getattr(saved, name):
+                # Without the values: a database's URL may hold a password.
+                raise PreconditionError(public=f"{name.replace('_', '-')} cannot change in {directory}: {reason}")
+        settings = msgspec.structs.replace(saved, state_dir=str(directory), **wanted)
     settings.validate()
+    AllowList.parse(settings.proxy_protocol_from)
     return settings
+
+
+def _meant(name: str, value: Any) -> Any:
+    match name:
+        case "tls_cert_file" | "tls_key_file":
+            # Processes start elsewhere than where the operator stands.
+            return str(Path(value).absolute()) if value else None
+        case "database_url":
+            return value or None
+        case "proxy_protocol_from":
+            return tuple(entry for entry in value if entry)
+        case _:
+            return value
