@@ -299,6 +299,8 @@ async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> 
     for attempt in (client.create(OTHER), client.destroy(PROJECT), client.list()):
         with pytest.raises(ForbiddenError):
             await attempt
+    refused = [entry.event.details["command"] for entry in await recorded() if entry.event.action == "key.denied"]
+    assert refused == ["ListKeys", "DestroyKeys", "CreateKey", "UnwrapKey"], "each one, not one in a while"
     for stranger in (Service.GATEWAY, Service.DATABASE, Service.KEYS, None):
         caller.service = stranger
         with pytest.raises(UnavailableError):

@@ -276,7 +276,9 @@ class KeyBroker:
 
     async def _record_refusal(self, peer: Peer, what: str, project_id: str = "") -> None:
         log.warning("refused %s to uid %d (pid %d) on %s", what, peer.uid, peer.pid, self._path.name)
-        suppressed = self._refusals.count(peer.uid, asyncio.get_running_loop().time())
+        # What a process of ours is refused is a fault or an attack: each one is recorded. Strangers may knock for ever.
+        is_stranger = peer.service not in CALLERS
+        suppressed = self._refusals.count(peer.uid, asyncio.get_running_loop().time()) if is_stranger else 0
         if suppressed is None:
             return
         details: dict[str, Any] = {"uid": peer.uid, "pid": peer.pid, "command": what}
