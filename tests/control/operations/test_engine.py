@@ -16,6 +16,7 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import BusyError, ConflictError, NotFoundError, UnavailableError, UnprocessableError
 from cloister.base.ids import OperationId, new_operation_id
 from cloister.control.calling import Page
+from cloister.control.operations import store
 from cloister.control.operations.engine import LEASE, Engine
 from cloister.control.operations.machine import Fail, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation, Status
@@ -260,6 +261,28 @@ async def test_waiting_never_forms_a_circle(bench: Bench) -> None:
     assert bench.world.ran.index("waits") < bench.world.ran.index("later")
 
 
+async def test_whose_turn_has_come_still_waits_for_the_resource(bench: Bench) -> None:
+    async def wait_long(operation: Operation) -> Outcome:
+        return Wait(30)
+
+    bench.world.does["long"] = wait_long
+    before = await bench.submit("before", resource="project:p")
+    await bench.submit("long", resource="endpoint:x")
+    await bench.submit("after", resource="endpoint:x", after=before)
+    await bench.engine.run_due()
+    await bench.engine.run_due()
+    assert await bench.status(before) is Status.FINISHED
+    assert "after" not in bench.world.ran
+
+
+async def test_a_row_that_somebody_holds_does_not_keep_others_from_running(bench: Bench) -> None:
+    locked, other = await bench.submit("locked", resource="a"), await bench.submit("other", resource="b")
+    async with bench.database.transaction() as tx, asyncio.timeout(5):
+        await tx.execute("SELECT FROM operation WHERE id = $1 FOR UPDATE", locked.id)
+        await bench.another_engine().run_due()
+        assert await bench.status(other) is Status.FINISHED
+
+
 async def test_who_follows_a_failure_is_skipped_with_all_who_follow_it(bench: Bench) -> None:
     bench.world.does["fail"] = fail
     failing = await bench.submit("fail")
@@ -334,6 +357,35 @@ async def test_a_signal_during_the_step_is_not_lost(bench: Bench) -> None:
     assert (await bench.row(operation)).run_at == bench.clock.now()
     await bench.engine.run_due()
     assert await bench.status(operation) is Status.FINISHED
+
+
+async def test_a_signal_between_the_commit_and_letting_go_is_not_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = store.commit
+
+    async def never(self: Engine) -> None:
+        await asyncio.Event().wait()
+
+    async def commit_and_signal(tx: Transaction, held: Operation, *rest: Any) -> Operation | None:
+        committed = await commit(tx, held, *rest)
+        if len(bench.world.ran) == 1:
+            await store.signal(tx, held.id, bench.clock.now())
+            bench.engine.kick(held.id)
+        return committed
+
+    async def wait_once(operation: Operation) -> Outcome:
+        return Wait(50) if len(bench.world.ran) == 1 else Go()
+
+    monkeypatch.setattr(Engine, "_claim_due", no_operations)
+    monkeypatch.setattr(Engine, "_listen", never)
+    monkeypatch.setattr(store, "commit", commit_and_signal)
+    bench.world.does["wait"] = wait_once
+    async with running(bench.engine):
+        await until(lambda: bench.engine._tasks is not None)
+        operation = await bench.submit("wait")
+        bench.engine.kick(operation.id)
+        assert (await bench.engine.wait(operation.id, timeout_s=5)).status is Status.FINISHED
 
 
 async def test_a_signal_does_not_start_a_follower_early(bench: Bench) -> None:

@@ -67,6 +67,7 @@ _SETTINGS: Final = {
     # Small: a few hundred megabytes of rows at most, on a host that is there for the tenants.
     "shared_buffers": "32MB",
     "huge_pages": "off",
+    "io_method": "sync",  # no I/O workers for a database that fits into memory
     "max_wal_size": "256MB",
     "min_wal_size": "32MB",
     "max_worker_processes": "2",

@@ -196,6 +196,13 @@ def _passing_failures(connection: Any) -> Iterator[None]:
         raise UnavailableError(f"control database: {error!r}") from error
     except asyncpg.InterfaceError as error:
         # Also what asyncpg raises for a wrong argument: that is a mistake of ours, and no retry helps.
-        if not connection.is_closed():
+        if not _is_closed(connection):
             raise
         raise UnavailableError(f"control database: {error!r}") from error
+
+
+def _is_closed(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has taken a broken one back already
+        return True
