@@ -2,7 +2,15 @@
 # second time is quick and needs no network. Python packages come from the lock files with their hashes, nothing else.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv
+
+# The services run as users of their own, who must be able to read the code. A checkout where they cannot (root's home is
+# closed to others) is copied to where they can, and its .venv is a link to the one there.
+as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@" 2>/dev/null; }
+home=$root
+if [[ $EUID -eq 0 ]] && command -v setpriv >/dev/null && ! as_nobody test -r "$root/src/cloister/__init__.py"; then
+    home=/opt/cloister
+fi
+venv=$home/.venv
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -52,22 +60,25 @@ platform_packages() {
     getent hosts ep-check.db.localhost >/dev/null || printf 'libnss-myhostname\n'
 }
 
-# find_python prints a Python of at least 3.11 that can make virtual environments, or nothing.
+# find_python prints a Python of at least 3.11 that can make virtual environments and that the services' users can run,
+# or nothing.
 find_python() {
     local candidate
-    for candidate in python3 python3.13 python3.12 python3.11; do
-        if command -v "$candidate" >/dev/null &&
+    for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
+        if candidate=$(command -v "$candidate") && is_for_all "$candidate" &&
             "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            command -v "$candidate"
+            printf '%s\n' "$candidate"
             return
         fi
     done
 }
 
+is_for_all() { [[ $EUID -ne 0 ]] || as_nobody test -x "$1"; }
+
 ensure_platform_packages() {
     local missing
     mapfile -t missing < <(platform_packages)
-    if [[ ! -x $venv/bin/python && -z $(find_python) ]]; then
+    if [[ -z $(find_python) ]]; then
         if command -v apt-cache >/dev/null && [[ $(apt-cache policy python3.11 2>/dev/null) == *Candidate:\ 3.11* ]]; then
             missing+=(python3.11 python3.11-venv)
         else
@@ -82,23 +93,44 @@ ensure_platform_packages() {
 # ensure_venv LOCKFILE: the virtual environment with exactly what the lock file names. A stamp of its hash says that this
 # was done, so that nothing is asked again.
 ensure_venv() {
-    local lock=$1 python stamp wanted
+    local lock=$1 python stamp wanted log
     stamp=$venv/.installed-${lock%.lock}
-    if [[ ! -x $venv/bin/python ]]; then
+    [[ $home == "$root" ]] || copy_to_home
+    if [[ ! -x $venv/bin/python ]] || ! is_for_all "$venv/bin/python"; then
         python=$(find_python)
         [[ -n $python ]] || die "needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv"
-        say "making .venv"
-        "$python" -m venv "$venv"
+        say "making $venv"
+        "$python" -m venv --clear "$venv"
     fi
     wanted=$(sha256sum <"$root/$lock")
     if [[ ! -e $stamp || $(<"$stamp") != "$wanted" ]]; then
         say "installing the Python packages of $lock"
-        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip --default-pip >/dev/null
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-            -r "$root/$lock" || die "pip could not install $lock"
+        log=$(mktemp)
+        if ! {
+            { "$venv/bin/python" -m pip --version || "$venv/bin/python" -m ensurepip --default-pip; } &&
+                "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --require-hashes -r "$root/$lock"
+        } >"$log" 2>&1; then
+            tail -n 20 "$log" >&2
+            rm -f "$log"
+            die "pip could not install $lock"
+        fi
+        rm -f "$log"
         printf '%s\n' "$wanted" >"$stamp"
     fi
     link_package
+}
+
+copy_to_home() {
+    say "$root is closed to the services' users: using a copy of it in $home"
+    mkdir -p "$home"
+    if ! diff -rq -x __pycache__ "$root/src" "$home/src" >/dev/null 2>&1; then
+        rm -rf "$home/src.new"
+        (umask 022 && cp -r --no-preserve=mode,ownership "$root/src" "$home/src.new")
+        rm -rf "$home/src"
+        mv "$home/src.new" "$home/src"
+    fi
+    [[ -L $root/.venv || ! -e $root/.venv ]] || die "$root/.venv is in the way: remove it"
+    ln -sfn "$venv" "$root/.venv"
 }
 
 # Cloister itself is used from this checkout. A .pth file and a two-line command do that without a build, which would
@@ -106,9 +138,9 @@ ensure_venv() {
 link_package() {
     local site
     if ! "$venv/bin/python" -P -c "import cloister, sys; sys.exit(cloister.__path__[0] != sys.argv[1])" \
-        "$root/src/cloister" 2>/dev/null; then
+        "$home/src/cloister" 2>/dev/null; then
         site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-        printf '%s\n' "$root/src" >"$site/cloister-checkout.pth"
+        printf '%s\n' "$home/src" >"$site/cloister-checkout.pth"
     fi
     if [[ ! -x $venv/bin/cloister ]]; then
         printf '#!/bin/sh\nexec "%s" -P -m cloister "$@"\n' "$venv/bin/python" >"$venv/bin/cloister"

@@ -36,7 +36,11 @@ GROUPS: Final = (
         ),
         needs_platform=False,
     ),
-    Group("Programs", (programs.python, programs.engine, programs.installed, programs.client), needs_platform=False),
+    Group(
+        "Programs",
+        (programs.python, programs.code, programs.engine, programs.installed, programs.client),
+        needs_platform=False,
+    ),
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),
     Group("Encryption", (volumes.encryption,), needs_platform=True),
     Group("Processes", (processes.running,), needs_platform=True),

@@ -1,5 +1,6 @@
 """The programs that the platform starts, and the libraries it stands on."""
 
+import os
 import re
 import shutil
 import ssl
@@ -24,6 +25,7 @@ POSTGRES_MAJOR_MIN: Final = 16
 # Up to 15 a role with CREATEROLE can grant itself pg_execute_server_program.
 _VERSION: Final = re.compile(r"\d+(\.\d+)+")
 _PATIENCE_S: Final = 10.0
+_NOBODY: Final = 65534
 
 
 def installed(_subject: Subject) -> list[Finding]:
@@ -52,6 +54,32 @@ def python(_subject: Subject) -> list[Finding]:
         if ssl.HAS_TLSv1_3 and ssl.OPENSSL_VERSION_INFO >= (3,)
         else fail("Python", f"its OpenSSL is {ssl.OPENSSL_VERSION}", "use a Python built with OpenSSL 3 or newer")
     ]
+
+
+def code(_subject: Subject) -> list[Finding]:
+    """The services run as users of their own: they must be able to run this Python and read this code."""
+    import cloister  # noqa: PLC0415 - where it lies is what is asked
+
+    tried = subprocess.run(
+        [sys.executable, "-P", "-c", "import cloister.base.settings"],
+        user=_NOBODY,
+        group=_NOBODY,
+        extra_groups=[],
+        cwd="/",
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+    return [decide_code(tried.returncode, str(cloister.__path__[0]))]
+
+
+def decide_code(code: int, where: str) -> Finding:
+    if code == 0:
+        return ok("code", "other users can run this Python and read this code")
+    return fail(
+        "code", f"other users cannot read {where}", "the services run as such users: chmod o+rX, or move it to /opt"
+    )
 
 
 def engine(_subject: Subject) -> list[Finding]:
