@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that plugins are found as `tests.fix_…`
 
-pytest_plugins = ["tests.fix_database"]
+pytest_plugins = ["tests.fix_database", "tests.fix_gateway", "tests.fix_computes"]

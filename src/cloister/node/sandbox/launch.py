@@ -130,22 +130,27 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
 
 async def ended(launched: Launched, status_path: Path) -> int:
     """Wait for the program's end. Its exit code as os.waitstatus_to_exitcode gives it, read from what bubblewrap wrote,
-    for the program is no child of ours; -9 if nobody was left to write it."""
+    for the program is no child of ours. When nothing was written, bubblewrap's own tells why, if it is our child; -9 if
+    nobody is left to ask."""
     await launched.program.wait()
     try:
         async with asyncio.timeout(MONITOR_GRACE_S):
-            await launched.monitor.wait()
+            monitor_code = await launched.monitor.wait()
     except TimeoutError:
         launched.monitor.signal(signal.SIGKILL)
-        await launched.monitor.wait()
-    return exit_code(status_path)
+        monitor_code = await launched.monitor.wait()
+    written = exit_code(status_path)
+    if written is not None:
+        return written
+    return -9 if monitor_code is None else monitor_code
 
 
-def exit_code(status_path: Path) -> int:
+def exit_code(status_path: Path) -> int | None:
+    """None if bubblewrap did not live to write it, or could not build the sandbox."""
     for status in _statuses(status_path):
         if (code := status.exit_code) is not None:
             return code if code <= 128 else 128 - code
-    return -9
+    return None
 
 
 def program_of(monitor: ProcessRecord, status_path: Path) -> ProcessRecord | None:

@@ -1,0 +1,89 @@
+"""Both hierarchies, written into plain directories that look like them. Version 1 is real in test_computes.py."""
+
+from pathlib import Path
+
+import pytest
+
+from cloister.node.sandbox.cgroups import Cgroups, Limits, detect
+
+LIMITS = Limits(memory_bytes=1024**3, cpu_cores=0.25, processes=136)
+
+
+def unified(root: Path, controllers: str = "cpuset cpu io memory pids") -> Cgroups:
+    (root / "cgroup.controllers").write_text(controllers)
+    return detect("abcd", root)
+
+
+def per_controller(root: Path) -> Cgroups:
+    for controller, file in (
+        ("memory", "memory.limit_in_bytes"),
+        ("pids", "cgroup.procs"),
+        ("cpu", "cpu.cfs_quota_us"),
+    ):
+        (root / controller).mkdir()
+        (root / controller / file).touch()
+    return detect("abcd", root)
+
+
+def test_version_2_gets_its_controllers_and_its_limits(tmp_path: Path) -> None:
+    cgroups = unified(tmp_path)
+    assert cgroups.describe() == "v2"
+    group = cgroups.create("ep-a-b-1", LIMITS)
+    group.attach(4321)
+    path = tmp_path / "cloister-abcd" / "ep-a-b-1"
+    assert {file.name: file.read_text() for file in path.iterdir()} == {
+        "memory.max": str(1024**3),
+        "memory.swap.max": "0",
+        "pids.max": "136",
+        "cpu.max": "5000 20000",
+        "cpu.weight": "25",
+        "cgroup.procs": "4321",
+    }
+    for directory in (tmp_path, tmp_path / "cloister-abcd"):
+        assert (directory / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+    assert cgroups.names() == ["ep-a-b-1"]
+
+
+def test_version_1_gets_a_group_in_each_tree(tmp_path: Path) -> None:
+    cgroups = per_controller(tmp_path)
+    assert cgroups.describe() == "v1"
+    group = cgroups.create("ep-a-b-1", LIMITS)
+    group.attach(4321)
+    group.set_cpu(2)
+
+    def read(controller: str, file: str) -> str:
+        return (tmp_path / controller / "cloister-abcd" / "ep-a-b-1" / file).read_text()
+
+    assert read("memory", "memory.limit_in_bytes") == str(1024**3)
+    assert read("memory", "memory.swappiness") == "0"
+    assert read("pids", "pids.max") == "136"
+    assert (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")) == ("40000", "20000")
+    assert [read(controller, "cgroup.procs") for controller in ("memory", "pids", "cpu")] == ["4321"] * 3
+
+
+def test_a_host_without_them_says_why(tmp_path: Path) -> None:
+    assert detect("abcd", tmp_path).describe() == (
+        f"none: {tmp_path} is not a version 2 tree; version 1 without memory and pids and cpu"
+    )
+    assert "version 2 without memory" in unified(tmp_path, "cpu pids").describe()
+
+
+def test_without_them_computes_still_have_a_group_that_does_nothing(tmp_path: Path) -> None:
+    cgroups = detect("abcd", tmp_path)
+    group = cgroups.create("ep-a-b-1", LIMITS)
+    group.attach(1)
+    group.remove()
+    assert cgroups.names() == []
+
+
+def test_a_group_that_stays_full_is_an_error_and_a_missing_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloister.node.sandbox.cgroups.REMOVE_TIMEOUT_S", 0)
+    cgroups = unified(tmp_path)
+    cgroups.find("ep-never-was-1").remove()
+    group = cgroups.create("ep-a-b-1", LIMITS)
+    with pytest.raises(
+        OSError, match="not empty"
+    ):  # A plain directory with files in it; a real group's are the kernel's.
+        group.remove()

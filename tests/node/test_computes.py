@@ -1,0 +1,290 @@
+"""Computes as the agent sees them: real PostgreSQL in real sandboxes."""
+
+import asyncio
+import functools
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cloister.base.errors import ConflictError, InternalError, InvalidIdError, NotFoundError, UnprocessableError
+from cloister.base.ids import new_endpoint_id
+from cloister.base.settings import Paths
+from cloister.node import computes as computes_module
+from cloister.node.records import ProcessRecord
+from tests.fix_computes import GATEWAY_UID, SHARED_GID, STRANGER_UID, EnginesOnHost, connect, knock, running_node
+
+pytestmark = pytest.mark.root
+
+
+def descriptors_of(pid: int) -> set[str]:
+    return {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def groups_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def leftovers(paths: Paths, endpoint_id: str) -> list[Path]:
+    """What a compute has outside its volume."""
+    return [
+        *(paths.run / "compute-records").iterdir(),
+        *paths.computes.glob(endpoint_id),
+        *Path("/sys/fs/cgroup").glob(f"*/cloister-{paths.instance}/{endpoint_id}"),
+        *Path("/sys/fs/cgroup").glob(f"cloister-{paths.instance}/{endpoint_id}"),
+    ]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+async def test_a_row_outlives_a_stop_and_nothing_of_the_compute_does(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        info = await node.start(spec)
+        connection = await connect(info)
+        await connection.execute("CREATE TABLE public.t AS SELECT 42 AS answer")
+        await connection.close()
+
+        await node.computes.stop(spec.endpoint_id)
+
+        event = await node.next_exit()
+        assert (event.generation, event.was_asked, event.exit_status) == (info.generation, True, 0)
+        assert node.computes.running() == []
+        with pytest.raises(NotFoundError):
+            ProcessRecord.of(info.pid)
+        assert leftovers(node.paths, spec.endpoint_id) == []
+
+        again = await node.start(spec)
+        assert again.generation > info.generation
+        connection = await connect(again)
+        assert await connection.fetchval("SELECT answer FROM public.t") == 42
+        await connection.close()
+
+
+async def test_a_compute_has_no_privilege_and_only_its_own_descriptors(engines: EnginesOnHost) -> None:
+    leaked = os.open("/etc/hostname", os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    try:
+        async with running_node(engines) as node:
+            spec = node.new_compute()
+            info = await node.start(spec)
+            await (await connect(info)).close()
+
+            status = status_of(info.pid)
+            assert status["Uid"].split() == [str(spec.uid)] * 4
+            assert status["Gid"].split() == [str(spec.uid)] * 4
+            assert status["Groups"] == ""
+            assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+            groups = groups_of(info.pid)
+            for controller in ("memory", "pids", "cpu"):
+                assert (
+                    f":{controller}:/cloister-{node.paths.instance}/{spec.endpoint_id}\n" in groups
+                    or "0::/cl" in groups
+                )
+            files = descriptors_of(info.pid)
+            branch = node.branch_dir(spec)
+            outside = {
+                file for file in files if file.startswith("/") and not file.startswith(("/data", "/run/postgresql"))
+            }
+            assert f"{branch}/postgres.log" in outside
+            assert outside <= {"/dev/null", f"{branch}/postgres.log", f"{branch}/lock"}
+    finally:
+        os.close(leaked)
+
+
+async def test_only_the_kernels_word_decides_who_comes_in(engines: EnginesOnHost) -> None:
+    """The API is the superuser and nobody else is; the gateway is anybody but the superuser; others do not exist."""
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        info = await node.start(spec)
+        await (await connect(info)).close()
+        failed = 'refused: Peer authentication failed for user "{}"'.format
+
+        assert knock(info, uid=0, gid=0, user="cloister_admin") == "in"
+        assert knock(info, uid=0, gid=0, user="neondb_owner") == failed("neondb_owner")
+        as_gateway = functools.partial(knock, info, uid=GATEWAY_UID, gid=SHARED_GID)
+        assert as_gateway(user="neondb_owner") == "in"
+        assert as_gateway(user="cloister_admin") == failed("cloister_admin")
+        assert "no pg_hba.conf entry" in as_gateway(user="neondb_owner", replication="true")
+        # The directory keeps others from the socket; if they got there, the server would not know them either.
+        assert knock(info, uid=STRANGER_UID, gid=STRANGER_UID, user="neondb_owner") == "PermissionError"
+        assert knock(info, uid=STRANGER_UID, gid=SHARED_GID, user="neondb_owner") == failed("neondb_owner")
+        for user in ("cloister_admin", "neondb_owner"):
+            assert knock(info, uid=spec.uid, gid=SHARED_GID, user=user) == failed(user)
+
+
+async def test_starting_twice_is_starting_once_and_a_branch_has_one_compute(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        first, second = await asyncio.gather(node.start(spec), node.start(spec))
+        assert first == second
+        assert node.computes.running() == [first]
+
+        with pytest.raises(ConflictError):
+            await node.start(msgspec.structs.replace(spec, endpoint_id=new_endpoint_id()))
+        assert node.computes.running() == [first]
+        await (await connect(first)).close()
+
+
+async def test_a_killed_compute_is_reported_and_recovers_what_was_acknowledged(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        info = await node.start(spec)
+        connection = await connect(info)
+        await connection.execute("CREATE TABLE public.t (n int)")
+        await connection.execute("INSERT INTO public.t VALUES (7)")
+
+        os.kill(info.pid, signal.SIGKILL)
+
+        event = await node.next_exit()
+        assert (event.was_asked, event.exit_status) == (False, -9)
+        connection.terminate()
+        assert (node.branch_dir(spec) / "data" / "postmaster.pid").exists()
+        connection = await connect(await node.start(spec))
+        assert await connection.fetchval("SELECT n FROM public.t") == 7
+        await connection.close()
+
+
+async def test_a_new_agent_adopts_what_the_old_one_left(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec, other = node.new_compute(), node.new_compute()
+        info, dead = await node.start(spec), await node.start(other)
+        connection = await connect(info)
+        await (await connect(dead)).close()
+        orphan = node.paths.computes / new_endpoint_id()
+        orphan.mkdir()
+
+        await node.lose_agent()
+        process = ProcessRecord.of(dead.pid)
+        process.signal(signal.SIGKILL)
+        await process.wait()
+        await node.new_agent()
+
+        assert info in node.computes.running()
+        assert not orphan.exists()
+        event = await node.next_exit()
+        assert (event.endpoint_id, event.was_asked, event.exit_status) == (dead.endpoint_id, False, -9)
+        assert await connection.fetchval("SELECT 1") == 1
+        assert await node.start(spec) == info
+        await connection.close()
+        await node.computes.stop(spec.endpoint_id)
+        event = await node.next_exit()
+        assert (event.endpoint_id, event.was_asked, event.exit_status) == (info.endpoint_id, True, 0)
+
+
+async def test_who_does_not_stop_is_made_to(engines: EnginesOnHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(computes_module, "COMPUTE_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(computes_module, "IMMEDIATE_STOP_TIMEOUT_S", 0.2)
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        info = await node.start(spec)
+        await (await connect(info)).close()
+        os.kill(info.pid, signal.SIGSTOP)
+
+        await node.computes.stop(spec.endpoint_id)
+
+        event = await node.next_exit()
+        assert (event.was_asked, event.exit_status) == (True, -9)
+
+
+async def test_a_lost_volume_ends_its_computes_and_no_others(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec, other = node.new_compute(), node.new_compute()
+        await node.start(spec)
+        survivor = await node.start(other)
+
+        await node.computes.kill_all_on(spec.project_id)
+
+        event = await node.next_exit()
+        assert (event.endpoint_id, event.was_asked) == (spec.endpoint_id, False)
+        assert node.computes.running() == [survivor]
+        await (await connect(survivor)).close()
+
+
+async def test_what_a_tenant_leaves_in_its_data_directory_changes_nothing_that_matters(engines: EnginesOnHost) -> None:
+    """postgresql.auto.conf, inherited from whatever a superuser wrote, cannot open a second door or load a library."""
+    async with running_node(engines) as node:
+        spec = node.new_compute(settings={"work_mem": "8MB"})
+        hostile = {
+            "listen_addresses": "*",
+            "unix_socket_directories": "/data",
+            "hba_file": "/data/pg_hba.conf",
+            "shared_preload_libraries": "nowhere",
+            "log_statement": "all",
+            "fsync": "off",
+            "work_mem": "1GB",
+        }
+        text = "".join(f"{name} = '{value}'\n" for name, value in hostile.items() if name != "work_mem")
+        auto = node.branch_dir(spec) / "data" / "postgresql.auto.conf"
+        auto.write_text(text)
+
+        connection = await connect(await node.start(spec))
+        found = {name: await connection.fetchval("SELECT pg_catalog.current_setting($1)", name) for name in hostile}
+        assert found == {
+            "listen_addresses": "",
+            "unix_socket_directories": "/run/postgresql",
+            "hba_file": "/etc/postgresql/pg_hba.conf",
+            "shared_preload_libraries": "",
+            "log_statement": "none",
+            "fsync": "on",
+            "work_mem": "8MB",
+        }
+        with pytest.raises(Exception, match="ALTER SYSTEM is not allowed"):
+            await connection.execute("ALTER SYSTEM SET work_mem = '1MB'")
+        await connection.close()
+
+
+async def test_no_statement_reaches_the_log_not_even_with_an_error(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        connection = await connect(await node.start(spec))
+        for text in (
+            "CREATE ROLE r LOGIN PASSWORD 'planted-canary",
+            "CREATE ROLE neondb_owner PASSWORD 'planted-canary'",
+        ):
+            with pytest.raises(Exception, match=r"unterminated|exists"):
+                await connection.execute(text)
+        await connection.close()
+        await node.computes.stop(spec.endpoint_id)
+        log = (node.branch_dir(spec) / "postgres.log").read_text()
+        assert "already exists" in log
+        assert "STATEMENT" not in log
+        assert "planted-canary'" not in log
+
+
+async def test_a_long_log_is_cut_while_it_is_written(engines: EnginesOnHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(computes_module, "LOG_BYTES_MAX", 4096)
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        connection = await connect(await node.start(spec))
+        await connection.execute("DO $$ BEGIN FOR i IN 1..200 LOOP RAISE WARNING 'line %', i; END LOOP; END $$")
+        log = node.branch_dir(spec) / "postgres.log"
+        assert log.stat().st_size > 4096
+        computes_module._shorten_log(node.branch_dir(spec))
+        assert log.stat().st_size == 0
+        assert "line 200" in log.with_suffix(".log.1").read_text()
+        await connection.execute("DO $$ BEGIN RAISE WARNING 'after'; END $$")
+        assert log.read_text().count("after") == 1
+        await connection.close()
+
+
+async def test_bad_orders_are_refused_and_leave_nothing(engines: EnginesOnHost) -> None:
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        for change, error in (
+            ({"endpoint_id": "../../etc"}, InvalidIdError),
+            ({"branch_id": "br-x/../y"}, InvalidIdError),
+            ({"pg_version": 15}, UnprocessableError),
+            ({"settings": {"shared_preload_libraries": "x"}}, UnprocessableError),
+            ({"uid": spec.uid + 1}, InternalError),
+        ):
+            with pytest.raises(error):
+                await node.computes.start(msgspec.structs.replace(spec, **change), node.mountpoint(spec))
+        assert node.computes.running() == []
+        assert leftovers(node.paths, spec.endpoint_id) == []
