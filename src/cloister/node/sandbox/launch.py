@@ -121,7 +121,8 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
                 program = _program(info)
                 # (4) Inside its group, and let go.
                 await asyncio.to_thread(what.group.attach, program.pid)
-            block_write.write(b"1")
+            with contextlib.suppress(BrokenPipeError):  # It has ended already: `ended` tells how.
+                block_write.write(b"1")
         except BaseException:
             _abandon(monitor)
             raise
@@ -142,15 +143,20 @@ async def ended(launched: Launched, status_path: Path) -> int:
     written = exit_code(status_path)
     if written is not None:
         return written
-    return -9 if monitor_code is None else monitor_code
+    return -9 if monitor_code is None else _as_python(monitor_code)
 
 
 def exit_code(status_path: Path) -> int | None:
     """None if bubblewrap did not live to write it, or could not build the sandbox."""
     for status in _statuses(status_path):
         if (code := status.exit_code) is not None:
-            return code if code <= 128 else 128 - code
+            return _as_python(code)
     return None
+
+
+def _as_python(code: int) -> int:
+    """A shell's exit code, where a signal N is 128+N, as Python's, where it is -N."""
+    return code if code <= 128 else 128 - code
 
 
 def program_of(monitor: ProcessRecord, status_path: Path) -> ProcessRecord | None:
