@@ -59,7 +59,7 @@ def spawn(child: Child, settings: Settings, *, listen_fds: list[int], ready_fd: 
             user=uid_of(child.service),
             group=gid_of(child.service),
             extra_groups=[],
-            umask=0o077,
+            umask=0o022 if child.service is Service.AGENT else 0o077,  # the agent makes root file systems for others
             start_new_session=True,
             cwd="/",
         )  # fmt: skip

@@ -10,7 +10,12 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CLONE_NEWNS: Final = 0x0002_0000
+_MS_RDONLY: Final = 0x1
+_MS_NOSUID: Final = 0x2
+_MS_NODEV: Final = 0x4
+_MS_REMOUNT: Final = 0x20
 _MS_BIND: Final = 0x1000
+_MS_MOVE: Final = 0x2000
 _MS_REC: Final = 0x4000
 _MS_PRIVATE: Final = 0x4_0000
 _MS_SHARED: Final = 0x10_0000
@@ -57,8 +62,32 @@ def private_mounts(shared_below: str) -> None:
     _mount(None, shared_below, _MS_SHARED)
 
 
-def _mount(source: str | None, target: str, flags: int) -> None:
+def bind(source: str, target: str) -> None:
+    """Show `source`, with what is mounted below it, at `target` as well."""
+    _mount(source, target, _MS_BIND | _MS_REC)
+
+
+def move(source: str, target: str) -> None:
+    _mount(source, target, _MS_MOVE)
+
+
+def cover(target: str) -> None:
+    """Put an empty, writable directory over `target`, for its new entries to be made in; `seal` ends that."""
+    _mount("tmpfs", target, _MS_NOSUID | _MS_NODEV, "tmpfs", "mode=0755,size=1m")
+
+
+def seal(target: str) -> None:
+    _mount("tmpfs", target, _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV, "tmpfs", "mode=0755,size=1m")
+
+
+def _mount(source: str | None, target: str, flags: int, kind: str | None = None, options: str | None = None) -> None:
     _checked(
-        _libc.mount(source.encode() if source else None, target.encode(), None, ctypes.c_ulong(flags), None),
+        _libc.mount(
+            source.encode() if source else None,
+            target.encode(),
+            kind.encode() if kind else None,
+            ctypes.c_ulong(flags),
+            options.encode() if options else None,
+        ),
         f"mount {target}",
     )

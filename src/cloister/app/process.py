@@ -101,10 +101,13 @@ def _announcer() -> Callable[[], None]:
 
 
 def _become_database(settings: Settings) -> None:
-    """Replace this process by the control database's PostgreSQL. Its readiness is that of its socket, which the
-    `prepare` step waits for, so it is announced at once."""
+    """Replace this process, which runs as the database's user, by the control database's PostgreSQL. That it answers is
+    seen by the `prepare` step, which waits for it, so readiness is announced at once."""
     from cloister.base.database import embedded  # noqa: PLC0415 - only this process needs it
 
+    embedded.check(settings.paths)
+    embedded.initialise(settings.paths)
+    embedded.clear_the_way(settings.paths)
     argv = embedded.argv(settings.paths)
     _announcer()()
     kernel.die_with_parent(signal.SIGQUIT)  # PostgreSQL's immediate shutdown: recovery follows at the next start

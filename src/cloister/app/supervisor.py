@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cloister import __version__
-from cloister.app import kernel, layout
+from cloister.app import kernel, layout, reach
 from cloister.app.children import Child, children, spawn
 from cloister.base.errors import CloisterError, ConflictError, PreconditionError, UnavailableError
 from cloister.base.identities import am_root
@@ -319,6 +319,8 @@ def _serve(settings: Settings, sockets: dict[str, list[socket.socket]], lock: IO
     lock.flush()
     kernel.adopt_orphans()
     kernel.private_mounts(str(settings.paths.mounts))
+    for directory in reach.open_the_way(settings):
+        log.info("%s is closed to other users: the platform sees only its own code in it", directory)
     try:
         asyncio.run(Supervisor(settings, sockets).run(announce))
     except BaseExceptionGroup as group:

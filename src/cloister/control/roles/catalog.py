@@ -35,16 +35,18 @@ CHANGE_TIMEOUT_S: Final = 60.0
 
 _ROLES: Final = """
 SELECT a.rolname::pg_catalog.text AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
-       CASE WHEN a.rolvaliduntil = 'infinity' THEN NULL
+       CASE WHEN a.rolvaliduntil IS NULL OR a.rolvaliduntil = 'infinity' THEN NULL
             ELSE least(greatest(a.rolvaliduntil, '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00')
        END AS valid_until
   FROM pg_catalog.pg_authid a
- WHERE a.oid >= 16384 AND pg_catalog.left(a.rolname::pg_catalog.text, 9) OPERATOR(pg_catalog.<>) 'cloister_'
+ WHERE a.oid OPERATOR(pg_catalog.<>) 10 AND pg_catalog.left(a.rolname::pg_catalog.text, 3) OPERATOR(pg_catalog.<>) 'pg_'
+   AND pg_catalog.left(a.rolname::pg_catalog.text, 9) OPERATOR(pg_catalog.<>) 'cloister_'
    AND a.rolname OPERATOR(pg_catalog.<>) 'neon_superuser'
  ORDER BY a.oid
  LIMIT $1
 """
-# Roles with smaller oids came with initdb: the bootstrap superuser and pg_*.
+# 10 is the bootstrap superuser. Not told by oids alone: those of the template were given in single-user mode, from
+# initdb's range. Only initdb can make a role whose name starts with pg_.
 
 _DATABASES: Final = """
 SELECT d.datname::pg_catalog.text AS name, a.rolname::pg_catalog.text AS owner_name

@@ -1,0 +1,55 @@
+"""One-shot, as root, once the control database runs: certificates, the schema, the first organization and key."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cloister.app import certificates
+from cloister.base.database import Database, embedded
+from cloister.base.secret import Secret
+from cloister.base.settings import Settings
+from cloister.trust.access.bootstrap import bootstrap
+from cloister.trust.audit import Action, Event, record
+
+
+async def run(settings: Settings) -> None:
+    await certificates.run(settings)
+    paths = settings.paths
+    if settings.database_url:
+        await embedded.migrate_external(settings.database_url)
+    else:
+        await embedded.migrate_embedded(paths)
+    database = Database(socket_dir=paths.control_socket_dir, role=embedded.OWNER, url=settings.database_url)
+    await database.open()
+    try:
+        known = Secret(paths.admin_key.read_text().strip()) if paths.admin_key.exists() else None
+        key = await bootstrap(database, known)
+        if known is None or key.reveal() != known.reveal():
+            _write_private(paths.admin_key, key.reveal() + "\n")
+        async with database.transaction() as tx:
+            await record(
+                tx,
+                Event(
+                    action=Action.PLATFORM_START,
+                    actor="platform:supervisor",
+                    details={
+                        "storage": settings.storage,
+                        "domain": settings.domain,
+                        "at": f"{datetime.now(UTC):%FT%TZ}",
+                    },
+                ),
+            )
+    finally:
+        await database.close()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Readable by root alone from the first moment; there whole or not at all."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    temporary.replace(path)

@@ -1,0 +1,30 @@
+"""One platform for the journeys that leave it as they found it; others start their own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.instance import Instance, Tenant, tail
+
+
+@pytest.fixture(scope="session")
+def shared_instance() -> Iterator[Instance]:
+    with Instance("--idle-check-interval", "1") as instance:
+        yield instance
+
+
+@pytest.fixture
+def instance(shared_instance: Instance) -> Iterator[Instance]:
+    """The shared platform, with its logs added to a failure."""
+    with tail(shared_instance):
+        yield shared_instance
+
+
+@pytest.fixture(scope="session")
+def shared_tenant(shared_instance: Instance) -> Tenant:
+    return shared_instance.create_project("shared")
+
+
+@pytest.fixture
+def tenant(shared_tenant: Tenant, instance: Instance) -> Tenant:
+    return shared_tenant

@@ -1,0 +1,120 @@
+"""What is left of a project while it sleeps: bytes that nobody can read, and nothing else."""
+
+import contextlib
+import os
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.instance import Instance
+
+pytestmark = pytest.mark.root
+
+
+def test_nothing_of_a_sleeping_project_is_open_or_readable(instance: Instance) -> None:
+    """No process, no loop device, no mount, and none of a planted canary in its bytes on disk."""
+    tenant = instance.create_project("canary")
+    canary = f"canary-{uuid.uuid4()}"
+    with tenant.connect() as connection:
+        connection.execute("CREATE TABLE secret (t text)")
+        connection.execute("INSERT INTO secret SELECT %s FROM generate_series(1, 1000)", (canary,))
+        connection.execute("CHECKPOINT") if False else connection.execute("SELECT 1")
+    image = next(path for path in instance.paths.volumes.iterdir() if path.name.startswith(tenant.project_id))
+    assert _lines_about(tenant.project_id), "while awake, a process or mount names the project"
+    instance.suspend(tenant)
+
+    assert _processes_naming(tenant.endpoint_id, tenant.project_id) == []
+    assert tenant.project_id not in _mounts_of(instance)
+    loops = subprocess.run(
+        ["losetup", "--list", "--noheadings", "--output", "BACK-FILE"], capture_output=True, text=True, check=True
+    )
+    assert tenant.project_id not in loops.stdout
+    storage = instance.status()["storage"]
+    assert storage["encrypted"]
+    assert "aes-xts" in storage["cipher"]
+    found = subprocess.run(["grep", "-a", "-c", canary, image], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "0"
+    # The control run: the canary is there for who has the key.
+    assert tenant.psql("SELECT count(*) FROM secret WHERE t = '" + canary + "'").stdout == "1000\n"
+
+
+def test_another_projects_key_does_not_open_it(instance: Instance) -> None:
+    """The image of one project put in the place of another's does not open, and the wake says so and no more."""
+    one, two = instance.create_project("one"), instance.create_project("two")
+    for tenant in (one, two):
+        instance.suspend(tenant)
+    first, second = (
+        next(path for path in instance.paths.volumes.iterdir() if path.name.startswith(tenant.project_id))
+        for tenant in (one, two)
+    )
+    aside = second.with_name("aside")
+    second.rename(aside)
+    try:
+        os.link(first, second)
+        said = two.psql("SELECT 1", PGCONNECT_TIMEOUT="8")
+        assert said.returncode != 0
+        assert str(instance.state_dir) not in said.stderr
+    finally:
+        second.unlink()
+        aside.rename(second)
+    deadline = time.monotonic() + 90
+    while two.psql("SELECT 1").stdout != "1\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert one.psql("SELECT 1").stdout == "1\n"
+
+
+def test_the_key_is_nowhere_in_memory_while_it_sleeps(instance: Instance) -> None:
+    """The volume's passphrase is in no process's memory once the project sleeps.
+
+    The passphrase is read the only way there is: unwrapped by hand with the broker's root key, as root.
+    """
+    from tests.journeys.keys import passphrase_of
+
+    tenant = instance.create_project("forgotten")
+    key = passphrase_of(instance, tenant.project_id)
+    assert len(key) == 32
+    instance.suspend(tenant)
+    holders = [pid for pid in instance.descendants() if _memory_holds(pid, key)]
+    assert holders == [], [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in holders]
+
+
+def _memory_holds(pid: int, needle: bytes) -> bool:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        Path(f"/proc/{pid}/maps").open() as maps,
+        Path(f"/proc/{pid}/mem").open("rb", 0) as memory,
+    ):
+        for line in maps:
+            span, rights = line.split()[:2]
+            if not rights.startswith("rw"):
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                memory.seek(start)
+                if needle in memory.read(end - start):
+                    return True
+    return False
+
+
+def _processes_naming(*words: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if any(word in line for word in words) and "grep" not in line:
+                    found.append(line)
+    return found
+
+
+def _mounts_of(instance: Instance) -> str:
+    """The mounts that the platform's own processes see: they live in a mount namespace of their own."""
+    return Path(f"/proc/{instance.pids()['agent']}/mounts").read_text()
+
+
+def _lines_about(word: str) -> list[str]:
+    return _processes_naming(word)
