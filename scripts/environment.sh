@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: what a machine needs, and how it is brought there. Installs only what is missing, so the
 # second time is quick and needs no network. Python packages come from the lock files with their hashes, nothing else.
 
@@ -54,7 +55,7 @@ install_packages() {
 platform_packages() {
     packages_for bwrap:bubblewrap cryptsetup:cryptsetup-bin mkfs.xfs:xfsprogs qemu-storage-daemon:qemu-system-common \
         losetup:mount useradd:passwd setpriv:util-linux ip:iproute2 psql:postgresql-client
-    [[ -n $(ldconfig -p | grep -F libseccomp.so.2) ]] || printf 'libseccomp2\n'
+    ldconfig -p | grep -F libseccomp.so.2 >/dev/null || printf 'libseccomp2\n'
     [[ -e /etc/ssl/certs/ca-certificates.crt ]] || printf 'ca-certificates\n'
     # With it every *.db.localhost is this machine, for every program.
     getent hosts ep-check.db.localhost >/dev/null || printf 'libnss-myhostname\n'
