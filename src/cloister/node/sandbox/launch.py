@@ -73,9 +73,13 @@ class _Info(msgspec.Struct):
 
 
 def _program(info: bytes) -> ProcessRecord:
-    if not info:
-        raise PreconditionError("bubblewrap ended before it made a sandbox", public="this host cannot make a sandbox")
-    return ProcessRecord.of(msgspec.json.decode(info, type=_Info).child_pid)
+    """Raises PreconditionError when bubblewrap, or its child, has ended already: it says why in the log."""
+    try:
+        if info:
+            return ProcessRecord.of(msgspec.json.decode(info, type=_Info).child_pid)
+    except NotFoundError:
+        pass
+    raise PreconditionError("bubblewrap ended before it made a sandbox", public="this host cannot make a sandbox")
 
 
 class _Status(msgspec.Struct):
