@@ -70,7 +70,8 @@ def show_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A remark for the person, beside the output."""
-    click.echo(printable(text), err=True)
+    for line in text.split("\n"):
+        click.echo(printable(line), err=True)
 
 
 def terminal_width() -> int | None:
