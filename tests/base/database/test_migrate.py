@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -9,7 +10,7 @@ import pytest
 
 from cloister.base.database import embedded, migrate
 from cloister.base.database.migrate import Migration, migrations
-from cloister.base.errors import PreconditionError
+from cloister.base.errors import PreconditionError, UnavailableError
 from tests.fix_database import ControlDatabase
 
 
@@ -94,6 +95,16 @@ async def test_an_external_database_of_somebody_else_is_refused_with_what_to_do(
     with pytest.raises(PreconditionError) as refusal:
         await embedded.migrate_external(ControlDatabase(operator.socket_dir, "nowhere").url())
     assert "nowhere" in refusal.value.public
+
+
+async def test_a_url_that_leads_nowhere_is_said_so_without_quoting_it(tmp_path: Path) -> None:
+    with pytest.raises(PreconditionError) as refusal:
+        await embedded.migrate_external("mysql://me:hunter2@host/x")
+    assert refusal.value.public == "--database-url is not a URL of a PostgreSQL database"
+    with pytest.raises(UnavailableError) as silence:
+        await embedded.migrate_external(f"postgresql://me:hunter2@/x?host={tmp_path}", patience_s=0)
+    assert silence.value.public == "--database-url: the database does not answer"
+    assert "hunter2" not in str(silence.value)
 
 
 async def test_roles_that_cannot_be_made_are_asked_for(

@@ -27,7 +27,7 @@ import asyncpg
 
 from cloister.base.database.migrate import migrate
 from cloister.base.database.pool import patiently
-from cloister.base.errors import InternalError, PreconditionError
+from cloister.base.errors import InternalError, PreconditionError, UnavailableError
 from cloister.base.identities import Service
 from cloister.base.settings import Paths
 
@@ -235,8 +235,13 @@ async def migrate_external(url: str, *, patience_s: float = 10.0) -> int:
     """
     try:
         connection = await patiently(lambda: asyncpg.connect(url), patience_s)
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise PreconditionError(str(error), public=f"--database-url: {error}") from error
+    except ValueError as error:
+        # What asyncpg says about it may quote it, password included.
+        raise PreconditionError(public="--database-url is not a URL of a PostgreSQL database") from error
+    except UnavailableError as error:
+        raise UnavailableError(str(error), public="--database-url: the database does not answer") from error
     try:
         if connection.get_server_version().major * 10000 < _SERVER_VERSION_MIN:
             raise PreconditionError(public="--database-url: the control database needs PostgreSQL 16 or newer")

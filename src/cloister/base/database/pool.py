@@ -31,6 +31,8 @@ _OUT_OF_REACH: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.CannotConnectNowError,  # starting up or in recovery
+    asyncpg.AdminShutdownError,  # going down
+    asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
 _PASSING: Final = (
@@ -119,10 +121,10 @@ class Database:
 
         If the connection breaks during the commit, UnavailableError leaves open whether it happened.
         """
-        async with self._connection() as connection:
-            transaction = connection.transaction()
-            with _passing_failures(connection):
-                await transaction.start()
+        # A pooled connection may have died with the database since its last use: beginning is what finds out, and as
+        # nothing has happened yet, another can be tried.
+        connection, transaction = await patiently(self._begin, _RESTART_PATIENCE_S)
+        try:
             try:
                 yield Transaction(connection)
             except BaseException:
@@ -132,6 +134,8 @@ class Database:
                 raise
             with _passing_failures(connection):
                 await transaction.commit()
+        finally:
+            await self._release(connection)
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
@@ -163,14 +167,35 @@ class Database:
             # Closing ends LISTEN too. Nothing is under way on it, so there is nothing to wait for.
             connection.terminate()
 
+    async def _acquire(self) -> Any:
+        return await self._pool.acquire(timeout=_COMMAND_TIMEOUT_S)
+
+    async def _begin(self) -> tuple[Any, Any]:
+        connection = await self._acquire()
+        transaction = connection.transaction()
+        try:
+            await transaction.start()
+        except Exception as error:
+            with contextlib.suppress(asyncpg.InterfaceError):
+                connection.terminate()  # asyncpg may not know yet that it is dead
+            await self._release(connection)
+            raise ConnectionResetError(f"a pooled connection was dead: {error!r}") from error
+        except BaseException:
+            await self._release(connection)
+            raise
+        return connection, transaction
+
+    async def _release(self, connection: Any) -> None:
+        with contextlib.suppress(*_PASSING, asyncpg.InterfaceError):
+            await self._pool.release(connection)
+
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
-        connection = await patiently(lambda: self._pool.acquire(timeout=_COMMAND_TIMEOUT_S), _RESTART_PATIENCE_S)
+        connection = await patiently(self._acquire, _RESTART_PATIENCE_S)
         try:
             yield connection
         finally:
-            with contextlib.suppress(*_PASSING, asyncpg.InterfaceError):
-                await self._pool.release(connection)
+            await self._release(connection)
 
 
 async def patiently(connect: Callable[[], Any], patience_s: float) -> Any:
@@ -184,7 +209,10 @@ async def patiently(connect: Callable[[], Any], patience_s: float) -> Any:
             if isinstance(error, TimeoutError) or loop.time() >= give_up_at:
                 raise UnavailableError(f"control database: {error!r}") from error
             await asyncio.sleep(_CONNECT_PAUSE_S)
-        except asyncpg.InterfaceError as error:  # the pool is closing
+        except asyncpg.InterfaceError as error:
+            if isinstance(error, ValueError):  # the URL cannot be read
+                raise
+            # The pool is closing.
             raise UnavailableError(f"control database: {error!r}") from error
 
 
