@@ -1,7 +1,7 @@
 """The guards over a real control database: the role of the API can do what they do."""
 
+from cloister.app.guards import StoredAudit, StoredOrganizations
 from cloister.base.database import Database
-from cloister.edge.api.guards import DatabaseAuditLog, DatabaseOrganizations
 from cloister.trust.audit import Action, Event
 from cloister.trust.audit.verify import Intact
 from tests.edge.api.world import ADA, BOB, ORG, OTHER_ORG
@@ -11,7 +11,7 @@ from tests.fix_database import DatabaseAs
 async def test_organizations_and_members(database_as: DatabaseAs) -> None:
     database = await database_as("cloister_api")
     await _two_organizations(database)
-    organizations = DatabaseOrganizations(database)
+    organizations = StoredOrganizations(database)
     assert [it.id for it in await organizations.find([ORG])] == [ORG]
     assert [(it.email, it.role) for it in await organizations.members(ORG)] == [(ADA.email, "admin")]
     assert await organizations.are_all([ORG, OTHER_ORG])
@@ -21,7 +21,7 @@ async def test_organizations_and_members(database_as: DatabaseAs) -> None:
 
 
 async def test_the_log_is_appended_read_and_verified(database_as: DatabaseAs) -> None:
-    log = DatabaseAuditLog(await database_as("cloister_api"))
+    log = StoredAudit(await database_as("cloister_api"))
     await log.record(*(Event(action=Action.PROJECT_GET, actor="user:x", project_id=it) for it in ("a", "b")))
     assert [it.event.project_id for it in await log.find(project_ids=["a"], action=None, before_seq=None, limit=9)] == [
         "a"

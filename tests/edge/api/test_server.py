@@ -1,6 +1,7 @@
 """The server on a real socket: TLS, a new certificate without a dropped connection, a stop that finishes its work."""
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -117,6 +118,24 @@ async def test_a_stop_finishes_the_request_under_way(certificate: ServerCertific
         assert await ends(reader) == b""
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", it.port)
+
+
+async def test_an_answer_does_not_wait_for_an_acknowledgement(
+    certificate: ServerCertificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head and the body of an answer are two writes: without TCP_NODELAY the second waits 40 ms for the client."""
+    seen: list[int] = []
+    made = server._PatientProtocol.connection_made
+
+    def connection_made(self: server._PatientProtocol, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        seen.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(server._PatientProtocol, "connection_made", connection_made)
+    async with serving(certificate) as it, it.connect() as (reader, writer):
+        writer.write(request())
+        await answer_of(reader)
+    assert seen == [1]
 
 
 async def test_two_requests_in_one_packet_are_answered_in_order(certificate: ServerCertificate) -> None:

@@ -5,10 +5,10 @@ from uuid import UUID
 
 import pytest
 
+from cloister.app.guards import StoredAudit, StoredOrganizations
 from cloister.base.database import Database
 from cloister.base.secret import Secret
 from cloister.edge.api.application import create_app
-from cloister.edge.api.guards import DatabaseAuditLog, DatabaseOrganizations
 from cloister.edge.api.idempotency import Answers
 from cloister.edge.api.routes import ROUTES
 from cloister.trust.access.bootstrap import bootstrap
@@ -37,13 +37,13 @@ async def database(database_as: DatabaseAs) -> Database:
 async def test_a_key_made_listed_used_and_revoked(database: Database, database_as: DatabaseAs) -> None:
     admin_key = (await bootstrap(await database_as("postgres"), None)).reveal()
     world = World()
-    organizations = DatabaseOrganizations(database)
+    organizations = StoredOrganizations(database)
     services = replace(
         world.services,
         api_keys=ApiKeys(database, world.clock),
         decider=Decider(),
         organizations=organizations,
-        audit=DatabaseAuditLog(database),
+        audit=StoredAudit(database),
         answers=Answers(database, Secret(b"k" * 32)),
     )
     world.app = create_app(services)

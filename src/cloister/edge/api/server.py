@@ -74,6 +74,11 @@ class _PatientProtocol(H11Protocol):
         ):
             transport.abort()
             return
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            # asyncio does this only where `proto` says TCP; what a listener with proto 0 accepted does not say so, and
+            # then Nagle and delayed ACKs cost each answer 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._allow(HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
