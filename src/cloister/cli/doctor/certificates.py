@@ -29,7 +29,7 @@ class Served:
     expires_at: float = 0.0
 
 
-def served(subject: Subject) -> list[Finding]:
+def certificates(subject: Subject) -> list[Finding]:
     settings = subject.platform
     postgres, https = endpoints(subject)
     context = ssl.create_default_context(cafile=None if settings.tls_cert_file else str(settings.paths.ca_file))

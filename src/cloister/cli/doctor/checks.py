@@ -45,7 +45,9 @@ GROUPS: Final = (
     Group("Encryption", (volumes.encryption,), needs_platform=True),
     Group("Processes", (processes.running,), needs_platform=True),
     Group(
-        "Network", (listeners.ours, listeners.in_clear, certificates.served, certificates.names), needs_platform=True
+        "Network",
+        (listeners.open_ports, listeners.plaintext, certificates.certificates, certificates.names),
+        needs_platform=True,
     ),
     Group("Records", (records.control_database, records.audit_log, records.api_answers), needs_platform=True),
 )

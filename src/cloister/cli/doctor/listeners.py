@@ -6,8 +6,9 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from cloister.base.errors import PreconditionError
 from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service, uid_of
 from cloister.base.settings import Address
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok
@@ -29,10 +30,10 @@ class Listener:
     inode: int
 
 
-def ours(subject: Subject) -> list[Finding]:
+def open_ports(subject: Subject) -> list[Finding]:
     """Nothing of the platform listens on a network but its two ports."""
     settings = subject.platform
-    status = json.loads(settings.paths.status.read_text())
+    status = running_status(subject)
     bound = {name: {Address.parse(text).port for text in status[name]} for name in ("postgres", "https")}
     pids = [status["pid"], *(each["pid"] for each in status["processes"].values() if each["pid"])]
     uids = {uid_of(service) for service in Service if service is not Service.AGENT}
@@ -56,7 +57,7 @@ def decide(listeners: Iterable[Listener], expected: set[int], uids: set[int], in
     return ok("open ports", f"{', '.join(map(str, sorted(expected)))} and no other")
 
 
-def in_clear(subject: Subject) -> list[Finding]:
+def plaintext(subject: Subject) -> list[Finding]:
     """Both ports are knocked at without TLS, and must not answer as if that were fine."""
     postgres, https = endpoints(subject)
     return [
@@ -81,9 +82,18 @@ def decide_https(answer: bytes) -> Finding:
 
 def endpoints(subject: Subject) -> tuple[tuple[str, int], tuple[str, int]]:
     """Where this machine reaches the two ports, as they were really bound."""
-    status = json.loads(subject.platform.paths.status.read_text())
+    status = running_status(subject)
     postgres, https = (Address.parse(status[name][-1]) for name in ("postgres", "https"))
     return (_dial(postgres), postgres.port), (_dial(https), https.port)
+
+
+def running_status(subject: Subject) -> dict[str, Any]:
+    """What the supervisor last wrote. Raises PreconditionError if none runs."""
+    try:
+        found: dict[str, Any] = json.loads(subject.platform.paths.status.read_text())
+    except FileNotFoundError:
+        raise PreconditionError(public="the platform is not running") from None
+    return found
 
 
 def _dial(address: Address) -> str:
