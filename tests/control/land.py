@@ -45,7 +45,8 @@ class FakeGateway:
         self.heard.append(event)
         if isinstance(event, Freeze) and self.answers:
             frozen = Frozen(endpoint_id=event.endpoint_id, token=event.token, has_unanswered=self.has_unanswered)
-            asyncio.get_running_loop().call_soon(self._land.plane.gateways.answered, self, frozen)
+            answered: Any = self._land.plane.gateways.answered
+            asyncio.get_running_loop().call_soon(answered, self, frozen)
 
     def names(self) -> list[str]:
         return [type(event).__name__ for event in self.heard]
@@ -80,20 +81,26 @@ class Land:
     def control(self) -> Any:
         return self.plane.control
 
-    async def begin(self) -> None:
+    async def begin(self, *, runs_operations: bool = True) -> None:
         async with self.database.transaction() as tx:
             await tx.execute("INSERT INTO organization (id, name) VALUES ($1, 'Calm') ON CONFLICT DO NOTHING", ORG)
             await tx.execute(
                 "INSERT INTO account (id, email, name) VALUES ($1, 'ada@example.org', 'Ada') ON CONFLICT DO NOTHING",
                 ACCOUNT,
             )
-        self._engine = asyncio.create_task(self.plane.engine.run())
+        if runs_operations:
+            self._engine = asyncio.create_task(self.plane.engine.run())
+
+    async def settle(self) -> None:
+        """Run what is due, where no engine runs by itself."""
+        while await self.plane.engine.run_due():
+            pass
 
     async def end(self) -> None:
-        assert self._engine is not None
-        self._engine.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._engine
+        if self._engine is not None:
+            self._engine.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._engine
         await self.plane.waker.close()
         await self.plane.sessions.close_all()
 
@@ -115,6 +122,8 @@ class Land:
 
     async def project(self, **new: Any) -> ProjectCreated:
         created: ProjectCreated = await self.control.projects.create(CALLER, NewProject(**new))
+        if self._engine is None:
+            await self.settle()
         await self.finish(created.operations)
         return created
 
@@ -138,9 +147,9 @@ class Land:
 
 
 @contextlib.asynccontextmanager
-async def a_land(database: Database, **settings: Any) -> AsyncIterator[Land]:
+async def a_land(database: Database, *, runs_operations: bool = True, **settings: Any) -> AsyncIterator[Land]:
     land = Land(database, **settings)
-    await land.begin()
+    await land.begin(runs_operations=runs_operations)
     try:
         yield land
     finally:

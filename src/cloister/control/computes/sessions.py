@@ -286,8 +286,8 @@ SELECT (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client bac
        (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'walsender'))::int AS walsenders,
        (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'autovacuum worker'))::int AS autovacuum_workers,
        (SELECT count(*) FROM pg_catalog.pg_stat_subscription s WHERE s.pid IS NOT NULL)::int AS subscriptions,
-       least(greatest(max(a.state_change) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'),
-                      '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00') AS last_change_at,
+       max(a.state_change) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+                                     AND a.state_change < '9000-01-01 00:00:00+00') AS last_change_at,
        (SELECT coalesce(sum(d.sessions), 0) FROM pg_catalog.pg_stat_database d
          WHERE d.datname OPERATOR(pg_catalog.<>) 'postgres')::bigint AS sessions,
        (SELECT coalesce(sum(d.active_time), 0) FROM pg_catalog.pg_stat_database d

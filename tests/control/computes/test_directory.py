@@ -1,0 +1,156 @@
+"""What a gateway is told about a role at an endpoint."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cloister.base.directory import AnyCommand, ConnectionEvent, Frozen, LookUp, Record
+from cloister.base.errors import BadRequestError, UnavailableError
+from cloister.control.computes.directory import allowed_ips
+from cloister.control.projects.model import ProjectChange
+from cloister.control.roles.server import RoleState
+from cloister.protocol.scram import ITERATIONS_DEFAULT, Verifier
+from tests.control.computes.test_reconcile import VERIFIER
+from tests.control.land import CALLER, Land
+
+
+@pytest.mark.parametrize("role", ["nobody", "cloister_admin", "pg_monitor", "neon_superuser", "nul\0", "x" * 64, ""])
+@pytest.mark.parametrize("is_asleep", [True, False])
+async def test_a_role_that_cannot_log_in_gets_a_mock_that_looks_real(land: Land, role: str, is_asleep: bool) -> None:
+    created = await (land.sleeping_project() if is_asleep else land.project())
+    if not is_asleep:
+        # Whatever a server says about the platform's own roles.
+        land.node.catalog_of(created.endpoint.id).roles["cloister_admin"] = RoleState(
+            "cloister_admin", VERIFIER, can_login=True, valid_until=None
+        )
+    route = await land.look_up(created.endpoint.id, role)
+    assert route.is_known
+    assert route.is_doomed
+    assert Verifier.parse(route.verifier).iterations == ITERATIONS_DEFAULT
+    again = await land.look_up(created.endpoint.id, role)
+    assert again.verifier == route.verifier, "the same salt at every try"
+    assert (await land.look_up(created.endpoint.id, role + "2")).verifier != route.verifier
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ep-no-such-00000000", "../../etc", "EP-UP", "ep-nul\0-x-00000000", "", "x" * 500]
+)
+async def test_an_endpoint_that_does_not_exist_gets_a_mock(land: Land, endpoint: str) -> None:
+    route = await land.look_up(endpoint, "neondb_owner")
+    assert (route.is_known, route.is_doomed, route.allowed_ips, route.socket_dir) == (False, True, None, None)
+    assert Verifier.parse(route.verifier).iterations == ITERATIONS_DEFAULT
+    assert (await land.look_up(endpoint, "neondb_owner")).verifier == route.verifier
+
+
+@pytest.mark.parametrize("is_asleep", [True, False])
+async def test_nologin_and_valid_until_are_honoured_before_anything_wakes(land: Land, is_asleep: bool) -> None:
+    created = await land.project()
+    roles = land.node.catalog_of(created.endpoint.id).roles
+    soon = land.clock.now() + timedelta(minutes=1)
+    roles["nologin"] = RoleState("nologin", VERIFIER, can_login=False, valid_until=None)
+    roles["soon"] = RoleState("soon", VERIFIER, can_login=True, valid_until=soon)
+    roles["without"] = RoleState("without", None, can_login=True, valid_until=None)
+    if is_asleep:
+        _, operations = await land.control.endpoints.suspend(CALLER, created.project.id, created.endpoint.id)
+        await land.finish(operations)
+    assert (await land.look_up(created.endpoint.id, "nologin")).is_doomed
+    assert (await land.look_up(created.endpoint.id, "without")).is_doomed
+    assert not (await land.look_up(created.endpoint.id, "soon")).is_doomed
+    land.clock.advance(timedelta(minutes=1))
+    assert (await land.look_up(created.endpoint.id, "soon")).is_doomed
+
+
+async def test_a_password_changed_by_sql_counts_within_a_second(land: Land) -> None:
+    created = await land.project()
+    assert (await land.look_up(created.endpoint.id, "neondb_owner")).verifier == created.role.verifier
+    roles = land.node.catalog_of(created.endpoint.id).roles
+    roles["neondb_owner"] = RoleState("neondb_owner", VERIFIER, can_login=True, valid_until=None)
+    land.clock.advance(timedelta(seconds=1))
+    assert (await land.look_up(created.endpoint.id, "neondb_owner")).verifier == VERIFIER
+
+
+async def test_strangers_who_try_names_cost_the_server_one_query_a_second(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = await land.project()
+    asked: list[int] = []
+    roles = land.node.catalog_of(created.endpoint.id).roles
+
+    async def counted(_self: Any) -> list[RoleState]:
+        asked.append(1)
+        return list(roles.values())
+
+    monkeypatch.setattr("tests.control.fake_node.FakeServer.roles", counted)
+    for number in range(200):
+        await land.look_up(created.endpoint.id, f"guess{number}")
+    assert len(asked) == 1
+
+
+async def test_a_running_server_that_does_not_answer_lets_nobody_in(land: Land) -> None:
+    created = await land.project()
+    land.node.deaf.add(created.endpoint.id)
+    await land.plane.sessions.close(created.endpoint.id)
+    with pytest.raises(UnavailableError):
+        await land.look_up(created.endpoint.id, "neondb_owner")
+
+
+ANY = '{"allowed_ips":{"ips":[],"protected_branches_only":false},"block_public_connections":false}'
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_protected", "expected"),
+    [
+        (ANY, False, None),
+        (ANY.replace("[]", '["192.0.2.1"]'), False, ["192.0.2.1"]),
+        (ANY.replace("[]", '["192.0.2.1"]').replace('only":false', 'only":true'), False, None),
+        (ANY.replace("[]", '["192.0.2.1"]').replace('only":false', 'only":true'), True, ["192.0.2.1"]),
+        (ANY.replace('tions":false', 'tions":true'), False, []),
+        ("", False, []),
+        ("{}", False, []),
+        ("null", True, []),
+        ('{"allowed_ips":null,"block_public_connections":false}', True, []),
+        (ANY.replace("[]", "[1]"), False, []),
+        (ANY.replace("[]", '"192.0.2.1"'), False, []),
+    ],
+)
+def test_who_may_knock(settings: str, is_protected: bool, expected: list[str] | None) -> None:
+    assert allowed_ips(settings, is_protected=is_protected) == expected
+
+
+async def test_the_allowlist_comes_with_the_route(land: Land) -> None:
+    created = await land.sleeping_project()
+    await land.control.projects.update(
+        CALLER, created.project.id, ProjectChange(settings={"allowed_ips": {"ips": ["192.0.2.0/24"]}})
+    )
+    assert (await land.look_up(created.endpoint.id, "neondb_owner")).allowed_ips == ["192.0.2.0/24"]
+    async with land.database.transaction() as tx:
+        await tx.execute("UPDATE project SET settings = '{}' WHERE id = $1", created.project.id)
+    assert (await land.look_up(created.endpoint.id, "neondb_owner")).allowed_ips == []
+
+
+async def ask(land: Land, command: AnyCommand) -> Any:
+    return await land.plane.directory._answer(land.connect_gateway(), command)  # type: ignore[arg-type]
+
+
+async def test_connection_events_are_recorded_and_nothing_else_can_be(land: Land) -> None:
+    event = ConnectionEvent(
+        action="connection.denied",
+        at="2026-01-01T00:00:00.000000Z",
+        session_id="s",
+        role="ada\n",
+        reason="bad_password",
+    )
+    assert await ask(land, Record([event, event])) == 2
+    assert await land.actions() == ["connection.denied"] * 2
+    forged = ConnectionEvent(action="project.delete", at="", session_id="s")
+    with pytest.raises(BadRequestError):
+        await ask(land, Record([event, forged]))
+    assert await land.actions() == ["connection.denied"] * 2
+    assert await ask(land, Record([])) == 0
+
+
+async def test_an_answer_to_no_freeze_changes_nothing(land: Land) -> None:
+    assert await ask(land, Frozen(endpoint_id="ep-no-such-00000000", token=1, has_unanswered=False)) == 0
+    route = await ask(land, LookUp(endpoint="ep-no-such-00000000", role="x"))
+    assert route.is_doomed

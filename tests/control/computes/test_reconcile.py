@@ -1,0 +1,126 @@
+"""What the control plane does when something dies."""
+
+import pytest
+
+from cloister.base.errors import ExhaustedError, UnavailableError
+from cloister.control.computes.runner import Cause
+from cloister.control.roles.server import RoleState
+from cloister.node.commands import StartCompute, VolumeFailed
+from tests.control.land import CALLER, Land
+
+VERIFIER = (
+    "SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$"
+    "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+)
+
+
+async def hear(land: Land) -> None:
+    """Follow what the node has said, as the reconciler's loop does."""
+    heard = land.plane.reconciler._heard
+    while not heard.empty():
+        await land.plane.reconciler.follow(heard.get_nowait())
+
+
+async def test_a_crashed_compute_is_said_to_be_down_and_started_again(land: Land) -> None:
+    gateway = land.connect_gateway()
+    created = await land.project()
+    catalog = land.node.catalog_of(created.endpoint.id)
+    catalog.roles["by_sql"] = RoleState("by_sql", VERIFIER, can_login=True, valid_until=None)
+    land.node.crash(created.endpoint.id)
+    await hear(land)
+    row = await land.row(created.endpoint.id)
+    assert (row["state"], row["desired"], row["is_clean"], row["socket_dir"]) == ("idle", "active", False, None)
+    assert gateway.names()[-1] == "Close"
+    with pytest.raises(UnavailableError):  # the copy is older than the crash: nobody is judged by it
+        await land.look_up(created.endpoint.id, "by_sql")
+
+    await land.plane.reconciler.start_owed()
+    assert created.endpoint.id in land.node.computes
+    assert (await land.look_up(created.endpoint.id, "by_sql")).verifier == VERIFIER
+    assert (await land.actions())[-2:] == ["compute.crashed", "compute.start"]
+
+
+async def test_the_late_word_of_an_old_generation_changes_nothing(land: Land) -> None:
+    created = await land.project()
+    old = land.node.computes[created.endpoint.id]
+    land.node.crash(created.endpoint.id)
+    await land.plane.waker.wake(created.endpoint.id, stale_generation=old.generation)
+    await hear(land)
+    assert (await land.row(created.endpoint.id))["state"] == "active"
+
+
+async def test_a_compute_that_keeps_dying_is_left_alone_for_a_while_whoever_asks(land: Land) -> None:
+    created = await land.project()
+    for _ in range(2):
+        land.node.crash(created.endpoint.id)
+        await hear(land)
+        await land.plane.reconciler.start_owed()
+    assert created.endpoint.id not in land.node.computes
+    with pytest.raises(UnavailableError):
+        await land.plane.waker.wake(created.endpoint.id)
+    land.clock.advance(land.plane.reconciler._backoff.wait(created.endpoint.id, land.clock.now()))
+    await land.plane.reconciler.start_owed()
+    assert created.endpoint.id in land.node.computes
+
+
+async def test_a_start_that_is_refused_for_good_counts_as_a_death(land: Land) -> None:
+    created = await land.sleeping_project()
+    land.node.failing["StartCompute"] = ExhaustedError("disk full")
+    for _ in range(2):
+        with pytest.raises(ExhaustedError):
+            await land.plane.waker.wake(created.endpoint.id)
+    with pytest.raises(UnavailableError):
+        await land.plane.waker.wake(created.endpoint.id)
+
+
+async def test_after_a_power_cut_what_ran_runs_again_and_what_slept_sleeps(land: Land) -> None:
+    asleep = await land.sleeping_project()
+    awake = [await land.project() for _ in range(3)]
+    land.node.cut_power()
+    await land.restart_api()
+    await land.plane.reconciler.compare()
+    await land.plane.reconciler.start_owed()
+    assert set(land.node.computes) == {created.endpoint.id for created in awake}
+    assert not (await land.look_up(asleep.endpoint.id, "neondb_owner")).is_doomed
+
+
+async def test_a_compute_whose_start_was_cut_short_by_our_crash_is_adopted(land: Land) -> None:
+    created = await land.sleeping_project()
+    await land.node.call(StartCompute(spec=land.node.specs[created.endpoint.id]))
+    await land.restart_api()
+    await land.plane.reconciler.compare()
+    row = await land.row(created.endpoint.id)
+    assert (row["state"], row["is_clean"]) == ("active", False)
+    assert row["generation"] == land.node.computes[created.endpoint.id].generation
+
+
+async def test_a_compute_of_nobody_is_stopped_and_an_unused_volume_locked(land: Land) -> None:
+    created = await land.sleeping_project()
+    spec = land.node.specs[created.endpoint.id]
+    _, operations = await land.control.endpoints.delete(CALLER, created.project.id, created.endpoint.id)
+    await land.finish(operations)
+    await land.node.call(StartCompute(spec=spec))
+    other = await land.sleeping_project()
+    land.node.images[other.project.id].is_open = True
+    await land.plane.reconciler.compare()
+    assert land.node.computes == {}
+    assert not any(image.is_open for image in land.node.images.values())
+
+
+async def test_a_failed_volume_takes_its_computes_down_and_is_recorded(land: Land) -> None:
+    created = await land.project()
+    land.node._end(created.endpoint.id)
+    land.plane.heard(VolumeFailed(created.project.id, "daemon died"))
+    await hear(land)
+    assert (await land.row(created.endpoint.id))["state"] == "idle"
+    assert (await land.actions())[-2:] == ["volume.failed", "compute.crashed"]
+
+
+async def test_an_endpoint_that_is_suspended_after_a_crash_is_judged_by_its_new_copy(land: Land) -> None:
+    created = await land.project()
+    land.node.crash(created.endpoint.id)
+    await hear(land)
+    await land.plane.reconciler.start_owed()
+    await land.plane.suspender.at_once(created.endpoint.id, Cause("test", "test"))
+    assert (await land.row(created.endpoint.id))["is_clean"]
+    assert not (await land.look_up(created.endpoint.id, "neondb_owner")).is_doomed

@@ -1,0 +1,91 @@
+"""The control plane as one running thing, asked over its real socket."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.base.directory import AnyEvent, Freeze, Frozen, LookUp, Record, Wake
+from cloister.base.errors import NotFoundError
+from cloister.base.identities import Service
+from cloister.base.rpc import Client
+from cloister.base.secret import Secret
+from cloister.base.settings import Settings
+from cloister.control.platform import ControlPlane
+from cloister.control.projects.model import NewProject
+from tests.control.land import CALLER, Land, a_land
+from tests.fix_database import DatabaseAs
+
+pytestmark = pytest.mark.root  # the socket lies below /run
+
+
+@pytest.fixture
+async def land(database_as: DatabaseAs) -> AsyncIterator[Land]:
+    async with a_land(await database_as("cloister_api"), runs_operations=False, idle_check_interval_s=0.01) as ready:
+        yield ready
+
+
+@pytest.fixture
+async def plane(land: Land, tmp_path: Path) -> AsyncIterator[ControlPlane]:
+    settings = Settings(state_dir=str(tmp_path), idle_check_interval_s=0.01, pool_volumes=1)
+    settings.paths.directory_socket.parent.mkdir(parents=True)
+    plane = ControlPlane(
+        settings,
+        land.database,
+        keys=land.keys,
+        mock_key=Secret(b"m" * 32),
+        control_key=Secret(b"c" * 32),
+        clock=land.clock,
+        agent=land.node,
+        opener=land.node.open,
+        directory_for=frozenset({Service.AGENT}),  # this test is root
+    )
+    land.node.on_event = plane.heard
+    stop = asyncio.Event()
+    running = asyncio.create_task(plane.run(stop))
+    try:
+        yield plane
+    finally:
+        stop.set()
+        await running
+        shutil.rmtree(settings.paths.run)
+
+
+async def test_a_gateway_looks_up_wakes_freezes_and_is_told(land: Land, plane: ControlPlane, tmp_path: Path) -> None:
+    events: asyncio.Queue[Any] = asyncio.Queue()
+    client = Client(
+        Settings(state_dir=str(tmp_path)).paths.directory_socket, events=AnyEvent, on_event=events.put_nowait
+    )
+    created = await plane.control.projects.create(CALLER, NewProject())
+    route = await client.call(LookUp(endpoint=created.endpoint.id, role="neondb_owner"))
+    assert (route.is_doomed, route.verifier) == (False, created.role.verifier)
+    compute = await client.call(Wake(endpoint_id=created.endpoint.id))
+    assert land.node.computes[created.endpoint.id].socket_dir == compute.socket_dir
+    with pytest.raises(NotFoundError):
+        await client.call(Wake(endpoint_id="ep-no-such-00000000"))
+    assert await client.call(Record([])) == 0
+
+    land.clock.advance(timedelta(minutes=6))
+    seen = []
+    async with asyncio.timeout(10):
+        while "Close" not in seen:
+            event = await events.get()
+            seen.append(type(event).__name__)
+            if isinstance(event, Freeze):
+                await client.call(Frozen(endpoint_id=event.endpoint_id, token=event.token, has_unanswered=False))
+    assert seen[0] == "Invalidate", "what it kept from before is not to be trusted"
+    assert seen[-2:] == ["Freeze", "Close"]
+    assert land.node.computes == {}
+
+    again = await client.call(Wake(endpoint_id=created.endpoint.id))
+    land.node.crash(created.endpoint.id)
+    async with asyncio.timeout(10):
+        while land.node.computes.get(created.endpoint.id) is None:
+            await events.get()
+            await asyncio.sleep(0.02)
+    assert land.node.computes[created.endpoint.id].generation > again.generation
+    await client.close()
