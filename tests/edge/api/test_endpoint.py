@@ -40,6 +40,14 @@ async def test_a_change_is_left_to_the_transaction_that_makes_it() -> None:
     assert world.audit.events == []
 
 
+async def test_deleting_what_is_not_there_is_recorded_too() -> None:
+    world = World()
+    async with world.client() as client:
+        assert (await client.delete(f"{ROLES}/nobody")).status_code == 204
+    (event,) = world.audit.events
+    assert (event.action, event.resource, event.details["was_there"]) == (Action.ROLE_DELETE, "nobody", False)
+
+
 async def test_a_permitted_call_that_fails_is_recorded_with_its_reason() -> None:
     world = World()
     async with world.client() as client:

@@ -262,10 +262,13 @@ class Boundary:
             return await self._answer_once(route, call, slot, trace)
 
         # (9) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
-        #     answer leaves: if it cannot be recorded, it is not answered.
+        #     answer leaves: if it cannot be recorded, it is not answered. Deleting what is not there changes nothing and
+        #     is recorded here as well.
         answer = await self._run(route, call)
         if route.is_recorded_here:
             await self._services.audit.record(trace.event("ok"))
+        elif answer.status == 204:
+            await self._services.audit.record(trace.event("ok", details={"was_there": False}))
         return json_response(answer.body, answer.status, trace.request_id)
 
     async def _authorize(
