@@ -171,7 +171,6 @@ class Node:
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 1)
     monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 1)
-    monkeypatch.setattr("cloister.node.volumes.headroom._allocate", lambda *_args, **_kwargs: None)
     return Settings(state_dir=str(tmp_path), storage="plain")
 
 

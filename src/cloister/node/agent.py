@@ -209,7 +209,8 @@ class NodeAgent:
             data = _data_directory(mountpoint, branch_id)
             data.parent.mkdir(mode=0o700, parents=True)
             self._engines.populate(engine, data, uid)
-            headroom.make_wal_ahead(data, uid)
+            if self._volumes.driver.has_own_space:
+                headroom.prepare_cluster(data, uid)
 
         async with self._locks[project_id]:
             if not self._volumes.exists(project_id):
@@ -243,7 +244,7 @@ class NodeAgent:
             self._require_host_space(HOST_FREE_TO_START_BYTES)
             mountpoint = await self._volumes.open(project_id)
             try:
-                await asyncio.to_thread(_make_wal_ahead, _data_directory(mountpoint, branch_id), uid)
+                await self._volumes.prepare_cluster(_data_directory(mountpoint, branch_id), uid)
                 return await self._computes.start(spec, mountpoint)
             except BaseException:
                 with contextlib.suppress(CloisterError):
@@ -375,14 +376,6 @@ class NodeAgent:
 
 def _data_directory(mountpoint: Path, branch_id: BranchId) -> Path:
     return mountpoint / "branches" / branch_id / "data"
-
-
-def _make_wal_ahead(data: Path, uid: int) -> None:
-    """Before a start, where it can be done: a full or a damaged cluster is PostgreSQL's to judge."""
-    try:
-        headroom.make_wal_ahead(data, uid)
-    except (OSError, CloisterError) as error:
-        log.info("no WAL segments made ahead in %s: %s", data, error)
 
 
 def _checked_uid(uid: int) -> int:

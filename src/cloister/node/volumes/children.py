@@ -4,6 +4,7 @@ posix_spawn(3) does not copy the agent's page tables, which matters on the way o
 child. A child gets its environment and nothing of the agent's.
 """
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -47,8 +48,9 @@ def spawn(argv: list[str], descriptors: dict[int, int]) -> ProcessRecord:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     copies: list[int] = []
     try:
-        actions: list[tuple[int, int, int]] = []
-        for number, ours in {0: null, 1: null, 2: null, **descriptors}.items():
+        wanted = {0: null, 1: null, 2: null, **descriptors}
+        actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() - wanted.keys()]
+        for number, ours in wanted.items():
             copies.append(_copy_above(ours))
             actions.append((os.POSIX_SPAWN_DUP2, copies[-1], number))
         pid = os.posix_spawn(
@@ -83,6 +85,16 @@ def run(argv: list[str], descriptors: dict[int, int] | None = None) -> None:
             raise InternalError(f"{argv[0]} failed with {code}: {text}")
     finally:
         os.close(said)
+
+
+def _inheritable() -> set[int]:
+    """What we were started with and a child would inherit. Whatever Python opened closes itself."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(int(name)):
+                found.add(int(name))
+    return found
 
 
 def _copy_above(descriptor: int) -> int:

@@ -36,6 +36,10 @@ _DISCARD_PATIENCE_S: Final = 0.5
 
 _MOUNT_FLAGS: Final = mounts.NOATIME | mounts.NODEV | mounts.NOSUID | mounts.NOEXEC
 
+_MOUNT_OPTIONS: Final = "nouuid"
+# A mount namespace of somebody else may hold the last, dead mount of the same volume. That an image is not opened twice
+# is held by our records, and by the daemon's lock on it.
+
 _SUFFIX: Final = ".img"
 _UNFINISHED: Final = ".unfinished"
 
@@ -51,6 +55,7 @@ def mkfs_command(device: str) -> list[str]:
 class LuksDriver:
     name = "luks"
     needs_key = True
+    has_own_space = True
 
     def __init__(self, paths: Paths, opener: Opener) -> None:
         self._images = paths.volumes
@@ -193,7 +198,7 @@ class LuksDriver:
             try:
                 if is_new:
                     children.run(mkfs_command(attached.device))
-                mounts.mount(attached.device, mountpoint, "xfs", _MOUNT_FLAGS)
+                mounts.mount(attached.device, mountpoint, "xfs", _MOUNT_FLAGS, _MOUNT_OPTIONS)
             finally:
                 os.close(device)
             if is_new:

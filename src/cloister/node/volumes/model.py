@@ -74,6 +74,8 @@ class Driver(Protocol):
     name: str
     opener_name: str
     needs_key: bool
+    has_own_space: bool
+    """A volume has a size of its own, so it can be full, and `headroom.py` applies."""
 
     def prepare(self) -> None:
         """Once, before anything else: make directories, remove half-made volumes."""

@@ -25,6 +25,7 @@ class PlainDriver:
     name = "plain"
     opener_name = "none"
     needs_key = False
+    has_own_space = False
 
     def __init__(self, paths: Paths) -> None:
         self._directories = paths.volumes

@@ -47,7 +47,7 @@ _MAX_READ: Final = 1024 * 1024
 _EXIT_PATIENCE_S: Final = 2.0
 # It flushes and goes in 1 ms. After this it is killed; everything was synced before.
 
-_RELEASE_PATIENCE_S: Final = 5.0
+_RELEASE_PATIENCE_S: Final = 2.0
 # A sandbox that is just being set up holds copies of all mounts for some milliseconds.
 
 _OOM_SCORE: Final = -900
@@ -141,11 +141,10 @@ class QemuOpener:
     def detach(self, project_id: ProjectId, attached: Attached) -> None:
         export = self._export(project_id)
         # (1) The loop device goes when its last user lets go: wait for it, then insist.
-        for device in loop.standing_on(export):
-            _wait_released(device, export)
+        is_released = all(_is_released(device, export) for device in loop.standing_on(export))
         # (2) The FUSE file system: busy for a moment, until the loop device's reference is dropped.
         try:
-            mounts.unmount(export, patience_s=_RELEASE_PATIENCE_S)
+            mounts.unmount(export, patience_s=_RELEASE_PATIENCE_S if is_released else 0)
         except OSError as error:
             log.warning("the export of %s stays busy (%s): detached", project_id, error)
             mounts.detach(export)
@@ -247,14 +246,16 @@ def _spare_from_oom(attached: Attached) -> None:
             Path(f"/proc/{attached.daemon.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
 
 
-def _wait_released(device: Path, export: Path) -> None:
+def _is_released(device: Path, export: Path) -> bool:
+    """Wait for it; False if somebody still holds it. It is of no use to them once the daemon is gone."""
     deadline = time.monotonic() + _RELEASE_PATIENCE_S
     while loop.backing(device) == export:
         if time.monotonic() >= deadline:
-            log.warning("%s is still in use: taken apart as soon as its last user lets go", device)
+            log.warning("%s is still held: a mount namespace of somebody else has a copy of its mount", device)
             loop.release(device)
-            return
+            return False
         time.sleep(0.0005)
+    return True
 
 
 def _end(process: ProcessRecord, project_id: ProjectId) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cloister.base.errors import NotFoundError, PreconditionError
+from cloister.base.errors import CloisterError, NotFoundError, PreconditionError
 from cloister.base.ids import ProjectId
 from cloister.base.settings import Settings
 from cloister.node.commands import VolumeInfo
@@ -39,8 +39,9 @@ _OPEN_TIMEOUT_S: Final = 20.0
 _CREATE_TIMEOUT_S: Final = 60.0
 # Takes 0.3 s.
 
-_HEALTH_INTERVAL_S: Final = 2.0
-# One stat of an inode in memory per open volume. A dead daemon is noticed at once, by its pidfd; this is for the rest.
+_HEALTH_INTERVAL_S: Final = 1.0
+# Some system calls on what is in memory per open volume. A dead daemon is noticed at once, by its pidfd; this is for
+# the rest.
 
 _PR_SET_IO_FLUSHER: Final = 57
 
@@ -154,10 +155,18 @@ class Volumes:
         """After a compute died: if the volume is full, give its next start the room that recovery needs."""
         async with self._locks[project_id]:
             volume = self._opened.get(project_id)
-            if volume is None or self.driver.name != "luks":
+            if volume is None or not self.driver.has_own_space:
                 return
-            if await self._in_thread(headroom.release_if_full, Path(volume.mountpoint)):
+            if await self._in_thread(lambda: headroom.release_if_needed(Path(volume.mountpoint), has_crashed=True)):
                 log.warning("the volume of %s is full: its reserve was given up for recovery", project_id)
+
+    async def prepare_cluster(self, data: Path, uid: int) -> None:
+        """Before a start of the cluster in `data`. Best effort: a full or damaged one is PostgreSQL's to judge."""
+        if self.driver.has_own_space:
+            try:
+                await self._in_thread(headroom.prepare_cluster, data, uid)
+            except (OSError, CloisterError) as error:
+                log.info("no room kept back in %s: %s", data, error)
 
     async def ciphers(self) -> str:
         """What the headers of all volumes say; more than one, separated by commas, if they differ."""
@@ -217,20 +226,32 @@ class Volumes:
         self._on_failed(project_id, "the volume daemon ended")
 
     async def _check_health(self) -> None:
-        """Find file systems that shut down though their daemon lives, and take back reserves."""
+        """Find file systems that shut down though their daemon lives, and mind the reserves."""
         reported: set[ProjectId] = set()
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
             reported &= self._opened.keys()
-            for project_id, volume in list(self._opened.items()):
-                if project_id in reported or self._locks[project_id].locked():
-                    continue
-                if not await self._in_thread(self.driver.is_healthy, volume):
-                    if self._opened.get(project_id) is volume:
-                        reported.add(project_id)
-                        self._on_failed(project_id, "the file system shut down")
-                elif self.driver.name == "luks":
-                    await self._in_thread(headroom.hold, Path(volume.mountpoint))
+            at_rest = {
+                project_id: volume
+                for project_id, volume in self._opened.items()
+                if project_id not in reported and not self._locks[project_id].locked()
+            }
+            for project_id in await self._in_thread(self._unhealthy, at_rest):
+                if self._opened.get(project_id) is at_rest[project_id]:
+                    reported.add(project_id)
+                    self._on_failed(project_id, "the file system shut down")
+
+    def _unhealthy(self, volumes: dict[ProjectId, OpenVolume]) -> list[ProjectId]:
+        """In a thread, all at once: some microseconds each."""
+        found = []
+        for project_id, volume in volumes.items():
+            if not self.driver.is_healthy(volume):
+                found.append(project_id)
+            elif self.driver.has_own_space:
+                # It may be closing meanwhile: then there is nothing to mind.
+                with contextlib.suppress(OSError):
+                    headroom.mind(Path(volume.mountpoint))
+        return found
 
     async def _unwrap(self, project_id: ProjectId, reason: str) -> int:
         return await self._keys.unwrap(project_id, reason) if self.driver.needs_key else NO_KEY

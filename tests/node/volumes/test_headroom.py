@@ -1,0 +1,179 @@
+"""Room kept back in a full volume: the arithmetic, and that XFS does what the margin relies on."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloister.base.errors import PreconditionError
+from cloister.node.volumes import children, headroom, loop, mounts
+
+MIB = 1024**2
+UID = 1_900_000_001
+
+
+@pytest.mark.parametrize(
+    ("last", "size", "expected"),
+    [
+        ("000000010000000000000001", MIB, ["000000010000000000000002", "000000010000000000000003"]),
+        ("000000010000000000000FFE", MIB, ["000000010000000000000FFF", "000000010000000100000000"]),
+        ("0000000200000003000000FF", 16 * MIB, ["000000020000000400000000", "000000020000000400000001"]),
+        ("0000000A00000000000000FE", 16 * MIB, ["0000000A00000000000000FF", "0000000A0000000100000000"]),
+    ],
+)
+def test_segments_are_named_as_postgresql_names_them(last: str, size: int, expected: list[str]) -> None:
+    assert headroom.next_segments(last, size, 2) == expected
+
+
+def test_nothing_is_asked_for_when_there_is_enough() -> None:
+    assert headroom.next_segments("000000010000000000000001", MIB, 0) == []
+    assert headroom.next_segments("000000010000000000000001", MIB, -3) == []
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """An empty XFS of 256 MB."""
+    image, mountpoint = tmp_path / "image", tmp_path / "volume"
+    mountpoint.mkdir()
+    with image.open("wb+") as file:
+        file.truncate(256 * MIB)
+        device, path = loop.attach(file.fileno())
+    try:
+        children.run(["mkfs.xfs", "-q", "--unsupported", "-l", "size=16m", str(path)])
+        mounts.mount(str(path), mountpoint, "xfs", mounts.NOATIME, "nouuid")
+    finally:
+        os.close(device)
+    try:
+        yield mountpoint
+    finally:
+        mounts.detach(mountpoint)
+
+
+@pytest.fixture
+def data(volume: Path) -> Path:
+    """The skeleton of a cluster."""
+    data = volume / "branches" / "one" / "data"
+    for directory in ("base/1", "base/5", "pg_wal"):
+        (data / directory).mkdir(parents=True)
+    (data / "pg_wal" / "000000010000000000000003").write_bytes(bytes(MIB))
+    return data
+
+
+def free(volume: Path) -> int:
+    space = os.statvfs(volume)
+    return space.f_bavail * space.f_frsize
+
+
+def fill(path: Path) -> int:
+    """Write until the file system is full, as PostgreSQL extends a table. Returns how much went in."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(8192))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        return file.tell()
+
+
+def allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+@pytest.mark.root
+def test_tables_run_out_of_room_before_the_server_does(volume: Path, data: Path) -> None:
+    headroom.prepare_cluster(data, UID)
+    margin = headroom.margin_bytes(volume)
+    assert fill(data / "base" / "5" / "16384") > 50 * MIB
+    left = free(volume)
+    assert margin // 2 < left <= margin
+    # No table can take what is left; the server's files, a checkpoint's and a new segment's, can.
+    assert fill(data / "base" / "5" / "16385") == 0
+    (data / "pg_control.new").write_bytes(bytes(8192))
+    (data / "pg_wal" / "xlogtemp.1").write_bytes(bytes(MIB))
+
+
+@pytest.mark.root
+def test_the_margin_costs_small_tables_nothing(volume: Path, data: Path) -> None:
+    headroom.prepare_cluster(data, UID)
+    before = free(volume)
+    for number in range(200):
+        (data / "base" / "5" / f"{20000 + number}").write_bytes(bytes(8192))
+    assert before - free(volume) < 200 * 64 * 1024
+
+
+@pytest.mark.root
+def test_a_session_can_start_in_a_volume_that_is_almost_full(volume: Path, data: Path) -> None:
+    """Its relation cache's file is in the database's directory, and it ends without."""
+    headroom.prepare_cluster(data, UID)
+    fill(data / "base" / "5" / "16384")
+    headroom.prepare_cluster(data, UID)
+    (data / "base" / "5" / "pg_internal.init").write_bytes(bytes(160_000))
+    # From then on new tables of this database keep the margin; the other database still waits for its first session.
+    headroom.mind(volume)
+    assert fill(data / "base" / "5" / "16386") == 0
+    (data / "base" / "1" / "pg_internal.init").write_bytes(bytes(160_000))
+
+
+@pytest.mark.root
+def test_segments_made_ahead_belong_to_the_cluster_and_take_no_room_on_the_host(volume: Path, data: Path) -> None:
+    before = allocated(volume.parent / "image")
+    made = headroom.make_wal_ahead(data, UID)
+    assert made in (15, 16)  # a sixteenth of 256 MB, less what XFS needs itself
+    segments = sorted(entry.name for entry in (data / "pg_wal").iterdir())
+    assert segments[:2] == ["000000010000000000000003", "000000010000000000000004"]
+    last = data / "pg_wal" / segments[-1]
+    assert (last.stat().st_uid, last.stat().st_mode & 0o777, last.stat().st_size) == (UID, 0o600, MIB)
+    assert allocated(last) == MIB
+    assert headroom.make_wal_ahead(data, UID) == 0
+    os.sync()
+    assert allocated(volume.parent / "image") - before < 2 * MIB
+    # They are what they are for: full of tables, WAL can still be written.
+    fill(volume / "table")
+    with last.open("r+b") as file:
+        file.write(b"x" * MIB)
+        os.fsync(file.fileno())
+
+
+@pytest.mark.root
+def test_the_reserve_is_held_given_up_and_taken_back(volume: Path) -> None:
+    reserve = volume / "reserve"
+    headroom.mind(volume)
+    assert allocated(reserve) == pytest.approx(16 * MIB, rel=0.1)
+    assert reserve.stat().st_uid == 0
+    headroom.mind(volume)
+    assert not headroom.release_if_needed(volume, has_crashed=True)
+
+    fill(volume / "table")
+    headroom.mind(volume)
+    assert not reserve.exists()
+    headroom.mind(volume)  # there is no second one to give
+    assert not reserve.exists()
+
+    (volume / "table").unlink()
+    headroom.mind(volume)
+    assert reserve.exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("trap", ["pg_wal", "base", "base/7"])
+def test_a_tenants_links_are_not_followed(volume: Path, data: Path, tmp_path: Path, trap: str) -> None:
+    """The data directory belongs to the tenant, and this is root."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "000000010000000000000003").write_bytes(bytes(MIB))
+    if (data / trap).exists():
+        (data / trap).rename(data / "moved")
+    (data / trap).symlink_to(elsewhere)
+    with pytest.raises(OSError):
+        headroom.prepare_cluster(data, UID)
+    assert [entry.name for entry in elsewhere.iterdir()] == ["000000010000000000000003"]
+
+
+@pytest.mark.root
+def test_a_segment_of_a_size_that_cannot_be_is_refused(data: Path) -> None:
+    (data / "pg_wal" / "000000010000000000000003").write_bytes(b"")
+    with pytest.raises(PreconditionError):
+        headroom.make_wal_ahead(data, UID)

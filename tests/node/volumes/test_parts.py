@@ -1,0 +1,181 @@
+"""The parts of a volume that can be judged without a device."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from cloister.base.errors import InternalError, PreconditionError
+from cloister.base.ids import ProjectId, new_project_id
+from cloister.base.settings import Settings
+from cloister.node.volumes import children, choose_driver, dmcrypt, luks, mounts, qemu
+from cloister.node.volumes.model import Attached
+from cloister.node.volumes.plain import PlainDriver
+
+PROJECT = ProjectId("calm-forest-12345678")
+
+
+def header(version: int = 1, magic: bytes = b"LUKS\xba\xbe") -> bytes:
+    return struct.pack(
+        ">6sH32s32s32sII20s", magic, version, b"aes", b"xts-plain64", b"sha256", 4096, 64, b"digest"
+    ) + bytes(400)
+
+
+def test_a_header_says_its_cipher_and_key_size() -> None:
+    assert str(luks.parse_header(header())) == "aes-xts-plain64 512"
+
+
+@pytest.mark.parametrize("data", [b"", b"LUKS\xba\xbe", bytes(600), header(version=2), header(magic=b"SKUL\xba\xbe")])
+def test_what_is_no_header_is_not_called_encrypted(data: bytes) -> None:
+    with pytest.raises(InternalError):
+        luks.parse_header(data)
+
+
+def test_no_key_is_on_a_command_line() -> None:
+    """Keys are descriptors: every command names /proc/self/fd/3, and nothing takes a key from elsewhere."""
+    image = Path("/volumes/one.img")
+    for command in (
+        luks.format_command(image),
+        dmcrypt.open_command(image, "cloister-one"),
+        qemu.daemon_command("cloister-one", 2_000_000_000, image),
+    ):
+        assert sum("/proc/self/fd/3" in word for word in command) == 1
+
+
+def test_dm_crypt_opens_the_same_image() -> None:
+    assert dmcrypt.open_command(Path("/v/one.img"), "cloister-0-one") == [
+        *("cryptsetup", "open", "--type", "luks", "--batch-mode", "--key-file", "/proc/self/fd/3"),
+        *("--allow-discards", "--perf-no_read_workqueue", "--perf-no_write_workqueue"),
+        *("/v/one.img", "cloister-0-one"),
+    ]
+    assert dmcrypt.close_command("cloister-0-one") == ["cryptsetup", "close", "cloister-0-one"]
+
+
+def test_dm_crypt_is_offered_where_the_kernel_has_device_mapper(tmp_path: Path) -> None:
+    misc = tmp_path / "misc"
+    misc.write_text(" 10 fuse\n236 device-mapper\n237 loop-control\n")
+    assert dmcrypt.missing(tmp_path, misc) == ["device-mapper in the kernel"]
+    (tmp_path / "control").touch()
+    assert dmcrypt.missing(tmp_path, misc) == []
+    misc.write_text("237 loop-control\n")
+    assert dmcrypt.missing(tmp_path, misc) == ["device-mapper in the kernel"]
+
+
+def test_dm_crypt_finds_only_its_own_mappings(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path / "state"))
+    opener = dmcrypt.DmCryptOpener(settings.paths, tmp_path)
+    (tmp_path / f"cloister-{settings.paths.instance}-{PROJECT}").touch()
+    (tmp_path / f"cloister-00000000-{new_project_id()}").touch()
+    (tmp_path / "control").touch()
+    assert opener.leftovers() == {PROJECT}
+    assert not opener.is_intact(PROJECT, Attached(device=str(tmp_path / "other")))
+
+
+def settings_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **lacking: list[str]) -> Settings:
+    monkeypatch.setattr(dmcrypt, "missing", lambda: lacking["dm"])
+    monkeypatch.setattr(qemu, "missing", lambda: lacking["qemu"])
+    return Settings(state_dir=str(tmp_path))
+
+
+def test_dm_crypt_is_taken_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_driver(settings_with(tmp_path, monkeypatch, dm=[], qemu=[])).opener_name == "dm-crypt"
+
+
+def test_a_host_without_any_opener_is_told_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_with(tmp_path, monkeypatch, dm=["device-mapper in the kernel"], qemu=["bwrap", "/dev/fuse"])
+    with pytest.raises(PreconditionError) as refused:
+        choose_driver(settings)
+    assert refused.value.public == (
+        "no way to open an encrypted volume on this host: dm-crypt needs device-mapper in the kernel; "
+        "qemu-storage-daemon needs bwrap, /dev/fuse"
+    )
+
+
+def test_an_opener_that_was_asked_for_is_not_replaced_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_with(tmp_path, monkeypatch, dm=["device-mapper in the kernel"], qemu=[])
+    with pytest.raises(PreconditionError):
+        choose_driver(Settings(state_dir=str(tmp_path), opener="dm-crypt"))
+
+
+def test_daemons_have_uids_that_no_compute_has() -> None:
+    uids = {qemu.uid_of(new_project_id()) for _ in range(200)}
+    assert all(2_000_000_000 <= uid < 2_100_000_000 for uid in uids)
+    assert len(uids) > 190
+
+
+def test_mountinfo_is_read_with_its_escapes() -> None:
+    line = r"36 35 98:0 / /run/a\040b\134c rw,noatime shared:1 master:2 - xfs /dev/loop\0401 rw,attr2"
+    assert mounts.parse_mountinfo(line) == [mounts.Mount(Path("/run/a b\\c"), "98:0", "xfs", "/dev/loop 1")]
+
+
+def test_a_child_has_the_descriptors_it_is_given_and_no_others() -> None:
+    said = os.memfd_create("said")
+    other = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(other, True)  # as what a supervisor hands down
+    secret = os.memfd_create("secret")
+    os.write(secret, b"in a descriptor")
+    try:
+        # Sources and targets overlap on purpose: 3 is somebody's source and somebody's target.
+        child = children.spawn(["ls", "-1", "/proc/self/fd/"], {1: said, 3: secret, 5: secret})
+        assert child.join(5) == 0
+        listed = os.pread(said, 1000, 0).decode().split()
+        # ls itself opens the directory, at the first number that is free.
+        assert sorted(listed) == ["0", "1", "2", "3", "4", "5"]
+    finally:
+        for descriptor in (said, other, secret):
+            os.close(descriptor)
+
+
+def test_a_tool_that_fails_is_quoted() -> None:
+    with pytest.raises(InternalError, match=r"ls failed with 2: .*No such file"):
+        children.run(["ls", "/nonexistent"])
+
+
+def test_a_tool_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "TOOL_TIMEOUT_S", 0.05)
+    with pytest.raises(InternalError, match="took longer"):
+        children.run(["sleep", "60"])
+
+
+def test_a_tool_that_is_not_there_is_named() -> None:
+    with pytest.raises(InternalError, match="no-such-tool is not installed"):
+        children.run(["no-such-tool"])
+
+
+def test_core_dumps_are_off_for_this_process_and_its_children() -> None:
+    child = os.fork()
+    if child == 0:
+        children.forbid_core_dumps()
+        process = children.spawn(["grep", "-qE", "Max core file size +([01]) +\\1 ", "/proc/self/limits"], {})
+        os._exit(process.join(5) or 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_plain_volume_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    driver = PlainDriver(Settings(state_dir=str(tmp_path)).paths)
+    driver.prepare()
+    assert "NOTHING IS ENCRYPTED" in caplog.text
+    assert (driver.cipher(PROJECT), driver.ciphers()) == ("none", "none")
+
+
+def test_a_plain_volume_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    driver = PlainDriver(Settings(state_dir=str(tmp_path)).paths)
+    driver.prepare()
+
+    def fail(directory: Path) -> None:
+        (directory / "half").touch()
+        raise RuntimeError("no template")
+
+    with pytest.raises(RuntimeError):
+        driver.create(PROJECT, 1, -1, fail)
+    assert not driver.exists(PROJECT)
+    driver.create(PROJECT, 1, -1, lambda directory: (directory / "whole").touch())
+    volume = driver.open(PROJECT, -1)
+    assert [entry.name for entry in Path(volume.mountpoint).iterdir()] == ["whole"]
+    driver.close(volume)
+    driver.destroy(PROJECT)
+    driver.destroy(PROJECT)
+    assert not driver.exists(PROJECT)
