@@ -1,0 +1,185 @@
+"""What the gateway asks the control plane, with a memory: routes for a moment, one question at a time for many askers.
+
+A route of a running compute is believed for a second (its roles can change inside it), that of a sleeping one until it
+is invalidated. When the API process is away, what was known serves on for a minute; when it is back, everything is
+asked again, for an invalidation may have been lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cloister.base.directory import (
+    AnyEvent,
+    Compute,
+    ConnectionEvent,
+    Frozen,
+    Invalidate,
+    LookUp,
+    Record,
+    Route,
+    Wake,
+)
+from cloister.base.errors import CloisterError, UnavailableError
+from cloister.base.limits import WAKE_TIMEOUT_S
+from cloister.base.rpc import Client
+from cloister.edge.gateway.limits import (
+    DIRECTORY_PATIENCE_S,
+    ROUTE_STALE_AFTER_S,
+    ROUTE_STALE_S,
+    ROUTE_TTL_ASLEEP_S,
+    ROUTE_TTL_RUNNING_S,
+    ROUTES_MAX,
+)
+
+log = logging.getLogger(__name__)
+
+_KEEP_CONNECTED_S = 0.25
+# Events come unasked, so the connection must stand also when nobody asks.
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    route: Route
+    at: float
+
+    def is_fresh(self, now: float) -> bool:
+        is_running = self.route.socket_dir is not None
+        return now - self.at < (ROUTE_TTL_RUNNING_S if is_running else ROUTE_TTL_ASLEEP_S)
+
+    def is_usable(self, now: float) -> bool:
+        return now - self.at < ROUTE_STALE_S
+
+
+class Directory:
+    """`run` keeps the connection; the others ask. `on_event` gets what the control plane says unasked, after this
+    memory has taken notice; `on_reconnect` runs after a connection that replaced a broken one."""
+
+    def __init__(self, path: Path, *, on_event: Callable[[AnyEvent], None], on_reconnect: Callable[[], None]) -> None:
+        self._client = Client(
+            path,
+            events=AnyEvent,
+            on_event=self._hear,
+            on_connect=self._connected,
+            connect_patience_s=DIRECTORY_PATIENCE_S,
+        )
+        self._on_event = on_event
+        self._on_reconnect = on_reconnect
+        self._was_connected = False
+        self._routes: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._generation = 0
+        """Grows with every invalidation: an answer to a question from before is not remembered."""
+        self._asking: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def run(self) -> None:
+        """Be connected, again and again, until cancelled."""
+        try:
+            while True:
+                with contextlib.suppress(CloisterError):
+                    await self._client.connect()
+                await asyncio.sleep(_KEEP_CONNECTED_S)
+        finally:
+            for task in list(self._asking.values()):
+                task.cancel()
+            await asyncio.gather(*self._asking.values(), return_exceptions=True)
+            await self._client.close()
+
+    async def look_up(self, endpoint: str, role: str, database: str = "") -> Route:
+        """Raises UnavailableError. The route may be a mock, and says so itself."""
+        now = asyncio.get_running_loop().time()
+        known = self._routes.get((endpoint, role))
+        if known is not None and known.is_fresh(now):
+            return known.route
+        asking = self._once(("route", endpoint, role), lambda: self._ask_route(endpoint, role, database))
+        if known is None or not known.is_usable(now):
+            return await asyncio.shield(asking)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asking), ROUTE_STALE_AFTER_S)
+        except (TimeoutError, UnavailableError):
+            log.info("the directory does not answer: using what was known of %s", endpoint)
+            return known.route
+
+    async def wake(self, endpoint_id: str, stale_generation: int) -> Compute:
+        """One question for all who wait for the same endpoint. Raises CloisterError."""
+        key = ("wake", endpoint_id, stale_generation)
+        return await asyncio.shield(self._once(key, lambda: self._ask_wake(endpoint_id, stale_generation)))
+
+    async def record(self, events: list[ConnectionEvent]) -> None:
+        await self._client.call(Record(events))
+
+    async def frozen(self, answer: Frozen) -> None:
+        await self._client.call(answer)
+
+    def forget(self, endpoint: str, role: str) -> None:
+        """A proof failed against what was remembered: perhaps the password is newer."""
+        self._routes.pop((endpoint, role), None)
+
+    def forget_compute(self, endpoint_id: str) -> None:
+        self._forget(lambda route: route.endpoint_id == endpoint_id)
+
+    # -- inside
+
+    async def _ask_route(self, endpoint: str, role: str, database: str) -> Route:
+        generation = self._generation
+        route = await self._client.call(LookUp(endpoint=endpoint, role=role, database=database))
+        if generation == self._generation:
+            self._routes[endpoint, role] = _Known(route, asyncio.get_running_loop().time())
+            self._routes.move_to_end((endpoint, role))
+            if len(self._routes) > ROUTES_MAX:
+                self._routes.popitem(last=False)
+        return route
+
+    async def _ask_wake(self, endpoint_id: str, stale_generation: int) -> Compute:
+        compute = await self._client.call(
+            Wake(endpoint_id=endpoint_id, stale_generation=stale_generation), timeout_s=WAKE_TIMEOUT_S
+        )
+        self.forget_compute(endpoint_id)  # routes that say it sleeps
+        return compute
+
+    def _once(self, key: Hashable, ask: Callable[[], Any]) -> asyncio.Task[Any]:
+        """Join the question under way, or ask it. The tasks are awaited by those who ask, and ended by `run`."""
+        if (task := self._asking.get(key)) is None:
+            task = asyncio.get_running_loop().create_task(ask())
+            self._asking[key] = task
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return task
+
+    def _answered(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits gets it; if nobody does, it is of no interest
+
+    def _hear(self, event: AnyEvent) -> None:
+        match event:
+            case Invalidate(endpoint_id="", project_id=""):
+                self._forget(lambda _route: True)
+            case Invalidate(endpoint_id=endpoint_id, project_id=project_id):
+                self._forget(
+                    lambda route: (
+                        (endpoint_id != "" and route.endpoint_id == endpoint_id)
+                        or (project_id != "" and route.project_id == project_id)
+                    )
+                )
+            case _:
+                self._forget(lambda route: route.endpoint_id == event.endpoint_id)
+        self._on_event(event)
+
+    def _connected(self) -> None:
+        self._forget(lambda _route: True)
+        if self._was_connected:
+            log.info("the directory is back")
+            self._on_reconnect()
+        self._was_connected = True
+
+    def _forget(self, is_meant: Callable[[Route], bool]) -> None:
+        # An endpoint's name and its id are the same word, but an unknown one has a route without a project.
+        self._generation += 1
+        for key in [key for key, known in self._routes.items() if is_meant(known.route)]:
+            del self._routes[key]

@@ -1,0 +1,199 @@
+"""Bytes both ways, between a client's TLS and its compute. The hot path: no parsing, no tasks, no copies that the event
+loop does not make itself.
+
+`is_unanswered` is what the gateway knows of activity: bytes went to the compute after the last ones came back. Each
+direction is read only while the other end takes what it is sent.
+"""
+
+import asyncio
+import ssl
+from typing import Final
+
+from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
+from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, Tunnel
+from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, error_response
+
+_READY_HEAD: Final = READY_FOR_QUERY_IDLE[:-1]
+_READY_BYTES: Final = len(READY_FOR_QUERY_IDLE)
+
+
+class Relay:
+    """Runs from its creation until `closed` is done, whose result is a stable word for the audit log."""
+
+    def __init__(self, client: asyncio.Transport, tunnel: Tunnel, compute: asyncio.Transport) -> None:
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._client = client
+        self._tunnel = tunnel
+        self._compute = compute
+        self._is_frozen = False
+        self._is_compute_full = False
+        self._is_client_paused = False
+        self._from_client = _FromClient(self)
+        self._from_compute = _FromCompute(self)
+
+    def start(self, first: bytes) -> None:
+        """Take over both transports. `first` is what the client said already."""
+        self._compute.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES)
+        if first:
+            self._from_client.bytes_in = len(first)
+            self._from_client.is_unanswered = True
+            self._compute.write(first)
+        self._compute.set_protocol(self._from_compute)
+        self._client.set_protocol(self._from_client)
+        # Either may have gone while the other was being made ready: nobody would tell the relay any more.
+        if self._client.is_closing():
+            self.end("client_left")
+        elif self._compute.is_closing():
+            self._from_compute.connection_lost(None)
+
+    @property
+    def bytes_in(self) -> int:
+        return self._from_client.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        return self._from_compute.bytes_out
+
+    @property
+    def is_unanswered(self) -> bool:
+        return self._from_client.is_unanswered
+
+    def freeze(self) -> None:
+        """Read nothing more from the client until `thaw`."""
+        self._is_frozen = True
+        self._set_client_reading()
+
+    def thaw(self) -> None:
+        self._is_frozen = False
+        self._set_client_reading()
+
+    def end(self, reason: str, *, sqlstate: str = "", text: str = "") -> None:
+        """End the session; with a text, tell the client why, where that cannot cut a message in half."""
+        if self.closed.done():
+            return
+        self.closed.set_result(reason)
+        if not self._client.is_closing():
+            if text and self._is_between_messages:
+                self._tunnel.tls.write(error_response(sqlstate, text))
+            self._client.write(self._tunnel.goodbye())
+        self._client.close()
+        self._compute.close()
+
+    @property
+    def _is_between_messages(self) -> bool:
+        tail = self._from_compute.tail
+        return not tail or (len(tail) == _READY_BYTES and tail.startswith(_READY_HEAD))
+
+    def compute_full(self, is_full: bool) -> None:
+        self._is_compute_full = is_full
+        self._set_client_reading()
+
+    def client_full(self, is_full: bool) -> None:
+        if self._compute.is_closing():
+            return
+        if is_full:
+            self._compute.pause_reading()
+        else:
+            self._compute.resume_reading()
+
+    def _set_client_reading(self) -> None:
+        pause = self._is_frozen or self._is_compute_full
+        if pause == self._is_client_paused or self._client.is_closing():
+            return
+        self._is_client_paused = pause
+        if pause:
+            self._client.pause_reading()
+        else:
+            self._client.resume_reading()
+
+
+class _FromClient(asyncio.Protocol):
+    """TLS in, plain bytes to the compute."""
+
+    __slots__ = (
+        "_compute_write",
+        "_incoming",
+        "_incoming_write",
+        "_outgoing",
+        "_read",
+        "_relay",
+        "bytes_in",
+        "is_unanswered",
+    )
+
+    def __init__(self, relay: Relay) -> None:
+        tunnel = relay._tunnel  # noqa: SLF001 - the halves of one relay
+        self.bytes_in = 0
+        self.is_unanswered = False
+        self._relay = relay
+        self._incoming = tunnel.incoming
+        self._incoming_write = tunnel.incoming.write
+        self._outgoing = tunnel.outgoing
+        self._read = tunnel.tls.read
+        self._compute_write = relay._compute.write  # noqa: SLF001
+
+    def data_received(self, data: bytes) -> None:
+        self._incoming_write(data)
+        incoming = self._incoming
+        try:
+            while True:
+                plain = self._read(TLS_RECORD_BYTES_MAX)
+                if not plain:
+                    self._relay.end("client_left")
+                    return
+                self.bytes_in += len(plain)
+                self.is_unanswered = True
+                self._compute_write(plain)
+                # A read takes a whole record: with nothing left before it, the next could only say "want more",
+                # and that costs an exception.
+                if not incoming.pending:
+                    break
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            self._relay.end("tls_failed")
+            return
+        if self._outgoing.pending:  # a KeyUpdate of TLS 1.3 is answered
+            self._relay._client.write(self._outgoing.read())  # noqa: SLF001
+
+    def pause_writing(self) -> None:
+        self._relay.client_full(True)
+
+    def resume_writing(self) -> None:
+        self._relay.client_full(False)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._relay.end("client_left")
+
+
+class _FromCompute(asyncio.Protocol):
+    """Plain bytes in, TLS to the client."""
+
+    __slots__ = ("_client_write", "_from_client", "_outgoing_read", "_relay", "_tls_write", "bytes_out", "tail")
+
+    def __init__(self, relay: Relay) -> None:
+        self.bytes_out = 0
+        self.tail = b""
+        """The last bytes: whether they end with ReadyForQuery."""
+        self._relay = relay
+        self._from_client = relay._from_client  # noqa: SLF001 - the halves of one relay
+        self._tls_write = relay._tunnel.tls.write  # noqa: SLF001
+        self._outgoing_read = relay._tunnel.outgoing.read  # noqa: SLF001
+        self._client_write = relay._client.write  # noqa: SLF001
+
+    def data_received(self, data: bytes) -> None:
+        self._from_client.is_unanswered = False
+        self.bytes_out += len(data)
+        self.tail = data[-_READY_BYTES:]
+        self._tls_write(data)
+        self._client_write(self._outgoing_read())
+
+    def pause_writing(self) -> None:
+        self._relay.compute_full(True)
+
+    def resume_writing(self) -> None:
+        self._relay.compute_full(False)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        # A compute that stops says so itself; one that was killed cannot.
+        self._relay.end("compute_closed", sqlstate="57P02", text="terminating connection because the compute went away")

@@ -1,0 +1,75 @@
+"""Which endpoint a client means, and what of its startup packet goes on to the compute. Pure.
+
+The endpoint is the first label of the server name under our domain, or `endpoint=`/`project=` in `options`. Whatever
+says it must say the same: a client that names two is refused, so that no part of the gateway can take one and another
+part the other. Without either, the client is asked for `endpoint=ID;PASSWORD`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cloister.edge.gateway.errors import endpoint_inconsistent, endpoint_malformed
+from cloister.protocol.pgwire.messages import Startup
+
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_OPTION: Final = re.compile(r"(?:\\.|[^\s\\])+", re.ASCII | re.DOTALL)
+# As PostgreSQL splits `options`: words between white space, a backslash takes the next character as it is.
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
+_NAMES_ENDPOINT: Final = re.compile(r"(?:endpoint|project)=(.*)", re.DOTALL)
+_OF_NEON: Final = re.compile(r"neon_\w+:")
+# Settings of Neon's proxy that PostgreSQL would not know.
+_IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DOTALL)
+
+POOLER_SUFFIX: Final = "-pooler"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    endpoint: str | None
+    """Canonical: lower case, without `-pooler`. None: nobody said."""
+    parameters: Mapping[str, str]
+    """For the compute."""
+
+
+def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
+    """Raises RefusedError."""
+    named = [] if (label := _first_label(server_name, domain)) is None else [label]
+    kept: list[str] = []
+    for word in _OPTION.findall(startup.parameters.get("options", "")):
+        plain = _ESCAPED.sub(r"\1", word)
+        if match := _NAMES_ENDPOINT.fullmatch(plain):
+            named.append(match[1])
+        elif not _OF_NEON.match(plain):
+            kept.append(word)
+    endpoints = [canonical(name) for name in named]
+    for endpoint in endpoints:
+        if endpoint != endpoints[0]:
+            raise endpoint_inconsistent(endpoints[0], endpoint)
+    parameters = {name: value for name, value in startup.parameters.items() if name != "options"}
+    if kept:
+        parameters["options"] = " ".join(kept)
+    return Target(endpoints[0] if endpoints else None, parameters)
+
+
+def in_password(text: str) -> tuple[str, str] | None:
+    """`endpoint=ID;PASSWORD` or `endpoint=ID$PASSWORD` → (endpoint, password)."""
+    match = _IN_PASSWORD.fullmatch(text)
+    return None if match is None else (canonical(match[1]), match[2])
+
+
+def canonical(name: str) -> str:
+    """Raises RefusedError for what cannot be a host label."""
+    label = name.lower()
+    if not _LABEL.fullmatch(label):
+        raise endpoint_malformed(name)
+    return label.removesuffix(POOLER_SUFFIX)
+
+
+def _first_label(server_name: str | None, domain: str) -> str | None:
+    """None for no name, our bare domain, and names that are not ours: then something else must name the endpoint."""
+    if server_name is None:
+        return None
+    label, _, rest = server_name.lower().removesuffix(".").partition(".")
+    return label if rest == domain else None
