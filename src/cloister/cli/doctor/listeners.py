@@ -32,7 +32,6 @@ class Listener:
 
 def open_ports(subject: Subject) -> list[Finding]:
     """Nothing of the platform listens on a network but its two ports."""
-    settings = subject.platform
     status = running_status(subject)
     bound = {name: {Address.parse(text).port for text in status[name]} for name in ("postgres", "https")}
     pids = [status["pid"], *(each["pid"] for each in status["processes"].values() if each["pid"])]
