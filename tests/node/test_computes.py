@@ -14,6 +14,7 @@ from cloister.base.ids import new_endpoint_id
 from cloister.base.settings import Paths
 from cloister.node import computes as computes_module
 from cloister.node.records import ProcessRecord
+from cloister.node.sandbox.cgroups import Cgroups, detect
 from tests.fix_computes import GATEWAY_UID, SHARED_GID, STRANGER_UID, EnginesOnHost, connect, knock, running_node
 
 pytestmark = pytest.mark.root
@@ -272,6 +273,36 @@ async def test_a_long_log_is_cut_while_it_is_written(engines: EnginesOnHost, mon
         await connection.execute("DO $$ BEGIN RAISE WARNING 'after'; END $$")
         assert log.read_text().count("after") == 1
         await connection.close()
+
+
+class CountingCgroups:
+    """The host's, with a count of the preparations."""
+
+    def __init__(self, real: Cgroups) -> None:
+        self.primed = 0
+        self.create, self.find, self.names, self.describe = real.create, real.find, real.names, real.describe
+        self._real = real
+
+    def prime(self) -> None:
+        self.primed += 1
+        self._real.prime()
+
+
+async def test_the_kernel_is_prepared_while_a_start_is_expected_and_not_longer(engines: EnginesOnHost) -> None:
+    cgroups = CountingCgroups(detect(engines.paths.instance))
+    async with running_node(engines, cgroups=cgroups) as node:
+        spec = node.new_compute()
+        async with node.computes.expecting(), node.computes.expecting():
+            async with asyncio.timeout(5):
+                while cgroups.primed < 2:  # noqa: ASYNC110 - counted in a thread
+                    await asyncio.sleep(0.001)
+            info = await node.start(spec)
+        primer = node.computes._primer
+        assert primer is not None
+        await primer
+        primed = cgroups.primed
+        await (await connect(info)).close()
+        assert cgroups.primed == primed
 
 
 async def test_bad_orders_are_refused_and_leave_nothing(engines: EnginesOnHost) -> None:

@@ -72,7 +72,6 @@ class Room:
     def clear(self) -> None:
         """Unmount and remove it. Already gone is fine."""
         with contextlib.suppress(FileNotFoundError):
-            _detach(self.data)
             _detach(self.path)
             self.path.rmdir()
 
@@ -84,8 +83,8 @@ def _mount(source: str, target: Path, kind: str, flags: int, options: str) -> No
 
 
 def _detach(target: Path) -> None:
-    """Unmount everything mounted on `target`. Detached, so that a file still open elsewhere does not fail it; the
-    kernel lets go when that is closed."""
+    """Unmount `target` and everything below it, in one call: each waits some milliseconds for a grace period. Detached,
+    so that a file still open elsewhere does not fail it; the kernel lets go when that is closed."""
     while _libc.umount2(os.fsencode(target), _MNT_DETACH) == 0:
         continue
     if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOENT):
