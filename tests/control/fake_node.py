@@ -116,9 +116,20 @@ class FakeNode:
     # ── what happens to it ──
 
     def crash(self, endpoint_id: str) -> None:
-        compute = self._end(endpoint_id)
+        self._tell(self._end(endpoint_id), was_asked=False, exit_status=-9)
+
+    def stop_for_want_of_space(self, endpoint_id: str) -> None:
+        """The node's own decision, in good order."""
+        self._tell(self._end(endpoint_id), was_asked=True, exit_status=0)
+
+    def _tell(self, compute: ComputeInfo, *, was_asked: bool, exit_status: int) -> None:
         self.on_event(
-            ComputeExited(endpoint_id=endpoint_id, generation=compute.generation, was_asked=False, exit_status=-9)
+            ComputeExited(
+                endpoint_id=compute.endpoint_id,
+                generation=compute.generation,
+                was_asked=was_asked,
+                exit_status=exit_status,
+            )
         )
 
     def cut_power(self) -> None:
@@ -204,6 +215,7 @@ class FakeNode:
         if command.endpoint_id in self.computes:
             self.calls.append("StopCompute")
             compute = self._end(command.endpoint_id)
+            self._tell(compute, was_asked=True, exit_status=0)
             if command.close_volume and not any(
                 other.project_id == compute.project_id for other in self.computes.values()
             ):

@@ -40,6 +40,21 @@ async def test_a_crashed_compute_is_said_to_be_down_and_started_again(land: Land
     assert (await land.actions())[-2:] == ["compute.crashed", "compute.start"]
 
 
+async def test_the_end_of_what_we_stopped_ourselves_is_no_crash(land: Land) -> None:
+    created = await land.sleeping_project()
+    await hear(land)
+    assert "compute.crashed" not in await land.actions()
+    assert (await land.row(created.endpoint.id))["is_clean"]
+
+
+async def test_a_compute_that_the_node_stopped_by_itself_is_followed(land: Land) -> None:
+    created = await land.project()
+    land.node.stop_for_want_of_space(created.endpoint.id)
+    await hear(land)
+    row = await land.row(created.endpoint.id)
+    assert (row["state"], row["is_clean"], row["socket_dir"]) == ("idle", False, None)
+
+
 async def test_the_late_word_of_an_old_generation_changes_nothing(land: Land) -> None:
     created = await land.project()
     old = land.node.computes[created.endpoint.id]

@@ -1,6 +1,6 @@
-"""What an endpoint may be set to, and what its compute gets of the host because of it. Pure."""
+"""What an endpoint may be set to, and what its compute gets of the host because of it."""
 
-import re
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -14,13 +14,10 @@ from cloister.base.limits import (
 )
 from cloister.control.computes.store import Placed
 from cloister.node.commands import ComputeSpec
+from cloister.node.postgres import parameters
 
 HOST_MEMORY_SHARE: Final = 0.75
 # No single compute may take the memory that the platform itself and the page cache of volumes need.
-
-PG_SETTINGS_MAX: Final = 100
-PG_SETTING_CHARS_MAX: Final = 256
-_SETTING_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?")
 
 SUSPEND_DEFAULT: Final = 0
 SUSPEND_NEVER: Final = -1
@@ -47,18 +44,17 @@ def check_suspend_timeout(seconds: int) -> None:
         )
 
 
-def check_pg_settings(settings: Mapping[str, str]) -> None:
-    """The form only: which settings a tenant may choose is the node agent's list. Raises BadRequestError."""
-    if len(settings) > PG_SETTINGS_MAX:
-        raise BadRequestError(f"{len(settings)} settings", public="too many pg_settings")
-    for name, value in settings.items():
-        if not _SETTING_NAME.fullmatch(name):
-            raise BadRequestError(f"setting {name[:80]!r}", public="invalid name in pg_settings")
-        if len(value) > PG_SETTING_CHARS_MAX or not value.isprintable():
-            raise BadRequestError(f"value of {name}", public=f"invalid value of {name} in pg_settings")
+def check_pg_settings(settings: Mapping[str, str], *, pg_version: int, max_cu: float) -> None:
+    """By the node's own list, so that what is accepted here also starts. Raises UnprocessableError."""
+    parameters.checked(settings, major=pg_version, memory_bytes=memory_bytes(max_cu))
 
 
-def spec_of(placed: Placed, host_memory_bytes: int) -> ComputeSpec:
+def memory_bytes(max_cu: float) -> int:
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(int(max_cu * CU_MEMORY_BYTES), int(host_bytes * HOST_MEMORY_SHARE))
+
+
+def spec_of(placed: Placed) -> ComputeSpec:
     endpoint = placed.endpoint
     return ComputeSpec(
         endpoint_id=endpoint.id,
@@ -67,6 +63,6 @@ def spec_of(placed: Placed, host_memory_bytes: int) -> ComputeSpec:
         pg_version=placed.pg_version,
         uid=placed.uid,
         cpu_cores=endpoint.max_cu,
-        memory_bytes=min(int(endpoint.max_cu * CU_MEMORY_BYTES), int(host_memory_bytes * HOST_MEMORY_SHARE)),
+        memory_bytes=memory_bytes(endpoint.max_cu),
         settings=dict(endpoint.pg_settings),
     )

@@ -115,7 +115,9 @@ async def delete(operation: Operation, world: ComputesWorld) -> Outcome:
 FIRST_START: Final[Machine[ComputesWorld]] = Machine(
     "first_start", "start_compute", DEADLINE, (Step("start", start, stop_again), Step("configure", configure))
 )
-START: Final[Machine[ComputesWorld]] = Machine("start_compute", "start_compute", DEADLINE, (Step("start", start, unstart),))
+START: Final[Machine[ComputesWorld]] = Machine(
+    "start_compute", "start_compute", DEADLINE, (Step("start", start, unstart),)
+)
 SUSPEND: Final[Machine[ComputesWorld]] = Machine(
     "suspend_compute", "suspend_compute", DEADLINE, (Step("suspend", suspend),), has_rollback=False
 )

@@ -147,10 +147,11 @@ class Reconciler:
 
     async def follow(self, event: AnyEvent) -> None:
         match event:
-            case ComputeExited(endpoint_id=endpoint_id, generation=generation, was_asked=False, exit_status=status):
-                await self._runner.died(EndpointId(endpoint_id), generation, f"exit status {status}")
             case ComputeExited():
-                pass  # whoever asked writes the row
+                # One that we asked for has its row written by whoever asked, before this looks; one that the node itself
+                # asked for (its disk is nearly full) is as much of a surprise to us as a crash.
+                reason = "stopped by the node" if event.was_asked else f"exit status {event.exit_status}"
+                await self._runner.died(EndpointId(event.endpoint_id), event.generation, reason)
             case VolumeFailed(project_id, reason):
                 await self._volume_failed(project_id, reason)
 

@@ -14,7 +14,6 @@ When to suspend, and how to do it without breaking a session, is `suspend.py`.
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -85,7 +84,6 @@ class Runner:
         self._locks: dict[EndpointId, asyncio.Lock] = {}
         self._wanted: dict[EndpointId, int] = {}
         self._slots = asyncio.Semaphore(STARTS_AT_ONCE_MAX)
-        self._host_memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     @contextlib.asynccontextmanager
     async def alone(self, endpoint_id: EndpointId) -> AsyncIterator[None]:
@@ -144,9 +142,7 @@ class Runner:
             )
 
         try:
-            info = await self._agent.call(
-                StartCompute(spec=spec_of(placed, self._host_memory_bytes)), timeout_s=WAKE_TIMEOUT_S
-            )
+            info = await self._agent.call(StartCompute(spec=spec_of(placed)), timeout_s=WAKE_TIMEOUT_S)
         except CloisterError as error:
             if not error.may_retry:
                 self._backoff.died(endpoint_id, self._clock.now())

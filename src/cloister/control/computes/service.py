@@ -52,6 +52,7 @@ class EndpointService:
                 raise BusyError(f"a compute of {new.branch_id} still runs")
             defaults = await store.defaults_of(tx, project_id)
             endpoint = _new(project_id, new, defaults, await store.is_branch_clean(tx, new.branch_id), self._clock)
+            _check(endpoint, await store.pg_version_of(tx, project_id))
             endpoint = await store.add(tx, endpoint)
             started = [] if new.is_disabled else [await self._submit(tx, operations.START, endpoint)]
             await record(tx, _event(Action.ENDPOINT_CREATE, caller, endpoint, started))
@@ -65,7 +66,7 @@ class EndpointService:
             await hold_project(tx, project_id)
             old = await store.get(tx, project_id, endpoint_id)
             wanted = _changed(old, change)
-            _check(wanted)
+            _check(wanted, await store.pg_version_of(tx, project_id))
             operations_: list[Operation] = []
             if wanted.is_disabled and not old.is_disabled:
                 if await store.is_protected(tx, endpoint_id):
@@ -186,7 +187,7 @@ def _new(project_id: ProjectId, new: NewEndpoint, defaults: store.Defaults, is_c
     max_cu = new.max_cu if new.max_cu is not None else max(defaults.max_cu, new.min_cu or 0.0)
     min_cu = new.min_cu if new.min_cu is not None else min(defaults.min_cu, max_cu)
     timeout = new.suspend_timeout_seconds
-    endpoint = Endpoint(
+    return Endpoint(
         id=new_endpoint_id(),
         project_id=project_id,
         branch_id=new.branch_id,
@@ -207,8 +208,6 @@ def _new(project_id: ProjectId, new: NewEndpoint, defaults: store.Defaults, is_c
         created_at=clock.now(),
         updated_at=clock.now(),
     )
-    _check(endpoint)
-    return endpoint
 
 
 def _changed(old: Endpoint, change: EndpointChange) -> Endpoint:
@@ -216,10 +215,10 @@ def _changed(old: Endpoint, change: EndpointChange) -> Endpoint:
     return dataclasses.replace(old, **given)
 
 
-def _check(endpoint: Endpoint) -> None:
+def _check(endpoint: Endpoint, pg_version: int) -> None:
     check_compute_units(endpoint.min_cu, endpoint.max_cu)
     check_suspend_timeout(endpoint.suspend_timeout_seconds)
-    check_pg_settings(endpoint.pg_settings)
+    check_pg_settings(endpoint.pg_settings, pg_version=pg_version, max_cu=endpoint.max_cu)
 
 
 def _refuse_disabled(endpoint: Endpoint) -> None:

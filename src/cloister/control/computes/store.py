@@ -178,6 +178,10 @@ async def defaults_of(tx: Transaction, project_id: ProjectId) -> Defaults:
     )
 
 
+async def pg_version_of(tx: Transaction, project_id: ProjectId) -> int:
+    return int(await tx.fetch_value("SELECT pg_version FROM project WHERE id = $1", project_id))
+
+
 async def is_protected(tx: Transaction, endpoint_id: EndpointId) -> bool:
     """Its branch is."""
     return bool(

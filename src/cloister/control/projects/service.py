@@ -129,7 +129,7 @@ class ProjectService:
                 ),
                 settings=merged_settings(old.settings, change.settings or {}),
                 default_endpoint_settings=merged_defaults(
-                    old.default_endpoint_settings, change.default_endpoint_settings or {}
+                    old.default_endpoint_settings, change.default_endpoint_settings or {}, old.pg_version
                 ),
             )
             project = await store.change(tx, project)
@@ -178,7 +178,9 @@ class ProjectService:
             store_passwords=self._settings.store_passwords if stores is None else stores,
             history_retention_seconds=HISTORY_SECONDS_DEFAULT if history is None else checked_history(history),
             settings=checked_settings(new.settings or ProjectSettings()),
-            default_endpoint_settings=checked_defaults(new.default_endpoint_settings or EndpointDefaults()),
+            default_endpoint_settings=checked_defaults(
+                new.default_endpoint_settings or EndpointDefaults(), volume.pg_version
+            ),
             created_at=self._clock.now(),
             updated_at=self._clock.now(),
         )

@@ -40,11 +40,11 @@ def checked_settings(settings: ProjectSettings) -> ProjectSettings:
     return settings
 
 
-def checked_defaults(defaults: EndpointDefaults) -> EndpointDefaults:
-    """Raises BadRequestError."""
+def checked_defaults(defaults: EndpointDefaults, pg_version: int) -> EndpointDefaults:
+    """Raises BadRequestError, UnprocessableError."""
     check_compute_units(defaults.autoscaling_limit_min_cu, defaults.autoscaling_limit_max_cu)
     check_suspend_timeout(defaults.suspend_timeout_seconds)
-    check_pg_settings(defaults.pg_settings)
+    check_pg_settings(defaults.pg_settings, pg_version=pg_version, max_cu=defaults.autoscaling_limit_max_cu)
     return defaults
 
 
@@ -52,8 +52,8 @@ def merged_settings(old: ProjectSettings, change: dict[str, Any]) -> ProjectSett
     return checked_settings(_merged(old, change, ProjectSettings, "settings"))
 
 
-def merged_defaults(old: EndpointDefaults, change: dict[str, Any]) -> EndpointDefaults:
-    return checked_defaults(_merged(old, change, EndpointDefaults, "default_endpoint_settings"))
+def merged_defaults(old: EndpointDefaults, change: dict[str, Any], pg_version: int) -> EndpointDefaults:
+    return checked_defaults(_merged(old, change, EndpointDefaults, "default_endpoint_settings"), pg_version)
 
 
 def _merged(old: Any, change: dict[str, Any], kind: Any, what: str) -> Any:
