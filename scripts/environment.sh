@@ -87,6 +87,8 @@ ensure_platform_packages() {
         fi
     fi
     install_packages "${missing[@]}"
+    # Some releases keep it with the other disk tools.
+    command -v qemu-storage-daemon >/dev/null || install_packages qemu-utils
     mapfile -t missing < <(platform_packages)
     [[ ${#missing[@]} -eq 0 ]] || die "still missing after the installation: ${missing[*]}"
 }
