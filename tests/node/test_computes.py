@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -13,6 +14,7 @@ from cloister.base.errors import ConflictError, InternalError, InvalidIdError, N
 from cloister.base.ids import new_endpoint_id
 from cloister.base.settings import Paths
 from cloister.node import computes as computes_module
+from cloister.node.postgres import log as log_module
 from cloister.node.records import ProcessRecord
 from cloister.node.sandbox.cgroups import Cgroups, detect
 from tests.fix_computes import GATEWAY_UID, SHARED_GID, STRANGER_UID, EnginesOnHost, connect, knock, running_node
@@ -260,18 +262,54 @@ async def test_no_statement_reaches_the_log_not_even_with_an_error(engines: Engi
 
 
 async def test_a_long_log_is_cut_while_it_is_written(engines: EnginesOnHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(computes_module, "LOG_BYTES_MAX", 4096)
+    monkeypatch.setattr(log_module, "LOG_BYTES_MAX", 4096)
+    monkeypatch.setattr(log_module, "LOG_BYTES_KEPT", 1024)
     async with running_node(engines) as node:
         spec = node.new_compute()
         connection = await connect(await node.start(spec))
         await connection.execute("DO $$ BEGIN FOR i IN 1..200 LOOP RAISE WARNING 'line %', i; END LOOP; END $$")
-        log = node.branch_dir(spec) / "postgres.log"
-        assert log.stat().st_size > 4096
-        computes_module._shorten_log(node.branch_dir(spec))
-        assert log.stat().st_size == 0
-        assert "line 200" in log.with_suffix(".log.1").read_text()
+        log = log_module.ServerLog(node.branch_dir(spec))
+        assert log.path.stat().st_size > 4096
+        log.shorten()
+        assert log.path.stat().st_size == 0
+        assert "line 200" in log.older.read_text()
         await connection.execute("DO $$ BEGIN RAISE WARNING 'after'; END $$")
-        assert log.read_text().count("after") == 1
+        assert log.path.read_text().count("after") == 1
+        await connection.close()
+
+
+async def test_ordinary_work_meets_no_wall(engines: EnginesOnHost) -> None:
+    """Whatever PostgreSQL does on a normal day is on the list of system calls."""
+    async with running_node(engines) as node:
+        info = await node.start(node.new_compute(memory_bytes=512 * 1024**2))
+        connection = await connect(info)
+        names = await connection.fetch("SELECT name FROM pg_catalog.pg_available_extensions ORDER BY 1")
+        for (name,) in names:
+            await connection.execute(f'CREATE EXTENSION IF NOT EXISTS "{name}" SCHEMA public CASCADE')
+        for statement in (
+            "CREATE TABLE public.t AS SELECT i, md5(i::text) AS m FROM generate_series(1, 100000) AS i",
+            "SET work_mem = '64kB'; SELECT m FROM public.t ORDER BY m DESC",  # spills to temporary files
+            "CREATE INDEX CONCURRENTLY ON public.t (i)",
+            "VACUUM (FULL, ANALYZE) public.t",
+            "CREATE TABLE public.v (e public.vector(3)); INSERT INTO public.v VALUES ('[1,2,3]')",
+            "CREATE INDEX ON public.v USING hnsw (e public.vector_l2_ops)",
+            "CREATE DATABASE copied STRATEGY file_copy TEMPLATE template1",
+            "CREATE DATABASE logged STRATEGY wal_log TEMPLATE template1",
+            "DROP DATABASE copied",
+            "SELECT pg_catalog.pg_create_physical_replication_slot('s')",
+            "SELECT pg_catalog.pg_switch_wal(); CHECKPOINT",
+            "SELECT pg_catalog.pg_prewarm('public.t')",
+            "SELECT pg_catalog.gen_random_uuid()",
+        ):
+            for each in statement.split("; "):
+                await connection.execute(each.replace("pg_catalog.pg_prewarm", "public.pg_prewarm"))
+        await connection.execute(
+            "SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2;"
+            "SET debug_parallel_query = on"
+        )
+        assert await connection.fetchval("SELECT count(DISTINCT m) FROM public.t") == 100_000
+        with pytest.raises(asyncpg.PostgresError, match="could not establish connection"):
+            await connection.execute("SELECT public.dblink_connect('host=127.0.0.1 user=x password=y')")
         await connection.close()
 
 

@@ -35,6 +35,7 @@ from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S
 from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
 from cloister.node.postgres.engines import Engine, Engines
+from cloister.node.postgres.log import ServerLog
 from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR, Size, postgresql_conf
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
@@ -55,10 +56,8 @@ STARTUP_CPU_CORES: Final = 2.0
 PRIME_INTERVAL_S: Final = 0.004
 # Shorter than a grace period, for as long as a start is expected.
 
-LOG_BYTES_MAX: Final = 4 * 1024**2
 LOG_CHECK_INTERVAL_S: Final = 30.0
-# PostgreSQL's own log lies on the tenant's volume and in the tenant's quota. Two files of this size are enough for a
-# person; a compute that writes faster than the check loses the older part.
+# A compute that writes its log's limit faster than this loses the older part.
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,7 +305,7 @@ class Computes:
                 os.unlink("postmaster.pid", dir_fd=directory)
         finally:
             os.close(directory)
-        log_fd = _open_log(branch_dir)
+        log_fd = ServerLog(branch_dir).open()
         fds.callback(os.close, log_fd)
         path = self._config_path(spec.endpoint_id)
         path.write_text(plan.config)
@@ -393,7 +392,7 @@ class Computes:
         while True:
             await asyncio.sleep(LOG_CHECK_INTERVAL_S)
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(_shorten_log, compute.branch_dir)
+                await asyncio.to_thread(ServerLog(compute.branch_dir).shorten)
 
     async def _kill(self, compute: _Compute) -> None:
         compute.launched.program.signal(signal.SIGKILL)
@@ -439,28 +438,3 @@ def _is_directory_of(path: Path, uid: int) -> bool:
 def _size_of(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_frsize * found.f_blocks
-
-
-def _log_path(branch_dir: Path) -> Path:
-    return branch_dir / "postgres.log"
-
-
-def _open_log(branch_dir: Path) -> int:
-    """Root's file in root's directory: a compute can add to it and never read it, nor find it."""
-    path = _log_path(branch_dir)
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(path.with_suffix(".log.1"))
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _shorten_log(branch_dir: Path) -> None:
-    """Keep the newest part of a long log beside it, and let it start again. It is opened for appending, so the next
-    line goes to the new beginning."""
-    path = _log_path(branch_dir)
-    if (size := path.stat().st_size) <= LOG_BYTES_MAX:
-        return
-    with path.open("r+b") as log:
-        log.seek(size - LOG_BYTES_MAX // 4)
-        path.with_suffix(".log.1").write_bytes(log.read(LOG_BYTES_MAX // 4))
-        log.truncate(0)
