@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ import msgspec
 from cloister.base.clock import FakeClock
 from cloister.base.database import Database
 from cloister.base.directory import AnyEvent, Close, Freeze, Frozen, Invalidate, LookUp, Route, Thaw
+from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
@@ -28,6 +29,7 @@ ACCOUNT = UUID("00000000-0000-4000-8000-000000000001")
 CALLER = Caller(Principal(ACCOUNT, 1, "ada@example.org", "Ada", {ORG: "admin"}), "request-1", "192.0.2.1")
 
 PATIENCE_S = 10.0
+RETRY_PAUSE = timedelta(seconds=2)
 
 
 class FakeGateway:
@@ -119,6 +121,18 @@ class Land:
         for operation in operations:
             ended = await self.plane.engine.wait(operation.id, timeout_s=PATIENCE_S)
             assert ended.status is status, (ended.action, ended.status, ended.error)
+
+    async def finish_later(self, operations: list[Operation]) -> None:
+        """The same for operations that have failed before and wait for their next try: lets the time pass for them."""
+        for operation in operations:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    self.clock.advance(RETRY_PAUSE)
+                    self.plane.engine.kick(operation.id)
+                    with contextlib.suppress(UnavailableError):
+                        ended = await self.plane.engine.wait(operation.id, timeout_s=0.2)
+                        assert ended.status is Status.FINISHED, (ended.action, ended.status, ended.error)
+                        break
 
     async def project(self, **new: Any) -> ProjectCreated:
         created: ProjectCreated = await self.control.projects.create(CALLER, NewProject(**new))

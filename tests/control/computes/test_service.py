@@ -118,10 +118,7 @@ async def test_one_writer_per_branch_and_never_two_servers_on_one_directory(land
     with pytest.raises(BusyError):
         await land.control.endpoints.create(CALLER, created.project.id, new)
     land.node.before = None
-    land.plane.engine.kick(deleting[0].id)
-    async with land.database.transaction() as tx:
-        await tx.execute("UPDATE operation SET run_at = $1 WHERE id = $2", land.clock.now(), deleting[0].id)
-    await land.finish(deleting)
+    await land.finish_later(deleting)
 
     endpoint, operations = await land.control.endpoints.create(CALLER, created.project.id, new)
     await land.finish(operations)

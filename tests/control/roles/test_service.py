@@ -70,10 +70,7 @@ async def test_reset_gives_a_new_password_and_the_old_one_is_good_until_then(lan
     old = land.node.catalog_of(created.endpoint.id).roles["neondb_owner"].verifier
     assert old == created.role.verifier
     land.node.deaf.clear()
-    async with land.database.transaction() as tx:
-        await tx.execute("UPDATE operation SET run_at = $1 WHERE id = $2", land.clock.now(), changed.operations[0].id)
-    land.plane.engine.kick(changed.operations[0].id)
-    await land.finish(changed.operations)
+    await land.finish_later(changed.operations)
     new = land.node.catalog_of(created.endpoint.id).roles["neondb_owner"].verifier
     assert new is not None
     assert Verifier.parse(new).matches_password(changed.password.reveal())
@@ -215,8 +212,5 @@ async def test_a_change_waits_for_a_compute_that_does_not_start_yet(land: Land) 
     land.node.failing["StartCompute"] = UnavailableError("later")
     changed = await land.control.roles.create(CALLER, created.project.id, created.branch.id, "ada", can_login=True)
     del land.node.failing["StartCompute"]
-    async with land.database.transaction() as tx:
-        await tx.execute("UPDATE operation SET run_at = $1 WHERE id = $2", land.clock.now(), changed.operations[0].id)
-    land.plane.engine.kick(changed.operations[0].id)
-    await land.finish(changed.operations)
+    await land.finish_later(changed.operations)
     assert "ada" in land.node.catalog_of(created.endpoint.id).roles
