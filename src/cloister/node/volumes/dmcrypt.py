@@ -49,6 +49,9 @@ class DmCryptOpener:
         self._instance = paths.instance
         self._mapper = mapper
 
+    def prepare(self) -> None:
+        """Nothing is kept outside the kernel."""
+
     def attach(self, project_id: ProjectId, image: Path, key: int, note: Note) -> tuple[Attached, int]:
         name = self._name(project_id)
         device = self._mapper / name

@@ -71,6 +71,7 @@ class LuksDriver:
         for directory in (self._images, self._mounts, self._records):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
+        self._opener.prepare()
         for unfinished in self._images.glob(f"*{_UNFINISHED}"):
             project_id = parse_project_id(unfinished.name.removesuffix(_UNFINISHED))
             log.info("removing the half-made volume of %s", project_id)

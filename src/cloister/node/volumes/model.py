@@ -51,6 +51,10 @@ class Opener(Protocol):
 
     name: str
 
+    def prepare(self) -> None:
+        """Once, before anything else."""
+        ...
+
     def attach(self, project_id: ProjectId, image: Path, key: int, note: Note) -> tuple[Attached, int]:
         """The device, and a descriptor that keeps it until it is mounted. On failure nothing is left."""
         ...

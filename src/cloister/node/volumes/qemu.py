@@ -102,6 +102,8 @@ class QemuOpener:
         self._exports = paths.run / "exports"
         self._logs = paths.logs / "volumes"
         self._instance = paths.instance
+
+    def prepare(self) -> None:
         for directory in (self._exports, self._logs):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
