@@ -90,7 +90,7 @@ async def test_a_template_is_made_once_however_many_ask(tmp_path: Path) -> None:
         engines.populate(engine, tmp_path / "data", os.getuid())
     await asyncio.gather(*(engines.ensure_template(engine) for _ in range(5)))
     assert workshop.roots == 1
-    assert [Path(program[0]).name for program in workshop.programs] == ["initdb", "postgres"]
+    assert [Path(program[0]).name for program in workshop.programs] == ["initdb", "postgres", "pg_resetwal"]
     assert workshop.texts["/etc/postgresql/pg_hba.conf"] == PG_HBA
 
     again = FakeWorkshop()

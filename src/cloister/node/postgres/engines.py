@@ -33,7 +33,7 @@ _DISTRIBUTION: Final = Path("/usr/lib/postgresql")
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "2"
+_BUILD: Final = "3"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -166,12 +166,14 @@ class Engines:
             bindir = engine.installation.bindir
             initdb = template.initdb(engine.installation.inside(bindir / "initdb"), engine.major)
             await self._workshop.run(engine, data, initdb, b"")
-            # Segments that are no longer needed are deleted, not kept for later: they would be most of the template.
-            small = ["-c", "wal_recycle=off", "-c", "min_wal_size=2MB", "-c", "max_wal_size=2MB"]
-            single = [engine.installation.postgres, "--single", "-D", DATA_DIR, *small, "template1"]
+            single = [engine.installation.postgres, "--single", "-D", DATA_DIR, "template1"]
             output = await self._workshop.run(engine, data, single, template.first_statements(engine.major))
             if "ERROR:" in output:  # A single-user session goes on after an error, and ends well.
                 raise InternalError(f"template of PostgreSQL {engine.version}: {output[-2000:]}")
+            # initdb leaves segments for later, which would be most of a new project. It was shut down cleanly, so one is
+            # enough to start from.
+            reset = engine.installation.inside(bindir / "pg_resetwal")
+            await self._workshop.run(engine, data, [reset, "-D", DATA_DIR], b"")
             await asyncio.to_thread(template.write_manifest, data, work / "manifest.json")
             work.rename(engine.home / "template")
 
