@@ -1,6 +1,7 @@
 """One platform on this host, with real volumes and without the rest: what the tests of volumes and of the agent stand on."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloister.base.errors import NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.base.settings import Paths, Settings
 from cloister.node.records import ProcessRecord, read_record
@@ -81,8 +83,10 @@ class Host:
         found += [str(path) for path in devices if str(loop.backing(path)).startswith(str(self.paths.run))]
         mark = f"cloister-{self.paths.instance}-".encode()
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and (entry / "cmdline").exists() and mark in (entry / "cmdline").read_bytes():
-                found.append(entry.name)
+            # One that ends while it is looked at is no trace.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
         return found
 
 
@@ -93,7 +97,8 @@ def sweep(host: Host) -> None:
         mounts.detach(mountpoint)
     for trace in host.traces():
         if trace.isdigit():
-            ProcessRecord.of(int(trace)).signal(signal.SIGKILL)
+            with contextlib.suppress(NotFoundError):
+                ProcessRecord.of(int(trace)).signal(signal.SIGKILL)
 
 
 def daemon_of(host: Host, project_id: ProjectId) -> ProcessRecord:

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.errors import InternalError
+from cloister.base.errors import InternalError, NotFoundError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
 from cloister.node.records import ProcessRecord
@@ -197,7 +197,7 @@ class QemuOpener:
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
-            with contextlib.suppress(OSError, InternalError):
+            with contextlib.suppress(OSError, NotFoundError):  # it ended while it was looked at
                 uid = entry.stat().st_uid
                 if uid != 0 and not UID_FIRST <= uid < UID_FIRST + UID_COUNT:
                     continue
@@ -228,7 +228,7 @@ def _daemon_of(information: int) -> ProcessRecord | None:
         text += chunk
     try:
         return ProcessRecord.of(int(json.loads(text)["child-pid"]))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, NotFoundError):
         return None
 
 
