@@ -4,14 +4,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# The services run as users of their own, who must be able to read the code. A checkout where they cannot (root's home is
-# closed to others) is copied to where they can, and its .venv is a link to the one there.
-as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@" 2>/dev/null; }
-home=$root
-if [[ $EUID -eq 0 ]] && command -v setpriv >/dev/null && ! as_nobody test -r "$root/src/cloister/__init__.py"; then
-    home=/opt/cloister
-fi
-venv=$home/.venv
+venv=$root/.venv
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -61,20 +54,17 @@ platform_packages() {
     getent hosts ep-check.db.localhost >/dev/null || printf 'libnss-myhostname\n'
 }
 
-# find_python prints a Python of at least 3.11 that can make virtual environments and that the services' users can run,
-# or nothing.
+# find_python prints a Python of at least 3.11 that can make virtual environments, or nothing.
 find_python() {
     local candidate
     for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
-        if candidate=$(command -v "$candidate") && is_for_all "$candidate" &&
+        if candidate=$(command -v "$candidate") &&
             "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return
         fi
     done
 }
-
-is_for_all() { [[ $EUID -ne 0 ]] || as_nobody test -x "$1"; }
 
 ensure_platform_packages() {
     local missing
@@ -98,8 +88,7 @@ ensure_platform_packages() {
 ensure_venv() {
     local lock=$1 python stamp wanted log
     stamp=$venv/.installed-${lock%.lock}
-    [[ $home == "$root" ]] || copy_to_home
-    if [[ ! -x $venv/bin/python ]] || ! is_for_all "$venv/bin/python"; then
+    if [[ ! -x $venv/bin/python ]]; then
         python=$(find_python)
         [[ -n $python ]] || die "needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv"
         say "making $venv"
@@ -123,27 +112,14 @@ ensure_venv() {
     link_package
 }
 
-copy_to_home() {
-    say "$root is closed to the services' users: using a copy of it in $home"
-    mkdir -p "$home"
-    if ! diff -rq -x __pycache__ "$root/src" "$home/src" >/dev/null 2>&1; then
-        rm -rf "$home/src.new"
-        (umask 022 && cp -r --no-preserve=mode,ownership "$root/src" "$home/src.new")
-        rm -rf "$home/src"
-        mv "$home/src.new" "$home/src"
-    fi
-    [[ -L $root/.venv || ! -e $root/.venv ]] || die "$root/.venv is in the way: remove it"
-    ln -sfn "$venv" "$root/.venv"
-}
-
 # Cloister itself is used from this checkout. A .pth file and a two-line command do that without a build, which would
 # fetch a build backend that no lock file vouches for. -P: a command run as root must not import from where it stands.
 link_package() {
     local site
     if ! "$venv/bin/python" -P -c "import cloister, sys; sys.exit(cloister.__path__[0] != sys.argv[1])" \
-        "$home/src/cloister" 2>/dev/null; then
+        "$root/src/cloister" 2>/dev/null; then
         site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-        printf '%s\n' "$home/src" >"$site/cloister-checkout.pth"
+        printf '%s\n' "$root/src" >"$site/cloister-checkout.pth"
     fi
     if [[ ! -x $venv/bin/cloister ]]; then
         printf '#!/bin/sh\nexec "%s" -P -m cloister "$@"\n' "$venv/bin/python" >"$venv/bin/cloister"

@@ -135,7 +135,7 @@ class Instance:
 
     def up(self, *more: str) -> None:
         self.cloister("up", "--state-dir", str(self.state_dir), *self._options, *more, "--detach")
-        self._http = None
+        self._hang_up()
 
     def down(self, *more: str) -> None:
         self.cloister("down", "--state-dir", str(self.state_dir), *more)
@@ -178,7 +178,7 @@ class Instance:
                 with contextlib.suppress(OSError):
                     words = (entry / "cmdline").read_bytes()
                     groups = (entry / "cgroup").read_text()
-                    marks = (str(self.state_dir).encode(), str(self.paths.run).encode())
+                    marks = (str(self.state_dir).encode(), f"cloister-{self.paths.instance}".encode())
                     if any(mark in words for mark in marks) or f"cloister-{self.paths.instance}/" in groups:
                         mine.append(int(entry.name))
         return mine
@@ -192,9 +192,14 @@ class Instance:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def destroy(self) -> None:
+    def _hang_up(self) -> None:
+        """The next call of the API connects anew."""
         if self._http is not None:
             self._http.close()
+            self._http = None
+
+    def destroy(self) -> None:
+        self._hang_up()
         with contextlib.suppress(Exception):
             self.cloister("down", "--state-dir", str(self.state_dir), "--now", check=False, timeout=60)
         self.kill_everything()

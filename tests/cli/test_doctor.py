@@ -117,11 +117,6 @@ def test_an_engine_in_which_roles_can_break_out_is_refused() -> None:
     assert programs.decide_engine("").level is Level.FAIL
 
 
-def test_code_that_the_services_cannot_read_is_found_before_they_try() -> None:
-    assert programs.decide_code("").level is Level.OK
-    assert "cannot run /root/python" in programs.decide_code("run /root/python").seen
-
-
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found = programs.installed(SUBJECT)

@@ -1,7 +1,11 @@
 """Whatever is killed, an acknowledged commit is there afterwards, and the platform comes back by itself."""
 
+import os
+import signal
 import threading
 import time
+from pathlib import Path
+from typing import Self
 
 import psycopg
 import pytest
@@ -22,7 +26,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run)
         self._sent = 0
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         with self.tenant.connect() as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS log (n bigint PRIMARY KEY)")
         self._thread.start()
@@ -112,10 +116,6 @@ def test_sessions_outlive_the_rest_of_the_platform() -> None:
 
 def _kill_by_name(instance: Instance, name: str) -> None:
     """SIGKILL to every process of that name that belongs to a compute or volume of the instance."""
-    import os
-    import signal
-    from pathlib import Path
-
     control = instance.pids()["database"]
     killed = 0
     for pid in instance.descendants():

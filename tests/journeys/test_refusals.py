@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -80,9 +81,7 @@ def test_an_address_that_is_not_allowed(instance: Instance) -> None:
         )  # fmt: skip
         deadline = time.monotonic() + 5
         with pytest.raises(psycopg.OperationalError):
-            while time.monotonic() < deadline:
-                connection.execute("SELECT 1")
-                time.sleep(0.05)
+            _ask_until(connection, deadline)
     said = tenant.psql("SELECT 1")
     assert "is not allowed to connect to this endpoint" in said.stderr
     instance.settle(tenant.project_id)
@@ -92,6 +91,12 @@ def test_an_address_that_is_not_allowed(instance: Instance) -> None:
         {"project": {"settings": {"allowed_ips": {"ips": ["127.0.0.0/8", "::1"]}}}},
     )
     assert tenant.psql("SELECT 1").stdout == "1\n"
+
+
+def _ask_until(connection: psycopg.Connection[Any], deadline: float) -> None:
+    while time.monotonic() < deadline:
+        connection.execute("SELECT 1")
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("entry", ["300.1.1.1", "1.2.3.9-1.2.3.1", "::-1.2.3.4", "1.2.3.4/33", "", "everybody"])

@@ -52,14 +52,18 @@ def adopt_orphans() -> None:
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
 
 
-def private_mounts(shared_below: str) -> None:
-    """A mount namespace of our own: what is mounted from now on is seen by our descendants only and vanishes with the
-    last of them. Below `shared_below` an unmount reaches the copies that sandboxes under construction hold, so that
-    a volume is really closed when it was unmounted."""
+def private_mounts() -> None:
+    """A mount namespace of our own: what is mounted from now on is seen by our descendants only, and vanishes with the
+    last of them."""
     _checked(_libc.unshare(_CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     _mount(None, "/", _MS_REC | _MS_PRIVATE)
-    _mount(shared_below, shared_below, _MS_BIND)
-    _mount(None, shared_below, _MS_SHARED)
+
+
+def share(directory: str) -> None:
+    """From now on an unmount below `directory` reaches the copies that sandboxes under construction hold, so that a
+    volume is really closed when it was unmounted."""
+    _mount(directory, directory, _MS_BIND)
+    _mount(None, directory, _MS_SHARED)
 
 
 def bind(source: str, target: str) -> None:

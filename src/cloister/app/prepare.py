@@ -1,9 +1,9 @@
 """One-shot, as root, once the control database runs: certificates, the schema, the first organization and key."""
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
+from cloister import __version__
 from cloister.app import certificates
 from cloister.base.database import Database, embedded
 from cloister.base.secret import Secret
@@ -26,21 +26,16 @@ async def run(settings: Settings) -> None:
         key = await bootstrap(database, known)
         if known is None or key.reveal() != known.reveal():
             _write_private(paths.admin_key, key.reveal() + "\n")
-        async with database.transaction() as tx:
-            await record(
-                tx,
-                Event(
-                    action=Action.PLATFORM_START,
-                    actor="platform:supervisor",
-                    details={
-                        "storage": settings.storage,
-                        "domain": settings.domain,
-                        "at": f"{datetime.now(UTC):%FT%TZ}",
-                    },
-                ),
-            )
+        await note(database, Action.PLATFORM_START, settings)
     finally:
         await database.close()
+
+
+async def note(database: Database, action: Action, settings: Settings) -> None:
+    """Record that the platform starts or stops."""
+    async with database.transaction() as tx:
+        details = {"version": __version__, "storage": settings.storage, "domain": settings.domain}
+        await record(tx, Event(action=action, actor="platform:supervisor", details=details))
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -22,10 +22,13 @@ from typing import Final
 
 from cloister.app import kernel
 from cloister.app.children import LISTEN_FDS_VARIABLE, READY_FD_VARIABLE
+from cloister.base.errors import CloisterError
 from cloister.base.settings import Settings, load
 
+log = logging.getLogger(__name__)
+
 LONG_LIVED: Final = ("broker", "agent", "api", "gateway")
-ONE_SHOT: Final = ("prepare", "certificates")
+ONE_SHOT: Final = ("prepare", "certificates", "farewell")
 
 
 @dataclass(slots=True)
@@ -51,17 +54,26 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = load(options.state_dir)
-    if options.process == "database":
+    try:
+        return _begin(options.process, options.worker, settings)
+    except CloisterError as error:
+        log.exception("%s ends", options.process)
+        print(error.public, file=sys.stderr)  # noqa: T201 - the last line, which the supervisor shows
+        return 1
+
+
+def _begin(name: str, worker: int, settings: Settings) -> int:
+    if name == "database":
         _become_database(settings)
     kernel.die_with_parent(signal.SIGKILL)
-    module = importlib.import_module(f"cloister.app.{options.process}")
-    if options.process in ONE_SHOT:
+    module = importlib.import_module(f"cloister.app.{name}")
+    if name in ONE_SHOT:
         asyncio.run(module.run(settings))
         return 0
-    if options.process != "agent":  # its children include bwrap, which sheds privileges in its own order
+    if name != "agent":  # its children include bwrap, which sheds privileges in its own order
         kernel.no_new_privileges()
     kernel.no_dumps()
-    process = Process(settings, options.worker, _inherited_sockets())
+    process = Process(settings, worker, _inherited_sockets())
     process.ready = _announcer()
     with asyncio.Runner(loop_factory=getattr(module, "loop_factory", None)) as runner:
         runner.run(_until_told(process, module.run))

@@ -12,10 +12,12 @@ its children, but reads nothing from them; it takes no commands but signals. Wha
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,8 +31,9 @@ from typing import IO, Any, Final
 from cloister import __version__
 from cloister.app import kernel, layout, reach
 from cloister.app.children import Child, children, spawn
+from cloister.base.database import embedded
 from cloister.base.errors import CloisterError, ConflictError, PreconditionError, UnavailableError
-from cloister.base.identities import am_root
+from cloister.base.identities import Service, am_root
 from cloister.base.settings import Address, Paths, Settings, load
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,12 @@ STEADY_AFTER_S: Final = 30.0
 CERTIFICATE_CHECK_INTERVAL_S: Final = 6 * 3600.0
 LISTEN_BACKLOG: Final = 1024
 
+KILL_PATIENCE_S: Final = 5.0
+# A killed process is gone at once, unless the kernel holds it in a system call that cannot be interrupted.
+
+FAILURES_AT_START_MAX: Final = 3
+# Once may be bad luck. A process that cannot start three times will not, and `cloister up` says why.
+
 STOP_ALL_COMPUTES: Final = signal.SIGUSR1
 """Tells the agent to stop every compute and close every volume before it ends. Its SIGTERM leaves them running."""
 
@@ -59,6 +68,8 @@ class Watched:
     is_ready: bool = False
     started_at: float = 0.0
     pause_s: float = RESTART_PAUSE_FIRST_S
+    failures: int = 0
+    """How often it ended without having been ready, in a row."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -108,9 +119,18 @@ class Supervisor:
     async def _until(self, condition: Any, complaint: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not condition():
+            for each in self._watched:
+                if each.failures >= FAILURES_AT_START_MAX:
+                    raise UnavailableError(public=f"{each.child.label} cannot start: {self._last_word(each)}")
             if time.monotonic() > deadline:
                 raise UnavailableError(public=f"{complaint}: see {self._paths.logs}")
             await asyncio.sleep(0.01)
+
+    def _last_word(self, watched: Watched) -> str:
+        """The last line of its log, which says what was wrong."""
+        log_file = self._paths.logs / f"{watched.child.label}.log"
+        lines = log_file.read_text(errors="replace").strip().splitlines()
+        return f"{lines[-1][:300] if lines else 'it said nothing'} ({log_file})"
 
     async def _keep_running(self, watched: Watched) -> None:
         """Start the child, and again whenever it ends, with growing pauses while it fails to stay up."""
@@ -118,6 +138,7 @@ class Supervisor:
             watched.ended.clear()
             self._start(watched)
             await watched.ended.wait()
+            watched.failures = 0 if watched.is_ready else watched.failures + 1
             watched.is_ready = False
             self._write_status()
             if self._stopping.is_set():
@@ -139,8 +160,14 @@ class Supervisor:
                 listen_fds=[sock.fileno() for sock in self._sockets.get(watched.child.listens, [])],
                 ready_fd=ready_write,
             )
+        except PermissionError as error:
+            raise PreconditionError(
+                public=f"user {watched.child.service} cannot run {error.filename}: make it readable for others"
+            ) from error
         finally:
             os.close(ready_write)
+        if watched.child.service is Service.KEYS:
+            _let_lock_memory(watched.process.pid)
         watched.started_at = time.monotonic()
         self._by_pid[watched.process.pid] = watched
         asyncio.get_running_loop().add_reader(ready_read, self._hear, watched, ready_read)
@@ -207,6 +234,9 @@ class Supervisor:
         gateways = [each for each in self._watched if each.child.name == "gateway"]
         await asyncio.gather(*(self._stop(each) for each in gateways))
         for watched in reversed(self._watched):
+            if watched.child.name == "database" and watched.is_ready and not self._is_urgent:
+                with contextlib.suppress(CloisterError):
+                    await self._one_shot("farewell")
             if watched not in gateways:
                 await self._stop(watched)
 
@@ -214,6 +244,7 @@ class Supervisor:
         process = watched.process
         if process is None:
             return
+        watched.ended.clear()
         if self._is_urgent and watched.child.name != "agent":
             _signal(process, signal.SIGKILL)
         elif watched.child.name == "agent":
@@ -223,12 +254,16 @@ class Supervisor:
         else:
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + watched.child.stop_patience_s
-        while watched.process is process:
-            if time.monotonic() > deadline:
-                log.warning("%s did not stop in time", watched.child.label)
-                _signal(process, signal.SIGKILL)
-                deadline += 5
-            await asyncio.sleep(0.01)
+        for last_word in (signal.SIGKILL, None):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await watched.ended.wait()
+            if watched.process is not process:
+                return
+            log.warning("%s did not stop in time", watched.child.label)
+            if last_word is not None:
+                _signal(process, last_word)
+            deadline = time.monotonic() + KILL_PATIENCE_S
 
     def _write_status(self) -> None:
         document = {
@@ -281,6 +316,8 @@ def up(settings: Settings, *, detach: bool) -> int:
     if is_running(settings.paths):
         return 0
     layout.prepare(settings)
+    if settings.database_url is None:
+        embedded.check(settings.paths)
     lock = _take_lock(settings.paths)
     sockets = {"postgres": listen(settings.listen_postgres), "https": listen(settings.listen_https)}
     if not detach:
@@ -318,9 +355,10 @@ def _serve(settings: Settings, sockets: dict[str, list[socket.socket]], lock: IO
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     kernel.adopt_orphans()
-    kernel.private_mounts(str(settings.paths.mounts))
+    kernel.private_mounts()
     for directory in reach.open_the_way(settings):
         log.info("%s is closed to other users: the platform sees only its own code in it", directory)
+    kernel.share(str(settings.paths.run))
     try:
         asyncio.run(Supervisor(settings, sockets).run(announce))
     except BaseExceptionGroup as group:
@@ -434,13 +472,19 @@ def supervisor_pid(paths: Paths) -> int | None:
 
 def listen(address: Address) -> list[socket.socket]:
     """Listening sockets for an address: both families where the host is empty. Raises ConflictError if it is taken."""
-    hosts = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")] if not address.host else None  # noqa: S104
-    if hosts is None:
+    hosts: list[tuple[int, str]]
+    if not address.host:
+        hosts = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]  # noqa: S104 - every address, as was asked for
+    elif address.host == "localhost":
+        # Both, whatever /etc/hosts says: names below .localhost resolve to both.
+        hosts = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
+    else:
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise PreconditionError(public=f"cannot listen on {address}: {error.strerror}") from error
-        hosts = [(socket.AddressFamily(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found]
+        hosts = [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
+    may_lack_ipv6 = address.host in ("", "localhost")
     sockets: list[socket.socket] = []
     port = address.port
     for family, host in dict.fromkeys(hosts):
@@ -456,7 +500,7 @@ def listen(address: Address) -> list[socket.socket]:
             sock.listen(LISTEN_BACKLOG)
         except OSError as error:
             sock.close()
-            if family == socket.AF_INET6 and not address.host and error.errno == 99:  # EADDRNOTAVAIL: IPv6 is off
+            if family == socket.AF_INET6 and may_lack_ipv6 and error.errno == errno.EADDRNOTAVAIL:  # IPv6 is off
                 continue
             raise ConflictError(public=f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from error
         sock.setblocking(False)
@@ -494,6 +538,14 @@ def _take_lock(paths: Paths) -> IO[str]:
         else:
             return lock
     raise ConflictError(public="another `cloister up` is starting in this state directory")
+
+
+def _let_lock_memory(pid: int) -> None:
+    """So that the broker can keep all of its memory out of swap. Where a container forbids it, it locks what holds keys."""
+    try:
+        resource.prlimit(pid, resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (PermissionError, ProcessLookupError) as error:
+        log.info("the key broker's memory cannot be locked whole: %s", error)
 
 
 def _signal(process: subprocess.Popen[bytes], with_signal: signal.Signals) -> None:

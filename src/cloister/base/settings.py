@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -77,6 +78,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise BadRequestError(public=f"domain {self.domain!r} is not a lower-case DNS name")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise BadRequestError(public="--tls-cert and --tls-key belong together")
+        if self.database_url is not None and urlsplit(self.database_url).password is not None:
+            raise BadRequestError(
+                public="--database-url must not hold a password: every process reads the settings. "
+                "Use peer or certificate authentication, or ?passfile=FILE readable by cloister-api and cloister-keys",
+            )
         if not 1 <= self.gateway_workers <= 64:
             raise BadRequestError(public="--gateway-workers must be 1 to 64")
 
@@ -111,7 +117,7 @@ class Paths:
         """ca.pem (public), chain.pem + key.pem (leaf), intermediate; private files 0600."""
         self.ca_file = self.certificates / "ca.pem"
         self.control_data = state_dir / "control"
-        """PGDATA of the embedded control database."""
+        """The embedded control database: its configuration, and PGDATA in `data`."""
         self.volumes = state_dir / "volumes"
         """One image (or directory, with `plain`) per project, 0700 root."""
         self.engines = state_dir / "engines"
@@ -141,7 +147,11 @@ class Paths:
 def save(settings: Settings) -> None:
     path = settings.paths.settings
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.chmod(0o644)  # every process reads it; nothing in it is secret
     temporary.replace(path)
 
 
@@ -153,7 +163,7 @@ def load(state_dir: Path) -> Settings:
         return msgspec.json.decode(paths.settings.read_bytes(), type=Settings)
     except FileNotFoundError:
         raise PreconditionError(public=f"no platform in {state_dir}: start one with `cloister up`") from None
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:  # a ValidationError is one
         raise PreconditionError(public=f"{paths.settings}: {error}") from error
 
 

@@ -47,6 +47,8 @@ class Client:
         self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._calls: dict[int, asyncio.Future[Reply]] = {}
+        """The open calls of the present connection. A new one gets a new dict, so that the end of the old connection
+        fails its own calls and no others."""
         self._last_id = 0
 
     async def call(self, command: Command[R], *, timeout_s: float = RPC_CALL_TIMEOUT_S) -> R:
@@ -56,7 +58,8 @@ class Client:
         self._last_id = (self._last_id % 0x7FFF_FFFF) + 1
         call_id = self._last_id
         answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = answered
+        calls = self._calls
+        calls[call_id] = answered
         try:
             self._writer.write(self._framed(call_id, command))
             async with asyncio.timeout(timeout_s):
@@ -64,7 +67,7 @@ class Client:
         except TimeoutError:
             raise UnavailableError(f"{self._path.name}: no answer to {type(command).__name__}") from None
         finally:
-            self._calls.pop(call_id, None)
+            calls.pop(call_id, None)
         if reply.failure is not None:
             raise reply.failure.error()
         answer: R = msgspec.msgpack.decode(reply.body, type=command.reply)
@@ -90,7 +93,8 @@ class Client:
                     if asyncio.get_running_loop().time() >= deadline:
                         raise UnavailableError(f"nobody listens on {self._path.name}") from None
                     await asyncio.sleep(0.02)
-            self._reading = asyncio.create_task(self._read(reader, self._writer))
+            self._calls = {}
+            self._reading = asyncio.create_task(self._read(reader, self._writer, self._calls))
             if self._on_connect is not None:
                 self._on_connect()
 
@@ -105,20 +109,22 @@ class Client:
     def _framed(call_id: int, command: Command[Any]) -> bytes:
         return frame(msgspec.msgpack.encode(Request(call_id, msgspec.Raw(msgspec.msgpack.encode(command)))))
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _read(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, calls: dict[int, asyncio.Future[Reply]]
+    ) -> None:
         try:
             while True:
                 length = frame_length(await reader.readexactly(LENGTH.size))
                 reply = msgspec.msgpack.decode(await reader.readexactly(length), type=Reply)
                 if reply.id == 0:
                     self._deliver(reply)
-                elif (answered := self._calls.get(reply.id)) is not None and not answered.done():
+                elif (answered := calls.get(reply.id)) is not None and not answered.done():
                     answered.set_result(reply)
         except (asyncio.IncompleteReadError, ConnectionError, FrameTooLongError, msgspec.DecodeError):
             pass
         finally:
             writer.close()
-            for answered in self._calls.values():
+            for answered in calls.values():
                 if not answered.done():
                     answered.set_exception(UnavailableError(f"{self._path.name} went away"))
 

@@ -1,6 +1,5 @@
 """The programs that the platform starts, and the libraries it stands on."""
 
-import os
 import re
 import shutil
 import ssl
@@ -54,36 +53,6 @@ def python(_subject: Subject) -> list[Finding]:
         if ssl.HAS_TLSv1_3 and ssl.OPENSSL_VERSION_INFO >= (3,)
         else fail("Python", f"its OpenSSL is {ssl.OPENSSL_VERSION}", "use a Python built with OpenSSL 3 or newer")
     ]
-
-
-def code(_subject: Subject) -> list[Finding]:
-    """The services run as users of their own: they must be able to run this Python and read this code."""
-    import cloister  # noqa: PLC0415 - where it lies is what is asked
-
-    try:
-        tried = subprocess.run(
-            [sys.executable, "-P", "-c", "import cloister.base.settings"],
-            user=_NOBODY,
-            group=_NOBODY,
-            extra_groups=[],
-            cwd="/",
-            env={"PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            timeout=_PATIENCE_S,
-            check=False,
-        )
-    except PermissionError:
-        return [decide_code(f"run {os.path.realpath(sys.executable)}")]
-    return [decide_code("" if tried.returncode == 0 else f"import {cloister.__path__[0]}")]
-
-
-def decide_code(forbidden: str) -> Finding:
-    """`forbidden`: what other users cannot do; empty if nothing."""
-    if not forbidden:
-        return ok("code", "other users can run this Python and read this code")
-    return fail(
-        "code", f"other users cannot {forbidden}", "services run as such users: put it where they may read, as /opt"
-    )
 
 
 def engine(_subject: Subject) -> list[Finding]:
