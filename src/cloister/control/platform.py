@@ -4,10 +4,12 @@
 """
 
 import asyncio
+import logging
 from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
+from cloister.base.errors import CloisterError
 from cloister.base.identities import Service
 from cloister.base.rpc import Client
 from cloister.base.secret import Secret
@@ -39,6 +41,11 @@ from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
 from cloister.control.services import Control
 from cloister.node.commands import AnyEvent
+
+_log = logging.getLogger(__name__)
+
+FIRST_COMPARISON_S: Final = 5.0
+# Without the agent, clients of computes that run must still be let in.
 
 WORKER: Final = "api"
 # The name under which the engine takes up, after a restart, what this process held.
@@ -147,6 +154,12 @@ class ControlPlane:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve gateways, run operations, reconcile and keep the pool, until told to stop. Computes run on."""
+        try:
+            # Before anybody asks: after a power cut the rows name computes that are no more.
+            async with asyncio.timeout(FIRST_COMPARISON_S):
+                await self.reconciler.compare()
+        except (CloisterError, TimeoutError) as error:
+            _log.warning("the node was not compared yet: %s", error)
         await self.directory.start()
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -58,7 +58,11 @@ async def _prepare(socket_dir: Path) -> None:
 
 
 async def _connect(socket_dir: Path, user: str, database: str) -> Any:
-    return await asyncpg.connect(host=str(socket_dir), port=5432, user=user, database=database)
+    # What a test sets for a database must not keep the test itself from taking it back.
+    settings = {"statement_timeout": "0", "default_transaction_read_only": "off"}
+    return await asyncpg.connect(
+        host=str(socket_dir), port=5432, user=user, database=database, server_settings=settings
+    )
 
 
 @contextlib.asynccontextmanager
@@ -172,7 +176,6 @@ async def test_nothing_of_a_tenant_runs_with_our_rights(server: TenantServer, ru
         )
     await server.drop_role("victim")
     async with tenant(running) as owner:
-        await owner.execute("SET default_transaction_read_only = off; SET statement_timeout = 0")
         assert await owner.fetchval("SELECT count(*) FROM evil.ran") == 0
         assert not await owner.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = 'neondb_owner'")
         await owner.execute("""ALTER DATABASE neondb RESET ALL; DROP SCHEMA evil CASCADE""")

@@ -1,14 +1,15 @@
 """Makes what runs on the node what the rows want, and lets idle computes sleep. Holds no state that a crash could lose.
 
-It acts on three occasions:
+It acts on two occasions, and goes on from the second:
 
 - The node agent says that a compute ended or a volume failed. The row follows, the gateways are told, and the compute is
   owed a start.
-- The agent was connected (again): at our start, at its own restart, after the power came back. What it runs is compared
-  with the rows: a compute that the rows want and the node does not have has died; one that the node has and the rows do
-  not is adopted if its endpoint is alive, and stopped if not.
-- Every `idle_check_interval_s`: starts what is owed (with pauses for what keeps dying), and looks at every running
-  compute whether it is idle (`idle.py` decides, `suspend.py` does it).
+- The agent was connected (again): at our start, at its own restart, after the power came back; and every
+  `idle_check_interval_s`, for what was said while nobody listened is lost. What the node runs is compared with the rows: a
+  compute that the rows have and the node does not has died; one that the node has and the rows do not is adopted if its
+  endpoint is alive, and stopped if not.
+- After each comparison: starts what is owed (with pauses for what keeps dying), and looks at every running compute
+  whether it is idle (`idle.py` decides, `suspend.py` does it).
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import Final, TypeVar
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError, InvalidIdError, NotFoundError, PreconditionError
+from cloister.base.errors import CloisterError, InvalidIdError, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId, parse_endpoint_id
 from cloister.control.computes import idle, store
 from cloister.control.computes.agent import Agent
@@ -46,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 LOOKS_AT_ONCE_MAX: Final = 4
 # Looking at a compute takes a millisecond of it and of us; a suspend takes the node's attention.
+LOOK_TIMEOUT_S: Final = 5.0
+# What recovers after a crash takes its time; others want to be looked at too.
 STARTS_AT_ONCE_MAX: Final = 4
 # After a power cut a hundred may be owed. Clients that knock meanwhile go before them: they are started by their wake.
 
@@ -53,6 +56,7 @@ LAST_ACTIVE_PRECISION: Final = timedelta(seconds=30)
 # How exactly `last_active_at` is kept in the row while a compute runs.
 
 _IDLE: Final = Cause("platform:api", "idle")
+_ADOPTED: Final = Cause("platform:api", "found running")
 _OWED: Final = Cause("platform:api", "was running, or must be asked for its roles")
 
 T = TypeVar("T")
@@ -89,7 +93,6 @@ class Reconciler:
         self._suspend_timeout_s = suspend_timeout_s
         self._interval_s = interval_s
         self._heard: asyncio.Queue[AnyEvent] = asyncio.Queue()
-        self._must_compare = True
         self._poked = asyncio.Event()
         self._looks: dict[EndpointId, _Look] = {}
         """The last look at each running compute. Lost at a restart of ours: then the next is the first."""
@@ -101,7 +104,6 @@ class Reconciler:
 
     def connected(self) -> None:
         """The agent may have restarted, and its events before now are lost."""
-        self._must_compare = True
         self._poked.set()
 
     # ── the loops ──
@@ -119,24 +121,19 @@ class Reconciler:
                 await self.follow(event)
             except Exception:  # one event's trouble must not end the hearing of others; the comparison repairs it
                 _log.exception("could not follow %r", event)
-                self._must_compare = True
             self._poked.set()
 
     async def _repeat(self) -> None:
         while True:
             self._poked.clear()
             try:
-                if self._must_compare:
-                    self._must_compare = False
-                    await self.compare()
+                await self.compare()
                 await self.start_owed()
                 await self.look_at_all()
             except CloisterError as error:
                 _log.warning("reconciling: %s", error)
-                self._must_compare = True
             except Exception:  # the loop must outlive whatever one round throws
                 _log.exception("reconciling failed")
-                self._must_compare = True
             try:
                 async with asyncio.timeout(self._interval_s):
                     await self._poked.wait()
@@ -191,7 +188,7 @@ class Reconciler:
         being written down."""
         try:
             endpoint_id = parse_endpoint_id(compute.endpoint_id)
-            await self._runner.start(endpoint_id, _OWED)
+            await self._runner.adopt(endpoint_id, compute.generation, _ADOPTED)
         except (InvalidIdError, NotFoundError, PreconditionError):
             _log.warning("stopping a compute that should not run: %s", compute.endpoint_id)
             await self._agent.call(StopCompute(endpoint_id=compute.endpoint_id))
@@ -245,8 +242,14 @@ class Reconciler:
             placed = await store.placed(tx, endpoint.id)
         if placed.endpoint.socket_dir is None or placed.endpoint.generation != endpoint.generation:
             return
-        async with self._sessions.lasting(running_of(placed.endpoint, placed.pg_version)) as server:
-            activity = await server.activity()
+        try:
+            async with (
+                asyncio.timeout(LOOK_TIMEOUT_S),
+                self._sessions.lasting(running_of(placed.endpoint, placed.pg_version)) as server,
+            ):
+                activity = await server.activity()
+        except TimeoutError:
+            raise UnavailableError(f"{endpoint.id} does not say what it does") from None
 
         before = self._looks.get(endpoint.id)
         if before is not None and before.generation != endpoint.generation:

@@ -32,7 +32,7 @@ from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.roles import store as catalog
 from cloister.control.roles.server import DatabaseState, RoleState
-from cloister.node.commands import StartCompute, StopCompute
+from cloister.node.commands import GetStatus, StartCompute, StopCompute
 from cloister.trust.audit import Action, Event, record
 
 STARTS_AT_ONCE_MAX: Final = 16
@@ -126,6 +126,18 @@ class Runner:
         with self.wanting(endpoint_id):
             async with self.alone(endpoint_id), self._slots:
                 return await self._start(endpoint_id, cause, stale_generation)
+
+    async def adopt(self, endpoint_id: EndpointId, generation: int, cause: Cause) -> None:
+        """Write down a compute that the node runs and no row knows of: its start was cut short by a crash of ours. One
+        that has a row by now, or has ended, is left alone. Raises what `start` raises."""
+        async with self.alone(endpoint_id):
+            async with self._database.reading() as tx:
+                endpoint = (await store.placed(tx, endpoint_id)).endpoint
+            if endpoint.socket_dir is not None:
+                return
+            status = await self._agent.call(GetStatus())
+            if any(each.endpoint_id == endpoint_id and each.generation == generation for each in status.computes):
+                await self._start(endpoint_id, cause, stale_generation=0)
 
     async def _start(self, endpoint_id: EndpointId, cause: Cause, stale_generation: int) -> Started:
         async with self._database.reading() as tx:

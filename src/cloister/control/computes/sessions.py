@@ -85,12 +85,13 @@ class Sessions:
     def __init__(self, opener: Opener | None = None) -> None:
         self._open = opener or open_server
         self._lasting: dict[EndpointId, tuple[Running, ComputeServer]] = {}
-        self._locks: dict[EndpointId, asyncio.Lock] = {}
+        self._locks: dict[Running, asyncio.Lock] = {}
+        """Of one compute each, not of an endpoint: who waits for a server that died must not hold up its successor."""
 
     @contextlib.asynccontextmanager
     async def lasting(self, running: Running) -> AsyncIterator[ComputeServer]:
         """Raises UnavailableError if the server does not answer. A session in which anything went wrong is dropped."""
-        async with self._locks.setdefault(running.endpoint_id, asyncio.Lock()):
+        async with self._locks.setdefault(running, asyncio.Lock()):
             known = self._lasting.get(running.endpoint_id)
             if known is None or known[0] != running:
                 await self._drop(running.endpoint_id)
@@ -113,7 +114,8 @@ class Sessions:
     async def close(self, endpoint_id: EndpointId) -> None:
         """Before its compute is stopped, or after it died."""
         await self._drop(endpoint_id)
-        self._locks.pop(endpoint_id, None)
+        for gone in [running for running in self._locks if running.endpoint_id == endpoint_id]:
+            del self._locks[gone]
 
     async def close_all(self) -> None:
         for endpoint_id in list(self._lasting):

@@ -10,12 +10,16 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cloister.base.clock import Clock
+from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.roles.server import RoleState
 
 FRESH_FOR: Final = timedelta(seconds=1)
 # How long a password that was changed by SQL stays good at the gateway.
+
+PATIENCE_S: Final = 10.0
+# A server that is just starting answers in a tenth of a second; one that replays WAL may take longer than its clients wait.
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +34,28 @@ class Verifiers:
         self._sessions = sessions
         self._clock = clock
         self._read: dict[EndpointId, _Read] = {}
-        self._reading: dict[EndpointId, asyncio.Lock] = {}
+        self._reading: dict[Running, asyncio.Lock] = {}
 
     async def of(self, running: Running, role: str) -> RoleState | None:
         """Raises UnavailableError: without the server's word nobody is let in."""
-        async with self._reading.setdefault(running.endpoint_id, asyncio.Lock()):
-            read = self._read.get(running.endpoint_id)
-            now = self._clock.now()
-            if read is None or read.generation != running.generation or now - read.at >= FRESH_FOR:
-                async with self._sessions.lasting(running) as server:
-                    read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
-                self._read[running.endpoint_id] = read
-        return read.roles.get(role)
+        lock = self._reading.setdefault(running, asyncio.Lock())
+        try:
+            async with asyncio.timeout(PATIENCE_S), lock:
+                return (await self._roles_of(running)).get(role)
+        except TimeoutError:
+            raise UnavailableError(f"{running.endpoint_id} does not say who its roles are") from None
+        finally:
+            if not lock.locked():
+                self._reading.pop(running, None)
+
+    async def _roles_of(self, running: Running) -> dict[str, RoleState]:
+        read = self._read.get(running.endpoint_id)
+        now = self._clock.now()
+        if read is None or read.generation != running.generation or now - read.at >= FRESH_FOR:
+            async with self._sessions.lasting(running) as server:
+                read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
+            self._read[running.endpoint_id] = read
+        return read.roles
 
     def forget(self, endpoint_id: EndpointId) -> None:
         """Something was changed, or the compute has ended."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from cloister.base.database import Database
 from cloister.base.directory import Compute
-from cloister.base.errors import UnavailableError
+from cloister.base.errors import BusyError, UnavailableError
 from cloister.base.ids import EndpointId, OperationId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes import store
@@ -105,19 +105,25 @@ class Waker:
             raise UnavailableError(f"first start of {endpoint_id}: {ended.status}, {ended.error}")
 
     async def _first_start_of(self, endpoint: Endpoint) -> OperationId:
+        """The one under way, or a new one."""
         async with self._database.transaction() as tx:
-            under_way = await store.operations_under_way(tx, endpoint.id, FIRST_START.action)
-            if under_way:
+            if under_way := await store.operations_under_way(tx, endpoint.id, FIRST_START.action):
                 return under_way[-1]
-            operation = await self._engine.submit(
-                tx,
-                machine=FIRST_START.name,
-                project_id=endpoint.project_id,
-                branch_id=endpoint.branch_id,
-                endpoint_id=endpoint.id,
-                resource=START_RESOURCE.format(endpoint.id),
-                input={},
-            )
+            try:
+                operation = await self._engine.submit(
+                    tx,
+                    machine=FIRST_START.name,
+                    project_id=endpoint.project_id,
+                    branch_id=endpoint.branch_id,
+                    endpoint_id=endpoint.id,
+                    resource=START_RESOURCE.format(endpoint.id),
+                    input={},
+                )
+            except BusyError:
+                # Somebody was quicker by a moment.
+                if under_way := await store.operations_under_way(tx, endpoint.id, FIRST_START.action):
+                    return under_way[-1]
+                raise
         self._engine.kick(operation.id)
         return operation.id
 
