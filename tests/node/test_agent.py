@@ -1,6 +1,7 @@
 """What the agent does with volumes and computes, without either: plain directories, and computes that are a list."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -101,6 +102,10 @@ class FakeComputes:
 
     async def adopt(self) -> None:
         self.infos = {info.endpoint_id: info for info in self.left_over}
+
+    @contextlib.asynccontextmanager
+    async def expecting(self) -> AsyncIterator[None]:
+        yield
 
     def running(self) -> list[ComputeInfo]:
         return list(self.infos.values())

@@ -9,6 +9,7 @@ async def run(process: Process) -> None:
     settings = process.settings
     agent = NodeAgent(settings, broker=KeyClient(settings.paths.broker_socket))
     await agent.start()
+    await agent.make_ready()
     process.ready()
     await process.stop.wait()
     if process.stop_everything.is_set():

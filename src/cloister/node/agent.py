@@ -14,6 +14,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, assert_never
@@ -82,6 +83,7 @@ class ComputesPort(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+    def expecting(self) -> AbstractAsyncContextManager[None]: ...
     async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo: ...
     async def stop(self, endpoint_id: str) -> None: ...
     async def kill_all_on(self, project_id: str) -> None: ...
@@ -154,6 +156,11 @@ class NodeAgent:
         self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await self._server.start()
         self._host_watch = asyncio.create_task(self._watch_host_space())
+
+    async def make_ready(self) -> None:
+        """Build the default engine's root file system and template, so that no tenant waits for them."""
+        if versions := self._engines.versions():
+            await self._engines.ensure_template(self._engines.get(max(versions)))
 
     async def stop(self) -> None:
         """Stop answering and watching. Computes and volumes stay."""
@@ -242,14 +249,15 @@ class NodeAgent:
                 if compute.endpoint_id == spec.endpoint_id:
                     return compute
             self._require_host_space(HOST_FREE_TO_START_BYTES)
-            mountpoint = await self._volumes.open(project_id)
-            try:
-                await self._volumes.prepare_cluster(_data_directory(mountpoint, branch_id), uid)
-                return await self._computes.start(spec, mountpoint)
-            except BaseException:
-                with contextlib.suppress(CloisterError):
-                    await self._close_unused(project_id)
-                raise
+            async with self._computes.expecting():
+                mountpoint = await self._volumes.open(project_id)
+                try:
+                    await self._volumes.prepare_cluster(_data_directory(mountpoint, branch_id), uid)
+                    return await self._computes.start(spec, mountpoint)
+                except BaseException:
+                    with contextlib.suppress(CloisterError):
+                        await self._close_unused(project_id)
+                    raise
 
     async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
         project_id = self._project_of.get(endpoint_id)

@@ -23,6 +23,7 @@ from cloister.base.errors import InternalError, PreconditionError, Unprocessable
 from cloister.base.settings import Paths
 from cloister.node.postgres import template
 from cloister.node.postgres.access import NSSWITCH, PG_HBA, PG_IDENT, Doors
+from cloister.node.postgres.extensions import trusted_controls
 from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR, command_line
 
 _log: Final = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ _DISTRIBUTION: Final = Path("/usr/lib/postgresql")
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "3"
+_BUILD: Final = "4"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -194,6 +195,9 @@ class Engines:
             f"{CONFIG_DIR}/pg_ident.conf": PG_IDENT,
             f"{CONFIG_DIR}/postgresql.conf": "",
         }
+        extensions = engine.installation.sharedir / "extension"
+        inside = engine.installation.inside(extensions)
+        texts |= {f"{inside}/{name}": text for name, text in trusted_controls(extensions).items()}
         self._workshop.build_root(engine, texts, (DATA_DIR, SOCKET_DIR, "/dev/shm"))  # noqa: S108 - a place inside
 
 

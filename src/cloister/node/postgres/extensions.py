@@ -1,0 +1,48 @@
+"""Which extensions a tenant may create, though it is no superuser.
+
+PostgreSQL lets any role with CREATE on the database install an extension that its control file calls trusted: the script
+then runs as the bootstrap superuser, and what it makes has the rights that its author gave out. The files on the host are
+left as they are; a compute sees control files in which the extensions below are trusted as well.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+TRUSTED_HERE: Final = frozenset(
+    {
+        # Types, operators and access methods: they compute, and reach nothing.
+        "vector",
+        "bloom",
+        "earthdistance",
+        "dict_xsyn",
+        "intagg",
+        # Trigger functions on the tenant's own tables.
+        "autoinc",
+        "insert_username",
+        "moddatetime",
+        "refint",
+        # Views of the tenant's own server; what would show more is granted to pg_monitor's members by their scripts.
+        "amcheck",
+        "pg_buffercache",
+        "pg_freespacemap",
+        "pg_prewarm",
+        "pg_visibility",
+        "pgrowlocks",
+        "pgstattuple",
+    }
+)
+# Not here, on purpose: dblink and postgres_fdw (a compute has no network, and they can log in over its own socket as
+# whoever the socket believes), pageinspect, pg_surgery, pg_walinspect and pg_logicalinspect (a superuser's tools on
+# storage, past every right on rows). pg_stat_statements is for the day when computes preload it.
+
+_TRUSTED_LINE: Final = re.compile(r"^\s*trusted\s*=.*$", re.MULTILINE)
+
+
+def trusted_controls(extension_dir: Path) -> dict[str, str]:
+    """File name → text, of the control files that a compute sees instead of the installation's."""
+    return {
+        control.name: _TRUSTED_LINE.sub("", control.read_text()).rstrip("\n") + "\ntrusted = true\n"
+        for control in sorted(extension_dir.glob("*.control"))
+        if control.stem in TRUSTED_HERE
+    }
