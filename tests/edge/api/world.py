@@ -293,7 +293,7 @@ class FakeProjects:
             raise self.error
         checked_name("project name", new.name or "x")
         checked_settings(new.settings or ProjectSettings())
-        checked_defaults(new.default_endpoint_settings or EndpointDefaults())
+        checked_defaults(new.default_endpoint_settings or EndpointDefaults(), 18)
         self.created.append(new)
         assert new.org_id is not None
         made = project(PROJECT, new.org_id, name=new.name or PROJECT)
