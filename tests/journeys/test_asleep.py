@@ -98,7 +98,7 @@ def _memory_holds(pid: int, needles: tuple[bytes, ...]) -> bool:
     ):
         for line in maps:
             span, rights = line.split()[:2]
-            if not rights.startswith("rw"):
+            if not rights.startswith("rw-p"):  # PostgreSQL's shared buffers are large and hold pages of its files
                 continue
             start, end = (int(part, 16) for part in span.split("-"))
             with contextlib.suppress(OSError, ValueError, OverflowError):
