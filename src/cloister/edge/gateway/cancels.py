@@ -101,6 +101,7 @@ class Cancels:
             return "unavailable"
         if route.allowed_ips is not None and address not in AllowList.read(route.allowed_ips):
             return "ip_not_allowed"
+        running.was_cancelled = True
         try:
             await send_cancel(running.socket_dir, running.backend_pid, running.backend_secret)
         except (OSError, TimeoutError):

@@ -6,7 +6,7 @@ until it accepts. One that does not listen although it is said to run is gone, a
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.errors import RefusedError, compute_unavailable
 from cloister.edge.gateway.limits import (
     CANCEL_TIMEOUT_S,
+    CONNECT_EAGER_S,
     CONNECT_PAUSE_FIRST_S,
     CONNECT_PAUSE_MAX_S,
     REFUSING_COMPUTE_S,
@@ -42,6 +43,8 @@ class ComputeSession:
     socket_dir: str
     generation: int
     was_cold: bool
+    since: float
+    """When it logged in, by the loop's clock."""
 
 
 async def reach(directory: Directory, route: Route, parameters: Mapping[str, str]) -> ComputeSession:
@@ -65,12 +68,13 @@ async def reach(directory: Directory, route: Route, parameters: Mapping[str, str
         except ComputeGoneError:
             stale = compute.generation
         else:
-            return ComputeSession(session.transport, session.login, session.socket_dir, session.generation, was_cold)
+            return replace(session, was_cold=was_cold)
 
 
 async def _log_in_patiently(compute: Compute, parameters: Mapping[str, str], *, refusing_s: float) -> ComputeSession:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + refusing_s
+    eager_until = loop.time() + CONNECT_EAGER_S
     pause_s = CONNECT_PAUSE_FIRST_S
     while True:
         try:
@@ -84,7 +88,8 @@ async def _log_in_patiently(compute: Compute, parameters: Mapping[str, str], *, 
             if error.sqlstate != _CANNOT_CONNECT_NOW:
                 raise
         await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, CONNECT_PAUSE_MAX_S)
+        if loop.time() >= eager_until:
+            pause_s = min(pause_s * 1.5, CONNECT_PAUSE_MAX_S)
 
 
 async def _log_in(compute: Compute, parameters: Mapping[str, str]) -> ComputeSession:
@@ -99,7 +104,9 @@ async def _log_in(compute: Compute, parameters: Mapping[str, str]) -> ComputeSes
         if isinstance(error, ProtocolViolationError):
             raise compute_unavailable(str(error)) from error
         raise
-    return ComputeSession(transport, protocol.login, compute.socket_dir, compute.generation, compute.was_cold)
+    return ComputeSession(
+        transport, protocol.login, compute.socket_dir, compute.generation, compute.was_cold, loop.time()
+    )
 
 
 class _Login(asyncio.Protocol):

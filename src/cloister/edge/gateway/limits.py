@@ -48,6 +48,8 @@ ROUTE_STALE_AFTER_S: Final = 0.25
 ROUTES_MAX: Final = 10_000
 
 CONNECT_PAUSE_FIRST_S: Final = 0.001
+CONNECT_EAGER_S: Final = 0.06
+# For so long the pauses do not grow: a try costs 50 µs, a longer pause costs the client half of itself.
 CONNECT_PAUSE_MAX_S: Final = 0.05
 # A compute that was just started listens after some 15 ms.
 REFUSING_COMPUTE_S: Final = 5.0
@@ -82,3 +84,14 @@ FILES_RESERVED: Final = 128
 
 LINGER_S: Final = 5.0
 # A client that does not read its last message is cut off after this.
+
+REUSE_FROM_PER_S: Final = 5
+# From so many connections of one kind in a second, their backends are reused; a person never notices.
+SPARE_S: Final = 1.0
+# How long a cleaned session waits for a client: as long as a verifier is believed.
+REUSE_BACKEND_S_MAX: Final = 5.0
+# A backend older than this is not given on: role and database settings are those of its start.
+SPARES_MAX: Final = 64
+BACKEND_EXIT_S: Final = 0.05
+# A backend that lost its client is gone after a few milliseconds.
+REUSE_KINDS_MAX: Final = 4_096

@@ -7,11 +7,12 @@ direction is read only while the other end takes what it is sent.
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
 from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, Tunnel
-from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, error_response
+from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, TERMINATE, error_response
 
 _READY_HEAD: Final = READY_FOR_QUERY_IDLE[:-1]
 _READY_BYTES: Final = len(READY_FOR_QUERY_IDLE)
@@ -20,14 +21,21 @@ _READY_BYTES: Final = len(READY_FOR_QUERY_IDLE)
 class Relay:
     """Runs from its creation until `closed` is done, whose result is a stable word for the audit log."""
 
-    def __init__(self, client: asyncio.Transport, tunnel: Tunnel, compute: asyncio.Transport) -> None:
+    def __init__(
+        self, client: asyncio.Transport, tunnel: Tunnel, compute: asyncio.Transport, keep: Callable[[], bool]
+    ) -> None:
+        """`keep` is asked when the client takes leave of an idle session: True if it has taken over the compute's
+        transport, which is then left open."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client = client
         self._tunnel = tunnel
         self._compute = compute
+        self._keep = keep
+        self._is_kept = False
         self._is_frozen = False
         self._is_compute_full = False
         self._is_client_paused = False
+        self._is_compute_paused = False
         self._from_client = _FromClient(self)
         self._from_compute = _FromCompute(self)
 
@@ -77,7 +85,19 @@ class Relay:
                 self._tunnel.tls.write(error_response(sqlstate, text))
             self._client.write(self._tunnel.goodbye())
         self._client.close()
-        self._compute.close()
+        if not self._is_kept:
+            self._compute.close()
+
+    def goodbye(self) -> bool:
+        """The client sent Terminate and nothing else. True if that is the end; else the compute is to be told."""
+        tail = self._from_compute.tail
+        is_idle = not (self.is_unanswered or self._is_frozen or self._is_compute_full or self._is_compute_paused)
+        if self.closed.done() or not is_idle or tail not in (b"", READY_FOR_QUERY_IDLE) or self._compute.is_closing():
+            return False
+        self._is_kept = self._keep()
+        if self._is_kept:
+            self.end("client_left")
+        return self._is_kept
 
     @property
     def _is_between_messages(self) -> bool:
@@ -89,8 +109,9 @@ class Relay:
         self._set_client_reading()
 
     def client_full(self, is_full: bool) -> None:
-        if self._compute.is_closing():
+        if self._compute.is_closing() or self._is_kept:
             return
+        self._is_compute_paused = is_full
         if is_full:
             self._compute.pause_reading()
         else:
@@ -140,6 +161,8 @@ class _FromClient(asyncio.Protocol):
                 plain = self._read(TLS_RECORD_BYTES_MAX)
                 if not plain:
                     self._relay.end("client_left")
+                    return
+                if plain == TERMINATE and self._relay.goodbye():
                     return
                 self.bytes_in += len(plain)
                 self.is_unanswered = True

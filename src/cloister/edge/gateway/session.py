@@ -37,6 +37,7 @@ from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.errors import ClientLeftError, RefusedError
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.sessions import Running, Sessions
+from cloister.edge.gateway.spares import Kind, Spares
 from cloister.edge.gateway.target import Target, in_password, target_of
 from cloister.edge.gateway.trail import Trail, timestamp
 from cloister.edge.gateway.wire import Wire
@@ -73,6 +74,8 @@ log = logging.getLogger(__name__)
 _NONCE_BYTES: Final = 18
 # PostgreSQL's: 144 bits.
 
+_TOO_MANY_CONNECTIONS: Final = "53300"
+
 
 @dataclass(kw_only=True)
 class Gateway:
@@ -83,6 +86,7 @@ class Gateway:
     directory: Directory
     sessions: Sessions
     cancels: Cancels
+    spares: Spares
     trail: Trail
     balancers: AllowList
     passwords: ThreadPoolExecutor
@@ -351,7 +355,19 @@ class Session:
             raise errors.too_many_connections()
 
     async def _reach(self, route: Route, parameters: Mapping[str, str]) -> ComputeSession:
-        return await reach(self._gateway.directory, route, parameters)
+        spares = self._gateway.spares
+        if route.socket_dir is not None:
+            spare = spares.take(Spares.kind_of(route.endpoint_id, (route.socket_dir, route.generation), parameters))
+            if spare is not None:
+                return spare
+        try:
+            return await reach(self._gateway.directory, route, parameters)
+        except BackendError as error:
+            # Perhaps it is our spares that take the places; without them it is PostgreSQL's to decide.
+            if error.sqlstate != _TOO_MANY_CONNECTIONS or not spares.drop(route.endpoint_id):
+                raise
+            await asyncio.sleep(limits.BACKEND_EXIT_S)
+            return await reach(self._gateway.directory, route, parameters)
 
     async def _relay(self, known: _Known, running: Running, compute: ComputeSession, key: bytes) -> None:
         wire, login = self._wire, compute.login
@@ -364,7 +380,12 @@ class Session:
         self._record("connection.opened", was_cold=compute.was_cold)
         opened_at = self._loop.time()
         wire.write(known.last_word + AUTHENTICATION_OK + login.greeting + key + READY_FOR_QUERY_IDLE + login.rest)
-        relay = running.relay = Relay(wire.transport, wire.tunnel, compute.transport)
+        kind = Spares.kind_of(
+            running.route.endpoint_id, (compute.socket_dir, compute.generation), known.target.parameters
+        )
+        relay = running.relay = Relay(
+            wire.transport, wire.tunnel, compute.transport, lambda: self._keep(running, kind, compute)
+        )
         relay.start(known.rest + wire.take())
         reason = await relay.closed
         self._record(
@@ -374,6 +395,9 @@ class Session:
             bytes_in=relay.bytes_in,
             bytes_out=relay.bytes_out,
         )
+
+    def _keep(self, running: Running, kind: Kind, compute: ComputeSession) -> bool:
+        return not running.was_cancelled and self._gateway.spares.adopt(kind, compute)
 
     # -- saying no, and writing down
 

@@ -32,6 +32,8 @@ class Running:
     backend_secret: bytes = b""
     socket_dir: str = ""
     relay: Relay | None = None
+    was_cancelled: bool = False
+    """A cancel request for it was passed on: a late one must not meet another client."""
 
 
 @dataclass(eq=False, slots=True)

@@ -40,9 +40,11 @@ class Tunnel:
             if not self.is_established:
                 self.tls.do_handshake()
                 self.is_established = True
-            while part := self.tls.read(TLS_RECORD_BYTES_MAX):
+            while self.incoming.pending:  # asked again without need, it answers with an exception
+                if not (part := self.tls.read(TLS_RECORD_BYTES_MAX)):
+                    self.is_closed = True
+                    break
                 plain += part
-            self.is_closed = True
         except ssl.SSLWantReadError:
             pass
         return bytes(plain)
@@ -62,6 +64,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.tunnel: Tunnel | None = None
+        self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._is_paused = False
         self._is_over = False
@@ -156,7 +159,7 @@ class Wire(asyncio.Protocol):
             raise self._failure
         if self._is_over:
             raise ClientLeftError
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
         try:
             await self._waiting
         finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.base.directory import AnyEvent, Close
 from cloister.base.identities import Service
 from cloister.base.ipallow import AllowList, IpAddress, normalised
 from cloister.base.settings import Settings
@@ -25,6 +26,7 @@ from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.session import Gateway, Session
 from cloister.edge.gateway.sessions import Sessions
+from cloister.edge.gateway.spares import Spares
 from cloister.edge.gateway.trail import Trail
 from cloister.edge.gateway.wire import Wire
 
@@ -69,15 +71,22 @@ class GatewayWorker:
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
         settings, options = self._settings, self._options
         certificates = Certificates.of(settings)
+
+        def hear(event: AnyEvent) -> None:
+            if isinstance(event, Close):
+                spares.drop(event.endpoint_id)
+            sessions.hear(event)
+
         directory = Directory(
             options.directory_socket or settings.paths.directory_socket,
-            on_event=lambda event: sessions.hear(event),  # noqa: PLW0108 - each needs the other
+            on_event=hear,
             on_reconnect=lambda: sessions.start_over(),  # noqa: PLW0108
         )
         sessions = Sessions(directory, self._spawn)
         cancels = Cancels(
             options.worker, options.run_dir or settings.paths.gateway_run, directory, callers=options.siblings
         )
+        spares = Spares()
         trail = Trail(directory.record)
         self._gateway = Gateway(
             domain=settings.domain,
@@ -85,6 +94,7 @@ class GatewayWorker:
             directory=directory,
             sessions=sessions,
             cancels=cancels,
+            spares=spares,
             trail=trail,
             balancers=AllowList.parse(settings.proxy_protocol_from),
             passwords=ThreadPoolExecutor(limits.PASSWORD_CHECK_THREADS, "password"),
@@ -109,6 +119,7 @@ class GatewayWorker:
             self._stop_accepting()
             for sock in self._listening:
                 sock.close()  # our copy: the other workers have theirs
+            spares.drop_all()
             await cancels.stop()
             self._gateway.passwords.shutdown(cancel_futures=True)
 
