@@ -268,6 +268,35 @@ async def test_a_server_that_sends_too_much_is_cut_off(running: Running, monkeyp
     await server.close()
 
 
+async def test_each_question_may_be_answered_with_so_much(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that lasts for days is not cut off for what it has said in all."""
+    monkeypatch.setattr(sessions, "ANSWER_BYTES_MAX", 20_000)
+    server = await open_server(running)
+    assert isinstance(server, TenantServer)
+    for _ in range(5):
+        await server._fetch("SELECT pg_catalog.repeat('x', 1000) FROM pg_catalog.generate_series(1, 10)")
+    await server.close()
+
+
+async def test_a_role_whose_name_is_no_utf8_does_not_lock_the_others_out(
+    server: TenantServer, running: Running
+) -> None:
+    """Anybody who may create a database and a role can make one, by accident too."""
+    before = await server.roles()
+    async with tenant(running) as client:
+        await client.execute(
+            "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc"
+        )
+    try:
+        async with tenant(running, database="latin") as client:
+            await client.execute('CREATE ROLE "caf\u00e9"')
+            assert await server.roles() == before
+            assert "latin" in {database.name for database in await server.databases()}
+            await client.execute('DROP ROLE "caf\u00e9"')
+    finally:
+        await server.drop_database("latin")
+
+
 async def test_a_server_that_hangs_does_not_hang_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It accepts and says nothing."""
     monkeypatch.setattr(sessions, "QUERY_TIMEOUT_S", 0.05)

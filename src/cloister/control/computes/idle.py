@@ -9,6 +9,9 @@ that is never idle runs on within its limits, one that says it is idle is suspen
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Annotated
+
+from msgspec import Meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Activity:
     autovacuum_workers: int
     subscriptions: int
     """Apply workers of subscriptions."""
-    last_change_at: datetime | None
+    last_change_at: Annotated[datetime, Meta(tz=True)] | None
     """When the youngest idle client backend became idle."""
     sessions: int
     """Ever begun, over all databases of the tenant."""

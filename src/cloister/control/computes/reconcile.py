@@ -222,6 +222,8 @@ class Reconciler:
             await self._runner.start(endpoint_id, _OWED)
         except CloisterError as error:
             _log.warning("cannot start %s: %s", endpoint_id, error)
+        except Exception:  # the others are owed theirs all the same
+            _log.exception("cannot start %s", endpoint_id)
 
     async def look_at_all(self) -> None:
         async with self._database.reading() as tx:
@@ -236,6 +238,8 @@ class Reconciler:
         except CloisterError as error:
             # Not our business to stop it: what does not answer us may well answer its tenant.
             _log.warning("cannot look at %s: %s", endpoint.id, error)
+        except Exception:  # what one tenant's server can bring about must not keep the others from being looked at
+            _log.exception("cannot look at %s", endpoint.id)
 
     async def _look(self, endpoint: Endpoint) -> None:
         async with self._database.reading() as tx:

@@ -8,7 +8,10 @@ here waits without an end, nothing is read without a bound, and nothing of a ten
 2. What the startup packet sets wins over whatever a tenant could set for a database: an empty search path but pg_catalog,
    no event triggers (PostgreSQL 17 and newer), timeouts for statements and locks, nothing of ours in the tenant's log.
 3. Opening, each query and each change have a time limit (`roles/catalog.py`).
-4. A server may send ANSWER_BYTES_MAX per use of a session; beyond that the socket is aborted.
+4. A server may send ANSWER_BYTES_MAX for one question, from the first byte of the login on; beyond that the socket is
+   aborted.
+5. Whatever it answers, however malformed, is trouble of this one compute: UnavailableError, which every loop that looks
+   at many computes expects.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 import asyncpg
 
@@ -24,14 +27,15 @@ from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes.idle import Activity
-from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood
+from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood, understood_rows
 from cloister.control.roles.names import SUPERUSER
 from cloister.control.roles.server import Server
 
 _log = logging.getLogger(__name__)
 
-ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
-# The largest honest answer, ROLES_READ_MAX roles, has about 3 MB.
+ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
+# The largest honest answer, ROLES_READ_MAX roles, has about 2.5 MB. Taking apart what is small and many costs this
+# process about a second per such amount, which is time of all tenants.
 
 LOCK_TIMEOUT_MS: Final = 10_000
 # A tenant's open transaction may hold what a DROP OWNED needs; we do not queue before the tenant's own work for long.
@@ -136,15 +140,7 @@ class TenantServer(Catalog):
     async def activity(self) -> Activity:
         with understood():
             row = await self._connection.fetchrow(_ACTIVITY, timeout=QUERY_TIMEOUT_S)
-        return Activity(
-            busy_backends=row["busy_backends"],
-            walsenders=row["walsenders"],
-            autovacuum_workers=row["autovacuum_workers"],
-            subscriptions=row["subscriptions"],
-            last_change_at=row["last_change_at"],
-            sessions=row["sessions"],
-            active_ms=row["active_ms"],
-        )
+        return understood_rows([row], Activity)[0]
 
     async def checkpoint(self) -> None:
         with understood():
@@ -198,7 +194,9 @@ class _NotYetError(Exception):
     """Nobody listens, or the server says that it is still starting."""
 
 
-async def _connect(running: Running, database: str) -> Any:
+async def _connect(running: Running, database: str) -> "_Conversation":
+    loop = asyncio.get_running_loop()
+    metered = _MeteredLoop(loop)
     try:
         connection = await asyncpg.connect(
             host=running.socket_dir,
@@ -210,13 +208,15 @@ async def _connect(running: Running, database: str) -> Any:
             command_timeout=CHANGE_TIMEOUT_S,
             statement_cache_size=0,
             server_settings=_settings(running.pg_version),
+            loop=metered,
         )
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, asyncpg.CannotConnectNowError) as error:
         raise _NotYetError from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+    except Exception as error:
         raise UnavailableError(f"{running.endpoint_id}: no session: {error!r}") from error
-    _Meter.put_on(connection)
-    return connection
+    connection._loop = loop  # noqa: SLF001 - from here on it asks asyncio about tasks, which knows the loop itself only
+    assert metered.meter is not None
+    return _Conversation(connection, metered.meter)
 
 
 def _settings(pg_version: int) -> dict[str, str]:
@@ -244,42 +244,103 @@ async def _close(connection: Any) -> None:
     """Politely if the server plays along, at once if not."""
     try:
         await connection.close(timeout=CLOSE_TIMEOUT_S)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, UnavailableError):
         connection.terminate()
+
+
+class _Conversation:
+    """(4) and (5): one asyncpg connection, which may answer each question with so much, and only in PostgreSQL's terms."""
+
+    def __init__(self, connection: Any, meter: "_Meter") -> None:
+        self._connection = connection
+        self._meter = meter
+
+    async def fetch(self, *question: Any, timeout: float) -> Any:
+        return await self._ask(self._connection.fetch, *question, timeout=timeout)
+
+    async def fetchrow(self, *question: Any, timeout: float) -> Any:
+        return await self._ask(self._connection.fetchrow, *question, timeout=timeout)
+
+    async def fetchval(self, *question: Any, timeout: float) -> Any:
+        return await self._ask(self._connection.fetchval, *question, timeout=timeout)
+
+    async def execute(self, *question: Any, timeout: float) -> Any:
+        return await self._ask(self._connection.execute, *question, timeout=timeout)
+
+    async def close(self, *, timeout: float) -> None:
+        await self._ask(self._connection.close, timeout=timeout)
+
+    def terminate(self) -> None:
+        self._connection.terminate()
+
+    def get_server_version(self) -> Any:
+        return self._connection.get_server_version()
+
+    async def _ask(self, ask: Callable[..., Awaitable[Any]], *question: Any, timeout: float) -> Any:
+        self._meter.refill()
+        try:
+            return await ask(*question, timeout=timeout)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            raise
+        except Exception as error:
+            # asyncpg believes what it reads: a bad length or a date out of range surfaces as whatever Python says of it.
+            raise UnavailableError(f"the branch's server does not speak PostgreSQL: {error!r}") from error
+
+
+class _MeteredLoop:
+    """The event loop as asyncpg gets it while it connects: the sockets it opens are metered from their first byte."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.meter: _Meter | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_unix_connection(
+        self, factory: Callable[[], Any], path: str
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        transport, self.meter = await self._loop.create_unix_connection(lambda: _Meter(factory()), path)
+        return transport, self.meter.inner
 
 
 class _Meter(asyncio.Protocol):
     """Stands between a socket and asyncpg, and counts. asyncpg itself collects whatever it is sent."""
 
-    def __init__(self, transport: asyncio.Transport, inner: asyncio.Protocol) -> None:
-        self._transport = transport
-        self._inner = inner
+    def __init__(self, inner: asyncio.Protocol) -> None:
+        self.inner = inner
+        self._transport: asyncio.Transport | None = None
         self._received = 0
 
-    @classmethod
-    def put_on(cls, connection: Any) -> None:
-        transport = cast("asyncio.Transport", connection._transport)  # noqa: SLF001 - asyncpg offers no other way
-        transport.set_protocol(cls(transport, cast("asyncio.Protocol", transport.get_protocol())))
+    def refill(self) -> None:
+        """A new question is asked."""
+        self._received = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > ANSWER_BYTES_MAX:
             _log.warning("a compute sent more than %d bytes to a platform session: closed", ANSWER_BYTES_MAX)
+            assert self._transport is not None
             self._transport.abort()
             return
-        self._inner.data_received(data)
+        self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        return self.inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
+        self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._inner.pause_writing()
+        self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        self._inner.resume_writing()
+        self.inner.resume_writing()
 
 
 _ACTIVITY: Final = """

@@ -6,23 +6,29 @@ the server itself (`format('%I')`); passwords come as verifiers, never in clear.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, LiteralString
+from dataclasses import replace
+from typing import Any, Final, LiteralString, TypeVar
 
 import asyncpg
+import msgspec
 
 from cloister.base.errors import (
     CloisterError,
     ConflictError,
     ExhaustedError,
+    InvalidIdError,
     NotFoundError,
     UnavailableError,
     UnprocessableError,
 )
+from cloister.base.ids import parse_identifier
 from cloister.control.roles.names import GROUP_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
 from cloister.protocol.scram import InvalidVerifierError, Verifier
+
+R = TypeVar("R")
 
 ROLES_READ_MAX: Final = 10_000
 DATABASES_READ_MAX: Final = 10_000
@@ -34,22 +40,26 @@ CHANGE_TIMEOUT_S: Final = 60.0
 # CREATE DATABASE and DROP DATABASE wait for a checkpoint, which on a busy server takes seconds.
 
 _ROLES: Final = """
-SELECT a.rolname::pg_catalog.text AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
+SELECT pg_catalog.namesend(a.rolname) AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
        CASE WHEN a.rolvaliduntil IS NULL OR a.rolvaliduntil = 'infinity' THEN NULL
             ELSE least(greatest(a.rolvaliduntil, '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00')
        END AS valid_until
   FROM pg_catalog.pg_authid a
- WHERE a.oid OPERATOR(pg_catalog.<>) 10 AND pg_catalog.left(a.rolname::pg_catalog.text, 3) OPERATOR(pg_catalog.<>) 'pg_'
-   AND pg_catalog.left(a.rolname::pg_catalog.text, 9) OPERATOR(pg_catalog.<>) 'cloister_'
+ WHERE a.oid OPERATOR(pg_catalog.<>) 10
+   AND pg_catalog.substr(pg_catalog.namesend(a.rolname), 1, 3) OPERATOR(pg_catalog.<>) 'pg_'::pg_catalog.bytea
+   AND pg_catalog.substr(pg_catalog.namesend(a.rolname), 1, 9) OPERATOR(pg_catalog.<>) 'cloister_'::pg_catalog.bytea
    AND a.rolname OPERATOR(pg_catalog.<>) 'neon_superuser'
  ORDER BY a.oid
  LIMIT $1
 """
 # 10 is the bootstrap superuser. Not told by oids alone: those of the template were given in single-user mode, from
 # initdb's range. Only initdb can make a role whose name starts with pg_.
+#
+# Names come as bytes, and are compared as bytes: a session in a database of another encoding may have made one that is no
+# UTF-8, and a function that looks at characters would fail for all roles because of it.
 
 _DATABASES: Final = """
-SELECT d.datname::pg_catalog.text AS name, a.rolname::pg_catalog.text AS owner_name
+SELECT pg_catalog.namesend(d.datname) AS name, pg_catalog.namesend(a.rolname) AS owner_name
   FROM pg_catalog.pg_database d JOIN pg_catalog.pg_authid a ON a.oid OPERATOR(pg_catalog.=) d.datdba
  WHERE NOT d.datistemplate AND d.datname OPERATOR(pg_catalog.<>) 'postgres'
  ORDER BY d.oid
@@ -83,20 +93,15 @@ class Catalog:
         self._elsewhere = elsewhere
 
     async def roles(self) -> list[RoleState]:
-        return [
-            RoleState(
-                name=row["name"],
-                verifier=row["verifier"] if is_verifier(row["verifier"]) else None,
-                can_login=row["can_login"],
-                valid_until=row["valid_until"],
-            )
-            for row in await self._fetch(_ROLES, ROLES_READ_MAX)
-        ]
+        roles = understood_rows(_named(await self._fetch(_ROLES, ROLES_READ_MAX), "name"), RoleState)
+        _require_names([role.name for role in roles])
+        return [replace(role, verifier=role.verifier if is_verifier(role.verifier) else None) for role in roles]
 
     async def databases(self) -> list[DatabaseState]:
-        return [
-            DatabaseState(row["name"], row["owner_name"]) for row in await self._fetch(_DATABASES, DATABASES_READ_MAX)
-        ]
+        rows = await self._fetch(_DATABASES, DATABASES_READ_MAX)
+        databases = understood_rows(_named(rows, "name", "owner_name"), DatabaseState)
+        _require_names([database.name for database in databases])
+        return databases
 
     async def create_role(self, name: str, verifier: str, *, can_login: bool) -> None:
         assert is_verifier(verifier)
@@ -170,6 +175,40 @@ def understood() -> Iterator[None]:
         raise _meaning(error) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         raise UnavailableError(f"the branch's server does not answer: {error!r}") from error
+
+
+def understood_rows(rows: Iterable[Any], type_: type[R]) -> list[R]:
+    """Rows as what we asked for. Raises UnavailableError: which columns there are, and of which types, is the server's
+    word as well, and an answer to another question must not go any further."""
+    try:
+        return msgspec.convert([dict(row) for row in rows], list[type_])  # type: ignore[valid-type]
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise UnavailableError(f"the branch's server answers something else: {error}") from error
+
+
+def _named(rows: Iterable[Any], *names: str) -> list[dict[str, Any]]:
+    """The rows with these columns as text. One whose name is no UTF-8 is left out: nobody can ask for it, neither through
+    the API nor through the gateway."""
+    named = []
+    for row in map(dict, rows):
+        try:
+            named.append(row | {name: bytes(row[name]).decode() for name in names})
+        except UnicodeDecodeError:
+            continue
+        except (KeyError, TypeError) as error:
+            raise UnavailableError(f"the branch's server answers something else: {error!r}") from error
+    return named
+
+
+def _require_names(names: list[str]) -> None:
+    """Names that PostgreSQL can have, each once."""
+    try:
+        for name in names:
+            parse_identifier("name in the catalog", name)
+    except InvalidIdError as error:
+        raise UnavailableError(f"the branch's server made up a name: {error}") from error
+    if len(set(names)) != len(names):
+        raise UnavailableError("the branch's server made up a name: it is there twice")
 
 
 def _meaning(error: asyncpg.PostgresError) -> CloisterError:

@@ -8,7 +8,9 @@ the tenant's own branch, nothing more.
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from cloister.base.ids import EndpointId
 
@@ -18,7 +20,7 @@ class RoleState:
     name: str
     verifier: str | None
     can_login: bool
-    valid_until: datetime | None
+    valid_until: Annotated[datetime, Meta(tz=True)] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ ITERATIONS_MIN: Final = 1
 # What PostgreSQL can be made to store (`scram_iterations = 1`); whether it may is the business of `guard`.
 ITERATIONS_MAX: Final = 10_000_000
 # Beyond this a client's own PBKDF2 would take seconds; a text that says so was not written by PostgreSQL.
+ITERATIONS_CLEAR_MAX: Final = 100_000
+# Where the client sent its password, the work is ours: 20 ms. A tenant may store a verifier that would take seconds, and
+# have strangers ask for it; who wants more iterations than this must log in with SCRAM.
 
 SALT_BYTES: Final = 16
 # As PostgreSQL: RFC 5802 leaves it open, and a mock must look like the real thing.
@@ -72,8 +75,10 @@ class Verifier:
         return cls(ITERATIONS_DEFAULT, salt, stored_key, server_key, is_doomed=True)
 
     def matches_password(self, password: str) -> bool:
-        """For a client that sent its password through TLS. As slow for a mock as for a real verifier."""
-        computed = Verifier.of_password(password, salt=self.salt, iterations=self.iterations)
+        """For a client that sent its password through TLS. As slow for a mock as for a real verifier. A verifier of more
+        than ITERATIONS_CLEAR_MAX iterations is matched by none."""
+        iterations = min(self.iterations, ITERATIONS_CLEAR_MAX)
+        computed = Verifier.of_password(password, salt=self.salt, iterations=iterations)
         is_equal = hmac.compare_digest(computed.stored_key, self.stored_key)
         return is_equal and not self.is_doomed
 
