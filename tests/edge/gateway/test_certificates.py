@@ -57,8 +57,9 @@ def test_only_tls_1_2_and_1_3_with_forward_secrecy_and_aead(tmp_path: Path) -> N
 def test_files_that_cannot_be_loaded_are_one_sentence(tmp_path: Path, broken: str) -> None:
     write_certificate(tmp_path)
     (tmp_path / broken).write_text("nonsense")
-    with pytest.raises(PreconditionError, match="cannot load"):
+    with pytest.raises(PreconditionError) as raised:
         load_identity(tmp_path / "chain.pem", tmp_path / "key.pem")
+    assert raised.value.public.startswith("cannot load")
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

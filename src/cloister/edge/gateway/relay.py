@@ -16,6 +16,7 @@ from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, TERMINATE, e
 
 _READY_HEAD: Final = READY_FOR_QUERY_IDLE[:-1]
 _READY_BYTES: Final = len(READY_FOR_QUERY_IDLE)
+_TERMINATE_BYTES: Final = len(TERMINATE)
 
 
 class Relay:
@@ -32,6 +33,7 @@ class Relay:
         self._compute = compute
         self._keep = keep
         self._is_kept = False
+        self._has_taken_leave = False
         self._is_frozen = False
         self._is_compute_full = False
         self._is_client_paused = False
@@ -52,7 +54,7 @@ class Relay:
         if self._client.is_closing():
             self.end("client_left")
         elif self._compute.is_closing():
-            self._from_compute.connection_lost(None)
+            self.compute_left()
 
     @property
     def bytes_in(self) -> int:
@@ -88,11 +90,19 @@ class Relay:
         if not self._is_kept:
             self._compute.close()
 
-    def goodbye(self) -> bool:
-        """The client sent Terminate and nothing else. True if that is the end; else the compute is to be told."""
+    def goodbye(self, *, is_alone: bool) -> bool:
+        """The client sent what ends like Terminate, or is nothing else. True if that is the end; else the compute is to
+        be told."""
+        self._has_taken_leave = True
         tail = self._from_compute.tail
         is_idle = not (self.is_unanswered or self._is_frozen or self._is_compute_full or self._is_compute_paused)
-        if self.closed.done() or not is_idle or tail not in (b"", READY_FOR_QUERY_IDLE) or self._compute.is_closing():
+        if (
+            not is_alone
+            or self.closed.done()
+            or not is_idle
+            or tail not in (b"", READY_FOR_QUERY_IDLE)
+            or self._compute.is_closing()
+        ):
             return False
         self._is_kept = self._keep()
         if self._is_kept:
@@ -103,6 +113,16 @@ class Relay:
     def _is_between_messages(self) -> bool:
         tail = self._from_compute.tail
         return not tail or (len(tail) == _READY_BYTES and tail.startswith(_READY_HEAD))
+
+    def compute_left(self) -> None:
+        """A compute that stops says so itself, and one that was told goodbye just closes; one that was killed under an
+        idle client cannot say anything."""
+        if self._has_taken_leave:
+            self.end("client_left")
+        elif self.is_unanswered:
+            self.end("compute_closed")
+        else:
+            self.end("compute_closed", sqlstate="57P02", text="terminating connection because the compute went away")
 
     def compute_full(self, is_full: bool) -> None:
         self._is_compute_full = is_full
@@ -162,7 +182,7 @@ class _FromClient(asyncio.Protocol):
                 if not plain:
                     self._relay.end("client_left")
                     return
-                if plain == TERMINATE and self._relay.goodbye():
+                if plain.endswith(TERMINATE) and self._relay.goodbye(is_alone=len(plain) == _TERMINATE_BYTES):
                     return
                 self.bytes_in += len(plain)
                 self.is_unanswered = True
@@ -218,5 +238,4 @@ class _FromCompute(asyncio.Protocol):
         self._relay.compute_full(False)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        # A compute that stops says so itself; one that was killed cannot.
-        self._relay.end("compute_closed", sqlstate="57P02", text="terminating connection because the compute went away")
+        self._relay.compute_left()

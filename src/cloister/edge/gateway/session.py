@@ -403,7 +403,7 @@ class Session:
 
     def _refuse(self, refusal: RefusedError, *, raw: bytes = b"") -> None:
         log.info("%s refused (%s): %s", self._address, refusal.reason, refusal)
-        if not self._wire.transport.is_closing():
+        if self._wire.can_speak:
             self._wire.write(raw or error_response(refusal.sqlstate, refusal.public))
         # Whoever never said who they are is a scanner or a health check: in the log, not in the audit.
         is_worth_recording = self._known is not None or refusal.reason == "insecure"

@@ -97,6 +97,11 @@ class Wire(asyncio.Protocol):
     def has_left(self) -> bool:
         return self._is_over
 
+    @property
+    def can_speak(self) -> bool:
+        """The client would understand what is written now: not in the middle of a TLS handshake."""
+        return not self.transport.is_closing() and (self.tunnel is None or self.tunnel.is_established)
+
     async def read(self) -> bytes:
         """What came since the last read. Raises ClientLeftError at the end, ssl.SSLError where TLS failed."""
         while not self._received:
