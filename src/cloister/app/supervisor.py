@@ -463,6 +463,8 @@ def is_running(paths: Paths) -> bool:
         return True
     except FileNotFoundError:
         return False
+    except PermissionError:
+        raise PreconditionError(public="only root can see whether the platform runs") from None
     return False
 
 
@@ -529,7 +531,9 @@ def _read_status(paths: Paths) -> dict[str, Any]:
 
 
 def _take_lock(paths: Paths) -> IO[str]:
-    lock = paths.supervisor_lock.open("a+")
+    # For root alone: whoever can open the file can lock it, and would be taken for a running platform.
+    lock = os.fdopen(os.open(paths.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "a+")
+    os.fchmod(lock.fileno(), 0o600)
     for _ in range(50):  # `cloister status` holds it for a moment while it looks
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

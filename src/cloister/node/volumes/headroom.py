@@ -18,6 +18,7 @@ Segments and reserve are *unwritten extents*: they belong to their file in the v
 
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import re
@@ -46,6 +47,10 @@ MARGIN_SHARE: Final = 64
 
 LOW_MARGINS: Final = 2
 # A volume with less than so many margins free is almost full.
+
+ENTRIES_MAX: Final = 20_000
+# Looked at in a tenant's directory: the databases, or the WAL segments of 16 GB. A tenant that runs code as its server can
+# make millions, and root would hold all their names at once, or mind no other volume meanwhile.
 
 _RESERVE: Final = "reserve"
 _FSXATTR: Final = struct.Struct("=5I8x")
@@ -135,7 +140,7 @@ def keep_margin(data: Path, *, is_running: bool) -> None:
     base = _open_below(data, "base")
     try:
         _set_extent_size(base, hint)
-        for name in os.listdir(base):  # noqa: PTH208 - a descriptor
+        for name in _names(base):
             if not name.isdecimal():
                 continue
             database = os.open(name, _DIRECTORY, dir_fd=base)
@@ -155,7 +160,7 @@ def make_wal_ahead(data: Path, uid: int) -> int:
     The directory belongs to a tenant and this is root: no name in it is followed, and nothing in it is overwritten."""
     wal = _open_below(data, "pg_wal")
     try:
-        present = sorted(name for name in os.listdir(wal) if _SEGMENT.fullmatch(name))  # noqa: PTH208 - a descriptor
+        present = sorted(name for name in _names(wal) if _SEGMENT.fullmatch(name))
         if not present:
             return 0
         size = os.stat(present[0], dir_fd=wal, follow_symlinks=False).st_size
@@ -184,6 +189,12 @@ def _set_extent_size(directory: int, size: int) -> None:
     wanted = flags | _EXTENT_SIZE_INHERIT if size else flags & ~_EXTENT_SIZE_INHERIT
     if (flags, found) != (wanted, size):
         fcntl.ioctl(directory, _FSSETXATTR, _FSXATTR.pack(wanted, size, extents, project, cow))
+
+
+def _names(directory: int) -> list[str]:
+    """Of the first ENTRIES_MAX entries."""
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in itertools.islice(entries, ENTRIES_MAX)]
 
 
 def _exists(name: str, directory: int) -> bool:
