@@ -172,9 +172,16 @@ async def test_nothing_of_a_tenant_runs_with_our_rights(server: TenantServer, ru
                ALTER DATABASE neondb SET search_path = evil, public;
                ALTER DATABASE neondb SET role = 'neondb_owner';
                ALTER DATABASE neondb SET default_transaction_read_only = on;
-               ALTER DATABASE neondb SET statement_timeout = '1ms';"""
+               ALTER DATABASE neondb SET statement_timeout = '1ms';
+               ALTER DATABASE neondb SET transaction_timeout = '1ms';
+               ALTER DATABASE neondb SET idle_session_timeout = '1ms';
+               ALTER DATABASE neondb SET local_preload_libraries = 'no_such_library';"""
         )
     await server.drop_role("victim")
+    async with tenant(running, database="postgres") as owner:
+        await owner.execute("ALTER DATABASE neondb RESET local_preload_libraries")
+        await owner.execute("ALTER DATABASE neondb RESET transaction_timeout")
+        await owner.execute("ALTER DATABASE neondb RESET idle_session_timeout")
     async with tenant(running) as owner:
         assert await owner.fetchval("SELECT count(*) FROM evil.ran") == 0
         assert not await owner.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = 'neondb_owner'")

@@ -226,6 +226,8 @@ def _settings(pg_version: int) -> dict[str, str]:
         "statement_timeout": f"{CHANGE_TIMEOUT_S:g}s",
         "lock_timeout": f"{LOCK_TIMEOUT_MS}ms",
         "idle_in_transaction_session_timeout": "60s",
+        "idle_session_timeout": "0",
+        "local_preload_libraries": "",  # one that does not exist ends the session
         "default_transaction_read_only": "off",
         "role": "none",
         "log_statement": "none",
@@ -235,6 +237,7 @@ def _settings(pg_version: int) -> dict[str, str]:
     }
     if pg_version >= 17:
         settings["event_triggers"] = "off"
+        settings["transaction_timeout"] = "0"
     if pg_version >= 18:
         settings["file_copy_method"] = "clone"
     return settings

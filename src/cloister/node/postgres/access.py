@@ -8,7 +8,10 @@ there is inside: the gateway has checked the client's password before it connect
 (3) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
     the socket as the superuser.
 
-Physical replication matches no line, so it is refused: `all` does not include it.
+A physical replication connection matches no line, so it is refused: `all` does not include it. That is no wall around a
+tenant's own data: on a connection for logical replication (`replication=database`), which `all` includes, PostgreSQL takes
+the physical commands too, BASE_BACKUP among them, from any role with REPLICATION. What they give is the data directory of
+the tenant's own server, which holds nothing of ours: no configuration, no key, no password of `cloister_admin`.
 """
 
 import grp

@@ -1,7 +1,10 @@
 """How PostgreSQL is set up inside a compute. Pure: facts in, text out.
 
-Two layers. What safety rests on is given on the command line, which nothing in a data directory can override, neither
-postgresql.auto.conf nor a file that a branch inherited. The rest, sized to the compute, is in postgresql.conf, which
+Two layers. What safety rests on is given on the command line, which no file in a data directory can override, neither
+postgresql.auto.conf nor one that a branch inherited. (SET, ALTER ROLE and ALTER DATABASE are stronger, for parameters that
+a role may set; of those below, `jit`, `local_preload_libraries`, `log_parameter_max_length_on_error` and
+`password_encryption`: there is no compiler and no such library to load, the log is the tenant's, and an MD5 verifier lets
+nobody in.) The rest, sized to the compute, is in postgresql.conf, which
 lies outside the data directory, read-only inside the sandbox; `pg_settings` of the endpoint come last in it and win.
 """
 
