@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from cloister.base.directory import Invalidate, Wake
 from cloister.protocol.pgwire.messages import cancel_request, startup_message
-from tests.fix_gateway import PASSWORD, GatewayWorld
+from tests.fix_gateway import ENDPOINT, PASSWORD, GatewayWorld
 from tests.raw_client import RawClient, answer_in_clear
 
 
@@ -43,6 +44,23 @@ async def test_a_cancel_request_from_outside_the_list_is_ignored(gateway_world: 
     (event,) = await gateway_world.directory.until("connection.cancel")
     assert event.reason == "ip_not_allowed"
     await client.close()
+
+
+async def test_an_address_removed_while_it_waits_for_the_compute(gateway_world: GatewayWorld) -> None:
+    directory = gateway_world.directory
+    directory.is_asleep = True
+    directory.may_wake.clear()
+    await gateway_world.start()
+    knocking = asyncio.create_task(gateway_world.refusal())
+    await directory.until_asked(Wake)
+    looked_up = len(directory.asked)
+    directory.allowed_ips = ["192.0.2.1"]
+    directory.send(Invalidate(endpoint_id=ENDPOINT))
+    async with asyncio.timeout(10), directory.changed:
+        await directory.changed.wait_for(lambda: len(directory.asked) > looked_up)
+    directory.may_wake.set()
+    assert "is not allowed to connect" in await knocking
+    assert not [event for event in directory.events if event.action == "connection.opened"]
 
 
 async def _key(client: RawClient) -> tuple[int, bytes]:

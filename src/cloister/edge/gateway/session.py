@@ -3,8 +3,8 @@
 The order is the security of it:
 
     (1) a PROXY header, from configured balancers and only from them
-    (2) TLS, then the startup packet; which endpoint is meant
-    (3) attempts of its network; the route; the IP allowlist; attempts on the endpoint, failures of this role
+    (2) attempts of its network; TLS, then the startup packet; which endpoint is meant
+    (3) the route; the IP allowlist; attempts on the endpoint, failures of this role
     (4) SCRAM against the stored verifier, a mock where there is none, or a password where nothing names the endpoint
     -- only now is it known who asks, and only now may it cost anything or learn anything --
     (5) disabled? how many? frozen? then wake and log in to the compute, the client waiting
@@ -238,6 +238,9 @@ class Session:
                 case Send(data):
                     self._wire.write(data)
                 case StartTls(first_bytes):
+                    # TLS is what a stranger can make us work for, so it is counted.
+                    if not self._gateway.network_attempts.take(self._network, self._loop.time()):
+                        raise errors.too_many_attempts(f"network of {self._address}")
                     self._tls = await self._wire.start_tls(self._gateway.certificates.identity, first_bytes)
                     commands.extend(handshake.receive(TlsEstablished(self._tls.selected_alpn_protocol())))
                 case LookUp(startup):
@@ -259,8 +262,6 @@ class Session:
         assert self._tls is not None
         target = target_of(self._tls.server_name, self._gateway.domain, startup)
         self._known = _Known(startup, target)
-        if not self._gateway.network_attempts.take(self._network, self._loop.time()):
-            raise errors.too_many_attempts(f"network of {self._address}")
         self._gateway.trail.check_room()
         if target.endpoint is None:
             return AskForPassword()
@@ -274,8 +275,7 @@ class Session:
         user = self._known.startup.user
         route = await self._gateway.directory.look_up(endpoint, user, self._known.startup.database)
         self._known.route = route
-        if route.allowed_ips is not None and self._address not in AllowList.read(route.allowed_ips):
-            raise errors.ip_not_allowed(self._address)
+        self._check_address(route)
         now = self._loop.time()
         if not self._gateway.endpoint_attempts.take(endpoint, now):
             raise errors.too_many_attempts(f"endpoint {endpoint}")
@@ -287,6 +287,10 @@ class Session:
             verifier = Verifier.mock(endpoint, user, self._gateway.mock_secret)
         self._known.verifier = verifier
         return verifier
+
+    def _check_address(self, route: Route) -> None:
+        if route.allowed_ips is not None and self._address not in AllowList.read(route.allowed_ips):
+            raise errors.ip_not_allowed(self._address)
 
     async def _check_password(self, text: str) -> PasswordVerdict:
         """(4) For clients without SNI: the endpoint and the password, through TLS, against the same verifier."""
@@ -334,6 +338,7 @@ class Session:
                 running.route = await self._gateway.directory.look_up(
                     known.target.endpoint or "", known.startup.user, known.startup.database
                 )
+                self._check_address(running.route)
                 compute = await self._reach(running.route, known.target.parameters)
         except TimeoutError:
             self._gateway.sessions.leave(running)
@@ -372,9 +377,9 @@ class Session:
     async def _relay(self, known: _Known, running: Running, compute: ComputeSession, key: bytes) -> None:
         wire, login = self._wire, compute.login
         assert wire.tunnel is not None
-        if wire.has_left:
+        if wire.has_left or running.is_refused:
             compute.transport.close()
-            raise ClientLeftError
+            raise errors.ip_not_allowed(self._address) if running.is_refused else ClientLeftError
         running.backend_pid, running.backend_secret = login.pid, login.secret
         running.socket_dir = compute.socket_dir
         self._record("connection.opened", was_cold=compute.was_cold)
@@ -402,11 +407,11 @@ class Session:
     # -- saying no, and writing down
 
     def _refuse(self, refusal: RefusedError, *, raw: bytes = b"") -> None:
-        log.info("%s refused (%s): %s", self._address, refusal.reason, refusal)
+        log.info("%s refused (%s): %r", self._address, refusal.reason, str(refusal))
         if self._wire.can_speak:
             self._wire.write(raw or error_response(refusal.sqlstate, refusal.public))
         # Whoever never said who they are is a scanner or a health check: in the log, not in the audit.
-        is_worth_recording = self._known is not None or refusal.reason == "insecure"
+        is_worth_recording = self._known is not None or refusal.reason in ("insecure", "rate_limited")
         is_flood = refusal.reason in ("rate_limited", "audit_unavailable", "insecure")
         if is_worth_recording and (not is_flood or self._may_be_told()):
             self._record("connection.denied", reason=refusal.reason)

@@ -32,6 +32,8 @@ class Running:
     backend_secret: bytes = b""
     socket_dir: str = ""
     relay: Relay | None = None
+    is_refused: bool = False
+    """Its address was removed from the allowlist while it was being connected."""
     was_cancelled: bool = False
     """A cancel request for it was passed on: a late one must not meet another client."""
 
@@ -128,7 +130,10 @@ class Sessions:
             return
         allowed = AllowList.read(route.allowed_ips)
         for running in concerned:
-            if running.address not in allowed and running.relay is not None:
+            if running.address in allowed:
+                continue
+            running.is_refused = True
+            if running.relay is not None:
                 refusal = ip_not_allowed(running.address)
                 running.relay.end(refusal.reason, sqlstate=refusal.sqlstate, text=refusal.public)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloister.base.directory import AnyEvent, Close
+from cloister.base.directory import AnyEvent, Close, Freeze
 from cloister.base.identities import Service
 from cloister.base.ipallow import AllowList, IpAddress, normalised
 from cloister.base.settings import Settings
@@ -73,7 +73,7 @@ class GatewayWorker:
         certificates = Certificates.of(settings)
 
         def hear(event: AnyEvent) -> None:
-            if isinstance(event, Close):
+            if isinstance(event, Freeze | Close):
                 spares.drop(event.endpoint_id)
             sessions.hear(event)
 
