@@ -40,6 +40,15 @@ def test_what_would_strand_data_is_refused(asked: dict[str, Any]) -> None:
     assert "secret" not in refused.value.public
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:secret@elsewhere/cloister", "postgresql:///cloister?host=elsewhere&password=secret"]
+)
+def test_a_password_is_not_kept_where_every_process_reads(url: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        up.decide(HERE, None, {"database_url": url})
+    assert "secret" not in refused.value.public
+
+
 def test_an_empty_text_takes_a_setting_back() -> None:
     given = up.decide(HERE, None, {"tls_cert_file": "/c", "tls_key_file": "/k", "proxy_protocol_from": ("10.0.0.0/8",)})
     assert (given.tls_cert_file, given.proxy_protocol_from) == ("/c", ("10.0.0.0/8",))

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise BadRequestError(public=f"domain {self.domain!r} is not a lower-case DNS name")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise BadRequestError(public="--tls-cert and --tls-key belong together")
-        if self.database_url is not None and urlsplit(self.database_url).password is not None:
+        if self.database_url is not None and _holds_password(self.database_url):
             raise BadRequestError(
                 public="--database-url must not hold a password: every process reads the settings. "
                 "Use peer or certificate authentication, or ?passfile=FILE readable by cloister-api and cloister-keys",
@@ -142,6 +142,11 @@ class Paths:
         """Held by a running supervisor; its pid stands in it."""
         self.status = self.run / "status.json"
         """What runs, as the supervisor last saw it."""
+
+
+def _holds_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True)
 
 
 def save(settings: Settings) -> None:

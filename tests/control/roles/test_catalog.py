@@ -298,6 +298,7 @@ async def test_a_role_whose_name_is_no_utf8_does_not_lock_the_others_out(
         async with tenant(running, database="latin") as client:
             await client.execute('CREATE ROLE "caf\u00e9"')
             assert await server.roles() == before
+            await server.activity()  # which shows the statement to whoever looks
             assert "latin" in {database.name for database in await server.databases()}
             await client.execute('DROP ROLE "caf\u00e9"')
     finally:
