@@ -5,11 +5,11 @@ import importlib
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.baselines import BIN
 from benchmarks.measure import Machine, Result, write_json
+from cloister import __version__
 
 NAMES = ("wake", "connect", "throughput", "create", "encryption", "density")
 
@@ -23,7 +23,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     machine = Machine.here(Path(tempfile.gettempdir()))
     versions = {
-        "cloister": version("cloister"),
+        "cloister": __version__,
         "postgres": _said(str(BIN / "postgres"), "--version"),
         "pgbouncer": _said("pgbouncer", "--version"),
         "pgbench": _said("pgbench", "--version"),

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import subprocess
 import threading
 import time
 from typing import Any
@@ -118,3 +119,27 @@ def test_a_database_that_does_not_exist(tenant: Tenant) -> None:
     with pytest.raises(psycopg.OperationalError) as refused:
         psycopg.connect(tenant.uri.replace(f"/{tenant.database}?", "/nowhere?"))
     assert 'database "nowhere" does not exist' in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_offered"),
+    [
+        (["-tls1_3"], True),
+        (["-tls1_2"], True),
+        (["-tls1_3", "-groups", "ffdhe8192"], False),  # tens of milliseconds of our time for one packet of theirs
+        (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"], False),  # CBC
+        (["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], False),
+    ],
+    ids=["tls 1.3", "tls 1.2", "finite field groups", "cbc", "tls 1.1"],
+)
+@pytest.mark.parametrize("door", ["postgres", "https"])
+def test_what_tls_is_offered(
+    instance: Instance, tenant: Tenant, door: str, words: list[str], *, is_offered: bool
+) -> None:
+    start = ["-starttls", "postgres"] if door == "postgres" else []
+    port = tenant.port if door == "postgres" else instance.https_port
+    said = subprocess.run(
+        ["openssl", "s_client", *start, "-connect", f"127.0.0.1:{port}", "-servername", tenant.host, *words],
+        capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert ("Cipher is (NONE)" not in said.stdout) == is_offered, said.stdout

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cloister.base.identities import Service, gid_of, uid_of
@@ -72,6 +73,7 @@ def environment(ready_fd: int, listen_fds: list[int]) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",
+        "OPENSSL_CONF": str(Path(__file__).with_name("openssl.cnf")),
         READY_FD_VARIABLE: str(ready_fd),
         LISTEN_FDS_VARIABLE: ",".join(map(str, listen_fds)),
     }
