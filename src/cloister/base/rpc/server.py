@@ -5,6 +5,7 @@ without its text.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -23,6 +24,19 @@ from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, 
 log = logging.getLogger(__name__)
 
 _UCRED: Final = struct.Struct("3i")
+
+# A caller of ours that was taken over must not fill the memory of who it calls.
+
+CONNECTIONS_MAX: Final = 256
+# 64 gateway workers at most, each with one connection, and some for people's commands.
+
+OPEN_CALLS_BYTES_MAX: Final = 64 * 1024 * 1024
+_CALL_BYTES: Final = 2048
+# What callers may have asked and not been answered yet: 30 000 small calls, more than all half-open clients of the
+# gateways. Beyond it nothing more is read.
+
+UNREAD_BYTES_MAX: Final = 16 * 1024 * 1024
+# Answers and events that a caller does not read. An honest one reads at once.
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +65,31 @@ class Connection:
         self._send(Reply(0, msgspec.Raw(msgspec.msgpack.encode(event))))
 
     def _send(self, reply: Reply) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(frame(msgspec.msgpack.encode(reply)))
+        if self._writer.is_closing():
+            return
+        self._writer.write(frame(msgspec.msgpack.encode(reply)))
+        if self._writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            log.error("uid %d pid %d does not read what it is told: cut off", self.peer.uid, self.peer.pid)
+            self._writer.transport.abort()
+
+
+class _OpenCalls:
+    """How much is asked and not answered."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    async def take(self, size: int) -> None:
+        while self._bytes and self._bytes + size > OPEN_CALLS_BYTES_MAX:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._bytes += size
+
+    def give(self, size: int, _task: object = None) -> None:
+        self._bytes -= size
+        self._has_room.set()
 
 
 Handler = Callable[[Connection, Any], Awaitable[Any]]
@@ -84,6 +121,7 @@ class Server:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._open_calls = _OpenCalls()
         self.connections: set[Connection] = set()
 
     async def start(self) -> None:
@@ -110,6 +148,10 @@ class Server:
             log.warning("refused a caller on %s: uid %d pid %d", self._path.name, peer.uid, peer.pid)
             writer.close()
             return
+        if len(self.connections) >= CONNECTIONS_MAX:
+            log.error("too many connections on %s: uid %d pid %d", self._path.name, peer.uid, peer.pid)
+            writer.close()
+            return
         connection = Connection(peer, writer)
         self.connections.add(connection)
         self._writers.add(writer)
@@ -119,9 +161,12 @@ class Server:
             while True:
                 length = frame_length(await reader.readexactly(LENGTH.size))
                 request = msgspec.msgpack.decode(await reader.readexactly(length), type=Request)
+                size = _CALL_BYTES + length
+                await self._open_calls.take(size)
                 task = asyncio.create_task(self._answer(connection, request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(functools.partial(self._open_calls.give, size))
         except (asyncio.IncompleteReadError, ConnectionError, FrameTooLongError, msgspec.DecodeError):
             pass
         finally:
