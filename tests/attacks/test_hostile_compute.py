@@ -1,4 +1,4 @@
-"""A tenant's server against the process that serves every tenant: what it says, and how much of it.
+"""A tenant's server against the processes that serve every tenant: what it says, and how much of it.
 
 The tenant has taken over its server, and answers as it likes.
 """
@@ -19,6 +19,7 @@ from cloister.control.computes.idle import Activity
 from cloister.control.computes.sessions import Running, TenantServer, open_server
 from cloister.control.roles.catalog import understood_rows
 from cloister.control.roles.server import DatabaseState, RoleState
+from cloister.edge.gateway.compute import send_cancel
 from tests.control.land import a_land
 from tests.fix_database import DatabaseAs
 
@@ -72,6 +73,21 @@ async def test_a_login_that_never_ends_is_cut_off_before_it_fills_our_memory(tmp
         with pytest.raises(UnavailableError):
             await open_server(running)
     assert sent < 2 * sessions.ANSWER_BYTES_MAX
+
+
+async def test_a_cancel_request_is_not_answered_with_a_flood(tmp_path: Path) -> None:
+    sent = 0
+
+    async def flood(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        while sent < 64 * 1024 * 1024:
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 65536
+
+    async with hostile(tmp_path, flood) as running:
+        await send_cancel(running.socket_dir, 1, b"1234")
+    assert sent < 4 * 1024 * 1024
 
 
 async def log_in(writer: asyncio.StreamWriter) -> None:
