@@ -34,8 +34,8 @@ from cloister.control.roles.server import Server
 _log = logging.getLogger(__name__)
 
 ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
-# The largest honest answer, ROLES_READ_MAX roles, has about 2.5 MB. Taking apart what is small and many costs this
-# process about a second per such amount, which is time of all tenants.
+# The largest honest answer, ROLES_READ_MAX roles, has about 2.5 MB. Of what is small and many, a million messages, it lets
+# through no more than stalls this process for some hundredths of a second at a time.
 
 LOCK_TIMEOUT_MS: Final = 10_000
 # A tenant's open transaction may hold what a DROP OWNED needs; we do not queue before the tenant's own work for long.
