@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.app import supervisor
+from cloister.app import operator
 from cloister.base.errors import PreconditionError
 from cloister.base.settings import Paths
 from cloister.node.volumes import headroom
@@ -25,21 +25,21 @@ def test_only_root_can_hold_the_lock_that_says_the_platform_runs(paths: Paths) -
     """Who can open it can lock it: then `up` would find the platform running, and `down` signal whoever has the pid that
     an earlier supervisor had."""
     paths.supervisor_lock.touch(mode=0o644)  # as an earlier version left it
-    with supervisor._take_lock(paths):
+    with operator._take_lock(paths):
         assert stat.S_IMODE(paths.supervisor_lock.stat().st_mode) == 0o600
-        assert supervisor.is_running(paths)
-    assert not supervisor.is_running(paths)
+        assert operator.is_running(paths)
+    assert not operator.is_running(paths)
 
 
 @pytest.mark.root
 def test_another_user_is_told_so(paths: Paths, tmp_path: Path) -> None:
-    with supervisor._take_lock(paths):
+    with operator._take_lock(paths):
         for directory in (paths.run, tmp_path, *tmp_path.parents[:2]):
             directory.chmod(0o755)
         os.seteuid(65534)
         try:
             with pytest.raises(PreconditionError):
-                supervisor.is_running(paths)
+                operator.is_running(paths)
         finally:
             os.seteuid(0)
 

@@ -75,11 +75,11 @@ def test_certificate_files_become_absolute_for_processes_that_start_elsewhere() 
 def test_a_running_platform_is_not_changed_behind_its_back(
     cloister: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cloister.app import supervisor
+    from cloister.app import operator
     from cloister.base.settings import save
 
     save(Settings(state_dir=str(tmp_path)))
-    monkeypatch.setattr(supervisor, "is_running", lambda _paths: True)
+    monkeypatch.setattr(operator, "is_running", lambda _paths: True)
     again = cloister("up", "--state-dir", str(tmp_path), "--detach")
     assert (again.code, again.out) == (0, f"already up: {tmp_path}\n")
     changed = cloister("up", "--state-dir", str(tmp_path), "--domain", "other.example.com")

@@ -3,6 +3,7 @@
 Every path's owner and mode is stated once, in `DIRECTORIES`; `cloister doctor` checks the same table.
 """
 
+import contextlib
 import grp
 import os
 import pwd
@@ -14,7 +15,8 @@ from typing import Final
 
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import SHARED_GROUP, Service, gid_of, uid_of
-from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save
+from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save, write_durably
+from cloister.trust.keys.providers.file import write_private
 
 SECRET_BYTES: Final = 32
 
@@ -66,14 +68,24 @@ def prepare(settings: Settings) -> None:
     check_layout(paths)
     if paths.state_dir.exists() and not paths.layout_version.exists() and any(paths.state_dir.iterdir()):
         raise PreconditionError(public=f"{paths.state_dir} is not empty and not a Cloister state directory")
+    _refuse_without_root_key(paths)
     create_users()
+    # First of all whose directory it is: a start that is cut short must not leave one that the next refuses.
+    paths.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write_durably(paths.layout_version, f"{LAYOUT_VERSION}\n".encode())
     for entry in directories(paths):
         entry.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _own(entry)
     for entry in secret_files(paths):
         _create_secret(entry)
     save(settings)
-    paths.layout_version.write_text(f"{LAYOUT_VERSION}\n")
+
+
+def _refuse_without_root_key(paths: Paths) -> None:
+    """A new root key opens nothing that the old one wrapped: it is made before there is anything to wrap, and never
+    again."""
+    if not paths.root_key.exists() and paths.volumes.is_dir() and any(paths.volumes.iterdir()):
+        raise PreconditionError(public=f"{paths.root_key} is missing, and {paths.volumes} needs it: restore it")
 
 
 def create_users() -> None:
@@ -102,15 +114,10 @@ def _own(entry: Entry) -> None:
 
 
 def _create_secret(entry: Entry) -> None:
-    """Random bytes, readable by their owner alone from the first moment. An existing file is left as it is."""
-    try:
-        descriptor = os.open(entry.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(SECRET_BYTES))
-        os.fchown(descriptor, uid_of(entry.owner), gid_of(entry.owner))
-        os.fsync(descriptor)
+    """Random bytes, there whole or not at all, readable by their owner alone from the first moment, and on disk before
+    anything is made that needs them. An existing file is left as it is."""
+    with contextlib.suppress(FileExistsError):
+        write_private(entry.path, secrets.token_bytes(SECRET_BYTES), uid=uid_of(entry.owner), gid=gid_of(entry.owner))
 
 
 def _run(argv: list[str]) -> None:

@@ -1,13 +1,10 @@
 """One-shot, as root, once the control database runs: certificates, the schema, the first organization and key."""
 
-import os
-from pathlib import Path
-
 from cloister import __version__
 from cloister.app import certificates
 from cloister.base.database import Database, embedded
 from cloister.base.secret import Secret
-from cloister.base.settings import Settings
+from cloister.base.settings import Settings, write_durably
 from cloister.trust.access.bootstrap import bootstrap
 from cloister.trust.audit import Action, Event, record
 
@@ -25,7 +22,7 @@ async def run(settings: Settings) -> None:
         known = Secret(paths.admin_key.read_text().strip()) if paths.admin_key.exists() else None
         key = await bootstrap(database, known)
         if known is None or key.reveal() != known.reveal():
-            _write_private(paths.admin_key, key.reveal() + "\n")
+            write_durably(paths.admin_key, f"{key.reveal()}\n".encode(), mode=0o600)
         await note(database, Action.PLATFORM_START, settings)
     finally:
         await database.close()
@@ -36,15 +33,3 @@ async def note(database: Database, action: Action, settings: Settings) -> None:
     async with database.transaction() as tx:
         details = {"version": __version__, "storage": settings.storage, "domain": settings.domain}
         await record(tx, Event(action=action, actor="platform:supervisor", details=details))
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Readable by root alone from the first moment; there whole or not at all."""
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.replace(path)

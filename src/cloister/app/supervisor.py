@@ -12,8 +12,6 @@ its children, but reads nothing from them; it takes no commands but signals. Wha
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -23,18 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from cloister import __version__
-from cloister.app import kernel, layout, reach
 from cloister.app.children import Child, children, spawn
-from cloister.base.database import embedded
-from cloister.base.errors import CloisterError, ConflictError, PreconditionError, UnavailableError
-from cloister.base.identities import Service, am_root
-from cloister.base.settings import Address, Paths, Settings, load
+from cloister.base.errors import CloisterError, PreconditionError, UnavailableError
+from cloister.base.identities import Service
+from cloister.base.settings import Address, Settings
 
 log = logging.getLogger(__name__)
 
@@ -304,244 +298,9 @@ class Announcement:
             self._descriptor = None
 
 
-def up(settings: Settings, *, detach: bool) -> int:
-    """Start the platform: in the foreground until it is told to stop, or, detached, until it is ready.
-
-    A platform that runs already in the same state directory is success. Raises CloisterError with a sentence for a
-    person.
-    """
-    if not am_root():
-        raise PreconditionError(public="cloister up needs root: it mounts volumes and starts sandboxes")
-    settings.validate()
-    if is_running(settings.paths):
-        return 0
-    layout.prepare(settings)
-    if settings.database_url is None:
-        embedded.check(settings.paths)
-    lock = _take_lock(settings.paths)
-    sockets = {"postgres": listen(settings.listen_postgres), "https": listen(settings.listen_https)}
-    if not detach:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        _serve(settings, sockets, lock, Announcement(None))
-        return 0
-    ready_read, ready_write = os.pipe()
-    if os.fork() == 0:
-        os.close(ready_read)
-        _become_daemon(settings.paths)
-        code = 1
-        with contextlib.suppress(Exception):
-            _serve(settings, sockets, lock, Announcement(ready_write))
-            code = 0
-        os._exit(code)
-    os.close(ready_write)
-    return _await_ready(ready_read, settings.paths)
-
-
-def _await_ready(ready_read: int, paths: Paths) -> int:
-    with os.fdopen(ready_read, "rb") as pipe:
-        answer = pipe.read()
-    if not answer:
-        raise UnavailableError(public=f"the platform ended while starting: see {paths.logs / 'supervisor.log'}")
-    said = json.loads(answer)
-    if not said["ready"]:
-        raise UnavailableError(public=said["error"])
-    return 0
-
-
-def _serve(settings: Settings, sockets: dict[str, list[socket.socket]], lock: IO[str], announce: Announcement) -> None:
-    """The life of the supervisor, in the process that will be it."""
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
-    kernel.adopt_orphans()
-    kernel.private_mounts()
-    for directory in reach.open_the_way(settings):
-        log.info("%s is closed to other users: the platform sees only its own code in it", directory)
-    kernel.share(str(settings.paths.run))
-    try:
-        asyncio.run(Supervisor(settings, sockets).run(announce))
-    except BaseExceptionGroup as group:
-        error = next((each for each in _leaves(group) if isinstance(each, CloisterError)), None)
-        log.exception("the platform could not start")
-        announce.failed(error.public if error else f"internal error: see {settings.paths.logs}")
-        if error is not None:
-            raise error from group
-        raise
-    finally:
-        settings.paths.status.unlink(missing_ok=True)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each
-
-
-def _become_daemon(paths: Paths) -> None:
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    output = os.open(paths.logs / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-    for descriptor, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(descriptor, target)
-    os.chdir("/")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
-
-
-def down(state_dir: Path, *, now: bool) -> int:
-    """Stop the platform and wait until it has: sessions and computes in order, or `now`, which leaves what it can to
-    crash recovery. A platform that does not run is success."""
-    paths = Paths(state_dir)
-    pid = supervisor_pid(paths)
-    if pid is None:
-        return 0
-    os.kill(pid, signal.SIGQUIT if now else signal.SIGTERM)
-    deadline = time.monotonic() + 150
-    while is_running(paths):
-        if time.monotonic() > deadline:
-            raise UnavailableError(public=f"process {pid} does not stop: see {paths.logs / 'supervisor.log'}")
-        time.sleep(0.02)
-    return 0
-
-
-def status(state_dir: Path) -> dict[str, Any]:
-    """What design promises to scripts: `ready`, `version`, `api_url`, `domain`, `postgres`, `ca_file`,
-    `admin_key_file`, `storage`. `ready` and `storage` are asked of the running processes, not assumed."""
-    settings = load(state_dir)
-    paths = settings.paths
-    seen = _read_status(paths) if is_running(paths) else {}
-    postgres = _shown(settings.listen_postgres, seen.get("postgres"))
-    https = _shown(settings.listen_https, seen.get("https"))
-    port = "" if https.port == 443 else f":{https.port}"
-    node = asyncio.run(_node_status(paths)) if seen else None
-    return {
-        "ready": bool(seen.get("is_ready")) and node is not None,
-        "version": __version__,
-        "api_url": f"https://{settings.domain}{port}/api/v2",
-        "domain": settings.domain,
-        "postgres": str(postgres),
-        "ca_file": str(paths.ca_file),
-        "admin_key_file": str(paths.admin_key),
-        "storage": node or {"driver": settings.storage, "cipher": "unknown", "opener": "unknown"},
-        "processes": seen.get("processes", {}),
-        "state_dir": settings.state_dir,
-    }
-
-
-async def _node_status(paths: Paths) -> dict[str, Any] | None:
-    from cloister.base.rpc import Client  # noqa: PLC0415 - `down` and `up` do not need it
-    from cloister.node.commands import GetStatus  # noqa: PLC0415
-
-    client = Client(paths.agent_socket, connect_patience_s=1)
-    try:
-        node = await client.call(GetStatus(), timeout_s=10)
-    except (CloisterError, OSError):
-        return None
-    finally:
-        await client.close()
-    return {
-        "driver": node.driver,
-        "opener": node.opener,
-        "cipher": node.cipher,
-        "encrypted": node.driver == "luks",
-        "engines": {str(major): version for major, version in node.engines.items()},
-        "free_bytes": node.free_bytes,
-        "cgroup": node.cgroup,
-        "open_volumes": len(node.volumes),
-        "running_computes": len(node.computes),
-    }
-
-
-def is_running(paths: Paths) -> bool:
-    """True while a supervisor holds this platform's lock."""
-    try:
-        with paths.supervisor_lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        raise PreconditionError(public="only root can see whether the platform runs") from None
-    return False
-
-
-def supervisor_pid(paths: Paths) -> int | None:
-    return int(paths.supervisor_lock.read_text().strip() or 0) or None if is_running(paths) else None
-
-
-def listen(address: Address) -> list[socket.socket]:
-    """Listening sockets for an address: both families where the host is empty. Raises ConflictError if it is taken."""
-    hosts: list[tuple[int, str]]
-    if not address.host:
-        hosts = [(socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")]  # noqa: S104 - every address, as was asked for
-    elif address.host == "localhost":
-        # Both, whatever /etc/hosts says: names below .localhost resolve to both.
-        hosts = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-    else:
-        try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as error:
-            raise PreconditionError(public=f"cannot listen on {address}: {error.strerror}") from error
-        hosts = [(family, str(sockaddr[0])) for family, _, _, _, sockaddr in found]
-    may_lack_ipv6 = address.host in ("", "localhost")
-    sockets: list[socket.socket] = []
-    port = address.port
-    for family, host in dict.fromkeys(hosts):
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            continue  # a host without IPv6
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            sock.bind((host, port))
-            sock.listen(LISTEN_BACKLOG)
-        except OSError as error:
-            sock.close()
-            if family == socket.AF_INET6 and may_lack_ipv6 and error.errno == errno.EADDRNOTAVAIL:  # IPv6 is off
-                continue
-            raise ConflictError(public=f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from error
-        sock.setblocking(False)
-        port = sock.getsockname()[1]  # the second family takes the port that the first was given
-        sockets.append(sock)
-    return sockets
-
-
 def _bound(sock: socket.socket) -> Address:
     name = sock.getsockname()
     return Address(str(name[0]), int(name[1]))
-
-
-def _shown(configured: Address, bound: list[str] | None) -> Address:
-    """The address to print: the configured one, with the port really bound."""
-    port = Address.parse(bound[0]).port if bound else configured.port
-    return Address(configured.host or "0.0.0.0", port)  # noqa: S104
-
-
-def _read_status(paths: Paths) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(paths.status.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found
-
-
-def _take_lock(paths: Paths) -> IO[str]:
-    # For root alone: whoever can open the file can lock it, and would be taken for a running platform.
-    lock = os.fdopen(os.open(paths.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "a+")
-    os.fchmod(lock.fileno(), 0o600)
-    for _ in range(50):  # `cloister status` holds it for a moment while it looks
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.01)
-        else:
-            return lock
-    raise ConflictError(public="another `cloister up` is starting in this state directory")
 
 
 def _let_lock_memory(pid: int) -> None:

@@ -39,10 +39,10 @@ state_dir_option = click.option(
 @click.pass_context
 def down(ctx: click.Context, state_dir: Path | None, now: bool) -> int:
     """Stop the platform on this machine. Nothing committed is lost, either way."""
-    from cloister.app import supervisor  # noqa: PLC0415 - heavy
+    from cloister.app import operator  # noqa: PLC0415 - heavy
 
     with Progress("Stopping the platform"):
-        return supervisor.down(directory(ctx, state_dir), now=now)
+        return operator.down(directory(ctx, state_dir), now=now)
 
 
 @click.command()
@@ -51,9 +51,9 @@ def down(ctx: click.Context, state_dir: Path | None, now: bool) -> int:
 @click.pass_context
 def status(ctx: click.Context, state_dir: Path | None, as_json: bool) -> int:
     """Show how the platform on this machine is. Exit code 0 if it is ready."""
-    from cloister.app import supervisor  # noqa: PLC0415 - heavy
+    from cloister.app import operator  # noqa: PLC0415 - heavy
 
-    found = supervisor.status(directory(ctx, state_dir))
+    found = operator.status(directory(ctx, state_dir))
     out.show_one(found, COLUMNS, output="json" if as_json else "table")
     return 0 if found["ready"] else 1
 

@@ -83,9 +83,9 @@ def up(ctx: click.Context, /, state_dir: Path | None, *, detach: bool, **options
     asked = {name: value for name, value in options.items() if value not in (None, ())}
     saved = load(directory) if (directory / "settings.json").exists() else None
     settings = decide(directory, saved, asked)
-    from cloister.app import supervisor  # noqa: PLC0415 - only this command starts processes
+    from cloister.app import operator  # noqa: PLC0415 - only this command starts processes
 
-    if supervisor.is_running(settings.paths):
+    if operator.is_running(settings.paths):
         if saved is not None and settings != saved:
             raise PreconditionError(public="the platform runs with other settings: stop it with `cloister down` first")
         click.echo(f"already up: {directory}")
@@ -93,9 +93,9 @@ def up(ctx: click.Context, /, state_dir: Path | None, *, detach: bool, **options
     if settings.storage == "plain":
         click.echo("cloister: storage is plain: NOTHING IS ENCRYPTED in this platform", err=True)
     if not detach:
-        return supervisor.up(settings, detach=False)
+        return operator.up(settings, detach=False)
     with Progress("Starting the platform"):
-        code = supervisor.up(settings, detach=True)
+        code = operator.up(settings, detach=True)
     if code == 0:
         click.echo(
             f"up: PostgreSQL on {settings.listen_postgres}, HTTPS on {settings.listen_https}, state in {directory}"

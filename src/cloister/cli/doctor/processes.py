@@ -18,10 +18,10 @@ class Running:
 
 
 def running(subject: Subject) -> list[Finding]:
-    from cloister.app import children, supervisor  # noqa: PLC0415 - heavy
+    from cloister.app import children, operator  # noqa: PLC0415 - heavy
 
     settings = subject.platform
-    if not supervisor.is_running(settings.paths):
+    if not operator.is_running(settings.paths):
         return [fail("processes", "the platform is not running", UP)]
     seen = json.loads(settings.paths.status.read_text())["processes"]
     findings: list[Finding] = []
