@@ -150,14 +150,26 @@ def _holds_password(url: str) -> bool:
 
 
 def save(settings: Settings) -> None:
-    path = settings.paths.settings
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+    # Every process reads it; nothing in it is secret.
+    write_durably(settings.paths.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path`, whole or not at all, with its mode from the first moment; on disk when this returns."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
         file.flush()
-        os.fsync(file.fileno())
-    temporary.chmod(0o644)  # every process reads it; nothing in it is secret
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
     temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def load(state_dir: Path) -> Settings:
