@@ -78,16 +78,20 @@ class Volumes:
         """Adopt what an earlier agent left open in working order; take the rest apart, after `stop_users`."""
         children.forbid_core_dumps()
         await self._in_thread(self.driver.prepare)
-        for project_id in sorted(await self._in_thread(self.driver.leftovers)):
-            volume = await self._in_thread(self.driver.adopt, project_id)
-            if volume is not None:
-                log.info("the volume of %s is still open: adopted", project_id)
-                self._enter(project_id, volume)
-            else:
-                log.info("removing what is left of the open volume of %s", project_id)
-                await stop_users(project_id)
-                await self._in_thread(self.driver.discard, project_id)
+        # Side by side: one that a dead platform's mount namespace still holds takes seconds, and there may be a hundred.
+        leftovers = sorted(await self._in_thread(self.driver.leftovers))
+        await asyncio.gather(*(self._take_over(project_id, stop_users) for project_id in leftovers))
         self._health = asyncio.create_task(self._check_health())
+
+    async def _take_over(self, project_id: ProjectId, stop_users: Callable[[ProjectId], Awaitable[None]]) -> None:
+        volume = await self._in_thread(self.driver.adopt, project_id)
+        if volume is not None:
+            log.info("the volume of %s is still open: adopted", project_id)
+            self._enter(project_id, volume)
+        else:
+            log.info("removing what is left of the open volume of %s", project_id)
+            await stop_users(project_id)
+            await self._in_thread(self.driver.discard, project_id)
 
     async def stop(self) -> None:
         """Stop watching. Open volumes stay open: the next agent adopts them."""
