@@ -1,6 +1,5 @@
 """Room kept back in a full volume: the arithmetic, and that XFS does what the margin relies on."""
 
-import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -103,21 +102,6 @@ def test_the_margin_costs_small_tables_nothing(volume: Path, data: Path) -> None
     for number in range(200):
         (data / "base" / "5" / f"{20000 + number}").write_bytes(bytes(8192))
     assert before - free(volume) < 200 * 64 * 1024
-
-
-@pytest.mark.root
-def test_what_open_tables_hold_beyond_their_ends_is_taken_back(volume: Path, data: Path) -> None:
-    """A server keeps its tables open, so nothing is trimmed by closing them."""
-    headroom.prepare_cluster(data, UID)
-    with contextlib.ExitStack() as tables:
-        for number in range(40):
-            table = tables.enter_context((data / "base" / "5" / f"{20000 + number}").open("wb", buffering=0))
-            table.write(bytes(8192))
-        held = free(volume)
-        assert held < 128 * MIB
-        headroom.mind(volume)
-        # Of what was freed the reserve is taken at once.
-        assert free(volume) - held > 100 * MIB
 
 
 @pytest.mark.root

@@ -6,8 +6,8 @@ must stop (PANIC), and a volume filled to its last block would never come up aga
 the server does:
 
 - **A margin.** Files below `base/` get an *extent size hint*: XFS lets them grow only while a whole hint's worth of blocks
-  is free, though in the end they keep only what they need (see `TRIM_SHARE`). What lies outside `base/` (WAL,
-  transaction status, checkpoints) has the last blocks to itself. One small file inside it is the server's as well: see `keep_margin`.
+  is free, though they use only what they need. What lies outside `base/` (WAL, transaction status, checkpoints) has
+  the last blocks to itself. One small file inside it is the server's as well: see `keep_margin`.
 - **WAL segments made ahead.** PostgreSQL takes a segment file that exists before it creates one, and recycles old ones to
   stay ahead. While it does, WAL needs no free block.
 - **A reserve file.** A burst of WAL can still use up the margin, for `max_wal_size` is not a hard limit. The reserve is then
@@ -58,15 +58,6 @@ _FSGETXATTR: Final = 0x801C581F
 _FSSETXATTR: Final = 0x401C5820
 _EXTENT_SIZE_INHERIT: Final = 0x1000
 # struct fsxattr and its ioctls, of <linux/fs.h>: flags, extent size hint, extents, project, copy-on-write hint.
-
-TRIM_SHARE: Final = 2
-# A file that grows holds a margin's worth of blocks beyond its end until the kernel trims it. With less than half of the
-# volume free that is done every second, or many tables made at once would fill it with blocks they do not use.
-
-_FREE_EOFBLOCKS: Final = 0x8080583A
-_EOFBLOCKS: Final = struct.pack("=2I120x", 1, 1)
-# struct xfs_fs_eofblocks: version 1, XFS_EOF_FLAGS_SYNC. Without it files with unwritten pages are passed over, as they
-# are when XFS trims by itself because it is full: those are the ones that have just been made.
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEGMENT_SIZES: Final = frozenset(1024**2 << shift for shift in range(11))
@@ -129,9 +120,6 @@ def prepare_cluster(data: Path, uid: int) -> None:
 def mind(mountpoint: Path) -> None:
     """What a running server needs from time to time, once a second: keep the margin of a volume that is almost full,
     give up the reserve where the server has used the margin up, take it back when there is room. Raises OSError."""
-    space = os.statvfs(mountpoint)
-    if space.f_bavail < space.f_blocks // TRIM_SHARE:
-        _trim(mountpoint)
     if _free_bytes(mountpoint) < LOW_MARGINS * margin_bytes(mountpoint):
         for data in mountpoint.glob("branches/*/data"):
             keep_margin(data, is_running=True)
@@ -207,14 +195,6 @@ def _names(directory: int) -> list[str]:
     """Of the first ENTRIES_MAX entries."""
     with os.scandir(directory) as entries:
         return [entry.name for entry in itertools.islice(entries, ENTRIES_MAX)]
-
-
-def _trim(mountpoint: Path) -> None:
-    directory = os.open(mountpoint, _DIRECTORY)
-    try:
-        fcntl.ioctl(directory, _FREE_EOFBLOCKS, _EOFBLOCKS)
-    finally:
-        os.close(directory)
 
 
 def _exists(name: str, directory: int) -> bool:
