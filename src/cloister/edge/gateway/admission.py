@@ -13,7 +13,7 @@ V6_NETWORK_BITS: Final = 64
 
 Network = tuple[int, int]
 
-T = TypeVar("T", bound=Hashable)
+T = TypeVar("T")
 
 
 def network_of(address: IpAddress) -> Network:

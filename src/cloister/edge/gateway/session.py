@@ -20,26 +20,23 @@ import ssl
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from cloister.base.directory import ConnectionEvent, Route
 from cloister.base.errors import CloisterError
 from cloister.base.ipallow import AllowList, IpAddress
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.edge.gateway import errors, limits
-from cloister.edge.gateway.admission import Buckets, HalfOpen, network_of
-from cloister.edge.gateway.cancels import Cancels
-from cloister.edge.gateway.certificates import Certificates, ServerTls
+from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.compute import ComputeSession, as_refusal, reach
-from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.errors import ClientLeftError, RefusedError
 from cloister.edge.gateway.relay import Relay
-from cloister.edge.gateway.sessions import Running, Sessions
+from cloister.edge.gateway.sessions import Running
+from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Kind, Spares
 from cloister.edge.gateway.target import Target, in_password, target_of
-from cloister.edge.gateway.trail import Trail, timestamp
+from cloister.edge.gateway.trail import timestamp
 from cloister.edge.gateway.wire import Wire
 from cloister.protocol.pgwire.backend import BackendError
 from cloister.protocol.pgwire.frames import InsecureConnectionError, ProtocolViolationError
@@ -69,63 +66,15 @@ from cloister.protocol.pgwire.messages import (
 from cloister.protocol.proxy_header import ProxyHeaderError, take_proxy_header
 from cloister.protocol.scram import InvalidVerifierError, ScramError, Verifier
 
+if TYPE_CHECKING:
+    from cloister.edge.gateway.certificates import ServerTls
+
 log = logging.getLogger(__name__)
 
 _NONCE_BYTES: Final = 18
 # PostgreSQL's: 144 bits.
 
 _TOO_MANY_CONNECTIONS: Final = "53300"
-
-
-@dataclass(kw_only=True)
-class Gateway:
-    """What the sessions of one worker share."""
-
-    domain: str
-    certificates: Certificates
-    directory: Directory
-    sessions: Sessions
-    cancels: Cancels
-    spares: Spares
-    trail: Trail
-    balancers: AllowList
-    passwords: ThreadPoolExecutor
-    half_open: "HalfOpen[Session]" = field(
-        default_factory=lambda: HalfOpen(
-            total_max=limits.HALF_OPEN_MAX, per_network_max=limits.HALF_OPEN_PER_NETWORK_MAX
-        )
-    )
-    network_attempts: Buckets = field(
-        default_factory=lambda: Buckets(
-            per_s=limits.ATTEMPTS_PER_NETWORK_PER_S,
-            burst=limits.ATTEMPTS_PER_NETWORK_BURST,
-            keys_max=limits.BUCKETS_MAX,
-        )
-    )
-    endpoint_attempts: Buckets = field(
-        default_factory=lambda: Buckets(
-            per_s=limits.ATTEMPTS_PER_ENDPOINT_PER_S,
-            burst=limits.ATTEMPTS_PER_ENDPOINT_BURST,
-            keys_max=limits.BUCKETS_MAX,
-        )
-    )
-    failures: Buckets = field(
-        default_factory=lambda: Buckets(
-            per_s=limits.FAILURES_PER_S, burst=limits.FAILURES_BURST, keys_max=limits.BUCKETS_MAX
-        )
-    )
-    cancel_attempts: Buckets = field(
-        default_factory=lambda: Buckets(
-            per_s=limits.CANCELS_PER_NETWORK_PER_S,
-            burst=limits.CANCELS_PER_NETWORK_BURST,
-            keys_max=limits.BUCKETS_MAX,
-        )
-    )
-    refusals_told: Buckets = field(default_factory=lambda: Buckets(per_s=1.0, burst=5, keys_max=limits.BUCKETS_MAX))
-    """Refusals for too many attempts are recorded so often per network: a flood must not fill the audit."""
-    mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
-    """For verifiers that cannot be read: they fail like wrong passwords."""
-    password_checks: int = 0
 
 
 @dataclass(slots=True)

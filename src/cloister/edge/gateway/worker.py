@@ -24,8 +24,9 @@ from cloister.edge.gateway import limits
 from cloister.edge.gateway.cancels import CALLERS, Cancels
 from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
-from cloister.edge.gateway.session import Gateway, Session
+from cloister.edge.gateway.session import Session
 from cloister.edge.gateway.sessions import Sessions
+from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Spares
 from cloister.edge.gateway.trail import Trail
 from cloister.edge.gateway.wire import Wire
