@@ -51,10 +51,13 @@ def _create(n: int, *, pool: int) -> list[float]:
 
 
 def _await_pool(instance: Instance, pool: int) -> None:
-    """Until the pool is full again: its refill is not part of what a user waits for."""
+    """Until the pool is full again: its refill is not part of what a user waits for. A volume of the pool is an image
+    that belongs to no project yet."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if instance.api("GET", "/cloister/pool")["ready"] >= pool:
+        taken = {project["id"] for project in instance.api("GET", "/projects?limit=400")["projects"]}
+        images = {path.stem for path in instance.paths.volumes.glob("*.img")}
+        if len(images - taken) >= pool:
             return
         time.sleep(0.05)
     raise RuntimeError("the pool does not fill")

@@ -33,6 +33,7 @@ def run(n: int = 40) -> Result:
             instance.suspend(tenant)
             assert instance.endpoint(tenant)["current_state"] == "idle"
             _timed(tenant, asleep)
+            first_row(tenant)  # the first look-up after a wake asks the compute for its verifiers
             _timed(tenant, awake)
             with stopwatch(bare):
                 server.start()
