@@ -1,5 +1,6 @@
 """Both hierarchies, written into plain directories that look like them. Version 1 is real in test_computes.py."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_version_2_gets_its_controllers_and_its_limits(tmp_path: Path) -> None:
     assert cgroups.names() == ["ep-a-b-1"]
 
 
-def test_version_1_gets_a_group_in_each_tree(tmp_path: Path) -> None:
+def test_version_1_gets_a_group_in_each_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.node.sandbox.cgroups.HOST_CORES", 4)
     cgroups = per_controller(tmp_path)
     assert cgroups.describe() == "v1"
     group = cgroups.create("ep-a-b-1", LIMITS)
@@ -59,6 +61,28 @@ def test_version_1_gets_a_group_in_each_tree(tmp_path: Path) -> None:
     assert read("pids", "pids.max") == "136"
     assert (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")) == ("40000", "20000")
     assert [read(controller, "cgroup.procs") for controller in ("memory", "pids", "cpu")] == ["4321"] * 3
+
+
+def test_a_compute_that_may_use_every_core_has_no_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.node.sandbox.cgroups.HOST_CORES", 4)
+    first, second = tmp_path / "v1", tmp_path / "v2"
+    first.mkdir()
+    second.mkdir()
+    per_controller(first).create("ep-a-b-1", LIMITS).set_cpu(4)
+    unified(second).create("ep-a-b-1", LIMITS).set_cpu(4)
+    assert (first / "cpu" / "cloister-abcd" / "ep-a-b-1" / "cpu.cfs_quota_us").read_text() == "-1"
+    assert (second / "cloister-abcd" / "ep-a-b-1" / "cpu.max").read_text() == "max 20000"
+
+
+def test_all_computes_together_weigh_like_twice_the_hosts_cores(tmp_path: Path) -> None:
+    first, second = tmp_path / "v1", tmp_path / "v2"
+    first.mkdir()
+    second.mkdir()
+    per_controller(first)
+    unified(second)
+    cores = os.cpu_count() or 1
+    assert (first / "cpu" / "cloister-abcd" / "cpu.shares").read_text() == str(2 * cores * 1024)
+    assert (second / "cloister-abcd" / "cpu.weight").read_text() == str(2 * cores * 100)
 
 
 def test_a_host_without_them_says_why(tmp_path: Path) -> None:

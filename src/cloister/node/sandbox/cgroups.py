@@ -16,6 +16,13 @@ from typing import Final, Protocol
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 
+HOST_CORES: Final = os.cpu_count() or 1
+# A compute that may use every core needs no quota, and is spared its accounting.
+
+PARENT_CORES: Final = 2 * HOST_CORES
+# All computes together weigh like this many busy processes of the host. At the default of one, a single process outside
+# would get as much as all tenants; much more, and the gateways that serve them would starve.
+
 CPU_PERIOD_US: Final = 20_000
 # A fifth of the kernel's default: a compute of a quarter CPU that used its share waits 15 ms, not 75.
 
@@ -95,7 +102,8 @@ class _UnifiedGroup:
         (self._path / "cgroup.procs").write_text(str(pid))
 
     def set_cpu(self, cores: float) -> None:
-        (self._path / "cpu.max").write_text(f"{int(cores * CPU_PERIOD_US)} {CPU_PERIOD_US}")
+        quota = "max" if cores >= HOST_CORES else str(int(cores * CPU_PERIOD_US))
+        (self._path / "cpu.max").write_text(f"{quota} {CPU_PERIOD_US}")
         (self._path / "cpu.weight").write_text(str(_between(1, int(cores * 100), 10_000)))
 
     def kill(self) -> None:
@@ -123,6 +131,7 @@ class _Unified:
             for directory in (root, self._path):
                 directory.mkdir(exist_ok=True)
                 (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in self._CONTROLLERS))
+            (self._path / "cpu.weight").write_text(str(_between(1, PARENT_CORES * 100, 10_000)))
         except OSError as error:
             raise _UnsuitableError(f"version 2 may not be written: {error.strerror}") from error
 
@@ -163,7 +172,7 @@ class _PerControllerGroup:
     def set_cpu(self, cores: float) -> None:
         path = self._paths["cpu"]
         (path / "cpu.cfs_period_us").write_text(str(CPU_PERIOD_US))
-        (path / "cpu.cfs_quota_us").write_text(str(int(cores * CPU_PERIOD_US)))
+        (path / "cpu.cfs_quota_us").write_text("-1" if cores >= HOST_CORES else str(int(cores * CPU_PERIOD_US)))
         (path / "cpu.shares").write_text(str(_between(2, int(cores * 1024), 262_144)))
 
     def kill(self) -> None:
@@ -184,6 +193,7 @@ class _PerController:
         try:
             for path in self._parents.values():
                 path.mkdir(exist_ok=True)
+            (self._parents["cpu"] / "cpu.shares").write_text(str(_between(2, PARENT_CORES * 1024, 262_144)))
         except OSError as error:
             raise _UnsuitableError(f"version 1 may not be written: {error.strerror}") from error
 
