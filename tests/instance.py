@@ -205,6 +205,10 @@ class Instance:
         self.kill_everything()
         shutil.rmtree(self.state_dir, ignore_errors=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
+        for group in sorted(Path("/sys/fs/cgroup").glob(f"**/cloister-{self.paths.instance}"), reverse=True):
+            for child in (*group.glob("*/"), group):
+                with contextlib.suppress(OSError):
+                    child.rmdir()
 
     # The tenants' hands.
 
