@@ -5,12 +5,14 @@ import socket
 
 import pytest
 
-from tests.instance import Instance, tail
+from tests.instance import Instance, Tenant, tail
 
 pytestmark = pytest.mark.root
 
 
-def test_status_says_what_scripts_rely_on(instance: Instance) -> None:
+def test_status_says_what_scripts_rely_on(instance: Instance, tenant: Tenant) -> None:
+    """The cipher is what a volume's header says, so there must be one."""
+    assert tenant.project_id
     status = instance.status()
     assert status["ready"] is True
     assert status["api_url"] == f"https://db.localhost:{instance.https_port}/api/v2"

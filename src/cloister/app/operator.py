@@ -125,6 +125,11 @@ def down(state_dir: Path, *, now: bool) -> int:
     paths = Paths(state_dir)
     pid = supervisor_pid(paths)
     if pid is None:
+        if orphaned(paths):
+            raise PreconditionError(
+                public="the supervisor is gone, and computes it left may still run: `cloister up --detach` takes them over, "
+                "then `cloister down` stops them",
+            )
         return 0
     os.kill(pid, signal.SIGQUIT if now else signal.SIGTERM)
     deadline = time.monotonic() + DOWN_TIMEOUT_S
@@ -133,6 +138,11 @@ def down(state_dir: Path, *, now: bool) -> int:
             raise UnavailableError(public=f"process {pid} does not stop: see {paths.logs / 'supervisor.log'}")
         time.sleep(0.02)
     return 0
+
+
+def orphaned(paths: Paths) -> bool:
+    """A record of a compute or an open volume is there. After an orderly end there is none."""
+    return any(next(paths.run.glob(f"{kept}/*.json"), None) for kept in ("compute-records", "volumes"))
 
 
 def status(state_dir: Path) -> dict[str, Any]:
