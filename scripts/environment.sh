@@ -83,6 +83,21 @@ ensure_platform_packages() {
     [[ ${#missing[@]} -eq 0 ]] || die "still missing after the installation: ${missing[*]}"
 }
 
+# What tests and benchmarks need beside the platform: peers to compare with, and clients.
+ensure_test_packages() {
+    local missing
+    mapfile -t missing < <(packages_for pgbouncer:pgbouncer gcc:gcc openssl:openssl npm:npm)
+    # pgbench comes with the distribution's server, whose package would start one on port 5432 unless told otherwise first.
+    if ! pgbench --version >/dev/null 2>&1; then
+        if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
+            mkdir -p /etc/postgresql-common
+            printf 'create_main_cluster = false\n' >/etc/postgresql-common/createcluster.conf
+        fi
+        missing+=(postgresql)
+    fi
+    install_packages "${missing[@]}"
+}
+
 # ensure_venv LOCKFILE: the virtual environment with exactly what the lock file names. A stamp of its hash says that this
 # was done, so that nothing is asked again.
 ensure_venv() {
