@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloister.base.durable import write_durably
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import SHARED_GROUP, Service, gid_of, uid_of
-from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save, write_durably
+from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save
 from cloister.trust.keys.providers.file import write_private
 
 SECRET_BYTES: Final = 32

@@ -3,8 +3,9 @@
 from cloister import __version__
 from cloister.app import certificates
 from cloister.base.database import Database, embedded
+from cloister.base.durable import write_durably
 from cloister.base.secret import Secret
-from cloister.base.settings import Settings, write_durably
+from cloister.base.settings import Settings
 from cloister.trust.access.bootstrap import bootstrap
 from cloister.trust.audit import Action, Event, record
 

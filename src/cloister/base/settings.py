@@ -13,7 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
+from cloister.base.durable import write_durably
 from cloister.base.errors import BadRequestError, PreconditionError
+from cloister.base.limits import SUSPEND_TIMEOUT_DEFAULT_S
 
 LAYOUT_VERSION: Final = 1
 """The version of the state directory. A directory of another version is refused, never guessed at."""
@@ -61,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The operator's own certificate (PEM, chain included); None uses Cloister's own CA."""
     proxy_protocol_from: tuple[str, ...] = ()
     """Addresses or networks whose connections start with a PROXY protocol v2 header. All others must not."""
-    suspend_timeout_s: int = 300
+    suspend_timeout_s: int = SUSPEND_TIMEOUT_DEFAULT_S
     """For endpoints with suspend_timeout_seconds 0."""
     idle_check_interval_s: float = 5.0
     store_passwords: bool = False
@@ -152,24 +154,6 @@ def _holds_password(url: str) -> bool:
 def save(settings: Settings) -> None:
     # Every process reads it; nothing in it is secret.
     write_durably(settings.paths.settings, msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
-
-
-def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path`, whole or not at all, with its mode from the first moment; on disk when this returns."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def load(state_dir: Path) -> Settings:

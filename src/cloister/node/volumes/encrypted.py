@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from cloister.base.durable import sync_directory
 from cloister.base.errors import ConflictError, NotFoundError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
@@ -98,7 +99,7 @@ class LuksDriver:
             with image.open("r+b") as file:
                 os.fsync(file.fileno())
             image.rename(self._image(project_id))
-            _sync_directory(self._images)
+            sync_directory(self._images)
         except BaseException:
             self.discard(project_id)
             image.unlink(missing_ok=True)
@@ -146,7 +147,7 @@ class LuksDriver:
 
     def destroy(self, project_id: ProjectId) -> None:
         self._image(project_id).unlink(missing_ok=True)
-        _sync_directory(self._images)
+        sync_directory(self._images)
         self._headers.pop(project_id, None)
 
     def adopt(self, project_id: ProjectId) -> OpenVolume | None:
@@ -224,11 +225,3 @@ class LuksDriver:
 
     def _record(self, project_id: ProjectId) -> Path:
         return self._records / f"{project_id}.json"
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from cloister.base.durable import sync_directory, write_durably
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import SHARED_GROUP, am_root
 from cloister.base.settings import Paths
@@ -61,16 +62,17 @@ def serve(paths: Paths, chain: bytes, key: bytes) -> Served:
     directory = generations / str(max(numbers, default=0) + 1)
     directory.mkdir(mode=0o700)
     # 2. Both files, on disk. The gateways and the API read the key through their common group.
-    _write(directory / "chain.pem", chain, mode=0o644)
-    _write(directory / "key.pem", key, mode=0o640, shared=True)
+    write_durably(directory / "chain.pem", chain, mode=0o644)
+    shared_gid = grp.getgrnam(SHARED_GROUP).gr_gid if am_root() else -1
+    write_durably(directory / "key.pem", key, mode=0o640, gid=shared_gid)
     directory.chmod(0o755)
-    _sync(directory)
+    sync_directory(directory)
     # 3. One rename.
     _link(paths.certificates / "current", Path("generations") / directory.name)
     for name in ("chain.pem", "key.pem"):
         if not (paths.certificates / name).is_symlink():
             _link(paths.certificates / name, Path("current") / name)
-    _sync(paths.certificates)
+    sync_directory(paths.certificates)
     # 4. Forget what nobody reads any more.
     for number in sorted(numbers)[: -(GENERATIONS_KEPT - 1) or None]:
         shutil.rmtree(generations / str(number))
@@ -78,7 +80,7 @@ def serve(paths: Paths, chain: bytes, key: bytes) -> Served:
 
 
 def write_ca(paths: Paths, certificates: bytes) -> None:
-    _write(paths.ca_file, certificates, mode=0o644)
+    write_durably(paths.ca_file, certificates, mode=0o644)
 
 
 def read_ca(paths: Paths) -> x509.Certificate | None:
@@ -91,7 +93,7 @@ def write_authority(paths: Paths, name: str, identity: Identity) -> None:
     """Certificate and key in one file: no crash can part them."""
     directory = paths.certificates / "authority"
     directory.mkdir(mode=0o700, exist_ok=True)
-    _write(directory / f"{name}-and-key.pem", pem(identity.certificate) + key_pem(identity.key), mode=0o600)
+    write_durably(directory / f"{name}-and-key.pem", pem(identity.certificate) + key_pem(identity.key), mode=0o600)
 
 
 def read_authority(paths: Paths, name: str) -> Identity | None:
@@ -121,32 +123,8 @@ def log_issued(paths: Paths, line: str) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, content: bytes, *, mode: int, shared: bool = False) -> None:
-    """Whole or not at all, with its mode from the first moment."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        if shared and am_root():
-            os.fchown(descriptor, 0, grp.getgrnam(SHARED_GROUP).gr_gid)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
 def _link(path: Path, target: Path) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(path)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from cloister.base.durable import sync_directory
 from cloister.base.errors import PreconditionError
 from cloister.trust.keys.memory import SecretPage
 from cloister.trust.keys.providers.provider import KEY_BYTES, RootKey
@@ -78,8 +79,4 @@ def write_private(path: Path, content: memoryview | bytes, *, uid: int, gid: int
     finally:
         os.close(descriptor)
         temporary.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
