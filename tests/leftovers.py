@@ -38,7 +38,9 @@ def await_none(instance: Instance, timeout_s: float = 30) -> None:
 
 
 def processes(instance: Instance) -> list[str]:
-    """All but the platform's own: the supervisor, its children, and those of the control database."""
+    """All but the platform's own: the supervisor, its children, and those of the control database, which must be up:
+    what a killed server leaves behind for a moment has no parent to know it by."""
+    instance.await_ready()
     own = instance.pids()
     known = {int(instance.paths.supervisor_lock.read_text()), *own.values()}
     lines = []
