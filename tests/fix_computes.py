@@ -24,7 +24,7 @@ import asyncpg
 import pytest
 
 from cloister.base.identities import COMPUTE_UID_FIRST
-from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id
+from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
 from cloister.node.computes import Computes
@@ -85,18 +85,19 @@ class Node:
 
     def new_compute(self, *, memory_bytes: int = MEMORY_BYTES, settings: dict[str, str] | None = None) -> ComputeSpec:
         """A project with a branch, populated, on a volume of its own."""
-        project_id, branch_id = new_project_id(), new_branch_id()
+        project_id, timeline_id = new_project_id(), new_timeline_id()
         uid = COMPUTE_UID_FIRST + 77_000 + len(self._mountpoints)
         mountpoint = Path(tempfile.mkdtemp(prefix="cloister-volume-"))
         self._mountpoints[project_id] = mountpoint
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={VOLUME_BYTES},mode=0700", "none", mountpoint], check=True)
-        data = mountpoint / "branches" / branch_id / "data"
+        data = mountpoint / "timelines" / timeline_id / "data"
         data.parent.mkdir(parents=True)
         self.engines.populate(self.engines.get(MAJOR), data, uid)
         return ComputeSpec(
             endpoint_id=new_endpoint_id(),
             project_id=project_id,
-            branch_id=branch_id,
+            branch_id=new_branch_id(),
+            timeline_id=timeline_id,
             pg_version=MAJOR,
             uid=uid,
             cpu_cores=1.0,
@@ -107,8 +108,8 @@ class Node:
     def mountpoint(self, spec: ComputeSpec) -> Path:
         return self._mountpoints[spec.project_id]
 
-    def branch_dir(self, spec: ComputeSpec) -> Path:
-        return self.mountpoint(spec) / "branches" / spec.branch_id
+    def timeline_dir(self, spec: ComputeSpec) -> Path:
+        return self.mountpoint(spec) / "timelines" / spec.timeline_id
 
     async def start(self, spec: ComputeSpec) -> ComputeInfo:
         return await self.computes.start(spec, self.mountpoint(spec))

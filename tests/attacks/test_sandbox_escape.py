@@ -134,7 +134,7 @@ async def run_all(engines: EnginesOnHost, scratch: Path) -> dict[str, Outcome]:
         await attacker.execute("CREATE TABLE public.t AS SELECT 1 AS n")
         with bait(scratch, node) as facts:
             facts |= {
-                "b_data": str(node.branch_dir(b) / "data"),
+                "b_data": str(node.timeline_dir(b) / "data"),
                 "b_socket": f"{info_b.socket_dir}/.s.PGSQL.5432",
                 "b_pid": str(info_b.pid),
             }

@@ -78,7 +78,7 @@ class Catalog:
 
 @dataclass
 class Image:
-    branch_id: str
+    timeline_id: str
     uid: int
     pg_version: int
     catalog: Catalog
@@ -163,8 +163,8 @@ class FakeNode:
             self.calls.append("CreateVolume")
             owner = RoleState(TEMPLATE_ROLE, None, can_login=True, valid_until=None)
             catalog = Catalog({TEMPLATE_ROLE: owner}, {TEMPLATE_DATABASE: TEMPLATE_ROLE})
-            self.images[command.project_id] = Image(command.branch_id, command.uid, command.pg_version, catalog)
-        elif (image.branch_id, image.uid) != (command.branch_id, command.uid):
+            self.images[command.project_id] = Image(command.timeline_id, command.uid, command.pg_version, catalog)
+        elif (image.timeline_id, image.uid) != (command.timeline_id, command.uid):
             raise ConflictError("another volume of that id")
         return self._info(command.project_id)
 
@@ -189,14 +189,14 @@ class FakeNode:
         if (there := self.computes.get(spec.endpoint_id)) is not None:
             return there
         image = self.images.get(spec.project_id)
-        if image is None or image.branch_id != spec.branch_id:
-            raise NotFoundError(f"no branch {spec.branch_id}")
+        if image is None or image.timeline_id != spec.timeline_id:
+            raise NotFoundError(f"no timeline {spec.timeline_id}")
         if image.uid != spec.uid or image.pg_version != spec.pg_version:
             raise PreconditionError("not this project's uid or version")
         if spec.project_id not in self.keys.enabled:
             raise NotFoundError("no key")
         # The worst that the control plane could do: two servers on one data directory.
-        assert all(compute.branch_id != spec.branch_id for compute in self.computes.values()), "data destroyed"
+        assert all(compute.timeline_id != spec.timeline_id for compute in self.computes.values()), "data destroyed"
         self.calls.append("StartCompute")
         self._last_generation += 1
         image.is_open = True
@@ -205,6 +205,7 @@ class FakeNode:
             endpoint_id=spec.endpoint_id,
             project_id=spec.project_id,
             branch_id=spec.branch_id,
+            timeline_id=spec.timeline_id,
             generation=self._last_generation,
             socket_dir=f"/run/computes/{spec.endpoint_id}",
             pid=1000 + self._last_generation,

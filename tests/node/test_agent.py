@@ -22,7 +22,7 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.identities import COMPUTE_UID_FIRST, Service
-from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id
+from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.rpc import Client, Command, Connection, Peer
 from cloister.base.settings import Settings
 from cloister.node import agent as agent_module
@@ -43,7 +43,8 @@ from cloister.node.commands import (
 from cloister.node.volumes.plain import PlainDriver
 
 PROJECT, OTHER = new_project_id(), new_project_id()
-BRANCH, ENDPOINT, SECOND = new_branch_id(), new_endpoint_id(), new_endpoint_id()
+BRANCH, TIMELINE = new_branch_id(), new_timeline_id()
+ENDPOINT, SECOND = new_endpoint_id(), new_endpoint_id()
 UID = COMPUTE_UID_FIRST + 7
 GIB = 1024**3
 
@@ -88,7 +89,7 @@ class FakeComputes:
     async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
         if self.refusal is not None:
             raise self.refusal
-        assert (mountpoint / "branches" / spec.branch_id / "data" / "PG_VERSION").exists()
+        assert (mountpoint / "timelines" / spec.timeline_id / "data" / "PG_VERSION").exists()
         self.infos[spec.endpoint_id] = info = running(spec.endpoint_id)
         return info
 
@@ -124,6 +125,7 @@ def running(endpoint_id: str, project_id: str = PROJECT) -> ComputeInfo:
         endpoint_id=endpoint_id,
         project_id=project_id,
         branch_id=BRANCH,
+        timeline_id=TIMELINE,
         generation=1,
         socket_dir="/nowhere",
         pid=1,
@@ -135,6 +137,7 @@ def spec(endpoint_id: str = ENDPOINT) -> ComputeSpec:
         endpoint_id=endpoint_id,
         project_id=PROJECT,
         branch_id=BRANCH,
+        timeline_id=TIMELINE,
         pg_version=18,
         uid=UID,
         cpu_cores=1,
@@ -142,7 +145,7 @@ def spec(endpoint_id: str = ENDPOINT) -> ComputeSpec:
     )
 
 
-CREATE = CreateVolume(project_id=PROJECT, branch_id=BRANCH, pg_version=18, uid=UID, size_bytes=GIB)
+CREATE = CreateVolume(project_id=PROJECT, timeline_id=TIMELINE, pg_version=18, uid=UID, size_bytes=GIB)
 
 
 class Node:
@@ -367,12 +370,12 @@ BAD_NAMES = [
 async def test_no_other_name_becomes_a_path(node: Node, name: str) -> None:
     commands: list[Command[Any]] = [
         msgspec.structs.replace(CREATE, project_id=name),
-        msgspec.structs.replace(CREATE, branch_id=name),
+        msgspec.structs.replace(CREATE, timeline_id=name),
         DeleteVolume(name),
         CloseVolume(name),
         GetVolume(name),
         StartCompute(spec=msgspec.structs.replace(spec(), project_id=name)),
-        StartCompute(spec=msgspec.structs.replace(spec(), branch_id=name)),
+        StartCompute(spec=msgspec.structs.replace(spec(), timeline_id=name)),
         StartCompute(spec=msgspec.structs.replace(spec(), endpoint_id=name)),
         StopCompute(endpoint_id=name),
     ]

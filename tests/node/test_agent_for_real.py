@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from cloister.base.identities import COMPUTE_UID_FIRST, Service
-from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, parse_project_id
+from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id, parse_project_id
 from cloister.base.rpc import Command, Connection, Peer
 from cloister.base.settings import Settings
 from cloister.node import agent as agent_module
@@ -68,6 +68,7 @@ class Node:
             endpoint_id=new_endpoint_id(),
             project_id=new_project_id(),
             branch_id=new_branch_id(),
+            timeline_id=new_timeline_id(),
             pg_version=18,
             uid=UID,
             cpu_cores=1,
@@ -76,7 +77,7 @@ class Node:
         await self.ask(
             CreateVolume(
                 project_id=spec.project_id,
-                branch_id=spec.branch_id,
+                timeline_id=spec.timeline_id,
                 pg_version=18,
                 uid=UID,
                 size_bytes=size_bytes,

@@ -91,7 +91,7 @@ async def test_a_compute_has_no_privilege_and_only_its_own_descriptors(engines: 
                     or "0::/cl" in groups
                 )
             files = descriptors_of(info.pid)
-            branch = node.branch_dir(spec)
+            branch = node.timeline_dir(spec)
             outside = {
                 file for file in files if file.startswith("/") and not file.startswith(("/data", "/run/postgresql"))
             }
@@ -148,7 +148,7 @@ async def test_a_killed_compute_is_reported_and_recovers_what_was_acknowledged(e
         event = await node.next_exit()
         assert (event.was_asked, event.exit_status) == (False, -9)
         connection.terminate()
-        assert (node.branch_dir(spec) / "data" / "postmaster.pid").exists()
+        assert (node.timeline_dir(spec) / "data" / "postmaster.pid").exists()
         connection = await connect(await node.start(spec))
         assert await connection.fetchval("SELECT n FROM public.t") == 7
         await connection.close()
@@ -224,7 +224,7 @@ async def test_what_a_tenant_leaves_in_its_data_directory_changes_nothing_that_m
             "work_mem": "1GB",
         }
         text = "".join(f"{name} = '{value}'\n" for name, value in hostile.items() if name != "work_mem")
-        auto = node.branch_dir(spec) / "data" / "postgresql.auto.conf"
+        auto = node.timeline_dir(spec) / "data" / "postgresql.auto.conf"
         auto.write_text(text)
 
         connection = await connect(await node.start(spec))
@@ -255,7 +255,7 @@ async def test_no_statement_reaches_the_log_not_even_with_an_error(engines: Engi
                 await connection.execute(text)
         await connection.close()
         await node.computes.stop(spec.endpoint_id)
-        log = (node.branch_dir(spec) / "postgres.log").read_text()
+        log = (node.timeline_dir(spec) / "postgres.log").read_text()
         assert "already exists" in log
         assert "STATEMENT" not in log
         assert "planted-canary'" not in log
@@ -268,7 +268,7 @@ async def test_a_long_log_is_cut_while_it_is_written(engines: EnginesOnHost, mon
         spec = node.new_compute()
         connection = await connect(await node.start(spec))
         await connection.execute("DO $$ BEGIN FOR i IN 1..200 LOOP RAISE WARNING 'line %', i; END LOOP; END $$")
-        log = log_module.ServerLog(node.branch_dir(spec))
+        log = log_module.ServerLog(node.timeline_dir(spec))
         assert log.path.stat().st_size > 4096
         log.shorten()
         assert log.path.stat().st_size == 0

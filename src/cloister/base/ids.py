@@ -17,6 +17,11 @@ BranchId = NewType("BranchId", str)
 """`br-calm-forest-ab12cd34`"""
 EndpointId = NewType("EndpointId", str)
 """`ep-calm-forest-ab12cd34`; the first label of the host that clients connect to."""
+TimelineId = NewType("TimelineId", str)
+"""32 hex digits: the storage of a branch, and a directory in its project's volume. A branch that is reset or restored gets
+another one; its own id and its endpoints' stay."""
+SnapshotId = NewType("SnapshotId", str)
+"""`snap-calm-forest-ab12cd34`"""
 OperationId = NewType("OperationId", str)
 """A UUID."""
 OrgId = NewType("OrgId", str)
@@ -25,6 +30,8 @@ OrgId = NewType("OrgId", str)
 _PROJECT: Final = re.compile(r"[a-z]{2,16}-[a-z]{2,16}-[0-9]{8}")
 _BRANCH: Final = re.compile(r"br-[a-z]{2,16}-[a-z]{2,16}-[a-z0-9]{8}")
 _ENDPOINT: Final = re.compile(r"ep-[a-z]{2,16}-[a-z]{2,16}-[a-z0-9]{8}")
+_TIMELINE: Final = re.compile(r"[0-9a-f]{32}")
+_SNAPSHOT: Final = re.compile(r"snap-[a-z]{2,16}-[a-z]{2,16}-[a-z0-9]{8}")
 _ORG: Final = re.compile(r"org-[a-z]{2,16}-[a-z]{2,16}-[0-9]{8}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -71,6 +78,14 @@ def new_endpoint_id() -> EndpointId:
     return EndpointId(f"ep-{_words()}-{_tail(_BASE36)}")
 
 
+def new_timeline_id() -> TimelineId:
+    return TimelineId(secrets.token_hex(16))
+
+
+def new_snapshot_id() -> SnapshotId:
+    return SnapshotId(f"snap-{_words()}-{_tail(_BASE36)}")
+
+
 def new_org_id() -> OrgId:
     return OrgId(f"org-{_words()}-{_tail('0123456789')}")
 
@@ -89,6 +104,14 @@ def parse_branch_id(text: str) -> BranchId:
 
 def parse_endpoint_id(text: str) -> EndpointId:
     return EndpointId(_matching("endpoint id", _ENDPOINT, text))
+
+
+def parse_timeline_id(text: str) -> TimelineId:
+    return TimelineId(_matching("timeline id", _TIMELINE, text))
+
+
+def parse_snapshot_id(text: str) -> SnapshotId:
+    return SnapshotId(_matching("snapshot id", _SNAPSHOT, text))
 
 
 def parse_org_id(text: str) -> OrgId:

@@ -136,7 +136,9 @@ class ControlPlane:
                 settings=settings,
                 clock=clock,
             ),
-            branches=BranchService(database),
+            branches=BranchService(database),  # type: ignore[arg-type]
+            snapshots=None,  # type: ignore[arg-type]
+            schemas=None,  # type: ignore[arg-type]
             endpoints=EndpointService(database, self.engine, self.gateways, clock),
             roles=RoleService(database, self.engine, vault),
             databases=DatabaseService(database, self.engine),

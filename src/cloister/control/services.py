@@ -7,11 +7,27 @@ door has already checked the permission; a service checks what is possible.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.secret import Secret
-from cloister.control.branches.model import Branch
+from cloister.control.branches.model import (
+    HEAD,
+    Branch,
+    BranchChange,
+    BranchCreated,
+    BranchRestored,
+    NewBranch,
+    Point,
+    Restore,
+    ScheduleItem,
+    Snapshot,
+    SnapshotChange,
+    SnapshotRestored,
+    Usage,
+    Window,
+)
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.operations.model import Operation
@@ -28,6 +44,8 @@ __all__ = [
     "Projects",
     "RoleChanged",
     "Roles",
+    "Schemas",
+    "Snapshots",
 ]
 
 
@@ -45,6 +63,84 @@ class Branches(Protocol):
     async def find(self, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]: ...
     async def get(self, project_id: ProjectId, branch_id: BranchId) -> Branch: ...
     async def default(self, project_id: ProjectId) -> Branch: ...
+    async def count(self, project_id: ProjectId, search: str | None) -> int: ...
+    async def usage(self, project_id: ProjectId, branch_id: BranchId) -> Usage: ...
+    async def window(self, project_id: ProjectId, branch_id: BranchId) -> Window: ...
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewBranch) -> BranchCreated: ...
+    async def update(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, change: BranchChange
+    ) -> tuple[Branch, list[Operation]]: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, hard: bool = False
+    ) -> tuple[Branch, list[Operation]]:
+        """`hard`: at once and for good; otherwise it can be recovered for a while."""
+        ...
+
+    async def find_deleted(self, project_id: ProjectId) -> list[Branch]:
+        """Those that can still be recovered."""
+        ...
+
+    async def recover(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]: ...
+    async def restore(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, wish: Restore
+    ) -> BranchRestored: ...
+    async def set_as_default(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]: ...
+
+
+class Snapshots(Protocol):
+    async def find(self, project_id: ProjectId) -> list[Snapshot]: ...
+    async def create(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        *,
+        name: str | None,
+        point: Point,
+        expires_at: datetime | None,
+    ) -> tuple[Snapshot, list[Operation]]: ...
+    async def update(
+        self, caller: Caller, project_id: ProjectId, snapshot_id: SnapshotId, change: SnapshotChange
+    ) -> Snapshot: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, snapshot_id: SnapshotId
+    ) -> tuple[Snapshot, list[Operation]]: ...
+    async def restore(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        snapshot_id: SnapshotId,
+        *,
+        name: str | None,
+        target_id: BranchId | None,
+        is_final: bool,
+    ) -> SnapshotRestored:
+        """Into a new branch, or (`target_id` and `is_final`) over that one; a new branch that is not final yet can take
+        the target's place later, by `finalize`."""
+        ...
+
+    async def finalize(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, name: str | None
+    ) -> tuple[Branch, list[Operation]]:
+        """Let a branch that was restored from a snapshot take the place of the one that it was restored for."""
+        ...
+
+    async def schedule(self, project_id: ProjectId, branch_id: BranchId) -> list[ScheduleItem]: ...
+    async def set_schedule(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, items: list[ScheduleItem]
+    ) -> list[ScheduleItem]: ...
+
+
+class Schemas(Protocol):
+    async def sql(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, database: str, point: Point = HEAD
+    ) -> str:
+        """As pg_dump --schema-only writes it."""
+        ...
 
 
 class Endpoints(Protocol):
@@ -124,6 +220,8 @@ class Control:
 
     projects: Projects
     branches: Branches
+    snapshots: Snapshots
+    schemas: Schemas
     endpoints: Endpoints
     roles: Roles
     databases: Databases

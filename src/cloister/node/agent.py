@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, assert_never
+from typing import Any, Final, Protocol, Self
 
 from cloister.base.errors import (
     BadRequestError,
@@ -27,7 +27,7 @@ from cloister.base.errors import (
     ForbiddenError,
 )
 from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service
-from cloister.base.ids import BranchId, ProjectId, parse_branch_id, parse_endpoint_id, parse_project_id
+from cloister.base.ids import ProjectId, TimelineId, parse_endpoint_id, parse_project_id, parse_timeline_id
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.node.commands import (
@@ -201,11 +201,11 @@ class NodeAgent:
                 return await self._status()
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
-            case unreachable:
-                assert_never(unreachable)
+            case _:
+                raise BadRequestError(f"{type(command).__name__} is not known here yet")
 
     async def _create_volume(self, command: CreateVolume) -> VolumeInfo:
-        project_id, branch_id = parse_project_id(command.project_id), parse_branch_id(command.branch_id)
+        project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         uid = _checked_uid(command.uid)
         if not VOLUME_BYTES_MIN <= command.size_bytes <= VOLUME_BYTES_MAX:
             raise BadRequestError(f"a volume of {command.size_bytes} bytes")
@@ -213,7 +213,7 @@ class NodeAgent:
         await self._engines.ensure_template(engine)
 
         def fill(mountpoint: Path) -> None:
-            data = _data_directory(mountpoint, branch_id)
+            data = _data_directory(mountpoint, timeline_id)
             data.parent.mkdir(mode=0o700, parents=True)
             self._engines.populate(engine, data, uid)
             if self._volumes.driver.has_own_space:
@@ -239,7 +239,7 @@ class NodeAgent:
         return Done()
 
     async def _start_compute(self, spec: ComputeSpec) -> ComputeInfo:
-        project_id, branch_id = parse_project_id(spec.project_id), parse_branch_id(spec.branch_id)
+        project_id, timeline_id = parse_project_id(spec.project_id), parse_timeline_id(spec.timeline_id)
         parse_endpoint_id(spec.endpoint_id)
         uid = _checked_uid(spec.uid)
         # Before the lock: a stop that arrives while this start is under way must find the project, and wait.
@@ -252,7 +252,7 @@ class NodeAgent:
             async with self._computes.expecting():
                 mountpoint = await self._volumes.open(project_id)
                 try:
-                    await self._volumes.prepare_cluster(_data_directory(mountpoint, branch_id), uid)
+                    await self._volumes.prepare_cluster(_data_directory(mountpoint, timeline_id), uid)
                     return await self._computes.start(spec, mountpoint)
                 except BaseException:
                     with contextlib.suppress(CloisterError):
@@ -382,8 +382,8 @@ class NodeAgent:
         task.add_done_callback(self._tasks.discard)
 
 
-def _data_directory(mountpoint: Path, branch_id: BranchId) -> Path:
-    return mountpoint / "branches" / branch_id / "data"
+def _data_directory(mountpoint: Path, timeline_id: TimelineId) -> Path:
+    return mountpoint / "timelines" / timeline_id / "data"
 
 
 def _checked_uid(uid: int) -> int:

@@ -32,12 +32,12 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateVolume(Command[VolumeInfo], frozen=True, kw_only=True):
-    """Format a volume and put a cluster into it: `branches/BRANCH_ID/data`, owned by `uid`, copied from the template
-    of `pg_version`. Ends closed. The project's key must exist in the key broker. Twice is once."""
+    """Format a volume and put its first timeline into it, a cluster owned by `uid`, copied from the template of
+    `pg_version`. Ends closed. The project's key must exist in the key broker. Twice is once."""
 
     reply: ClassVar[type] = VolumeInfo
     project_id: str
-    branch_id: str
+    timeline_id: str
     pg_version: int
     uid: int
     size_bytes: int
@@ -63,8 +63,12 @@ class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
     endpoint_id: str
     project_id: str
     branch_id: str
+    timeline_id: str
+    """Where the branch's data is now."""
     pg_version: int
     uid: int
+    history_retention_s: int = 0
+    """How far back the timeline must stay recoverable; what is older may be pruned by the agent."""
     cpu_cores: float
     """The hard limit (autoscaling_limit_max_cu)."""
     memory_bytes: int
@@ -77,6 +81,7 @@ class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
     endpoint_id: str
     project_id: str
     branch_id: str
+    timeline_id: str
     generation: int
     """Grows with every start of this compute; tells an old socket from a new one."""
     socket_dir: str
@@ -99,6 +104,134 @@ class StopCompute(Command[Done], frozen=True, kw_only=True):
     reply: ClassVar[type] = Done
     endpoint_id: str
     close_volume: bool = True
+
+
+class TimelineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and places of one timeline. Moments are seconds since 1970."""
+
+    timeline_id: str
+    is_running: bool
+    end_lsn: str
+    """Where its WAL ends: of a running one, as far as it was archived."""
+    since_lsn: str | None = None
+    """The first place that it can be recovered to; None without history."""
+    since: float | None = None
+    wal_since_snapshot_bytes: int = 0
+    logical_bytes: int = 0
+    unique_bytes: int = 0
+    history_bytes: int = 0
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a new timeline leaves its source."""
+
+    lsn: str
+    at: float | None = None
+    """Of the last commit in it, where known."""
+
+
+class CreateTimeline(Command[Done], frozen=True, kw_only=True):
+    """A fresh cluster from the template, as in a new project. Twice is once."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    timeline_id: str
+    pg_version: int
+    uid: int
+
+
+class CloneTimeline(Command[Recovered], frozen=True, kw_only=True):
+    """The head of a timeline on which no compute runs becomes another timeline, by reflink. Raises ConflictError when one
+    runs. Twice is once."""
+
+    reply: ClassVar[type] = Recovered
+    project_id: str
+    source_id: str
+    target_id: str
+    uid: int
+    is_frozen: bool = False
+    """A snapshot's: it is never started, so it gets no history of its own."""
+
+
+class CopyTimeline(Command[Done], frozen=True, kw_only=True):
+    """The files of a *running* timeline, while the caller holds its server in backup mode (`pg_backup_start`). Goes on
+    with FinishCopy; what was copied without is swept. Calling it again copies anew."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    source_id: str
+    target_id: str | None
+    """None: into the source's own history."""
+    uid: int
+
+
+class FinishCopy(Command[Recovered], frozen=True, kw_only=True):
+    """After `pg_backup_stop`: the WAL up to there and the backup label. The target starts by recovering to its end; for
+    the source's own history it becomes a place to recover from."""
+
+    reply: ClassVar[type] = Recovered
+    project_id: str
+    source_id: str
+    target_id: str | None
+    uid: int
+    label: str
+    """`labelfile` of pg_backup_stop; at most 64 kB."""
+    stop_lsn: str
+    is_frozen: bool = False
+
+
+class RecoverTimeline(Command[Recovered], frozen=True, kw_only=True):
+    """What a timeline was at a point becomes another timeline: the nearest snapshot before it, and WAL from the archive
+    replayed exactly to there. Also while the source runs. Takes as long as the replay. Twice is once. Raises
+    PreconditionError, with the window in words, for a point outside the history."""
+
+    reply: ClassVar[type] = Recovered
+    project_id: str
+    source_id: str
+    target_id: str
+    pg_version: int
+    uid: int
+    lsn: str | None = None
+    """Up to and with the record that ends here or before."""
+    at: float | None = None
+    """All that was committed at or before, nothing after."""
+    is_frozen: bool = False
+
+
+class ScrubTimeline(Command[Done], frozen=True, kw_only=True):
+    """Take the secrets out of a timeline at rest: the verifiers of all roles, the options of user mappings, the connection
+    strings of subscriptions, in every database. Twice is once."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    timeline_id: str
+    pg_version: int
+    uid: int
+
+
+class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
+    """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    timeline_id: str
+
+
+class PruneTimeline(Command[TimelineInfo], frozen=True, kw_only=True):
+    """Give up what is not needed to recover to `keep_since` or later."""
+
+    reply: ClassVar[type] = TimelineInfo
+    project_id: str
+    timeline_id: str
+    keep_since: float
+
+
+class GetTimeline(Command[TimelineInfo], frozen=True, kw_only=True):
+    """Opens the volume if it must. Raises NotFoundError."""
+
+    reply: ClassVar[type] = TimelineInfo
+    project_id: str
+    timeline_id: str
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +260,24 @@ class GetVolume(Command[VolumeInfo], frozen=True):
     project_id: str
 
 
-AnyCommand = CreateVolume | DeleteVolume | CloseVolume | StartCompute | StopCompute | GetStatus | GetVolume
+AnyCommand = (
+    CreateVolume
+    | DeleteVolume
+    | CloseVolume
+    | StartCompute
+    | StopCompute
+    | CreateTimeline
+    | CloneTimeline
+    | CopyTimeline
+    | FinishCopy
+    | RecoverTimeline
+    | ScrubTimeline
+    | DeleteTimeline
+    | PruneTimeline
+    | GetTimeline
+    | GetStatus
+    | GetVolume
+)
 
 
 class ComputeExited(msgspec.Struct, frozen=True, tag=True, kw_only=True):

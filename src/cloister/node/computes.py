@@ -30,7 +30,7 @@ import msgspec
 
 from cloister.base.clock import Clock, SystemClock
 from cloister.base.errors import ConflictError, InternalError, NotFoundError
-from cloister.base.ids import parse_branch_id, parse_endpoint_id, parse_project_id
+from cloister.base.ids import parse_branch_id, parse_endpoint_id, parse_project_id, parse_timeline_id
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S
 from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
@@ -65,7 +65,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
     info: ComputeInfo
     cpu_cores: float
-    branch_dir: str
+    timeline_dir: str
     monitor: ProcessRecord
     program: ProcessRecord | None = None
     """None while it is being launched."""
@@ -77,7 +77,7 @@ class _Plan:
 
     spec: ComputeSpec
     size: Size
-    branch_dir: Path
+    timeline_dir: Path
     room: Room
     config: str
 
@@ -90,7 +90,7 @@ class _Compute:
     launched: Launched
     group: Group
     room: Room
-    branch_dir: Path
+    timeline_dir: Path
     cpu_cores: float
     was_asked: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -156,21 +156,22 @@ class Computes:
             self._expected -= 1
 
     async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
-        """Start PostgreSQL on `mountpoint/branches/BRANCH_ID/data`. Returns when it is spawned; already running is its
+        """Start PostgreSQL on `mountpoint/timelines/TIMELINE_ID/data`. Returns when it is spawned; already running is its
         ComputeInfo. Raises UnprocessableError (version, settings), ConflictError (the branch has a compute)."""
         endpoint_id = parse_endpoint_id(spec.endpoint_id)
-        branch_dir = mountpoint / "branches" / parse_branch_id(spec.branch_id)
+        timeline_dir = mountpoint / "timelines" / parse_timeline_id(spec.timeline_id)
+        parse_branch_id(spec.branch_id)
         parse_project_id(spec.project_id)
         lock = self._locks.setdefault(endpoint_id, asyncio.Lock())
         async with lock:
             if (running := self._computes.get(endpoint_id)) is not None:
-                if running.info.branch_id != spec.branch_id:
-                    raise ConflictError(f"{endpoint_id} runs on {running.info.branch_id}")
+                if running.info.timeline_id != spec.timeline_id:
+                    raise ConflictError(f"{endpoint_id} runs on {running.info.timeline_id}")
                 return running.info
             engine = self._engines.get(spec.pg_version)
             async with self.expecting():
                 await self._engines.ensure_root(engine)
-                compute = await self._launch(spec, engine, branch_dir)
+                compute = await self._launch(spec, engine, timeline_dir)
             self._watch(compute, starts=True)
             return compute.info
 
@@ -216,7 +217,7 @@ class Computes:
                 launched=Launched(record.monitor, program),
                 group=self._cgroups.find(endpoint_id),
                 room=Room(self._paths.computes / endpoint_id),
-                branch_dir=Path(record.branch_dir),
+                timeline_dir=Path(record.timeline_dir),
                 cpu_cores=record.cpu_cores,
             )
             if record.program is None and program.is_alive():
@@ -232,25 +233,28 @@ class Computes:
                 if path.name not in self._computes:
                     await asyncio.to_thread(Room(path).clear)
 
-    async def _launch(self, spec: ComputeSpec, engine: Engine, branch_dir: Path) -> _Compute:
+    async def _launch(self, spec: ComputeSpec, engine: Engine, timeline_dir: Path) -> _Compute:
         endpoint_id = spec.endpoint_id
         room = Room(self._paths.computes / endpoint_id)
         size = Size(
             major=spec.pg_version,
             memory_bytes=spec.memory_bytes,
             cpu_cores=spec.cpu_cores,
-            volume_bytes=_size_of(branch_dir),
+            volume_bytes=_size_of(timeline_dir),
         )
-        plan = _Plan(spec, size, branch_dir, room, postgresql_conf(size, spec.settings))
+        plan = _Plan(spec, size, timeline_dir, room, postgresql_conf(size, spec.settings))
         info = ComputeInfo(
             endpoint_id=endpoint_id,
             project_id=spec.project_id,
             branch_id=spec.branch_id,
+            timeline_id=spec.timeline_id,
             generation=self._next_generation(),
             socket_dir=str(room.sockets),
             pid=0,
         )
-        record = _Record(info=info, cpu_cores=spec.cpu_cores, branch_dir=str(branch_dir), monitor=ProcessRecord(0, 0))
+        record = _Record(
+            info=info, cpu_cores=spec.cpu_cores, timeline_dir=str(timeline_dir), monitor=ProcessRecord(0, 0)
+        )
         record_path = self._record_path(endpoint_id)
 
         def on_spawn(monitor: ProcessRecord) -> None:
@@ -280,19 +284,19 @@ class Computes:
                 raise
         info = msgspec.structs.replace(info, pid=launched.program.pid)
         write_record(record_path, msgspec.structs.replace(record, info=info, program=launched.program))
-        return _Compute(info, launched, group, room, branch_dir, spec.cpu_cores)
+        return _Compute(info, launched, group, room, timeline_dir, spec.cpu_cores)
 
     def _prepare(self, plan: _Plan, fds: contextlib.ExitStack) -> tuple[Group, int, int]:
         """Everything that must be there before the process is: its group, the lock and the log, both kept open by
         `fds`. Blocking: a few hundred microseconds."""
-        spec, size, branch_dir = plan.spec, plan.size, plan.branch_dir
-        data = branch_dir / "data"
+        spec, size, timeline_dir = plan.spec, plan.size, plan.timeline_dir
+        data = timeline_dir / "data"
         # (1) The directory above belongs to root, so `data` is what we made and cannot be swapped for a link.
-        if os.lstat(branch_dir).st_uid != 0 or not _is_directory_of(data, spec.uid):
+        if os.lstat(timeline_dir).st_uid != 0 or not _is_directory_of(data, spec.uid):
             raise InternalError(f"{data} is not a data directory of uid {spec.uid}")
         # (2) One compute per data directory. PostgreSQL's own check is blind here: another one would be in another
         # process and IPC namespace.
-        lock_fd = os.open(branch_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock_fd = os.open(timeline_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fds.callback(os.close, lock_fd)
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,7 +309,7 @@ class Computes:
                 os.unlink("postmaster.pid", dir_fd=directory)
         finally:
             os.close(directory)
-        log_fd = ServerLog(branch_dir).open()
+        log_fd = ServerLog(timeline_dir).open()
         fds.callback(os.close, log_fd)
         path = self._config_path(spec.endpoint_id)
         path.write_text(plan.config)
@@ -392,7 +396,7 @@ class Computes:
         while True:
             await asyncio.sleep(LOG_CHECK_INTERVAL_S)
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(ServerLog(compute.branch_dir).shorten)
+                await asyncio.to_thread(ServerLog(compute.timeline_dir).shorten)
 
     async def _kill(self, compute: _Compute) -> None:
         compute.launched.program.signal(signal.SIGKILL)

@@ -24,7 +24,7 @@ from cloister.base.errors import (
     UnauthenticatedError,
     UnprocessableError,
 )
-from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, TimelineId
 from cloister.base.secret import Secret
 from cloister.base.settings import Address, Settings
 from cloister.control.branches.model import Branch
@@ -55,6 +55,7 @@ PROJECT: Final = ProjectId("calm-forest-00000001")
 OTHER_PROJECT: Final = ProjectId("calm-forest-00000002")
 NO_PROJECT: Final = ProjectId("calm-forest-99999999")
 BRANCH: Final = BranchId("br-calm-forest-aaaaaaaa")
+TIMELINE: Final = TimelineId("00" * 16)
 ENDPOINT: Final = EndpointId("ep-calm-forest-aaaaaaaa")
 OPERATION: Final = OperationId("11111111-2222-3333-4444-555555555555")
 ADA_KEY: Final = "napi_" + "a" * 64
@@ -217,7 +218,23 @@ def project(project_id: ProjectId = PROJECT, org_id: OrgId = ORG, **changes: Any
 
 
 def branch(branch_id: BranchId = BRANCH, *, is_default: bool = True) -> Branch:
-    return Branch(branch_id, PROJECT, None, "main" if is_default else branch_id, is_default, False, "ready", NOW, NOW)
+    return Branch(
+        id=branch_id,
+        project_id=PROJECT,
+        parent_id=None,
+        parent_lsn=None,
+        parent_timestamp=None,
+        init_source="parent-data",
+        timeline_id=TIMELINE,
+        name="main" if is_default else branch_id,
+        is_default=is_default,
+        is_protected=False,
+        state="ready",
+        expires_at=None,
+        ttl_interval_seconds=None,
+        created_at=NOW,
+        updated_at=NOW,
+    )
 
 
 def an_endpoint(**changes: Any) -> Endpoint:
@@ -507,7 +524,9 @@ class World:
         self.services = Services(
             control=Control(
                 projects=self.projects,
-                branches=self.branches,
+                branches=self.branches,  # type: ignore[arg-type]
+                snapshots=None,  # type: ignore[arg-type]
+                schemas=None,  # type: ignore[arg-type]
                 endpoints=self.endpoints,
                 roles=self.roles,
                 databases=self.databases,

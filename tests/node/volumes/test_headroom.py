@@ -54,7 +54,7 @@ def volume(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def data(volume: Path) -> Path:
     """The skeleton of a cluster."""
-    data = volume / "branches" / "one" / "data"
+    data = volume / "timelines" / "one" / "data"
     for directory in ("base/1", "base/5", "pg_wal"):
         (data / directory).mkdir(parents=True)
     (data / "pg_wal" / "000000010000000000000003").write_bytes(bytes(MIB))

@@ -1,9 +1,13 @@
-"""What a branch is: a data directory in its project's volume."""
+"""What a branch is: a name in a project's history, and the timeline in the project's volume that holds its data now."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from cloister.base.ids import BranchId, ProjectId
+from cloister.base.ids import BranchId, ProjectId, SnapshotId, TimelineId
+from cloister.base.secret import Secret
+from cloister.control.computes.model import Endpoint, NewEndpoint
+from cloister.control.operations.model import Operation
+from cloister.control.roles.model import DatabaseInfo, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,10 +15,162 @@ class Branch:
     id: BranchId
     project_id: ProjectId
     parent_id: BranchId | None
+    parent_lsn: str | None
+    """Where it left its parent; None until the operation that made it has found out."""
+    parent_timestamp: datetime | None
+    init_source: str
+    """`parent-data` or `schema-only`"""
+    timeline_id: TimelineId
     name: str
     is_default: bool
     is_protected: bool
     state: str
     """`init`, `ready`, `archived`"""
+    expires_at: datetime | None
+    ttl_interval_seconds: int | None
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None = None
+    """Set: it can be recovered for a while, and is not there for anything else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A place in a branch's history: at most one of the two; neither is its head."""
+
+    lsn: str | None = None
+    """PostgreSQL's notation, `0/15E9A30`."""
+    at: datetime | None = None
+
+    @property
+    def is_head(self) -> bool:
+        return self.lsn is None and self.at is None
+
+
+HEAD = Point()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBranch:
+    name: str | None = None
+    """None: one is made up."""
+    parent_id: BranchId | None = None
+    """None: the default branch."""
+    point: Point = HEAD
+    init_source: str = "parent-data"
+    is_protected: bool = False
+    expires_at: datetime | None = None
+    endpoints: list[NewEndpoint] = field(default_factory=list)
+    """Their `branch_id` is not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewPassword:
+    """Of a role on the child of a protected branch: shown once."""
+
+    role: Role
+    password: Secret[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchCreated:
+    branch: Branch
+    endpoints: list[Endpoint]
+    roles: list[Role]
+    databases: list[DatabaseInfo]
+    passwords: list[NewPassword]
+    operations: list[Operation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchChange:
+    """A PATCH: None leaves a field as it is."""
+
+    name: str | None = None
+    is_protected: bool | None = None
+    expires_at: datetime | None = None
+    never_expires: bool = False
+    """`expires_at: null` was sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """Make a branch what another one (or itself) is or was at `point`. Its id and its endpoints' stay."""
+
+    source_id: BranchId
+    point: Point = HEAD
+    preserve_under_name: str | None = None
+    """Keep what it was as a branch of this name. Needed where the source is the branch itself, and where it has
+    children, which move there."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRestored:
+    branch: Branch
+    preserved: Branch | None
+    passwords: list[NewPassword]
+    operations: list[Operation]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a branch can be taken back to."""
+
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes; None where nobody has measured yet."""
+
+    logical_bytes: int | None
+    """What its tables and indexes would take alone."""
+    unique_bytes: int | None
+    """What deleting it would give back."""
+    history_bytes: int | None
+    """Of snapshots and archived WAL that nothing else shares."""
+    measured_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    id: SnapshotId
+    project_id: ProjectId
+    branch_id: BranchId
+    timeline_id: TimelineId
+    name: str
+    is_manual: bool
+    lsn: str | None
+    taken_at: datetime
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotChange:
+    name: str | None = None
+    expires_at: datetime | None = None
+    never_expires: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRestored:
+    branch: Branch
+    endpoints: list[Endpoint]
+    passwords: list[NewPassword]
+    operations: list[Operation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleItem:
+    """Neon's backup schedule: when to take a snapshot, and for how long to keep it."""
+
+    frequency: str
+    """`hourly`, `daily`, `weekly`, `monthly`, `yearly`"""
+    hour: int | None = None
+    day: int | None = None
+    """Of the week (1 Monday to 7) where weekly, of the month where monthly or yearly."""
+    month: int | None = None
+    retention_seconds: int | None = None

@@ -4,7 +4,7 @@ from typing import Any
 
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError
-from cloister.base.ids import BranchId, ProjectId
+from cloister.base.ids import BranchId, ProjectId, TimelineId
 from cloister.control.branches.model import Branch
 from cloister.control.calling import Page
 
@@ -44,20 +44,30 @@ async def default(tx: Transaction, project_id: ProjectId) -> Branch:
     return branch_of(row)
 
 
-async def add_root(tx: Transaction, project_id: ProjectId, branch_id: BranchId, name: str) -> Branch:
+async def add_root(
+    tx: Transaction, project_id: ProjectId, branch_id: BranchId, timeline_id: TimelineId, name: str
+) -> Branch:
     row = await tx.fetch_row(
-        """INSERT INTO branch (id, project_id, name, is_default, state)
-           VALUES ($1, $2, $3, true, 'init') RETURNING *""",
+        """INSERT INTO branch (id, project_id, timeline_id, name, is_default, state)
+           VALUES ($1, $2, $3, $4, true, 'init') RETURNING *""",
         branch_id,
         project_id,
+        timeline_id,
         name,
     )
     assert row is not None
+    await tx.execute(
+        "INSERT INTO timeline (id, project_id, branch_id, state) VALUES ($1, $2, $3, 'making')",
+        timeline_id,
+        project_id,
+        branch_id,
+    )
     return branch_of(row)
 
 
 async def is_ready(tx: Transaction, branch_id: BranchId) -> None:
     await tx.execute("UPDATE branch SET state = 'ready', updated_at = now() WHERE id = $1", branch_id)
+    await tx.execute("UPDATE timeline SET state = 'ready' WHERE branch_id = $1 AND state = 'making'", branch_id)
 
 
 async def protected_of(tx: Transaction, project_id: ProjectId) -> list[str]:
@@ -78,10 +88,17 @@ def branch_of(row: Any) -> Branch:
         id=BranchId(row["id"]),
         project_id=ProjectId(row["project_id"]),
         parent_id=None if row["parent_id"] is None else BranchId(row["parent_id"]),
+        parent_lsn=row["parent_lsn"],
+        parent_timestamp=row["parent_timestamp"],
+        init_source=row["init_source"],
+        timeline_id=TimelineId(row["timeline_id"]),
         name=row["name"],
         is_default=row["is_default"],
         is_protected=row["is_protected"],
         state=row["state"],
+        expires_at=row["expires_at"],
+        ttl_interval_seconds=row["ttl_interval_seconds"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
     )

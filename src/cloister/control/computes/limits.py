@@ -60,6 +60,8 @@ def spec_of(placed: Placed) -> ComputeSpec:
         endpoint_id=endpoint.id,
         project_id=endpoint.project_id,
         branch_id=endpoint.branch_id,
+        timeline_id=placed.timeline_id,
+        history_retention_s=placed.history_retention_s,
         pg_version=placed.pg_version,
         uid=placed.uid,
         cpu_cores=endpoint.max_cu,

@@ -9,7 +9,7 @@ import msgspec
 
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError
-from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId
+from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId, TimelineId
 from cloister.control.computes.model import Endpoint, State
 
 
@@ -18,6 +18,8 @@ class Placed:
     """An endpoint, and what starting its compute takes from other rows."""
 
     endpoint: Endpoint
+    timeline_id: TimelineId
+    history_retention_s: int
     pg_version: int
     uid: int
 
@@ -48,14 +50,22 @@ async def get(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -
 async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool = False) -> Placed:
     """Raises NotFoundError."""
     row = await tx.fetch_row(
-        """SELECT e.*, v.pg_version, v.uid FROM endpoint e JOIN volume v ON v.project_id = e.project_id
+        """SELECT e.*, b.timeline_id, p.history_retention_seconds, v.pg_version, v.uid
+             FROM endpoint e JOIN branch b ON b.id = e.branch_id JOIN project p ON p.id = e.project_id
+                  JOIN volume v ON v.project_id = e.project_id
             WHERE e.id = $1 AND ($2 OR e.deleted_at IS NULL)""",
         endpoint_id,
         and_deleted,
     )
     if row is None:
         raise NotFoundError(f"no endpoint {endpoint_id}", public="endpoint not found")
-    return Placed(endpoint_of(row), row["pg_version"], row["uid"])
+    return Placed(
+        endpoint_of(row),
+        timeline_id=TimelineId(row["timeline_id"]),
+        history_retention_s=row["history_retention_seconds"],
+        pg_version=row["pg_version"],
+        uid=row["uid"],
+    )
 
 
 async def add(tx: Transaction, endpoint: Endpoint) -> Endpoint:

@@ -95,7 +95,7 @@ async def delete_volume(operation: Operation, world: ProjectsWorld) -> Outcome:
 def create_volume(volume: store.Volume) -> CreateVolume:
     return CreateVolume(
         project_id=volume.project_id,
-        branch_id=volume.branch_id,
+        timeline_id=volume.timeline_id,
         pg_version=volume.pg_version,
         uid=volume.uid,
         size_bytes=volume.size_bytes,

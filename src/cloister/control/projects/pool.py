@@ -10,7 +10,7 @@ from typing import Final
 
 from cloister.base.database import Database
 from cloister.base.errors import CloisterError
-from cloister.base.ids import new_branch_id, new_project_id
+from cloister.base.ids import new_branch_id, new_project_id, new_timeline_id
 from cloister.control.computes.agent import Agent
 from cloister.control.projects import store
 from cloister.control.projects.engines import Engines
@@ -72,7 +72,12 @@ class VolumePool:
                 if await store.spare_volumes(tx, pg_version) >= self._ready:
                     return False
                 volume = await store.add_volume(
-                    tx, new_project_id(), new_branch_id(), pg_version=pg_version, size_bytes=self._size_bytes
+                    tx,
+                    new_project_id(),
+                    new_branch_id(),
+                    new_timeline_id(),
+                    pg_version=pg_version,
+                    size_bytes=self._size_bytes,
                 )
 
         await self._keys.create(volume.project_id)

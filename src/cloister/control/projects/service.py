@@ -7,7 +7,7 @@ from typing import Final
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
-from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_endpoint_id, new_project_id
+from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.secret import new_password
 from cloister.base.settings import Settings
 from cloister.control.branches import store as branches
@@ -86,11 +86,12 @@ class ProjectService:
                     tx,
                     new_project_id(),
                     new_branch_id(),
+                    new_timeline_id(),
                     pg_version=pg_version,
                     size_bytes=self._settings.volume_bytes,
                 )
             project = await store.add(tx, await self._project(tx, caller, new, volume))
-            branch = await branches.add_root(tx, project.id, volume.branch_id, branch_name)
+            branch = await branches.add_root(tx, project.id, volume.branch_id, volume.timeline_id, branch_name)
             endpoint = await computes.add(tx, self._endpoint(project, volume))
             sealed = self._vault.seal(branch.id, role_name, password) if project.store_passwords else None
             role = await catalog.add_role(

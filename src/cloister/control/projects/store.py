@@ -7,7 +7,7 @@ import msgspec
 
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError
-from cloister.base.ids import BranchId, OrgId, ProjectId
+from cloister.base.ids import BranchId, OrgId, ProjectId, TimelineId
 from cloister.control.calling import Page
 from cloister.control.projects.model import EndpointDefaults, Project, ProjectSettings
 
@@ -18,6 +18,7 @@ class Volume:
 
     project_id: ProjectId
     branch_id: BranchId
+    timeline_id: TimelineId
     uid: int
     pg_version: int
     size_bytes: int
@@ -115,13 +116,20 @@ async def take_volume(tx: Transaction, pg_version: int) -> Volume | None:
 
 
 async def add_volume(
-    tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, pg_version: int, size_bytes: int
+    tx: Transaction,
+    project_id: ProjectId,
+    branch_id: BranchId,
+    timeline_id: TimelineId,
+    *,
+    pg_version: int,
+    size_bytes: int,
 ) -> Volume:
     row = await tx.fetch_row(
-        """INSERT INTO volume (project_id, branch_id, uid, pg_version, size_bytes, state)
-           VALUES ($1, $2, nextval('compute_uid'), $3, $4, 'formatting') RETURNING *""",
+        """INSERT INTO volume (project_id, branch_id, timeline_id, uid, pg_version, size_bytes, state)
+           VALUES ($1, $2, $3, nextval('compute_uid'), $4, $5, 'formatting') RETURNING *""",
         project_id,
         branch_id,
+        timeline_id,
         pg_version,
         size_bytes,
     )
@@ -177,6 +185,7 @@ def _volume(row: Any) -> Volume:
     return Volume(
         project_id=ProjectId(row["project_id"]),
         branch_id=BranchId(row["branch_id"]),
+        timeline_id=TimelineId(row["timeline_id"]),
         uid=row["uid"],
         pg_version=row["pg_version"],
         size_bytes=row["size_bytes"],

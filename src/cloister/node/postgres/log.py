@@ -16,9 +16,9 @@ LOG_BYTES_KEPT: Final = LOG_BYTES_MAX // 4
 
 
 class ServerLog:
-    def __init__(self, branch_dir: Path) -> None:
-        self.path = branch_dir / "postgres.log"
-        self.older = branch_dir / "postgres.log.1"
+    def __init__(self, timeline_dir: Path) -> None:
+        self.path = timeline_dir / "postgres.log"
+        self.older = timeline_dir / "postgres.log.1"
 
     def open(self) -> int:
         """A descriptor that only appends. The caller closes it."""

@@ -121,7 +121,7 @@ def mind(mountpoint: Path) -> None:
     """What a running server needs from time to time, once a second: keep the margin of a volume that is almost full,
     give up the reserve where the server has used the margin up, take it back when there is room. Raises OSError."""
     if _free_bytes(mountpoint) < LOW_MARGINS * margin_bytes(mountpoint):
-        for data in mountpoint.glob("branches/*/data"):
+        for data in mountpoint.glob("timelines/*/data"):
             keep_margin(data, is_running=True)
         if release_if_needed(mountpoint, has_crashed=False):
             log.warning("%s is full: its reserve was given up", mountpoint)

@@ -47,7 +47,8 @@ CREATE TABLE api_key (
 -- A volume exists before its project: the pool keeps some formatted under ids minted ahead.
 CREATE TABLE volume (
     project_id  text PRIMARY KEY,
-    branch_id   text NOT NULL UNIQUE,               -- the root branch its cluster lies in
+    branch_id   text NOT NULL UNIQUE,               -- the root branch to be, and
+    timeline_id text NOT NULL UNIQUE,               -- where its cluster lies
     uid         integer NOT NULL UNIQUE,            -- the Unix uid of the project's computes
     pg_version  integer NOT NULL,
     size_bytes  bigint NOT NULL,
@@ -74,20 +75,72 @@ CREATE TABLE project (
 );
 CREATE INDEX project_list ON project (created_at DESC, id) WHERE deleted_at IS NULL;
 
+-- A line of the project's history that clients work on. Its data is a timeline; resetting or restoring it gives it
+-- another one, so that what it was stays as it was until nobody can ask for it any more.
 CREATE TABLE branch (
     id              text PRIMARY KEY,
     project_id      text NOT NULL REFERENCES project (id),
     parent_id       text REFERENCES branch (id),
+    parent_lsn      text,                           -- where it left its parent, once known
+    parent_timestamp timestamptz,
+    init_source     text NOT NULL DEFAULT 'parent-data' CHECK (init_source IN ('parent-data', 'schema-only')),
+    timeline_id     text NOT NULL,
     name            text NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 256),
     is_default      boolean NOT NULL,
     is_protected    boolean NOT NULL DEFAULT false,
     state           text NOT NULL CHECK (state IN ('init', 'ready', 'archived')),
+    expires_at      timestamptz,
+    ttl_interval_seconds integer,                   -- from the last creation or reset to expires_at, as asked for
+    backup_schedule jsonb NOT NULL DEFAULT '[]',    -- Neon's schedule items
+    created_by      uuid REFERENCES account (id),
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),
-    deleted_at      timestamptz
+    deleted_at      timestamptz,                    -- recoverable for a while
+    purged_at       timestamptz                     -- its data is gone
 );
 CREATE UNIQUE INDEX branch_name ON branch (project_id, name) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX branch_one_default ON branch (project_id) WHERE is_default AND deleted_at IS NULL;
+
+CREATE INDEX branch_children ON branch (parent_id) WHERE deleted_at IS NULL;
+
+-- A cluster in a project's volume, with the history it can be taken back in. What a branch was before it was reset or
+-- restored, and what a named snapshot holds, are timelines too.
+CREATE TABLE timeline (
+    id          text PRIMARY KEY,
+    project_id  text NOT NULL REFERENCES volume (project_id),
+    branch_id   text REFERENCES branch (id),        -- whose it is or was; NULL: a snapshot's
+    source_id   text REFERENCES timeline (id),      -- what it was made from
+    state       text NOT NULL CHECK (state IN ('making', 'ready', 'deleting', 'deleted')),
+    began_at    timestamptz NOT NULL DEFAULT now(), -- the branch lived on it from here
+    ended_at    timestamptz,                        -- to here; NULL: it does
+    logical_bytes bigint,                           -- as the agent last said
+    unique_bytes bigint,
+    history_bytes bigint,
+    measured_at timestamptz,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX timeline_of_branch ON timeline (branch_id, began_at);
+CREATE UNIQUE INDEX timeline_one_current ON timeline (branch_id)
+    WHERE branch_id IS NOT NULL AND ended_at IS NULL AND state IN ('making', 'ready');
+ALTER TABLE branch ADD FOREIGN KEY (timeline_id) REFERENCES timeline (id) DEFERRABLE INITIALLY DEFERRED;
+
+-- A named moment that is kept until it is deleted or expires.
+CREATE TABLE snapshot (
+    id          text PRIMARY KEY,
+    project_id  text NOT NULL REFERENCES project (id),
+    branch_id   text NOT NULL REFERENCES branch (id),   -- what it was taken of
+    timeline_id text NOT NULL REFERENCES timeline (id),
+    name        text NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 256),
+    is_manual   boolean NOT NULL,                       -- false: the schedule took it
+    lsn         text,
+    taken_at    timestamptz NOT NULL,
+    expires_at  timestamptz,
+    created_by  uuid REFERENCES account (id),
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    deleted_at  timestamptz
+);
+CREATE INDEX snapshot_of_project ON snapshot (project_id, created_at DESC) WHERE deleted_at IS NULL;
 
 -- Neon's endpoint. The process that serves it is a compute.
 CREATE TABLE endpoint (
@@ -246,7 +299,8 @@ REVOKE ALL ON FUNCTION audit_append(text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION audit_append(text[]) TO cloister_api, cloister_keys;
 
 -- Least privilege: the log can be appended to and read, never changed; wrapped keys belong to the broker alone.
-GRANT SELECT, INSERT, UPDATE, DELETE ON organization, account, membership, api_key, volume, project, branch, endpoint,
+GRANT SELECT, INSERT, UPDATE, DELETE ON organization, account, membership, api_key, volume, project, branch, timeline,
+    snapshot, endpoint,
     pg_role, pg_database, operation, idempotent_answer TO cloister_api;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA cloister TO cloister_api;
 GRANT SELECT ON audit_event, audit_head TO cloister_api;
