@@ -21,12 +21,15 @@ from cloister.control.operations.model import Operation, Status
 from cloister.control.platform import ControlPlane
 from cloister.control.projects.model import NewProject
 from cloister.control.services import ProjectCreated
+from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from tests.control.fake_node import FakeKeys, FakeNode
 
 ORG = "org-calm-forest-12345678"
 ACCOUNT = UUID("00000000-0000-4000-8000-000000000001")
-CALLER = Caller(Principal(ACCOUNT, 1, "ada@example.org", "Ada", {ORG: "admin"}), "request-1", "192.0.2.1")
+CALLER = Caller(
+    Principal(ACCOUNT, 1, "ada@example.org", "Ada", {ORG: "admin"}), "request-1", "192.0.2.1", frozenset(Permission)
+)
 
 PATIENCE_S = 10.0
 RETRY_PAUSE = timedelta(seconds=2)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cloister.base.errors import ForbiddenError
+from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 
 
@@ -12,6 +14,16 @@ class Caller:
     principal: Principal
     request_id: str
     address: str
+    grants: frozenset[Permission] = frozenset()
+    """What the front door found the principal to hold beyond the route's own permission, of what the route states in
+    `may_need`. For what only the service can see, inside its transaction: that the branch is protected."""
+
+    def require(self, permission: Permission) -> None:
+        """Raises ForbiddenError. A route that forgot to state what it may need is refused, not let through."""
+        if permission not in self.grants:
+            raise ForbiddenError(
+                f"{self.principal.actor} lacks {permission}", public=f"permission denied: {permission} is needed"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ HERE, ELSEWHERE = "org-calm-forest-12345678", "org-wild-river-12345678"
 PROJECT = "calm-forest-12345678"
 SOMEBODY_ELSE = UUID(int=2)
 
-ADMIN_ONLY = {Permission.PROJECT_DELETE}
+ADMIN_ONLY = {Permission.BRANCH_CREATE_FROM_PROTECTED, Permission.BRANCH_UNPROTECT, Permission.PROJECT_DELETE}
 """What a member may not. Everything else in Permission a member may; a new permission must be put on one side."""
 
 

@@ -69,10 +69,12 @@ class Call(Generic[B_co, Q_co]):
     """The path's parameters, parsed."""
     query: Q_co
     body: B_co
+    grants: frozenset[Permission] = frozenset()
+    """Of the route's `may_need`, what the principal holds on the path's project."""
 
     @property
     def caller(self) -> Caller:
-        return Caller(principal=self.principal, request_id=self.request_id, address=self.address)
+        return Caller(principal=self.principal, request_id=self.request_id, address=self.address, grants=self.grants)
 
     @property
     def control(self) -> Control:

@@ -6,6 +6,9 @@ calls it. Neither has a default, so a route that says nothing about them does no
     @endpoint("GET", "/projects/{project_id}", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET)
     async def get_project(call: Plain) -> ProjectAnswer: ...
 
+What a call needs may depend on what only the service sees, inside its transaction: a branch that is protected. Such
+permissions stand in `may_need`; they are decided here as well, and go to the service with the caller.
+
 The types of the handler's `Call[Body, Query]` and of its answer are what is decoded, encoded and documented.
 
 What stays with others: matching a path (`router.py`), the decision itself (`trust/access`), whether the change is
@@ -78,6 +81,7 @@ class Route:
     is_recorded_here: bool
     """A read. Changes are recorded by the service, in the transaction that makes them."""
     decoder: msgspec.json.Decoder[Any] = field(repr=False)
+    may_need: tuple[Permission, ...] = ()
 
     @property
     def is_change(self) -> bool:
@@ -101,9 +105,12 @@ def endpoint(
     audit: Action | None,
     status: int = 200,
     service_records: bool = False,
+    may_need: tuple[Permission, ...] = (),
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. `audit=None` is only for public routes, which have nobody to name. `service_records` is
-    for a read that is recorded below, like a change; other reads are recorded here."""
+    for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
+    caller for when the thing turns out to be protected; such a route's path names a project."""
+    assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
     assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
     assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
 
@@ -129,6 +136,7 @@ def endpoint(
             answer_is_optional=is_optional,
             is_recorded_here=method == "GET" and audit is not None and not service_records,
             decoder=msgspec.json.Decoder(body),
+            may_need=may_need,
         )
 
     return make
@@ -253,6 +261,7 @@ class Boundary:
             path=trace.path,
             query=query,
             body=body,
+            grants=self._grants(principal, route, project),
         )
 
         # (8) The same request again, with the same Idempotency-Key, gets the same answer and no second effect.
@@ -304,6 +313,18 @@ class Boundary:
         if len(granting) == 1:
             trace.org_id = granting[0]
         return tuple(granting), None
+
+    def _grants(self, principal: Principal, route: Route, project: Project | None) -> frozenset[Permission]:
+        """Of what the route may need, what the principal holds."""
+        held = set()
+        for permission in route.may_need:
+            assert project is not None, "may_need is about a project"
+            try:
+                self._services.decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
+            except (ForbiddenError, NotFoundError):
+                continue
+            held.add(permission)
+        return frozenset(held)
 
     async def _answer_once(self, route: Route, call: Call[Any, Any], slot: Slot, trace: _Trace) -> Response:
         answers = self._services.answers

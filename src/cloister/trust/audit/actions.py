@@ -12,6 +12,8 @@ class Action(StrEnum):
     AUDIT_READ = "audit.read"
     BRANCH_GET = "branch.get"
     BRANCH_LIST = "branch.list"
+    BRANCH_PROTECT = "branch.protect"
+    BRANCH_UNPROTECT = "branch.unprotect"
     COMPUTE_CRASHED = "compute.crashed"
     COMPUTE_START = "compute.start"
     COMPUTE_STOP = "compute.stop"
