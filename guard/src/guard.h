@@ -1,0 +1,30 @@
+/*
+ * guard: what a compute's server refuses, wherever the statement comes from.
+ *
+ * One module, preloaded on the command line (node/postgres/tuning.py). Each file below is one concern with one `_init`,
+ * called once in the postmaster before any client is let in; `guard.c` calls them and nothing else does.
+ *
+ *   password.c   passwords: strength, form, and the ledger of those that were checked
+ *   estimate.c   how many bits a password has; knows nothing of PostgreSQL
+ *   policy.c     statements that a tenant may not run
+ *   space.c      no writing when the volume is nearly full
+ *   archive.c    finished WAL segments into the outbox
+ */
+#ifndef GUARD_H
+#define GUARD_H
+
+#include "postgres.h"
+
+/* Chains the hooks that are set when it is called: the last one called is the outermost. */
+extern void password_init(void);
+extern void policy_init(void);
+extern void space_init(void);
+
+/*
+ * Is it the platform that acts: the bootstrap superuser, who logged in as that and is that at this moment? Code of a
+ * tenant that runs in a session of the platform's (an index's function, say) has another current user, and SET SESSION
+ * AUTHORIZATION does not change who logged in.
+ */
+extern bool session_is_platform(void);
+
+#endif

@@ -1,0 +1,7 @@
+/* Passwords. */
+#include "guard.h"
+
+void
+password_init(void)
+{
+}
