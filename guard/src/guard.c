@@ -21,6 +21,7 @@ _PG_init(void)
 	password_init();
 	policy_init();
 	space_init();
+	archive_init();
 	MarkGUCPrefixReserved("guard");
 }
 

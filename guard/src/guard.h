@@ -19,6 +19,7 @@
 extern void password_init(void);
 extern void policy_init(void);
 extern void space_init(void);
+extern void archive_init(void);
 
 /*
  * Is it the platform that acts: the bootstrap superuser, who logged in as that and is that at this moment? Code of a
