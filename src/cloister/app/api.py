@@ -66,7 +66,7 @@ async def run(process: Process) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(plane.run(process.stop))
-            tasks.create_task(serve(app, process.sockets, certificate, process.stop))
+            tasks.create_task(serve(app, [], certificate, process.stop, handed_over=paths.https_socket))
             process.ready()
     finally:
         await agent.close()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,8 @@ class Child:
     name: str
     service: Service
     worker: int = 0
-    listens: str = ""
-    """Which of the supervisor's listening sockets it inherits: `postgres`, `https`, or none."""
+    listens: tuple[str, ...] = ()
+    """Which of the supervisor's listening sockets it inherits: `postgres`, `https`."""
     stop_patience_s: float = 10.0
     """How long it may take to end after SIGTERM before SIGKILL."""
 
@@ -37,15 +38,17 @@ def children(settings: Settings) -> list[Child]:
         *database,
         Child("broker", Service.KEYS),
         Child("agent", Service.AGENT, stop_patience_s=60),
-        Child("api", Service.API, listens="https"),
+        Child("api", Service.API),
         *(
-            Child("gateway", Service.GATEWAY, worker=number, listens="postgres", stop_patience_s=15)
+            Child("gateway", Service.GATEWAY, worker=number, listens=("postgres", "https"), stop_patience_s=15)
             for number in range(1, settings.gateway_workers + 1)
         ),
     ]
 
 
-def spawn(child: Child, settings: Settings, *, listen_fds: list[int], ready_fd: int) -> subprocess.Popen[bytes]:
+def spawn(
+    child: Child, settings: Settings, *, listen_fds: Sequence[tuple[str, int]], ready_fd: int
+) -> subprocess.Popen[bytes]:
     """Start a child with its own user, a clean environment, and only the descriptors it needs."""
     log = (settings.paths.logs / f"{child.label}.log").open("ab")
     with log:
@@ -55,7 +58,7 @@ def spawn(child: Child, settings: Settings, *, listen_fds: list[int], ready_fd: 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[*listen_fds, ready_fd],
+            pass_fds=[*(descriptor for _, descriptor in listen_fds), ready_fd],
             env=environment(ready_fd, listen_fds),
             user=uid_of(child.service),
             group=gid_of(child.service),
@@ -66,7 +69,7 @@ def spawn(child: Child, settings: Settings, *, listen_fds: list[int], ready_fd: 
         )  # fmt: skip
 
 
-def environment(ready_fd: int, listen_fds: list[int]) -> dict[str, str]:
+def environment(ready_fd: int, listen_fds: Sequence[tuple[str, int]]) -> dict[str, str]:
     """Nothing of the operator's shell reaches a process: no SSLKEYLOGFILE, no LD_PRELOAD, no PG* variables."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -75,5 +78,5 @@ def environment(ready_fd: int, listen_fds: list[int]) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "OPENSSL_CONF": str(Path(__file__).with_name("openssl.cnf")),
         READY_FD_VARIABLE: str(ready_fd),
-        LISTEN_FDS_VARIABLE: ",".join(map(str, listen_fds)),
+        LISTEN_FDS_VARIABLE: ",".join(f"{name}={descriptor}" for name, descriptor in listen_fds),
     }

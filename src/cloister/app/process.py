@@ -37,7 +37,8 @@ class Process:
 
     settings: Settings
     worker: int
-    sockets: list[socket.socket]
+    sockets: dict[str, list[socket.socket]]
+    """The inherited listening sockets, by the port's name."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process shall end."""
     stop_everything: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,9 +94,12 @@ async def _until_told(process: Process, run: Callable[[Process], Coroutine[None,
     await run(process)
 
 
-def _inherited_sockets() -> list[socket.socket]:
-    numbers = os.environ.pop(LISTEN_FDS_VARIABLE, "")
-    return [socket.socket(fileno=int(number)) for number in numbers.split(",") if number]
+def _inherited_sockets() -> dict[str, list[socket.socket]]:
+    found: dict[str, list[socket.socket]] = {}
+    for word in filter(None, os.environ.pop(LISTEN_FDS_VARIABLE, "").split(",")):
+        name, _, number = word.partition("=")
+        found.setdefault(name, []).append(socket.socket(fileno=int(number)))
+    return found
 
 
 def _announcer() -> Callable[[], None]:

@@ -7,7 +7,7 @@ its children, but reads nothing from them; it takes no commands but signals. Wha
   the last process is gone;
 - the orphans: when the node agent dies, its volume daemons and computes become the supervisor's children, are reaped
   here, and are adopted by the agent's successor;
-- one shared listening socket for all gateway workers: what was queued on it when a worker died is served by another.
+- the listening sockets, shared by all gateway workers: what was queued on one when a worker died is served by another.
 """
 
 import asyncio
@@ -151,7 +151,9 @@ class Supervisor:
             watched.process = spawn(
                 watched.child,
                 self._settings,
-                listen_fds=[sock.fileno() for sock in self._sockets.get(watched.child.listens, [])],
+                listen_fds=[
+                    (name, sock.fileno()) for name in watched.child.listens for sock in self._sockets.get(name, [])
+                ],
                 ready_fd=ready_write,
             )
         except PermissionError as error:

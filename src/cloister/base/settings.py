@@ -136,6 +136,8 @@ class Paths:
         self.agent_socket = self.agent_run / "agent.sock"
         self.broker_socket = self.keys_run / "keys.sock"
         self.directory_socket = self.api_run / "directory.sock"
+        self.https_socket = self.api_run / "https.sock"
+        """Where the gateway's workers pass on the HTTPS connections that are the API's."""
         self.mounts = self.run / "mounts"
         """`mounts/PROJECT_ID`: an open volume, in the platform's private mount namespace."""
         self.computes = self.run / "computes"

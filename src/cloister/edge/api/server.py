@@ -1,4 +1,4 @@
-"""The HTTPS server: uvicorn on sockets that the supervisor opened, with an end to every patience.
+"""The HTTPS server: uvicorn on connections that the gateway's workers hand over, with an end to every patience.
 
 uvicorn and h11 parse requests (h11 refuses what smugglers need: two lengths, a length beside chunks, folded headers).
 This file adds what they leave open: how many connections there may be, how long a handshake, the head of a request and a
@@ -8,11 +8,13 @@ process: setting `stop` ends the server after the requests under way.
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -22,6 +24,8 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from cloister.base.handover import Receiver
+from cloister.base.identities import Service
 from cloister.edge.api.content import HEAD_BYTES_MAX
 from cloister.edge.api.errors import GeneralError
 from cloister.edge.api.rates import address_group
@@ -29,6 +33,10 @@ from cloister.edge.api.tls import ServerCertificate
 
 if TYPE_CHECKING:
     from cloister.edge.api.endpoint import Boundary
+
+_log = logging.getLogger(__name__)
+
+GIVERS: Final[frozenset[Service | None]] = frozenset({Service.GATEWAY})
 
 CONNECTIONS_MAX: Final = 1024
 # Each costs a descriptor and some 50 kB with TLS: together 50 MB.
@@ -57,15 +65,21 @@ _BACKLOG: Final = 1024
 class _PatientProtocol(H11Protocol):
     """One connection. Exactly one timer runs at any time: for the head, the request, or the pause between two."""
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, connections_from: Counter[str]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, connections_from: Counter[str], address: str | None = None
+    ) -> None:
+        """`address` is the client's, where whoever handed the connection over knows better than the kernel."""
         super().__init__(config=config, server_state=state, app_state={})
         self._connections_from = connections_from
+        self._told_address = address
         self._address: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._is_idle = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self._told_address is not None:
+            self.client = (self._told_address, self.client[1] if self.client else 0)
         self._address = address_group(self.client[0]) if self.client else ""
         self._connections_from[self._address] += 1
         if (
@@ -139,6 +153,12 @@ class _PatientProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, handed_over: Path | None) -> None:
+        super().__init__(config)
+        self._receiver = None if handed_over is None else Receiver(handed_over, self._take, allowed=GIVERS)
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._connections_from: Counter[str] = Counter()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -147,21 +167,53 @@ class _Server(uvicorn.Server):
         """As uvicorn's, with a limit to the handshake, which uvicorn does not pass on."""
         assert sockets is not None
         await self.lifespan.startup()
-        config = self.config
-        connections_from: Counter[str] = Counter()
 
         def connection() -> asyncio.Protocol:
-            return _PatientProtocol(config, self.server_state, connections_from)
+            return _PatientProtocol(self.config, self.server_state, self._connections_from)
 
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"backlog": _BACKLOG}
-        if config.ssl is not None:
-            options |= {"ssl": config.ssl, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S, "ssl_shutdown_timeout": 5.0}
-        self.servers = [await loop.create_server(connection, sock=sock, **options) for sock in sockets]
+        self.servers = [
+            await loop.create_server(connection, sock=sock, backlog=_BACKLOG, **self._tls()) for sock in sockets
+        ]
+        if self._receiver is not None:
+            self._receiver.start()
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._receiver is not None:
+            self._receiver.stop()
+        await super().shutdown(sockets)
+
+    def _tls(self) -> dict[str, Any]:
+        if self.config.ssl is None:
+            return {}
+        return {"ssl": self.config.ssl, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S, "ssl_shutdown_timeout": 5.0}
+
+    def _take(self, sock: socket.socket, address: str) -> None:
+        """A connection that was handed over: as if it had been accepted here."""
+        if len(self._arriving) >= CONNECTIONS_MAX:
+            sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._arrive(sock, address))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    async def _arrive(self, sock: socket.socket, address: str) -> None:
+        def connection() -> asyncio.Protocol:
+            return _PatientProtocol(self.config, self.server_state, self._connections_from, address)
+
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(connection, sock, **self._tls())
+        except OSError as error:  # ssl.SSLError is one
+            _log.debug("%s did not get through the handshake: %s", address, error)
+            sock.close()
 
     def cut(self) -> None:
         """Leave nothing open. After an orderly stop there is nothing; after a cancellation there may be."""
+        if self._receiver is not None:
+            self._receiver.stop()
+        for task in list(self._arriving):
+            task.cancel()
         for listener in getattr(self, "servers", []):
             listener.close()
         for connection in list(self.server_state.connections):
@@ -169,9 +221,15 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: Starlette, sockets: list[socket.socket], certificate: ServerCertificate | None, stop: asyncio.Event
+    app: Starlette,
+    sockets: list[socket.socket],
+    certificate: ServerCertificate | None,
+    stop: asyncio.Event,
+    *,
+    handed_over: Path | None = None,
 ) -> None:
-    """Serve until `stop` is set, then finish what is under way (at most STOP_TIMEOUT_S) and close.
+    """Serve until `stop` is set, then finish what is under way (at most STOP_TIMEOUT_S) and close. Connections come from
+    `sockets`, and from the gateway's workers through the Unix socket `handed_over`.
 
     `certificate` None serves plain HTTP: only for tests and for a proxy on a Unix socket.
     """
@@ -190,7 +248,7 @@ async def serve(
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         ssl_context_factory=(lambda _config, _default: certificate.context) if certificate else None,
     )
-    server = _Server(config)
+    server = _Server(config, handed_over)
     boundary: Boundary = app.state.boundary
 
     async def stop_when_told() -> None:

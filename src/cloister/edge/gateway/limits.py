@@ -79,6 +79,9 @@ WRITE_BUFFER_HIGH_BYTES: Final = 262_144
 DRAIN_TIMEOUT_S: Final = 12.0
 # After SIGTERM; the supervisor has patience for 15 s.
 
+FRONT_SHARE: Final = 4
+# One of so many clients may be HTTPS': a port that is flooded leaves the other its descriptors.
+
 FILES_RESERVED: Final = 128
 # Descriptors that are not clients': listeners, the directory, logs, libraries.
 

@@ -50,7 +50,7 @@ class _Endpoint:
 class Sessions:
     """`spawn` starts a coroutine in the worker's task group."""
 
-    def __init__(self, directory: Directory, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, directory: Directory, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self._directory = directory
         self._spawn = spawn
         self._endpoints: dict[str, _Endpoint] = {}

@@ -2,6 +2,9 @@
 
 Several workers wait on one socket: what is queued when one of them dies is served by another. Told to stop, a worker
 accepts no more and lets its sessions finish, with a limit.
+
+There may be two doors: PostgreSQL's, and a front for HTTPS that whoever wires the process brings along. They share all of
+`Gateway`, and neither can take the other's descriptors.
 """
 
 import asyncio
@@ -12,9 +15,9 @@ import resource
 import socket
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cloister.base.directory import AnyEvent, Close, Freeze
 from cloister.base.identities import Service
@@ -55,18 +58,54 @@ class ServeOptions:
     run_dir: Path | None = None
 
 
+class Front(Protocol):
+    """Another way in than PostgreSQL's port."""
+
+    def refresh(self) -> None:
+        """Called about once a second: look for a new certificate."""
+
+    async def serve(self, gateway: Gateway, sock: socket.socket, address: IpAddress) -> None:
+        """One connection, from accept to its end. The socket is its own to close. Never raises."""
+
+    def close(self) -> None:
+        """The worker ends; every `serve` has returned."""
+
+
+@dataclass(eq=False)
+class _Door:
+    """Listening sockets, who serves what they accept, and how many at once."""
+
+    sockets: list[socket.socket]
+    serve: Callable[[socket.socket, IpAddress], Coroutine[Any, Any, None]]
+    clients_max: int
+    clients: set[asyncio.Task[None]] = field(default_factory=set)
+    is_accepting: bool = False
+
+
 class GatewayWorker:
     """`run` serves until `stop` is set and the sessions are over. Raises PreconditionError where the certificate cannot
     be loaded. `ready` is called once, when clients are accepted. The listening sockets are the worker's to close."""
 
-    def __init__(self, settings: Settings, listening: list[socket.socket], options: ServeOptions) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listening: list[socket.socket],
+        options: ServeOptions,
+        *,
+        front: Front | None = None,
+        front_listening: list[socket.socket] | None = None,
+    ) -> None:
         self._settings = settings
-        self._listening = listening
         self._options = options
+        self._front = front
+        clients_max = _clients_max()
+        self._doors = [_Door(listening, self._serve, clients_max)]
+        if front is not None:
+            front_share = clients_max // limits.FRONT_SHARE
+            self._doors[0].clients_max -= front_share
+            self._doors.append(_Door(front_listening or [], self._serve_front, front_share))
         self._tasks: asyncio.TaskGroup | None = None
         self._clients: set[asyncio.Task[None]] = set()
-        self._clients_max = _clients_max()
-        self._is_accepting = False
         self._is_stopping = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -104,46 +143,52 @@ class GatewayWorker:
             async with asyncio.TaskGroup() as background:
                 connection = background.create_task(directory.run())
                 recording = background.create_task(trail.run())
-                watching = background.create_task(_watch(certificates))
+                watching = background.create_task(self._watch(certificates))
                 await cancels.start()
                 async with asyncio.TaskGroup() as self._tasks:
-                    self._start_accepting()
+                    for door in self._doors:
+                        self._start_accepting(door)
                     ready()
                     await stop.wait()
-                    self._stop_accepting()
+                    self._is_stopping = True
+                    for door in self._doors:
+                        self._stop_accepting(door)
                     await self._drain(sessions)
                 await trail.finish(recording)
                 for task in (watching, recording, connection):
                     task.cancel()
                     await asyncio.wait([task])
         finally:
-            self._stop_accepting()
-            for sock in self._listening:
-                sock.close()  # our copy: the other workers have theirs
+            for door in self._doors:
+                self._stop_accepting(door)
+                for sock in door.sockets:
+                    sock.close()  # our copy: the other workers have theirs
+            if self._front is not None:
+                self._front.close()
             spares.drop_all()
             await cancels.stop()
             self._gateway.passwords.shutdown(cancel_futures=True)
 
     # -- accepting
 
-    def _start_accepting(self) -> None:
+    def _start_accepting(self, door: _Door) -> None:
         loop = asyncio.get_running_loop()
-        for sock in self._listening:
+        for sock in door.sockets:
             sock.setblocking(False)
-            loop.add_reader(sock, self._accept, sock)
-        self._is_accepting = True
+            loop.add_reader(sock, self._accept, door, sock)
+        door.is_accepting = True
 
-    def _stop_accepting(self) -> None:
+    def _stop_accepting(self, door: _Door) -> None:
         """Stop looking at the shared sockets; they stay open for the others."""
-        if self._is_accepting:
-            self._is_accepting = False
-            for sock in self._listening:
+        if door.is_accepting:
+            door.is_accepting = False
+            for sock in door.sockets:
                 asyncio.get_running_loop().remove_reader(sock)
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, door: _Door, listening: socket.socket) -> None:
         """One at a time, so that the workers share what comes."""
-        if len(self._clients) >= self._clients_max:
-            self._pause_accepting()
+        if len(door.clients) >= door.clients_max:
+            self._pause_accepting(door)
             return
         try:
             sock, (host, *_rest) = listening.accept()
@@ -151,26 +196,29 @@ class GatewayWorker:
             return  # another worker was quicker, or the client gave up
         except OSError as error:
             log.warning("cannot accept: %s", error)
-            self._pause_accepting()
+            self._pause_accepting(door)
             return
-        self._spawn(self._serve(sock, normalised(ipaddress.ip_address(host.partition("%")[0]))))
+        address = normalised(ipaddress.ip_address(host.partition("%")[0]))
+        try:
+            _prepare(sock)
+        except OSError as error:
+            log.debug("%s was gone at once: %s", address, error)
+            sock.close()
+            return
+        task = self._spawn(door.serve(sock, address))
+        door.clients.add(task)
+        task.add_done_callback(door.clients.discard)
 
-    def _pause_accepting(self) -> None:
-        self._stop_accepting()
-        asyncio.get_running_loop().call_later(_ACCEPT_PAUSE_S, self._resume_accepting)
+    def _pause_accepting(self, door: _Door) -> None:
+        self._stop_accepting(door)
+        asyncio.get_running_loop().call_later(_ACCEPT_PAUSE_S, self._resume_accepting, door)
 
-    def _resume_accepting(self) -> None:
-        if self._tasks is not None and not self._is_accepting and not self._is_stopping:
-            self._start_accepting()
+    def _resume_accepting(self, door: _Door) -> None:
+        if self._tasks is not None and not door.is_accepting and not self._is_stopping:
+            self._start_accepting(door)
 
     async def _serve(self, sock: socket.socket, address: IpAddress) -> None:
         try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
-            for option, value in _KEEPALIVE:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
             _, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, sock)
         except OSError as error:
             log.debug("%s was gone at once: %s", address, error)
@@ -178,16 +226,20 @@ class GatewayWorker:
             return
         await Session(self._gateway, wire, address).run()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _serve_front(self, sock: socket.socket, address: IpAddress) -> None:
+        assert self._front is not None
+        await self._front.serve(self._gateway, sock, address)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
         task = self._tasks.create_task(coroutine)
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
+        return task
 
     # -- stopping
 
     async def _drain(self, sessions: Sessions) -> None:
-        self._is_stopping = True
         if self._clients:
             log.info("stopping: %d sessions may finish", sessions.total)
             await asyncio.wait(self._clients, timeout=self._options.drain_timeout_s)
@@ -197,11 +249,21 @@ class GatewayWorker:
         for task in list(self._clients):
             task.cancel()
 
+    async def _watch(self, certificates: Certificates) -> None:
+        while True:
+            await asyncio.sleep(limits.CERTIFICATE_CHECK_S)
+            certificates.refresh()
+            if self._front is not None:
+                self._front.refresh()
 
-async def _watch(certificates: Certificates) -> None:
-    while True:
-        await asyncio.sleep(limits.CERTIFICATE_CHECK_S)
-        certificates.refresh()
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _clients_max() -> int:

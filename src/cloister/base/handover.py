@@ -1,0 +1,150 @@
+"""An accepted connection, passed from one process of ours to another before a byte of it was read.
+
+One port serves two processes: the gateway's workers accept on it and look at the name that a client asks for; what is not
+theirs goes on to the API as an open descriptor (`SCM_RIGHTS`), with the client's address beside it. From then on the giver
+has no part in it: it can die, or be busy, and the connection does not notice.
+
+The receiver believes the address, as it must believe a balancer's; so the kernel is asked who gives.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cloister.base.errors import UnavailableError
+from cloister.base.identities import Service
+from cloister.base.rpc.server import Peer
+
+log = logging.getLogger(__name__)
+
+_ADDRESS_BYTES_MAX: Final = 64
+# An IPv6 address in text has 45 characters at most.
+
+_BACKLOG: Final = 64
+# As many workers as there may be: each holds one connection.
+
+_PAUSE_S: Final = 0.05
+# The receiver is being restarted, or has not read what was given before.
+
+
+class Giver:
+    """Gives connections to the process that listens on `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._channel: socket.socket | None = None
+
+    async def give(self, sock: socket.socket, address: str, *, patience_s: float) -> None:
+        """Pass the connection on and close our end of it. Raises UnavailableError if nobody takes it in time; then it is
+        the caller's still."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while not self._try(sock, address):
+            if asyncio.get_running_loop().time() >= deadline:
+                raise UnavailableError(f"nobody takes connections on {self._path.name}")
+            await asyncio.sleep(_PAUSE_S)
+        sock.close()
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _try(self, sock: socket.socket, address: str) -> bool:
+        try:
+            if self._channel is None:
+                channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                channel.setblocking(False)
+                try:
+                    channel.connect(str(self._path))
+                except BaseException:
+                    channel.close()
+                    raise
+                self._channel = channel
+            socket.send_fds(self._channel, [address.encode()], [sock.fileno()])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            log.info("cannot pass a connection on: %s", error)
+            self.close()
+            return False
+        return True
+
+
+class Receiver:
+    """Takes connections. `take` gets each with its client's address and owns it."""
+
+    def __init__(
+        self, path: Path, take: Callable[[socket.socket, str], None], *, allowed: frozenset[Service | None]
+    ) -> None:
+        self._path = path
+        self._take = take
+        self._allowed = allowed
+        self._listening: socket.socket | None = None
+        self._channels: set[socket.socket] = set()
+
+    def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listening.setblocking(False)
+        self._listening.bind(str(self._path))
+        os.chmod(self._path, 0o666)  # noqa: S103 - the kernel says who connects, in _accept
+        self._listening.listen(_BACKLOG)
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    def stop(self) -> None:
+        """Take no more. What was given and not yet taken is closed with the channel that it lies in."""
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
+            self._path.unlink(missing_ok=True)
+        for channel in list(self._channels):
+            self._drop(channel)
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        try:
+            channel, _ = self._listening.accept()
+        except OSError:
+            return
+        peer = Peer.of(channel)
+        if peer.service not in self._allowed:
+            log.warning("refused a caller on %s: uid %d pid %d", self._path.name, peer.uid, peer.pid)
+            channel.close()
+            return
+        channel.setblocking(False)
+        self._channels.add(channel)
+        asyncio.get_running_loop().add_reader(channel, self._receive, channel)
+
+    def _receive(self, channel: socket.socket) -> None:
+        """One at a time, so that many do not keep the event loop from its other work."""
+        try:
+            address, descriptors, _flags, _ = socket.recv_fds(channel, _ADDRESS_BYTES_MAX, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(channel)
+            return
+        if not address:
+            self._drop(channel)
+            return
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # recv_fds of Python 3.11 does not pass MSG_CMSG_CLOEXEC on
+            sock = socket.socket(fileno=descriptor)
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+                log.error("what was given on %s is not a TCP connection", self._path.name)
+                sock.close()
+                continue
+            sock.setblocking(False)
+            self._take(sock, address.decode("ascii", "replace"))
+
+    def _drop(self, channel: socket.socket) -> None:
+        self._channels.discard(channel)
+        with contextlib.suppress(OSError, ValueError):
+            asyncio.get_running_loop().remove_reader(channel)
+        channel.close()
