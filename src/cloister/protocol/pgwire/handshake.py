@@ -173,8 +173,9 @@ class Handshake:
     """One client, up to its proof. `receive_data` and `receive` raise ProtocolViolationError or ScramError; after
     either, the machine is of no more use."""
 
-    def __init__(self) -> None:
-        self.state = State.OPENING
+    def __init__(self, *, is_inside_tls: bool = False) -> None:
+        """`is_inside_tls`: the bytes are inside TLS from the first one, which whoever feeds them has seen to."""
+        self.state = State.STARTUP if is_inside_tls else State.OPENING
         self._buffer = bytearray()
         self._is_direct = False
         self._binding: bytes | None = None

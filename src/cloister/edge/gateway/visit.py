@@ -1,0 +1,206 @@
+"""One client that says who it is, whichever door it came through: what it is asked, what it may have, what is written
+down about it.
+
+The doors (`session` on port 5432, `edge/sql` on HTTPS) carry bytes and prove passwords in their own ways; what is decided
+about a client is decided here, once, in the order that `session` numbers.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+from cloister.base.directory import ConnectionEvent, Route
+from cloister.base.ipallow import AllowList, IpAddress
+from cloister.base.limits import WAKE_TIMEOUT_S
+from cloister.edge.gateway import errors, limits
+from cloister.edge.gateway.admission import network_of
+from cloister.edge.gateway.certificates import ServerTls
+from cloister.edge.gateway.compute import ComputeSession, reach
+from cloister.edge.gateway.errors import RefusedError
+from cloister.edge.gateway.sessions import Running
+from cloister.edge.gateway.shared import Gateway
+from cloister.edge.gateway.spares import Spares
+from cloister.edge.gateway.target import Target
+from cloister.edge.gateway.trail import timestamp
+from cloister.protocol.pgwire.backend import BackendError
+from cloister.protocol.pgwire.messages import Startup
+from cloister.protocol.scram import InvalidVerifierError, Verifier
+
+_TOO_MANY_CONNECTIONS: Final = "53300"
+
+
+class Visit:
+    """Made when a client connects; `claim` says who it wants to be and where."""
+
+    def __init__(self, gateway: Gateway, address: IpAddress, tls: ServerTls | None = None) -> None:
+        self.address = address
+        self.network = network_of(address)
+        self.tls = tls
+        self.startup: Startup | None = None
+        self.target = Target(None, {})
+        self.route: Route | None = None
+        self._gateway = gateway
+        self._id = str(uuid.uuid4())
+        self._loop = asyncio.get_running_loop()
+
+    def comes_from(self, address: IpAddress) -> None:
+        """The client's own address, as a balancer tells it."""
+        self.address = address
+        self.network = network_of(address)
+
+    def claim(self, startup: Startup, target: Target) -> None:
+        self.startup = startup
+        self.target = target
+        self._gateway.trail.check_room()
+
+    @property
+    def user(self) -> str:
+        assert self.startup is not None
+        return self.startup.user
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        return self.target.parameters
+
+    # -- (3) and (4): before it has proved anything
+
+    async def verifier(self, *, is_attempt: bool = True) -> Verifier:
+        """(3) Look up and let knock. What is refused here is refused to everybody from this address alike. Not an
+        attempt is what comes again from a client that has proved itself on the same connection."""
+        assert self.startup is not None
+        endpoint = self.target.endpoint or ""
+        route = await self._gateway.directory.look_up(endpoint, self.user, self.startup.database)
+        self.route = route
+        self.check_address(route)
+        now = self._loop.time()
+        if is_attempt and not self._gateway.endpoint_attempts.take(endpoint, now):
+            raise errors.too_many_attempts(f"endpoint {endpoint}")
+        if not self._gateway.failures.has_token((endpoint, self.user, self.network), now):
+            raise errors.too_many_attempts(f"failures of {self.user!r} at {endpoint}")
+        try:
+            return Verifier.parse(route.verifier, is_doomed=route.is_doomed or not route.is_known)
+        except InvalidVerifierError:
+            return Verifier.mock(endpoint, self.user, self._gateway.mock_secret)
+
+    def check_address(self, route: Route) -> None:
+        if route.allowed_ips is not None and self.address not in AllowList.read(route.allowed_ips):
+            raise errors.ip_not_allowed(self.address)
+
+    async def is_right(self, verifier: Verifier, password: str) -> bool:
+        """(4) For a client that sent its password through TLS."""
+        gateway = self._gateway
+        if gateway.password_checks >= limits.PASSWORD_CHECKS_MAX:
+            raise errors.too_many_attempts("passwords in clear")
+        gateway.password_checks += 1
+        try:
+            return await self._loop.run_in_executor(gateway.passwords, verifier.matches_password, password)
+        finally:
+            gateway.password_checks -= 1
+
+    def failed_proof(self, detail: str) -> RefusedError:
+        endpoint = self.target.endpoint or ""
+        self._gateway.failures.take((endpoint, self.user, self.network), self._loop.time())
+        self._gateway.directory.forget(endpoint, self.user)
+        return errors.bad_password(self.user, detail)
+
+    # -- (5): it has proved who it is
+
+    async def enter(self) -> tuple[Running, ComputeSession]:
+        """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`."""
+        assert self.route is not None
+        assert self.startup is not None
+        running = Running(self.route, self.user, self.address)
+        self._check_service(self.route)
+        try:
+            async with asyncio.timeout(WAKE_TIMEOUT_S):
+                await self._gateway.sessions.pass_gate(running)
+                # A route may be older than the gate was shut: then it names a compute that has stopped since.
+                running.route = await self._gateway.directory.look_up(
+                    self.target.endpoint or "", self.user, self.startup.database
+                )
+                self.check_address(running.route)
+                return running, await self._reach(running.route)
+        except TimeoutError:
+            self.leave(running)
+            raise errors.compute_unavailable("it did not accept in time") from None
+        except BaseException:
+            self.leave(running)
+            raise
+
+    def leave(self, running: Running) -> None:
+        self._gateway.sessions.leave(running)
+
+    def keep(self, running: Running, compute: ComputeSession) -> bool:
+        """Offer the session of a client that is through with it to the next of its kind; False if it is not wanted."""
+        kind = Spares.kind_of(
+            running.route.endpoint_id, (compute.socket_dir, compute.generation), self.target.parameters
+        )
+        return not running.was_cancelled and self._gateway.spares.adopt(kind, compute)
+
+    def _check_service(self, route: Route) -> None:
+        if route.is_disabled:
+            raise RefusedError("disabled", "55000", "the endpoint is disabled")
+        if route.connection_limit and self._gateway.sessions.count(route.endpoint_id) >= route.connection_limit:
+            raise errors.too_many_connections()
+
+    async def _reach(self, route: Route) -> ComputeSession:
+        spares = self._gateway.spares
+        if route.socket_dir is not None:
+            kind = Spares.kind_of(route.endpoint_id, (route.socket_dir, route.generation), self.parameters)
+            if (spare := spares.take(kind)) is not None:
+                return spare
+        try:
+            return await reach(self._gateway.directory, route, self.parameters)
+        except BackendError as error:
+            # Perhaps it is our spares that take the places; without them it is PostgreSQL's to decide.
+            if error.sqlstate != _TOO_MANY_CONNECTIONS or not spares.drop(route.endpoint_id):
+                raise
+            await asyncio.sleep(limits.BACKEND_EXIT_S)
+            return await reach(self._gateway.directory, route, self.parameters)
+
+    # -- (6): writing down
+
+    def record_refusal(self, refusal: RefusedError) -> None:
+        # Whoever never said who they are is a scanner or a health check: in the log, not in the audit.
+        is_worth_recording = self.startup is not None or refusal.reason in ("insecure", "rate_limited")
+        is_flood = refusal.reason in ("rate_limited", "audit_unavailable", "insecure")
+        if is_worth_recording and (not is_flood or self.may_be_told()):
+            self.record("connection.denied", reason=refusal.reason)
+
+    def may_be_told(self) -> bool:
+        return self._gateway.refusals_told.take(self.network, self._loop.time())
+
+    def record(
+        self,
+        action: str,
+        *,
+        reason: str = "",
+        duration_ms: int = 0,
+        bytes_in: int = 0,
+        bytes_out: int = 0,
+        was_cold: bool = False,
+    ) -> None:
+        startup, route, tls = self.startup, self.route, self.tls
+        cipher = tls.cipher() if tls is not None else None
+        self._gateway.trail.add(
+            ConnectionEvent(
+                action=action,
+                at=timestamp(),
+                session_id=self._id,
+                endpoint_id=self.target.endpoint or "",
+                project_id=route.project_id if route is not None else "",
+                branch_id=route.branch_id if route is not None else "",
+                role=startup.user if startup is not None else "",
+                database=startup.database if startup is not None else "",
+                address=str(self.address),
+                application_name=startup.parameters.get("application_name", "") if startup is not None else "",
+                tls_version=(tls.version() or "") if tls is not None else "",
+                tls_cipher=cipher[0] if cipher is not None else "",
+                reason=reason,
+                duration_ms=duration_ms,
+                bytes_in=bytes_in,
+                bytes_out=bytes_out,
+                was_cold=was_cold,
+            )
+        )
