@@ -1,7 +1,8 @@
 """Connections to the control database.
 
 Every failure of the database itself (it restarts, a deadlock, no connection left) comes out as UnavailableError, which
-may be retried. A broken constraint stays asyncpg's error: only the store that ran the statement knows what it means.
+may be retried. A rule that the database holds against everybody comes out as what it is (refusals.py). A broken
+constraint stays asyncpg's error: only the store that ran the statement knows what it means.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any, Final, LiteralString, cast
 
 import asyncpg
 
+from cloister.base.database.refusals import refusal
 from cloister.base.errors import UnavailableError
 
 _CONNECTIONS_MIN: Final = 2
@@ -63,20 +65,20 @@ class Transaction:
         self._connection = connection
 
     async def fetch(self, query: LiteralString, *args: Any) -> list[Any]:
-        with _passing_failures(self._connection):
+        with _our_errors(self._connection):
             return cast("list[Any]", await self._connection.fetch(query, *args))
 
     async def fetch_row(self, query: LiteralString, *args: Any) -> Any | None:
-        with _passing_failures(self._connection):
+        with _our_errors(self._connection):
             return await self._connection.fetchrow(query, *args)
 
     async def fetch_value(self, query: LiteralString, *args: Any) -> Any:
-        with _passing_failures(self._connection):
+        with _our_errors(self._connection):
             return await self._connection.fetchval(query, *args)
 
     async def execute(self, query: LiteralString, *args: Any) -> int:
         """The number of rows touched."""
-        with _passing_failures(self._connection):
+        with _our_errors(self._connection):
             tag: str = await self._connection.execute(query, *args)
         last = tag.rsplit(" ", 1)[-1]
         return int(last) if last.isdigit() else 0
@@ -132,7 +134,7 @@ class Database:
                 with contextlib.suppress(*_PASSING, asyncpg.InterfaceError):
                     await transaction.rollback()
                 raise
-            with _passing_failures(connection):
+            with _our_errors(connection):
                 await transaction.commit()
         finally:
             await self._release(connection)
@@ -160,7 +162,7 @@ class Database:
         connection = await patiently(lambda: asyncpg.connect(**self._options), _RESTART_PATIENCE_S)
         try:
             connection.add_termination_listener(set_lost)
-            with _passing_failures(connection):
+            with _our_errors(connection):
                 await connection.add_listener(channel, receive)
             yield lost
         finally:
@@ -217,11 +219,15 @@ async def patiently(connect: Callable[[], Any], patience_s: float) -> Any:
 
 
 @contextlib.contextmanager
-def _passing_failures(connection: Any) -> Iterator[None]:
+def _our_errors(connection: Any) -> Iterator[None]:
     try:
         yield
     except _PASSING as error:
         raise UnavailableError(f"control database: {error!r}") from error
+    except asyncpg.PostgresError as error:
+        if (refused := refusal(error)) is None:
+            raise
+        raise refused from error
     except asyncpg.InterfaceError as error:
         # Also what asyncpg raises for a wrong argument: that is a mistake of ours, and no retry helps.
         if not _is_closed(connection):

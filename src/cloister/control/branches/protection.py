@@ -5,7 +5,7 @@ asking: the same rules stand in the control database as triggers (migration 0002
 test holds both to each other. Unprotecting is the only way out, and there the database's `unprotect` is the only way.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,9 @@ CANNOT_DELETE_ORGANIZATION: Final = "cannot delete organization with protected b
 CANNOT_DESTROY_KEYS: Final = "cannot destroy keys of project with protected branches"
 CANNOT_UNPROTECT: Final = "cannot unprotect branch without a recorded reason"
 
+NAMES_MAX: Final = 5
+# Of branches in one sentence.
+
 UNPROTECT_REASON: Final = "asked for without a reason"
 """Neon's API has no field for one."""
 
@@ -58,6 +61,19 @@ def refuse_reset(branch: Branch) -> None:
 
 def refuse_archive(branch: Branch) -> None:
     _refuse(branch, CANNOT_ARCHIVE)
+
+
+def refuse_deleting_project(protected: Sequence[str]) -> None:
+    """`protected`: the names of its protected branches, which the refusal tells. Raises UnprocessableError."""
+    if protected:
+        names = ", ".join(protected[:NAMES_MAX]) + ("…" if len(protected) > NAMES_MAX else "")
+        raise UnprocessableError(public=f"{CANNOT_DELETE_PROJECT}: {names}")
+
+
+def refuse_endpoint(words: str, *, is_protected: bool) -> None:
+    """For the endpoint of a branch: one of the CANNOT_…_ENDPOINT. Raises UnprocessableError."""
+    if is_protected:
+        raise UnprocessableError(public=words)
 
 
 def refuse_expiry(*, is_protected: bool) -> None:

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
+from datetime import datetime
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BusyError, ConflictError, PreconditionError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId, ProjectId, new_endpoint_id
+from cloister.control.branches import protection
 from cloister.control.calling import Caller
-from cloister.control.claims import claim_endpoint, claim_project, hold_project
+from cloister.control.claims import claim_branch, claim_endpoint, hold_project
 from cloister.control.computes import operations, store
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
@@ -42,19 +44,28 @@ class EndpointService:
         if new.type != "read_write":
             raise UnprocessableError(f"type {new.type[:40]!r}", public="only read_write endpoints are supported")
         async with self._database.transaction() as tx:
-            # Everything else must be over, above all the end of an endpoint that was just deleted: two servers on one
-            # data directory, in namespaces that hide them from each other, would destroy it.
-            await claim_project(tx, project_id)
+            # Everything else on the branch must be over, above all the end of an endpoint that was just deleted: two
+            # servers on one data directory, in namespaces that hide them from each other, would destroy it.
+            await claim_branch(tx, project_id, new.branch_id)
             await catalog.branch_exists(tx, project_id, new.branch_id)
             if await store.find(tx, project_id, new.branch_id):
                 raise ConflictError(f"{new.branch_id} has a writer", public="branch already has a read-write endpoint")
             if await store.has_compute(tx, new.branch_id):
                 raise BusyError(f"a compute of {new.branch_id} still runs")
             defaults = await store.defaults_of(tx, project_id)
-            endpoint = _new(project_id, new, defaults, await store.is_branch_clean(tx, new.branch_id), self._clock)
-            _check(endpoint, await store.pg_version_of(tx, project_id))
+            endpoint = new_endpoint(
+                project_id,
+                new.branch_id,
+                new,
+                defaults,
+                self._clock.now(),
+                is_first=not await store.is_configured(tx, new.branch_id),
+                is_clean=await store.is_branch_clean(tx, new.branch_id),
+            )
+            check_endpoint(endpoint, await store.pg_version_of(tx, project_id))
             endpoint = await store.add(tx, endpoint)
-            started = [] if new.is_disabled else [await self._submit(tx, operations.START, endpoint)]
+            machine = operations.FIRST_START if endpoint.state is State.INIT else operations.START
+            started = [] if new.is_disabled else [await self._submit(tx, machine, endpoint)]
             await record(tx, _event(Action.ENDPOINT_CREATE, caller, endpoint, started))
         return endpoint, self._kicked(started)
 
@@ -66,14 +77,12 @@ class EndpointService:
             await hold_project(tx, project_id)
             old = await store.get(tx, project_id, endpoint_id)
             wanted = _changed(old, change)
-            _check(wanted, await store.pg_version_of(tx, project_id))
+            check_endpoint(wanted, await store.pg_version_of(tx, project_id))
             operations_: list[Operation] = []
             if wanted.is_disabled and not old.is_disabled:
-                if await store.is_protected(tx, endpoint_id):
-                    raise UnprocessableError(
-                        f"{endpoint_id} is of a protected branch",
-                        public="cannot disable the endpoint of a protected branch",
-                    )
+                protection.refuse_endpoint(
+                    protection.CANNOT_DISABLE_ENDPOINT, is_protected=await store.is_protected(tx, endpoint_id)
+                )
                 if old.socket_dir is not None:
                     await claim_endpoint(tx, project_id, endpoint_id)
                     operations_ = [await self._submit(tx, operations.SUSPEND, wanted)]
@@ -96,11 +105,9 @@ class EndpointService:
         async with self._database.transaction() as tx:
             await claim_endpoint(tx, project_id, endpoint_id)
             endpoint = await store.get(tx, project_id, endpoint_id)
-            if await store.is_protected(tx, endpoint_id):
-                raise UnprocessableError(
-                    f"{endpoint_id} is of a protected branch",
-                    public="cannot delete the endpoint of a protected branch",
-                )
+            protection.refuse_endpoint(
+                protection.CANNOT_DELETE_ENDPOINT, is_protected=await store.is_protected(tx, endpoint_id)
+            )
             if endpoint.state is State.INIT:
                 raise BusyError(f"{endpoint_id} was never started")
             await store.delete(tx, endpoint_id)
@@ -183,14 +190,24 @@ class EndpointService:
         return operations_
 
 
-def _new(project_id: ProjectId, new: NewEndpoint, defaults: store.Defaults, is_clean: bool, clock: Clock) -> Endpoint:
+def new_endpoint(
+    project_id: ProjectId,
+    branch_id: BranchId,
+    new: NewEndpoint,
+    defaults: store.Defaults,
+    now: datetime,
+    *,
+    is_first: bool,
+    is_clean: bool = True,
+) -> Endpoint:
+    """`is_first`: no server of the branch's data was configured yet, so its first start has to do that."""
     max_cu = new.max_cu if new.max_cu is not None else max(defaults.max_cu, new.min_cu or 0.0)
     min_cu = new.min_cu if new.min_cu is not None else min(defaults.min_cu, max_cu)
     timeout = new.suspend_timeout_seconds
     return Endpoint(
         id=new_endpoint_id(),
         project_id=project_id,
-        branch_id=new.branch_id,
+        branch_id=branch_id,
         type=new.type,
         min_cu=min_cu,
         max_cu=max_cu,
@@ -198,15 +215,15 @@ def _new(project_id: ProjectId, new: NewEndpoint, defaults: store.Defaults, is_c
         pg_settings=dict(defaults.pg_settings if new.pg_settings is None else new.pg_settings),
         is_disabled=new.is_disabled,
         desired=State.IDLE if new.is_disabled else State.ACTIVE,
-        state=State.IDLE,
+        state=State.INIT if is_first else State.IDLE,
         generation=0,
         socket_dir=None,
-        is_clean=is_clean,
+        is_clean=is_first or is_clean,
         started_at=None,
         last_active_at=None,
         suspended_at=None,
-        created_at=clock.now(),
-        updated_at=clock.now(),
+        created_at=now,
+        updated_at=now,
     )
 
 
@@ -215,7 +232,8 @@ def _changed(old: Endpoint, change: EndpointChange) -> Endpoint:
     return dataclasses.replace(old, **given)
 
 
-def _check(endpoint: Endpoint, pg_version: int) -> None:
+def check_endpoint(endpoint: Endpoint, pg_version: int) -> None:
+    """Raises BadRequestError, UnprocessableError."""
     check_compute_units(endpoint.min_cu, endpoint.max_cu)
     check_suspend_timeout(endpoint.suspend_timeout_seconds)
     check_pg_settings(endpoint.pg_settings, pg_version=pg_version, max_cu=endpoint.max_cu)

@@ -6,10 +6,11 @@ from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
+from cloister.base.errors import BadRequestError, NotFoundError
 from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.secret import new_password
 from cloister.base.settings import Settings
+from cloister.control.branches import protection
 from cloister.control.branches import store as branches
 from cloister.control.calling import Caller, Page
 from cloister.control.claims import claim_project, hold_project
@@ -143,12 +144,7 @@ class ProjectService:
         async with self._database.transaction() as tx:
             await claim_project(tx, project_id)
             project = await store.get(tx, project_id)
-            if protected := await branches.protected_of(tx, project_id):
-                names = ", ".join(protected[:5])
-                raise UnprocessableError(
-                    f"{project_id} has protected branches",
-                    public=f"cannot delete a project with protected branches ({names})",
-                )
+            protection.refuse_deleting_project(await branches.protected_of(tx, project_id))
             await branches.delete_all(tx, project_id)
             await store.delete(tx, project_id)
             await store.mark_volume(tx, project_id, "deleting")
