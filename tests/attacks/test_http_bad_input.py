@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloister.edge.api.call import NoBody
 from cloister.edge.api.routes import ROUTES
 from tests.attacks.test_http_confused_deputy import BODIES, path_of
-from tests.edge.api.world import BRANCH, ENDPOINT, PROJECT, World
+from tests.edge.api.world import BRANCH, ENDPOINT, PROJECT, SNAPSHOT, World
 
 JSON = {"content-type": "application/json"}
 WITH_BODY = [route for route in ROUTES if route.body is not NoBody]
@@ -178,6 +178,130 @@ async def test_a_strange_key_id_revokes_nothing(key_id: str) -> None:
         assert (await client.delete(f"/api_keys/{quote(key_id)}")).status_code in (400, 404)
 
 
+_LSN_OR_NOT = ["0/ZZ", "0", "/", "0/123456789", "-1/0", "0x0/0", "0/1\n", "٠/1", "0/1 OR 1=1", "9" * 400]
+_TIME_OR_NOT = [
+    "yesterday",
+    "2026-02-31T00:00:00Z",
+    "2026-03-04T05:06:60Z",
+    "2026-03-04T25:06:07Z",
+    "2026-03-04T05:06:07",
+    "2026-03-04",
+    "1772600767",
+    "-2026-03-04T05:06:07Z",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-23:59",
+    "0001-01-01T00:00:00+23:59",
+    "0000-01-01T00:00:00Z",
+    "2026-03-04T05:06:07Z\n",
+    "٢٠٢٦-03-04T05:06:07Z",
+    "2026-03-04T05:06:07+99:99",
+    "2026-03-04T05:06:07." + "9" * 400 + "Z",
+]
+_TIMES = [
+    *(("POST", f"{P}/branches", {"branch": {field: "?"}}) for field in ("parent_timestamp", "expires_at")),
+    ("PATCH", B, {"branch": {"expires_at": "?"}}),
+    ("POST", f"{B}/restore", {"source_branch_id": BRANCH, "source_timestamp": "?"}),
+    ("PATCH", f"{P}/snapshots/{SNAPSHOT}", {"snapshot": {"expires_at": "?"}}),
+    *(("POST", f"{B}/snapshot?{field}=?", None) for field in ("timestamp", "expires_at")),
+    ("GET", f"{B}/schema?db_name=neondb&timestamp=?", None),
+    *(("GET", f"{B}/compare_schema?db_name=neondb&{field}=?", None) for field in ("timestamp", "base_timestamp")),
+]
+_LSNS = [
+    ("POST", f"{P}/branches", {"branch": {"parent_lsn": "?"}}),
+    ("POST", f"{B}/restore", {"source_branch_id": BRANCH, "source_lsn": "?"}),
+    ("POST", f"{B}/snapshot?lsn=?", None),
+    ("GET", f"{B}/schema?db_name=neondb&lsn=?", None),
+    *(("GET", f"{B}/compare_schema?db_name=neondb&{field}=?", None) for field in ("lsn", "base_lsn")),
+]
+
+
+def _with(text: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with(text, inner) for name, inner in value.items()}
+    return text if value == "?" else value
+
+
+@pytest.mark.parametrize(
+    ("places", "texts"), [(_TIMES, _TIME_OR_NOT), (_LSNS, _LSN_OR_NOT)], ids=["timestamps", "positions"]
+)
+async def test_a_point_that_is_none_is_refused_wherever_it_stands(places: list[Any], texts: list[str]) -> None:
+    world = _fresh()
+    async with world.client() as client:
+        for method, path, body in places:
+            for text in texts:
+                world.later(60)
+                where = path.removesuffix("?") + quote(text) if path.endswith("?") else path
+                answer = await client.request(method, where, json=_with(text, body))
+                assert answer.status_code == 400, (method, where, text, answer.text)
+                assert set(answer.json()) == {"request_id", "code", "message"}
+    assert (world.branches.created, world.branches.changes, world.branches.restored) == ([], [], [])
+    assert (world.snapshots.created, world.snapshots.changes, world.schemas.asked) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "says"),
+    [
+        (
+            "POST",
+            f"{P}/branches",
+            {"branch": {"parent_lsn": "0/1", "parent_timestamp": "2026-03-04T05:06:07Z"}},
+            "both",
+        ),
+        (
+            "POST",
+            f"{B}/restore",
+            {"source_branch_id": BRANCH, "source_lsn": "0/1", "source_timestamp": "2026-03-04T05:06:07Z"},
+            "both",
+        ),
+        ("POST", f"{B}/snapshot?lsn=0/1&timestamp=2026-03-04T05:06:07Z", None, "both"),
+        ("GET", f"{B}/schema?db_name=neondb&lsn=0/1&timestamp=2026-03-04T05:06:07Z", None, "both"),
+        ("GET", f"{B}/compare_schema?db_name=d&base_lsn=0/1&base_timestamp=2026-03-04T05:06:07Z", None, "both"),
+        ("POST", f"{P}/branches", {"branch": {"name": "n" * 257}}, "`branch.name`"),
+        ("POST", f"{P}/branches", {"branch": {"name": ""}}, "`branch.name`"),
+        ("POST", f"{P}/branches", {"branch": {"name": "a\0b"}}, "U+0000"),
+        ("POST", f"{P}/branches", {"branch": {"parent_id": "../.."}}, "invalid branch id"),
+        ("POST", f"{P}/branches", {"branch": {"init_source": "nothing"}}, "`branch.init_source`"),
+        ("POST", f"{P}/branches", {"branch": {"protected": "yes"}}, "`branch.protected`"),
+        ("POST", f"{P}/branches", {"endpoints": [{"type": "write_only"}]}, "endpoints"),
+        ("POST", f"{P}/branches", {"endpoints": [{}]}, "`type`"),
+        ("POST", f"{P}/branches", {"annotation_value": {"a": 1}}, "annotation_value"),
+        ("PATCH", B, {}, "`branch`"),
+        ("PATCH", B, {"branch": {"name": None, "expires_at": 5}}, "`branch.expires_at`"),
+        ("POST", f"{B}/restore", {}, "`source_branch_id`"),
+        ("POST", f"{B}/restore", {"source_branch_id": "MAIN"}, "invalid branch id"),
+        ("POST", f"{P}/snapshots/SNAP/restore", None, "invalid snapshot id"),
+        ("POST", f"{B}/snapshot?name=" + "n" * 257, None, "name"),
+        ("GET", f"{B}/schema", None, "db_name"),
+        ("GET", f"{B}/schema?db_name=%00", None, "U+0000"),
+        ("GET", f"{B}/schema?db_name=" + "d" * 64, None, "invalid database name"),
+        ("GET", f"{B}/schema?db_name=neondb&format=xml", None, "format"),
+        ("GET", f"{B}/compare_schema?db_name=neondb&base_branch_id=%00", None, "U+0000"),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "secondly"}]}, "frequency"),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "daily", "hour": 24}]}, "hour"),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "monthly", "day": 0}]}, "day"),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "yearly", "month": 13}]}, "month"),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "daily", "retention_seconds": -1}]}, "retention"),
+        (
+            "PUT",
+            f"{B}/backup_schedule",
+            {"schedule": [{"frequency": "daily", "retention_seconds": 10**18}]},
+            "retention",
+        ),
+        ("PUT", f"{B}/backup_schedule", {"schedule": [{"frequency": "hourly"}] * 21}, "schedule"),
+        ("GET", f"{P}/branches?limit=10001", None, "limit"),
+        ("GET", f"{P}/branches?cursor=%00", None, "U+0000"),
+        ("GET", f"{P}/branches?include_deleted=perhaps", None, "include_deleted"),
+        ("DELETE", f"{B}?hard_delete=2", None, "hard_delete"),
+    ],
+)
+async def test_what_a_branch_or_snapshot_cannot_be_asked(method: str, path: str, body: Any, says: str) -> None:
+    world = _fresh()
+    async with world.client() as client:
+        answer = await client.request(method, path, json=body)
+    assert answer.status_code == 400, answer.text
+    assert ("cannot be specified at the same time" if says == "both" else says) in answer.json()["message"]
+
+
 async def test_a_refusal_does_not_echo_what_it_could_not_read() -> None:
     """A name may be a secret typed into the wrong place, or a terminal's escape sequence."""
     status, message = await post(b'{"role": {"name": "' + b"\\u001b[31m" * 20 + b'"}}', f"{B}/roles")
@@ -193,10 +317,12 @@ _FIELDS = """
     allowed_ips autoscaling_limit_max_cu autoscaling_limit_min_cu branch branch_id database database_name
     default_endpoint_settings disabled endpoint history_retention_seconds ips key_name logical_size_bytes name no_login
     org_id owner_name pg_settings pg_version project protected_branches_only quota region_id role role_name settings
-    store_passwords suspend_timeout_seconds type
+    store_passwords suspend_timeout_seconds type annotation_value archived endpoints expires_at finalize_restore
+    frequency day hour month retention_seconds init_source parent_id parent_lsn parent_timestamp preserve_under_name
+    protected schedule snapshot source_branch_id source_lsn source_timestamp target_branch_id
 """.split()
 _SHAPED = st.recursive(
-    _SCALARS | st.sampled_from([BRANCH, ENDPOINT, "read_write", "192.0.2.0/24"]),
+    _SCALARS | st.sampled_from([BRANCH, ENDPOINT, "read_write", "192.0.2.0/24", "0/1", "2026-03-04T05:06:07Z"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_FIELDS), inner, max_size=6),
     max_leaves=12,
 )

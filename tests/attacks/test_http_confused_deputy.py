@@ -9,7 +9,18 @@ import pytest
 
 from cloister.edge.api.endpoint import Public, Route
 from cloister.edge.api.routes import ROUTES
-from tests.edge.api.world import ADA_KEY, BOB_KEY, BRANCH, ENDPOINT, OPERATION, ORG, OTHER_PROJECT, PROJECT, World
+from tests.edge.api.world import (
+    ADA_KEY,
+    BOB_KEY,
+    BRANCH,
+    ENDPOINT,
+    OPERATION,
+    ORG,
+    OTHER_PROJECT,
+    PROJECT,
+    SNAPSHOT,
+    World,
+)
 
 GUARDED = [route for route in ROUTES if not isinstance(route.permission, Public)]
 OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{org_id}" in route.path]
@@ -23,6 +34,14 @@ BODIES: dict[str, Any] = {
     "create_database": {"database": {"name": "shop", "owner_name": "neondb_owner"}},
     "update_database": {"database": {"name": "shop"}},
     "create_api_key": {"key_name": "ci"},
+    "create_branch": {"branch": {"name": "preview"}, "endpoints": [{"type": "read_write"}]},
+    "update_branch": {"branch": {"name": "renamed"}},
+    "restore_branch": {"source_branch_id": BRANCH},
+    "reset_to_parent": {"preserve_under_name": "before"},
+    "update_snapshot": {"snapshot": {"name": "kept"}},
+    "restore_snapshot": {"name": "again", "finalize_restore": False},
+    "finalize_restore": {"name": "before"},
+    "set_backup_schedule": {"schedule": [{"frequency": "daily", "hour": 3, "retention_seconds": 86400}]},
 }
 
 
@@ -36,11 +55,31 @@ def path_of(route: Route) -> str:
         role_name="neondb_owner",
         database_name="neondb",
         key_id=7,
+        snapshot_id=SNAPSHOT,
     )
 
 
 def changes(world: World) -> tuple[Any, ...]:
-    return (world.projects.created, world.projects.changes, world.endpoints.created, world.endpoints.changes)
+    return tuple(
+        it
+        for made in (
+            world.projects.created,
+            world.projects.changes,
+            world.branches.created,
+            world.branches.changes,
+            world.branches.restored,
+            world.branches.hard,
+            world.snapshots.created,
+            world.snapshots.changes,
+            world.snapshots.restored,
+            world.snapshots.finalized,
+            world.snapshots.items,
+            world.schemas.asked,
+            world.endpoints.created,
+            world.endpoints.changes,
+        )
+        for it in made
+    )
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=lambda route: route.name)
@@ -54,7 +93,7 @@ async def test_who_is_not_known_gets_nothing(route: Route, key: str | None) -> N
     assert answer.status_code == 401
     assert set(answer.json()) == {"request_id", "code", "message"}
     assert world.decider.asked == []
-    assert changes(world) == ([], [], [], [])
+    assert changes(world) == ()
     (refusal,) = await world.refused()
     assert (refusal.actor, refusal.details["attempted"]) == ("stranger", route.audit)
 
@@ -66,7 +105,7 @@ async def test_who_belongs_elsewhere_finds_nothing(route: Route) -> None:
     async with world.client(BOB_KEY) as client:
         answer = await client.request(route.method, path_of(route), json=BODIES.get(route.name))
     assert answer.status_code == 404
-    assert changes(world) == ([], [], [], [])
+    assert changes(world) == ()
     assert world.decider.asked[0][1] == route.permission
     (refusal,) = await world.refused()
     assert (refusal.reason, refusal.outcome) == ("not_found", "denied")

@@ -13,6 +13,9 @@ REQUIRED = {
         owner_id settings""",
     "Branch": """id project_id name current_state state_changed_at creation_source default protected cpu_used_sec
         compute_time_seconds active_time_seconds written_data_bytes data_transfer_bytes created_at updated_at""",
+    "Recovery": "deleted_at recoverable_until deletion_method",
+    "Snapshot": "id name created_at",
+    "ScheduleItem": "frequency",
     "Endpoint": """host id project_id branch_id autoscaling_limit_min_cu autoscaling_limit_max_cu region_id type
         current_state settings pooler_enabled pooler_mode disabled passwordless_access creation_source created_at
         updated_at proxy_host suspend_timeout_seconds provisioner""",

@@ -13,13 +13,16 @@ from tests.edge.api.neon_fields import missing
 from tests.edge.api.world import (
     ADA_KEY,
     BRANCH,
+    CHILD,
     ENDPOINT,
+    GONE,
     OPERATION,
     ORG,
     OTHER_ORG,
     OTHER_PROJECT,
     PASSWORD,
     PROJECT,
+    SNAPSHOT,
     World,
     branch,
     operation,
@@ -75,6 +78,59 @@ CASES = [
     Case("list_branches", f"{P}/branches", 200, {"branches[]": "Branch"}),
     Case("count_branches", f"{P}/branches/count", 200, {}),
     Case("get_branch", B, 200, {"branch": "Branch", "annotation": "Annotation"}),
+    Case(
+        "create_branch",
+        f"{P}/branches",
+        201,
+        {
+            "branch": "Branch",
+            "endpoints[]": "Endpoint",
+            "operations[]": "Operation",
+            "roles[]": "Role",
+            "databases[]": "Database",
+            "connection_uris[]": "ConnectionDetails",
+            "connection_uris[].connection_parameters": "ConnectionParameters",
+        },
+        {"branch": {"name": "preview"}, "endpoints": [{"type": "read_write"}]},
+    ),
+    Case("update_branch", B, 200, {"branch": "Branch", "operations[]": "Operation"}, {"branch": {"name": "new"}}),
+    Case("delete_branch", B, 200, {"branch": "Branch", "operations[]": "Operation"}),
+    Case(
+        "recover_branch",
+        f"{P}/branches/{GONE}/recover",
+        200,
+        {"branch": "Branch", "endpoints[]": "Endpoint", "operations[]": "Operation"},
+    ),
+    Case("set_as_default", f"{B}/set_as_default", 200, {"branch": "Branch", "operations[]": "Operation"}),
+    Case("set_as_primary", f"{B}/set_as_primary", 200, {"branch": "Branch", "operations[]": "Operation"}),
+    Case(
+        "restore_branch",
+        f"{B}/restore",
+        200,
+        {"branch": "Branch", "operations[]": "Operation"},
+        {"source_branch_id": BRANCH, "source_lsn": "0/15E9A30", "preserve_under_name": "before"},
+    ),
+    Case(
+        "reset_to_parent",
+        f"{P}/branches/{CHILD}/reset_to_parent",
+        200,
+        {"branch": "Branch", "operations[]": "Operation"},
+    ),
+    Case("finalize_restore", f"{B}/finalize_restore", 200, {"operations[]": "Operation"}),
+    Case("get_schema", f"{B}/schema?db_name=neondb", 200, {}),
+    Case("compare_schema", f"{P}/branches/{CHILD}/compare_schema?db_name=neondb", 200, {}),
+    Case("list_snapshots", f"{P}/snapshots", 200, {"snapshots[]": "Snapshot"}),
+    Case("create_snapshot", f"{B}/snapshot?name=now", 200, {"snapshot": "Snapshot", "operations[]": "Operation"}),
+    Case("update_snapshot", f"{P}/snapshots/{SNAPSHOT}", 200, {"snapshot": "Snapshot"}, {"snapshot": {"name": "x"}}),
+    Case("delete_snapshot", f"{P}/snapshots/{SNAPSHOT}", 202, {"operations[]": "Operation"}),
+    Case(
+        "restore_snapshot",
+        f"{P}/snapshots/{SNAPSHOT}/restore",
+        200,
+        {"branch": "Branch", "endpoints[]": "Endpoint", "operations[]": "Operation"},
+    ),
+    Case("get_backup_schedule", f"{B}/backup_schedule", 200, {}),
+    Case("set_backup_schedule", f"{B}/backup_schedule", 200, {}, {"schedule": [{"frequency": "daily", "hour": 3}]}),
     Case("list_endpoints", f"{P}/endpoints", 200, {"endpoints[]": "Endpoint"}),
     Case("list_branch_endpoints", f"{B}/endpoints", 200, {"endpoints[]": "Endpoint"}),
     Case("get_endpoint", f"{P}/endpoints/{ENDPOINT}", 200, {"endpoint": "Endpoint"}),
@@ -294,7 +350,7 @@ async def test_branches_end_without_a_next_page() -> None:
             cursor = page["pagination"].get("next")
             if cursor is None:
                 break
-        assert (await client.get(f"{P}/branches/count")).json() == {"count": 3}
+        assert (await client.get(f"{P}/branches/count")).json() == {"count": 4}
     assert seen == [it.id for it in world.branches.rows]
 
 

@@ -24,15 +24,32 @@ from cloister.base.errors import (
     UnauthenticatedError,
     UnprocessableError,
 )
-from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, TimelineId
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
 from cloister.base.settings import Address, Settings
-from cloister.control.branches.model import Branch
+from cloister.control.branches.model import (
+    HEAD,
+    Branch,
+    BranchChange,
+    BranchCreated,
+    BranchRestored,
+    NewBranch,
+    NewPassword,
+    Point,
+    Restore,
+    ScheduleItem,
+    Snapshot,
+    SnapshotChange,
+    SnapshotRestored,
+    Usage,
+    Window,
+)
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.naming import checked_name
 from cloister.control.operations.model import Operation, Status
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
-from cloister.control.projects.settings import checked_defaults, checked_name, checked_settings, merged_settings
+from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.roles.model import DatabaseInfo, Role
 from cloister.control.services import Control, ProjectCreated, RoleChanged
 from cloister.edge.api.application import create_app
@@ -55,6 +72,11 @@ PROJECT: Final = ProjectId("calm-forest-00000001")
 OTHER_PROJECT: Final = ProjectId("calm-forest-00000002")
 NO_PROJECT: Final = ProjectId("calm-forest-99999999")
 BRANCH: Final = BranchId("br-calm-forest-aaaaaaaa")
+CHILD: Final = BranchId("br-calm-forest-bbbbbbbb")
+GONE: Final = BranchId("br-calm-forest-dddddddd")
+"""Deleted, and can be recovered."""
+SNAPSHOT: Final = SnapshotId("snap-calm-forest-aaaaaaaa")
+USAGE: Final = Usage(logical_bytes=8_000_000, unique_bytes=12_288, history_bytes=1_048_576, measured_at=None)
 TIMELINE: Final = TimelineId("00" * 16)
 ENDPOINT: Final = EndpointId("ep-calm-forest-aaaaaaaa")
 OPERATION: Final = OperationId("11111111-2222-3333-4444-555555555555")
@@ -110,6 +132,7 @@ class FakeDecider:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Permission]] = []
+        self.refused: set[Permission] = set()
 
     def authorize(
         self, principal: Principal, permission: Permission, *, org_id: str, project_id: str | None = None
@@ -118,7 +141,7 @@ class FakeDecider:
         role = principal.memberships.get(org_id)
         if role is None:
             raise NotFoundError
-        if role != "admin" and permission in _MEMBERS_MAY_NOT:
+        if permission in self.refused or (role != "admin" and permission in _MEMBERS_MAY_NOT):
             raise ForbiddenError
 
 
@@ -217,8 +240,8 @@ def project(project_id: ProjectId = PROJECT, org_id: OrgId = ORG, **changes: Any
     return replace(made, **changes)
 
 
-def branch(branch_id: BranchId = BRANCH, *, is_default: bool = True) -> Branch:
-    return Branch(
+def branch(branch_id: BranchId = BRANCH, *, is_default: bool = True, **changes: Any) -> Branch:
+    made = Branch(
         id=branch_id,
         project_id=PROJECT,
         parent_id=None,
@@ -235,6 +258,24 @@ def branch(branch_id: BranchId = BRANCH, *, is_default: bool = True) -> Branch:
         created_at=NOW,
         updated_at=NOW,
     )
+    return replace(made, **changes)
+
+
+def a_snapshot(**changes: Any) -> Snapshot:
+    made = Snapshot(
+        id=SNAPSHOT,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        timeline_id=TIMELINE,
+        name="before the migration",
+        is_manual=True,
+        lsn="0/15E9A30",
+        taken_at=NOW,
+        expires_at=None,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    return replace(made, **changes)
 
 
 def an_endpoint(**changes: Any) -> Endpoint:
@@ -346,10 +387,25 @@ class FakeProjects:
 
 @dataclass
 class FakeBranches:
-    rows: list[Branch] = field(default_factory=lambda: [branch()])
+    rows: list[Branch] = field(default_factory=lambda: [branch(), branch(CHILD, is_default=False, parent_id=BRANCH)])
+    deleted: list[Branch] = field(
+        default_factory=lambda: [branch(GONE, is_default=False, parent_id=BRANCH, deleted_at=NOW)]
+    )
+    created: list[NewBranch] = field(default_factory=list)
+    changes: list[BranchChange] = field(default_factory=list)
+    restored: list[tuple[BranchId, Restore]] = field(default_factory=list)
+    hard: list[bool] = field(default_factory=list)
+    grants: list[frozenset[Permission]] = field(default_factory=list)
+    passwords: list[NewPassword] = field(default_factory=list)
+    """What a child of a protected branch gets."""
+    roles: list[Role] = field(default_factory=lambda: [a_role()])
+    error: CloisterError | None = None
 
     async def find(self, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]:
-        return _after(self.rows, page)
+        ids = [row.id for row in self.rows]
+        if page.cursor is not None and page.cursor not in ids:
+            return []
+        return [row for row in _after(self.rows, page) if search is None or search in row.name]
 
     async def get(self, project_id: ProjectId, branch_id: BranchId) -> Branch:
         for row in self.rows:
@@ -359,6 +415,160 @@ class FakeBranches:
 
     async def default(self, project_id: ProjectId) -> Branch:
         return self.rows[0]
+
+    async def count(self, project_id: ProjectId, search: str | None) -> int:
+        return len([row for row in self.rows if search is None or search in row.name])
+
+    async def usage(self, project_id: ProjectId, branch_id: BranchId) -> Usage:
+        return USAGE
+
+    async def usages(self, project_id: ProjectId) -> dict[BranchId, Usage]:
+        return {row.id: USAGE for row in self.rows}
+
+    async def window(self, project_id: ProjectId, branch_id: BranchId) -> Window:
+        return Window(NOW - timedelta(days=1), NOW)
+
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewBranch) -> BranchCreated:
+        self.grants.append(caller.grants)
+        if self.error is not None:
+            raise self.error
+        self.created.append(new)
+        return BranchCreated(
+            branch=branch(CHILD, is_default=False, parent_id=new.parent_id or BRANCH, is_protected=new.is_protected),
+            endpoints=[an_endpoint(branch_id=CHILD, type=it.type) for it in new.endpoints],
+            roles=self.roles,
+            databases=[a_database()],
+            passwords=self.passwords,
+            operations=[operation()],
+        )
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, change: BranchChange
+    ) -> tuple[Branch, list[Operation]]:
+        self.grants.append(caller.grants)
+        self.changes.append(change)
+        return await self._changed(branch_id)
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, hard: bool = False
+    ) -> tuple[Branch, list[Operation]]:
+        self.hard.append(hard)
+        return await self._changed(branch_id)
+
+    async def find_deleted(self, project_id: ProjectId) -> list[Branch]:
+        return self.deleted
+
+    async def recover(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]:
+        for row in self.deleted:
+            if row.id == branch_id:
+                return replace(row, deleted_at=None), [operation()]
+        raise NotFoundError(public="branch not found")
+
+    async def restore(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, wish: Restore
+    ) -> BranchRestored:
+        self.grants.append(caller.grants)
+        self.restored.append((branch_id, wish))
+        it, started = await self._changed(branch_id)
+        return BranchRestored(it, None, self.passwords, started)
+
+    async def set_as_default(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]:
+        return await self._changed(branch_id)
+
+    async def _changed(self, branch_id: BranchId) -> tuple[Branch, list[Operation]]:
+        if self.error is not None:
+            raise self.error
+        return await self.get(PROJECT, branch_id), [operation()]
+
+
+@dataclass
+class FakeSnapshots:
+    rows: list[Snapshot] = field(default_factory=lambda: [a_snapshot()])
+    created: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[SnapshotChange] = field(default_factory=list)
+    restored: list[dict[str, Any]] = field(default_factory=list)
+    finalized: list[tuple[BranchId, str | None]] = field(default_factory=list)
+    items: list[ScheduleItem] = field(default_factory=list)
+    passwords: list[NewPassword] = field(default_factory=list)
+
+    async def find(self, project_id: ProjectId) -> list[Snapshot]:
+        return self.rows
+
+    async def create(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        *,
+        name: str | None,
+        point: Point,
+        expires_at: datetime | None,
+    ) -> tuple[Snapshot, list[Operation]]:
+        self.created.append({"branch_id": branch_id, "name": name, "point": point, "expires_at": expires_at})
+        return a_snapshot(), [operation()]
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, snapshot_id: SnapshotId, change: SnapshotChange
+    ) -> Snapshot:
+        self.changes.append(change)
+        return self._found(snapshot_id)
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, snapshot_id: SnapshotId
+    ) -> tuple[Snapshot, list[Operation]]:
+        return self._found(snapshot_id), [operation()]
+
+    async def restore(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        snapshot_id: SnapshotId,
+        *,
+        name: str | None,
+        target_id: BranchId | None,
+        is_final: bool,
+    ) -> SnapshotRestored:
+        self._found(snapshot_id)
+        self.restored.append({"name": name, "target_id": target_id, "is_final": is_final})
+        made = branch(CHILD, is_default=False, parent_id=BRANCH)
+        return SnapshotRestored(made, [an_endpoint(branch_id=CHILD)], self.passwords, [operation()])
+
+    async def finalize(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, name: str | None
+    ) -> tuple[Branch, list[Operation]]:
+        self.finalized.append((branch_id, name))
+        return branch(branch_id), [operation()]
+
+    async def schedule(self, project_id: ProjectId, branch_id: BranchId) -> list[ScheduleItem]:
+        return self.items
+
+    async def set_schedule(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, items: list[ScheduleItem]
+    ) -> list[ScheduleItem]:
+        self.items = items
+        return items
+
+    def _found(self, snapshot_id: SnapshotId) -> Snapshot:
+        for row in self.rows:
+            if row.id == snapshot_id:
+                return row
+        raise NotFoundError(public="snapshot not found")
+
+
+@dataclass
+class FakeSchemas:
+    texts: dict[str, str] = field(default_factory=lambda: {BRANCH: "a\nb\n", CHILD: "a\nb\nc\n"})
+    asked: list[tuple[BranchId, str, Point]] = field(default_factory=list)
+
+    async def sql(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, database: str, point: Point = HEAD
+    ) -> str:
+        self.asked.append((branch_id, database, point))
+        return self.texts[branch_id]
 
 
 @dataclass
@@ -509,6 +719,8 @@ class World:
     ) -> None:
         self.projects = FakeProjects()
         self.branches = FakeBranches()
+        self.snapshots = FakeSnapshots()
+        self.schemas = FakeSchemas()
         self.endpoints = FakeEndpoints()
         self.roles = FakeRoles()
         self.databases = FakeDatabases()
@@ -524,9 +736,9 @@ class World:
         self.services = Services(
             control=Control(
                 projects=self.projects,
-                branches=self.branches,  # type: ignore[arg-type]
-                snapshots=None,  # type: ignore[arg-type]
-                schemas=None,  # type: ignore[arg-type]
+                branches=self.branches,
+                snapshots=self.snapshots,
+                schemas=self.schemas,
                 endpoints=self.endpoints,
                 roles=self.roles,
                 databases=self.databases,

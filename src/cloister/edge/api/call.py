@@ -14,7 +14,7 @@ import msgspec
 
 from cloister.base.clock import Clock
 from cloister.base.errors import CloisterError
-from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId
+from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.settings import Settings
 from cloister.control.calling import Caller
 from cloister.control.projects.model import Project
@@ -103,6 +103,10 @@ class Call(Generic[B_co, Q_co]):
     @property
     def operation_id(self) -> OperationId:
         return cast("OperationId", self.path["operation_id"])
+
+    @property
+    def snapshot_id(self) -> SnapshotId:
+        return cast("SnapshotId", self.path["snapshot_id"])
 
     @property
     def role_name(self) -> str:

@@ -72,9 +72,12 @@ async def read(request: Request) -> bytes:
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Raises BadRequestError with the byte of a syntax error or the path of a wrong field. Unknown fields are ignored,
-    as Neon does, so that newer clients work."""
+    as Neon does, so that newer clients work. No body is as good as `{}` where that would do: where all may be left out."""
     if not body:
-        raise BadRequestError(public="invalid request: the body is empty")
+        try:
+            return decoder.decode(b"{}")
+        except msgspec.ValidationError:
+            raise BadRequestError(public="invalid request: the body is empty") from None
     try:
         value = decoder.decode(body)
         _refuse_untellable(body, value)

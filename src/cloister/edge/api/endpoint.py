@@ -158,7 +158,8 @@ class _Trace:
         assert self.route is not None
         assert self.route.audit is not None
         assert self.principal is not None
-        resource = self.path.get("role_name") or self.path.get("database_name") or self.path.get("key_id") or ""
+        names = (self.path.get(each) for each in ("role_name", "database_name", "snapshot_id", "key_id"))
+        resource = next((name for name in names if name is not None), "")
         return Event(
             action=self.route.audit,
             actor=self.principal.actor,

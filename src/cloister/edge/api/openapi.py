@@ -21,6 +21,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "org_id": {"type": "string", "pattern": "^org-[a-z0-9-]{1,56}$"},
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
+    "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
 }
 
 
@@ -75,7 +76,7 @@ def _operation(route: Route, schemas: dict[type, dict[str, Any]], components: di
         operation["responses"]["204"] = {"description": "was not there"}
     if route.body is not NoBody:
         operation["requestBody"] = {
-            "required": True,
+            "required": any(field.required for field in msgspec.structs.fields(route.body)),
             "content": {"application/json": {"schema": schemas[route.body]}},
         }
     if isinstance(route.permission, Public):

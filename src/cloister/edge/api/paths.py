@@ -40,6 +40,10 @@ def project_id(text: str) -> ids.ProjectId:
     return _id("project", ids.parse_project_id, text)
 
 
+def snapshot_id(text: str) -> ids.SnapshotId:
+    return _id("snapshot", ids.parse_snapshot_id, text)
+
+
 def operation_id(text: str) -> ids.OperationId:
     return _id("operation", ids.parse_operation_id, text)
 
@@ -78,6 +82,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "org_id": org_id,
     "project_id": project_id,
     "role_name": role_name,
+    "snapshot_id": snapshot_id,
 }
 
 PARAMETERS: Final = frozenset(_PARSERS)

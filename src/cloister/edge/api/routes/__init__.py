@@ -14,12 +14,16 @@ from cloister.edge.api.routes import (
     platform,
     projects,
     roles,
+    schemas,
+    snapshots,
 )
 from cloister.edge.api.routes.later import LATER
 
 _NOUNS: Final[tuple[ModuleType, ...]] = (
     projects,
     branches,
+    snapshots,
+    schemas,
     endpoints,
     roles,
     databases,

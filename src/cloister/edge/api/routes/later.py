@@ -52,15 +52,6 @@ def _later(method: str, path: str, what: str) -> Route:
 
 
 LATER: Final = (
-    _later("POST", "/projects/{project_id}/branches", "creating branches"),
-    _later("PATCH", _BRANCH, "changing branches"),
-    _later("DELETE", _BRANCH, "deleting branches"),
-    _later("POST", _BRANCH + "/restore", "restoring branches"),
-    _later("POST", _BRANCH + "/set_as_default", "changing the default branch"),
-    _later("GET", _BRANCH + "/schema", "reading schemas"),
-    _later("GET", _BRANCH + "/compare_schema", "comparing schemas"),
-    _later("POST", _BRANCH + "/snapshot", "snapshots"),
-    _later("GET", "/projects/{project_id}/snapshots", "snapshots"),
     _later("POST", "/projects/{project_id}/recover", "recovering deleted projects"),
     _later("POST", "/projects/{project_id}/permissions", "sharing projects with single people"),
     _later("GET", "/organizations/{org_id}/api_keys", "API keys of organizations"),

@@ -39,12 +39,13 @@ def uri(
     return f"postgresql://{user}@{at}/{quote(database, safe='')}?{_QUERY}"
 
 
-def details(settings: Settings, endpoint_id: str, role: str, database: str, password: str) -> ConnectionDetails:
+def details(settings: Settings, endpoint_id: str, role: str, database: str, password: str | None) -> ConnectionDetails:
+    """Without a password to show, the field that Neon's clients insist on is empty."""
     return ConnectionDetails(
         connection_uri=uri(settings, endpoint_id, role, database, password),
         connection_parameters=ConnectionParameters(
             database=database,
-            password=password,
+            password=password or "",
             role=role,
             host=host(endpoint_id, settings),
             pooler_host=host(endpoint_id, settings, is_pooled=True),
