@@ -9,7 +9,7 @@ import pwd
 from enum import StrEnum
 from typing import Final
 
-from cloister.base.errors import PreconditionError
+from cloister.base.errors import BadRequestError, PreconditionError
 
 
 class Service(StrEnum):
@@ -50,6 +50,13 @@ def service_of_uid(uid: int) -> Service | None:
         except PreconditionError:
             continue
     return None
+
+
+def checked_compute_uid(uid: int) -> int:
+    """Raises BadRequestError for one outside the computes' range."""
+    if not COMPUTE_UID_FIRST <= uid < COMPUTE_UID_FIRST + COMPUTE_UID_COUNT:
+        raise BadRequestError(f"uid {uid} is not a compute's")
+    return uid
 
 
 def am_root() -> bool:

@@ -1,8 +1,9 @@
 """The node agent: answers the commands of `node/commands.py`, and owns the life of what they start.
 
-It brings volumes, engines and computes together: a volume is opened for its first compute and closed after its last, by
-whichever way that ended. One lock per project orders everything; a wake that meets a closing waits for it, some
-milliseconds. The parts do the work, and the agent speaks no SQL: nothing a tenant's server says is read by root.
+It brings volumes, engines, computes and timelines together: a volume is opened for its first compute and closed after its
+last, by whichever way that ended. One lock per project orders opening, closing and starting; a wake that meets a closing
+waits for it, some milliseconds. What takes longer, work on timelines, holds the volume open without holding that lock. The
+parts do the work, and the agent speaks no SQL: nothing a tenant's server says is read by root.
 
 What must stay true: a volume is open only while a compute runs on it, or a command about it is under way. A killed agent
 leaves computes and volumes as they are; its successor adopts them.
@@ -12,12 +13,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from cloister.base.errors import (
     BadRequestError,
@@ -26,7 +27,7 @@ from cloister.base.errors import (
     ExhaustedError,
     ForbiddenError,
 )
-from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service
+from cloister.base.identities import Service, checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_endpoint_id, parse_project_id, parse_timeline_id
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
@@ -50,7 +51,9 @@ from cloister.node.commands import (
 )
 from cloister.node.computes import Computes
 from cloister.node.postgres.access import Doors
-from cloister.node.volumes import KeySource, Volumes, choose_driver, headroom
+from cloister.node.timelines.keeper import Keeper
+from cloister.node.timelines.layout import Layout
+from cloister.node.volumes import KeySource, Volumes, choose_driver
 from cloister.node.workshop import make_engines
 
 log = logging.getLogger(__name__)
@@ -101,6 +104,13 @@ class EnginesPort(Protocol):
     def populate(self, engine: Any, data_dir: Path, uid: int) -> None: ...
 
 
+class _Place(NamedTuple):
+    """Where a compute runs, or last ran."""
+
+    project_id: ProjectId
+    timeline_id: TimelineId
+
+
 class NodeAgent:
     """`start()` answers when it returns; `stop()`, from the same task, leaves everything running; `stop_everything()`
     is for the end of the platform and comes before `stop()`."""
@@ -130,8 +140,16 @@ class NodeAgent:
             self._answer,
             allowed=frozenset({Service.API, Service.AGENT}),
         )
+        self._timelines = Keeper(
+            self._engines,
+            self._hold,
+            self._has_compute,
+            self._volumes.exists,
+            has_own_space=self._volumes.driver.has_own_space,
+        )
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._project_of: dict[str, ProjectId] = {}
+        self._holds: Counter[ProjectId] = Counter()
+        self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._host_watch: asyncio.Task[None] | None = None
 
@@ -141,7 +159,9 @@ class NodeAgent:
         await self._computes.__aenter__()
         await self._computes.adopt()
         for compute in self._computes.running():
-            self._project_of[compute.endpoint_id] = parse_project_id(compute.project_id)
+            self._places[compute.endpoint_id] = _Place(
+                parse_project_id(compute.project_id), parse_timeline_id(compute.timeline_id)
+            )
         # (2) Volumes; those that are not whole are taken apart, after their computes.
         await self._volumes.start(self._kill_all_on)
         # (3) Neither may be without the other.
@@ -151,7 +171,10 @@ class NodeAgent:
                 log.warning("compute %s runs on a volume that is gone: stopped", compute.endpoint_id)
                 await self._kill_all_on(project_id)
         for volume in self._volumes.opened():
-            await self._close_if_unused(parse_project_id(volume.project_id))
+            project_id = parse_project_id(volume.project_id)
+            if (mountpoint := self._volumes.mountpoint(project_id)) is not None:
+                self._timelines.opened(project_id, mountpoint)
+            await self._close_if_unused(project_id)
         # (4) Now commands make sense.
         self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await self._server.start()
@@ -169,6 +192,7 @@ class NodeAgent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._timelines.stop()
         await self._computes.__aexit__(None, None, None)
         await self._volumes.stop()
 
@@ -202,22 +226,18 @@ class NodeAgent:
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
             case _:
-                raise BadRequestError(f"{type(command).__name__} is not known here yet")
+                return await self._timelines.answer(command)
 
     async def _create_volume(self, command: CreateVolume) -> VolumeInfo:
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
-        uid = _checked_uid(command.uid)
+        uid = checked_compute_uid(command.uid)
         if not VOLUME_BYTES_MIN <= command.size_bytes <= VOLUME_BYTES_MAX:
             raise BadRequestError(f"a volume of {command.size_bytes} bytes")
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_template(engine)
 
         def fill(mountpoint: Path) -> None:
-            data = _data_directory(mountpoint, timeline_id)
-            data.parent.mkdir(mode=0o700, parents=True)
-            self._engines.populate(engine, data, uid)
-            if self._volumes.driver.has_own_space:
-                headroom.prepare_cluster(data, uid)
+            self._timelines.fill(engine, mountpoint, timeline_id, uid)
 
         async with self._locks[project_id]:
             if not self._volumes.exists(project_id):
@@ -225,34 +245,38 @@ class NodeAgent:
             return await self._volumes.create(project_id, command.size_bytes, fill)
 
     async def _delete_volume(self, project_id: ProjectId) -> Done:
+        await self._timelines.end_work(project_id)
         async with self._locks[project_id]:
             await self._stop_all_on(project_id)
+            self._require_no_work(project_id)
             await self._volumes.destroy(project_id)
-            self._project_of = {name: project for name, project in self._project_of.items() if project != project_id}
+            self._places = {name: place for name, place in self._places.items() if place.project_id != project_id}
         return Done()
 
     async def _close_volume(self, project_id: ProjectId) -> Done:
         async with self._locks[project_id]:
             if running := self._running_on(project_id):
                 raise ConflictError(f"compute {running[0].endpoint_id} runs on the volume of {project_id}")
+            self._require_no_work(project_id)
             await self._volumes.close(project_id)
         return Done()
 
     async def _start_compute(self, spec: ComputeSpec) -> ComputeInfo:
         project_id, timeline_id = parse_project_id(spec.project_id), parse_timeline_id(spec.timeline_id)
         parse_endpoint_id(spec.endpoint_id)
-        uid = _checked_uid(spec.uid)
-        # Before the lock: a stop that arrives while this start is under way must find the project, and wait.
-        self._project_of[spec.endpoint_id] = project_id
-        async with self._locks[project_id]:
+        uid = checked_compute_uid(spec.uid)
+        # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
+        self._places[spec.endpoint_id] = _Place(project_id, timeline_id)
+        async with self._timelines.lock(timeline_id), self._locks[project_id]:
             for compute in self._running_on(project_id):
                 if compute.endpoint_id == spec.endpoint_id:
                     return compute
             self._require_host_space(HOST_FREE_TO_START_BYTES)
             async with self._computes.expecting():
-                mountpoint = await self._volumes.open(project_id)
+                mountpoint = await self._open(project_id)
                 try:
-                    await self._volumes.prepare_cluster(_data_directory(mountpoint, timeline_id), uid)
+                    timeline = Layout(mountpoint).existing(timeline_id)
+                    await self._volumes.prepare_cluster(timeline.data, uid)
                     return await self._computes.start(spec, mountpoint)
                 except BaseException:
                     with contextlib.suppress(CloisterError):
@@ -260,13 +284,12 @@ class NodeAgent:
                     raise
 
     async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
-        project_id = self._project_of.get(endpoint_id)
-        if project_id is None:
+        if (place := self._places.get(endpoint_id)) is None:
             return Done()
-        async with self._locks[project_id]:
+        async with self._timelines.lock(place.timeline_id), self._locks[place.project_id]:
             await self._computes.stop(endpoint_id)
             if close_volume:
-                await self._close_unused(project_id)
+                await self._close_unused(place.project_id)
         return Done()
 
     async def _status(self) -> NodeStatus:
@@ -284,9 +307,9 @@ class NodeAgent:
 
     def _on_compute_exited(self, event: ComputeExited) -> None:
         self._send(event)
-        project_id = self._project_of.get(event.endpoint_id)
-        if project_id is not None and not event.was_asked:
-            self._begin(self._after_crash(project_id))
+        place = self._places.get(event.endpoint_id)
+        if place is not None and not event.was_asked:
+            self._begin(self._after_crash(place.project_id))
 
     async def _after_crash(self, project_id: ProjectId) -> None:
         async with self._locks[project_id]:
@@ -301,6 +324,7 @@ class NodeAgent:
         """Its computes cannot go on; what they acknowledged was synced. The next start opens it anew."""
         # Not under the project's lock yet: whoever holds that may be waiting for one of these computes.
         await self._kill_all_on(project_id)
+        await self._timelines.end_work(project_id)
         async with self._locks[project_id]:
             await self._kill_all_on(project_id)
             await self._volumes.discard(project_id)
@@ -331,8 +355,10 @@ class NodeAgent:
         return sizes
 
     async def _stop_project(self, project_id: ProjectId) -> None:
+        await self._timelines.end_work(project_id)
         async with self._locks[project_id]:
             await self._stop_all_on(project_id)
+            self._require_no_work(project_id)
             await self._volumes.close(project_id)
 
     async def _stop_all_on(self, project_id: ProjectId) -> None:
@@ -347,8 +373,37 @@ class NodeAgent:
             await self._close_unused(project_id)
 
     async def _close_unused(self, project_id: ProjectId) -> None:
-        if not self._running_on(project_id):
+        if not self._running_on(project_id) and not self._holds[project_id]:
             await self._volumes.close(project_id)
+
+    async def _open(self, project_id: ProjectId) -> Path:
+        """Under the project's lock."""
+        was_open = self._volumes.is_open(project_id)
+        mountpoint = await self._volumes.open(project_id)
+        if not was_open:
+            self._timelines.opened(project_id, mountpoint)
+        return mountpoint
+
+    @contextlib.asynccontextmanager
+    async def _hold(self, project_id: ProjectId) -> AsyncIterator[Path]:
+        """The volume is open for the time of the context, and afterwards if a compute or somebody else needs it. The
+        project's lock is held at both ends only."""
+        async with self._locks[project_id]:
+            mountpoint = await self._open(project_id)
+            self._holds[project_id] += 1
+        try:
+            yield mountpoint
+        finally:
+            self._holds[project_id] -= 1
+            async with self._locks[project_id]:
+                await self._close_unused(project_id)
+
+    def _require_no_work(self, project_id: ProjectId) -> None:
+        if self._holds[project_id]:
+            raise ConflictError(f"work on the volume of {project_id} is under way", public="the project is busy")
+
+    def _has_compute(self, timeline_id: TimelineId) -> bool:
+        return any(compute.timeline_id == timeline_id for compute in self._computes.running())
 
     def _running_on(self, project_id: ProjectId) -> list[ComputeInfo]:
         return [compute for compute in self._computes.running() if compute.project_id == project_id]
@@ -380,13 +435,3 @@ class NodeAgent:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _data_directory(mountpoint: Path, timeline_id: TimelineId) -> Path:
-    return mountpoint / "timelines" / timeline_id / "data"
-
-
-def _checked_uid(uid: int) -> int:
-    if not COMPUTE_UID_FIRST <= uid < COMPUTE_UID_FIRST + COMPUTE_UID_COUNT:
-        raise BadRequestError(f"uid {uid} is not a compute's")
-    return uid

@@ -1,0 +1,126 @@
+"""Where everything of a timeline is in the volume of its project.
+
+    MOUNT/timelines/ID/data/        the cluster; the project's uid
+    MOUNT/timelines/ID/outbox/      bound into the compute, whose server puts finished WAL here; the project's uid
+    MOUNT/timelines/ID/archive/     WAL out of the tenant's reach; root
+    MOUNT/timelines/ID/snapshots/   places to recover from; root
+    MOUNT/unfinished/ID/            one that is being made
+    MOUNT/trash/                    one that is being removed
+
+A timeline is there as a whole or not at all: it is made aside, written to disk, and then renamed. To delete one is to
+rename it away; what removes the files afterwards may be interrupted as often as it likes. Names are ids of ours, never
+a tenant's.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloister.base.durable import sync_directory
+from cloister.base.errors import NotFoundError
+from cloister.base.ids import TimelineId
+from cloister.node.timelines import tree
+
+_TIMELINES: Final = "timelines"
+_UNFINISHED: Final = "unfinished"
+_TRASH: Final = "trash"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The places of one timeline, there or not, finished or not."""
+
+    directory: Path
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def outbox(self) -> Path:
+        return self.directory / "outbox"
+
+    @property
+    def archive(self) -> Path:
+        return self.directory / "archive"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.directory / "snapshots"
+
+    @property
+    def exists(self) -> bool:
+        return self.directory.is_dir()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Of one volume, by where it is mounted."""
+
+    mountpoint: Path
+
+    def timeline(self, timeline_id: TimelineId) -> Timeline:
+        return Timeline(self.mountpoint / _TIMELINES / timeline_id)
+
+    def existing(self, timeline_id: TimelineId) -> Timeline:
+        """Raises NotFoundError."""
+        timeline = self.timeline(timeline_id)
+        if not timeline.exists:
+            raise NotFoundError(f"no timeline {timeline_id}", public="the branch has no data")
+        return timeline
+
+    def begin(self, timeline_id: TimelineId, uid: int) -> Timeline:
+        """The empty places of a new one. What an earlier attempt left is thrown away."""
+        self.abandon(timeline_id)
+        timeline = self.unfinished(timeline_id)
+        timeline.directory.mkdir(mode=0o700, parents=True)
+        for directory in (timeline.archive, timeline.snapshots, timeline.outbox):
+            directory.mkdir(mode=0o700)
+        os.chown(timeline.outbox, uid, uid)
+        return timeline
+
+    def unfinished(self, timeline_id: TimelineId) -> Timeline:
+        return Timeline(self.mountpoint / _UNFINISHED / timeline_id)
+
+    def finish(self, timeline_id: TimelineId) -> Timeline:
+        """What was begun is there from now on, and on disk."""
+        timeline = self.timeline(timeline_id)
+        timeline.directory.parent.mkdir(mode=0o700, exist_ok=True)
+        unfinished = self.unfinished(timeline_id)
+        tree.sync(unfinished.directory)
+        unfinished.directory.rename(timeline.directory)
+        sync_directory(timeline.directory.parent)
+        return timeline
+
+    def abandon(self, timeline_id: TimelineId) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.throw_away(self.unfinished(timeline_id).directory)
+
+    def throw_away(self, directory: Path) -> None:
+        """Out of sight, at once and for good; `empty_trash` gives the room back. Raises FileNotFoundError."""
+        trash = self.mountpoint / _TRASH
+        trash.mkdir(mode=0o700, exist_ok=True)
+        directory.rename(trash / secrets.token_hex(8))
+        sync_directory(directory.parent)
+
+    def sweep(self) -> None:
+        """When nothing is being made: what a crash left half-made goes the way of what was deleted."""
+        for directory in _entries(self.mountpoint / _UNFINISHED):
+            self.throw_away(directory)
+
+    @property
+    def has_trash(self) -> bool:
+        return any(_entries(self.mountpoint / _TRASH))
+
+    def empty_trash(self, abort: tree.Abort) -> None:
+        for directory in _entries(self.mountpoint / _TRASH):
+            tree.remove(directory, abort)
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        yield from directory.iterdir()

@@ -1,0 +1,75 @@
+"""Places in the write-ahead log, and the names of its segments. Pure arithmetic.
+
+An LSN is a number of bytes since the cluster began. Segments have one size, set when the template was made; their names say
+the WAL timeline (PostgreSQL's, a number that grows with every recovery to a point), then the position.
+"""
+
+import re
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from cloister.base.errors import BadRequestError
+
+SEGMENT_BYTES: Final = 1024**2
+# `initdb --wal-segsize=1`, see postgres/template.py.
+
+PAGE_HEADER_BYTES: Final = 24
+# Enough of the first page for `begins_at`.
+
+SEGMENT_NAME: Final = re.compile(r"[0-9A-F]{24}")
+HISTORY_NAME: Final = re.compile(r"[0-9A-F]{8}\.history")
+
+_LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+_PER_HIGH: Final = 0x1_0000_0000 // SEGMENT_BYTES
+_PAGE_HEADER: Final = struct.Struct("=HHIQ")
+# XLogPageHeaderData: magic, flags, WAL timeline, address of the page.
+
+
+def parse_lsn(text: str) -> int:
+    """`0/15E9A30`. Raises BadRequestError."""
+    if (match := _LSN.fullmatch(text)) is None:
+        raise BadRequestError(f"not an LSN: {text[:80]!r}", public="an LSN looks like 0/15E9A30")
+    return int(match[1], 16) << 32 | int(match[2], 16)
+
+
+def format_lsn(lsn: int) -> str:
+    return f"{lsn >> 32:X}/{lsn & 0xFFFF_FFFF:X}"
+
+
+def segment_number(lsn: int) -> int:
+    return lsn // SEGMENT_BYTES
+
+
+def segment_name(wal_timeline: int, number: int) -> str:
+    return f"{wal_timeline:08X}{number // _PER_HIGH:08X}{number % _PER_HIGH:08X}"
+
+
+def parse_segment_name(name: str) -> tuple[int, int] | None:
+    """WAL timeline and number; None if it is no name of a segment."""
+    if not SEGMENT_NAME.fullmatch(name):
+        return None
+    wal_timeline, high, low = (int(name[start : start + 8], 16) for start in (0, 8, 16))
+    return (wal_timeline, high * _PER_HIGH + low) if low < _PER_HIGH else None
+
+
+def names_between(wal_timeline: int, start_lsn: int, stop_lsn: int) -> list[str]:
+    """Of the segments that hold everything from `start_lsn` up to `stop_lsn`, which is where a record ends."""
+    last = segment_number(max(stop_lsn - 1, start_lsn))
+    return [segment_name(wal_timeline, number) for number in range(segment_number(start_lsn), last + 1)]
+
+
+def unbroken(numbers: Iterable[int], start: int) -> int:
+    """The number after the last of those that follow each other from `start` on; `start` if that is missing itself."""
+    present = set(numbers)
+    while start in present:
+        start += 1
+    return start
+
+
+def begins_at(header: bytes, number: int) -> bool:
+    """Whether a segment's first bytes say that it is this one. One that was kept for later use still holds, under its
+    new name, what it was."""
+    if len(header) < _PAGE_HEADER.size:
+        return False
+    return bool(_PAGE_HEADER.unpack_from(header)[3] == number * SEGMENT_BYTES)
