@@ -51,7 +51,7 @@ async def run(process: Process) -> None:
         Services(
             control=plane.control,
             api_keys=ApiKeys(database, clock),
-            decider=Decider(),
+            decider=Decider(own=paths.policies),
             organizations=StoredOrganizations(database),
             audit=StoredAudit(database),
             volume_keys=BrokersKeys(keys),

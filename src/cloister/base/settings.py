@@ -124,6 +124,8 @@ class Paths:
         """One image (or directory, with `plain`) per project, 0700 root."""
         self.engines = state_dir / "engines"
         """Cluster templates and root file systems of the engines, built once per engine version."""
+        self.policies = state_dir / "policies"
+        """The operator's own rules of access, `*.cedar`, beside those that are shipped. Need not be there."""
         self.logs = state_dir / "logs"
 
         self.control_socket_dir = self.run / "control"

@@ -131,6 +131,76 @@ def test_a_rule_that_fails_while_it_is_evaluated_denies(tmp_path: Path) -> None:
         decider.authorize(principal({HERE: "admin"}), Permission.PROJECT_READ, org_id=HERE, project_id=PROJECT)
 
 
+PERMIT_ONE: str = f"""
+@id("the-branches-of-pull-requests")
+permit (
+    principal == Account::"{UUID(int=1)}",
+    action == Action::"branch:create_from_protected",
+    resource == Project::"{PROJECT}"
+);"""
+MEMBER = principal({HERE: "member"})
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "policies").mkdir(mode=0o755)
+    (tmp_path / "policies").chmod(0o755)
+    return tmp_path / "policies"
+
+
+def write(own: Path, text: str) -> Path:
+    (own / "ours.cedar").write_text(text)
+    (own / "ours.cedar").chmod(0o644)
+    return own / "ours.cedar"
+
+
+def test_an_operators_rule_permits_one_account_one_thing_in_one_project(own: Path) -> None:
+    write(own, PERMIT_ONE)
+    decider, asked = Decider(own=own), Permission.BRANCH_CREATE_FROM_PROTECTED
+    assert decider.problem == ""
+    decider.authorize(MEMBER, asked, org_id=HERE, project_id=PROJECT)
+    for who, permission, project in (
+        (MEMBER, asked, "another-12345678"),
+        (MEMBER, Permission.BRANCH_UNPROTECT, PROJECT),
+        (Principal(UUID(int=3), 3, "b@example.com", "B", {HERE: "member"}), asked, PROJECT),
+    ):
+        with pytest.raises(ForbiddenError):
+            decider.authorize(who, permission, org_id=HERE, project_id=project)
+
+
+def test_an_operators_rule_forbids_it_to_everybody(own: Path) -> None:
+    write(own, 'forbid (principal, action == Action::"branch:unprotect", resource);')
+    with pytest.raises(ForbiddenError):
+        Decider(own=own).authorize(principal({HERE: "admin"}), Permission.BRANCH_UNPROTECT, org_id=HERE)
+
+
+def test_no_directory_and_other_files_are_no_rules(own: Path) -> None:
+    (own / "README").write_text("not a rule")
+    for decider in (Decider(own=own), Decider(own=own / "nothing")):
+        decider.authorize(principal({HERE: "admin"}), Permission.PROJECT_DELETE, org_id=HERE)
+
+
+SPOILED = {
+    "no syntax": lambda own: write(own, "permit ("),
+    "not in the schema": lambda own: write(own, 'permit (principal, action == Action::"project:steal", resource);'),
+    "writable by others": lambda own: write(own, PERMIT_ONE).chmod(0o666),
+    "writable by a group": lambda own: write(own, PERMIT_ONE).chmod(0o664),
+    "in a directory that others may write to": lambda own: write(own, PERMIT_ONE) and own.chmod(0o777),
+    "a link": lambda own: write(own, PERMIT_ONE).rename(own / "text") and (own / "a.cedar").symlink_to(own / "text"),
+}
+if os.geteuid() == 0:
+    SPOILED["somebody else's"] = lambda own: os.chown(write(own, PERMIT_ONE), 65534, 65534)
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_operators_rules_that_cannot_be_trusted_deny_everything(own: Path, spoil) -> None:  # type: ignore[no-untyped-def]
+    spoil(own)
+    decider = Decider(own=own)
+    assert decider.problem
+    with pytest.raises(NotFoundError):
+        decider.authorize(principal({HERE: "admin"}), Permission.PROJECT_READ, org_id=HERE, project_id=PROJECT)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_rules_that_may_not_be_read_deny(tmp_path: Path) -> None:
     directory = shipped_copy(tmp_path)

@@ -3,11 +3,16 @@
 The policies are Cedar: an auditor reads `policies/*.cedar` and knows the rules. This file turns a question into Cedar's
 terms and an answer into an error. Rules that are missing, unreadable, or do not fit the schema deny everything, and so
 does a rule that fails while it is evaluated.
+
+An operator may put rules of their own beside the shipped ones: to permit an account more than a member, or to forbid
+something to everybody. They are read once, at the start.
 """
 
 import logging
+import stat
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,13 +34,14 @@ _GROUP_OF_ROLE: Final = {"admin": "Admins", "member": "Members"}
 class Decider:
     """Holds the parsed rules: a decision takes some 50 µs. `problem` says why everything is denied, if it is."""
 
-    def __init__(self, policies: Traversable = SHIPPED) -> None:
+    def __init__(self, policies: Traversable = SHIPPED, *, own: Path | None = None) -> None:
+        """`own`: a directory with the operator's rules, which need not be there."""
         self.problem = ""
         self._rules: tuple[cedarpy.PolicySet, cedarpy.Schema] | None = None
         try:
-            self._rules = _load(policies)
+            self._rules = _load(policies, [] if own is None else _own_texts(own))
         except (OSError, ValueError) as error:
-            self.problem = f"{policies}: {error}"
+            self.problem = f"{policies if own is None else own}: {error}"
             log.critical("every request will be denied: %s", self.problem)
 
     def authorize(
@@ -116,18 +122,33 @@ class _Question:
         }
 
 
-def _load(policies: Traversable) -> tuple[cedarpy.PolicySet, cedarpy.Schema]:
+def _load(policies: Traversable, own: list[str]) -> tuple[cedarpy.PolicySet, cedarpy.Schema]:
     """Raises OSError or ValueError."""
     schema_text = (policies / "schema.cedarschema").read_text()
     texts = [entry.read_text() for entry in policies.iterdir() if entry.name.endswith(".cedar")]
     if not texts:
         raise ValueError("no policy")
-    text = "\n".join(texts)
+    text = "\n".join(texts + own)
     schema = cedarpy.Schema.from_str(schema_text)
     checked = cedarpy.validate_policies(text, schema)
     if not checked.validation_passed:
         raise ValueError("; ".join(str(error) for error in checked.errors))
     return cedarpy.PolicySet.from_str(text), schema
+
+
+def _own_texts(directory: Path) -> list[str]:
+    """The operator's rules. Raises OSError or ValueError: a rule that may forbid something is not passed over, and one that
+    anybody else could have written is none."""
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.name.endswith(".cedar"))
+    except FileNotFoundError:
+        return []
+    owner = directory.parent.stat().st_uid  # the state directory's
+    for path in (directory, *paths):
+        status = path.lstat()
+        if status.st_uid != owner or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or stat.S_ISLNK(status.st_mode):
+            raise ValueError(f"{path.name} could be changed by others: it must belong to who owns {directory.parent}")
+    return [path.read_text() for path in paths]
 
 
 def _uid(kind: str, name: str) -> dict[str, str]:
