@@ -2,11 +2,15 @@
 
 `FakeNode` is the agent, `FakeKeys` the key broker, `FakeServer` a session to a running compute. Catalogs lie in the node's
 images, so they survive a stop and a crash as they would on disk.
+
+What a branch holds is a list of words (`FakeNode.write`, `words_of`), each with the LSN and the moment of its commit, so that
+a test can say what a copy, a clone or a recovery must hold, and nothing else.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from cloister.base.errors import (
@@ -20,22 +24,32 @@ from cloister.base.errors import (
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Command
 from cloister.control.computes.idle import Activity
-from cloister.control.computes.sessions import Running
+from cloister.control.computes.sessions import BackupEnd, Running
 from cloister.control.roles.names import PLATFORM_DATABASES, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
 from cloister.node.commands import (
+    CloneTimeline,
     CloseVolume,
     ComputeExited,
     ComputeInfo,
     ComputeSpec,
+    CopyTimeline,
     CreateVolume,
+    DeleteTimeline,
     DeleteVolume,
     Done,
+    FinishCopy,
     GetStatus,
+    GetTimeline,
     GetVolume,
     NodeStatus,
+    PruneTimeline,
+    Recovered,
+    RecoverTimeline,
+    ScrubTimeline,
     StartCompute,
     StopCompute,
+    TimelineInfo,
     VolumeInfo,
 )
 from cloister.trust.keys.commands import KeyInfo
@@ -77,12 +91,46 @@ class Catalog:
 
 
 @dataclass
+class Write:
+    lsn: int
+    at: float
+    word: str
+    catalog: Catalog
+    """As it was just after."""
+
+
+@dataclass
+class Timeline:
+    catalog: Catalog
+    began_lsn: int = 0
+    began: float = 0.0
+    writes: list[Write] = field(default_factory=list)
+    is_frozen: bool = False
+    in_backup: dict[str, int] = field(default_factory=dict)
+    """Label → the LSN at which the session that holds it began."""
+    ended_backups: dict[str, int] = field(default_factory=dict)
+    """Label → its stop LSN."""
+    half_copies: dict[str | None, set[str]] = field(default_factory=dict)
+    """Target → labels of the backups during which its files were copied."""
+    snapshots: list[int] = field(default_factory=list)
+    pruned_to: float = 0.0
+
+    def words(self) -> list[str]:
+        return [write.word for write in self.writes]
+
+
+@dataclass
 class Image:
     timeline_id: str
     uid: int
     pg_version: int
-    catalog: Catalog
+    timelines: dict[str, Timeline]
     is_open: bool = False
+
+    @property
+    def catalog(self) -> Catalog:
+        """Of the first timeline."""
+        return self.timelines[self.timeline_id].catalog
 
 
 class FakeNode:
@@ -99,9 +147,14 @@ class FakeNode:
         """Awaited before a command is carried out."""
         self.on_event: Callable[[Any], None] = lambda _event: None
         self.activity: dict[str, Activity] = {}
+        self.wal_bytes: dict[str, int] = {}
+        """Timeline → how much WAL it has had since its last snapshot."""
         self.deaf: set[str] = set()
         """Endpoints whose server does not answer sessions."""
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self._last_generation = 0
+        self._last_lsn = 0x100
+        self._last_label = 0
         self._sessions: list[FakeServer] = []
 
     async def call(self, command: Command[R], *, timeout_s: float = RPC_CALL_TIMEOUT_S) -> R:
@@ -139,11 +192,29 @@ class FakeNode:
             image.is_open = False
 
     def catalog_of(self, endpoint_id: str) -> Catalog:
-        return next(
-            image.catalog
-            for project_id, image in self.images.items()
-            if project_id == self.specs[endpoint_id].project_id
-        )
+        """Of what the endpoint's compute was last started on."""
+        return self.timeline_of(endpoint_id).catalog
+
+    def timeline_of(self, endpoint_id: str) -> Timeline:
+        spec = self.specs[endpoint_id]
+        return self.images[spec.project_id].timelines[spec.timeline_id]
+
+    def find_timeline(self, timeline_id: str) -> Timeline | None:
+        found = [image.timelines[timeline_id] for image in self.images.values() if timeline_id in image.timelines]
+        return found[0] if found else None
+
+    def write(self, endpoint_id: str, word: str) -> str:
+        """A client commits something. The LSN after it."""
+        compute = self.computes[endpoint_id]
+        timeline = self.images[compute.project_id].timelines[compute.timeline_id]
+        self._last_lsn += 0x100
+        timeline.writes.append(Write(self._last_lsn, self.now().timestamp(), word, _copied(timeline.catalog)))
+        return _lsn(self._last_lsn)
+
+    def words_of(self, timeline_id: str) -> list[str]:
+        timeline = self.find_timeline(timeline_id)
+        assert timeline is not None, f"{timeline_id} is gone"
+        return timeline.words()
 
     async def open(self, running: Running) -> "FakeServer":
         if running.endpoint_id in self.deaf:
@@ -163,7 +234,10 @@ class FakeNode:
             self.calls.append("CreateVolume")
             owner = RoleState(TEMPLATE_ROLE, None, can_login=True, valid_until=None)
             catalog = Catalog({TEMPLATE_ROLE: owner}, {TEMPLATE_DATABASE: TEMPLATE_ROLE})
-            self.images[command.project_id] = Image(command.timeline_id, command.uid, command.pg_version, catalog)
+            first = Timeline(catalog, self._last_lsn, self.now().timestamp())
+            self.images[command.project_id] = Image(
+                command.timeline_id, command.uid, command.pg_version, {command.timeline_id: first}
+            )
         elif (image.timeline_id, image.uid) != (command.timeline_id, command.uid):
             raise ConflictError("another volume of that id")
         return self._info(command.project_id)
@@ -189,8 +263,9 @@ class FakeNode:
         if (there := self.computes.get(spec.endpoint_id)) is not None:
             return there
         image = self.images.get(spec.project_id)
-        if image is None or image.timeline_id != spec.timeline_id:
+        if image is None or spec.timeline_id not in image.timelines:
             raise NotFoundError(f"no timeline {spec.timeline_id}")
+        assert not image.timelines[spec.timeline_id].is_frozen, "a snapshot is never started"
         if image.uid != spec.uid or image.pg_version != spec.pg_version:
             raise PreconditionError("not this project's uid or version")
         if spec.project_id not in self.keys.enabled:
@@ -223,6 +298,135 @@ class FakeNode:
                 self.images[compute.project_id].is_open = False
         return Done()
 
+    # ── timelines ──
+
+    @property
+    def last_lsn(self) -> int:
+        return self._last_lsn
+
+    def next_label(self) -> int:
+        self._last_label += 1
+        return self._last_label
+
+    def _there(self, project_id: str, timeline_id: str) -> Timeline:
+        if project_id not in self.keys.enabled:
+            raise NotFoundError("no key")
+        image = self.images.get(project_id)
+        if image is None or timeline_id not in image.timelines:
+            raise NotFoundError(f"no timeline {timeline_id}")
+        image.is_open = True
+        return image.timelines[timeline_id]
+
+    def _runs(self, timeline_id: str) -> bool:
+        return any(compute.timeline_id == timeline_id for compute in self.computes.values())
+
+    def _put(self, project_id: str, target_id: str, catalog: Catalog, writes: list[Write], *, is_frozen: bool) -> None:
+        self.images[project_id].timelines[target_id] = Timeline(
+            _copied(catalog), self._last_lsn, self.now().timestamp(), list(writes), is_frozen
+        )
+
+    def _CloneTimeline(self, command: CloneTimeline) -> Recovered:  # noqa: N802
+        source = self._there(command.project_id, command.source_id)
+        if command.target_id not in self.images[command.project_id].timelines:
+            if self._runs(command.source_id):
+                raise ConflictError("a compute runs on it")
+            self.calls.append("CloneTimeline")
+            self._put(command.project_id, command.target_id, source.catalog, source.writes, is_frozen=command.is_frozen)
+        return Recovered(lsn=_lsn(self._last_lsn))
+
+    def _CopyTimeline(self, command: CopyTimeline) -> Done:  # noqa: N802
+        source = self._there(command.project_id, command.source_id)
+        assert source.in_backup, "copied without backup mode: what comes of it is garbage"
+        assert self._runs(command.source_id)
+        self.calls.append("CopyTimeline")
+        source.half_copies[command.target_id] = set(source.in_backup)
+        return Done()
+
+    def _FinishCopy(self, command: FinishCopy) -> Recovered:  # noqa: N802
+        source = self._there(command.project_id, command.source_id)
+        if command.target_id is not None and command.target_id in self.images[command.project_id].timelines:
+            return Recovered(lsn=command.stop_lsn)
+        if command.target_id not in source.half_copies:
+            raise NotFoundError("nothing was copied")
+        assert command.label in source.half_copies[command.target_id], "the label of another backup"
+        stop = source.ended_backups[command.label]
+        assert command.stop_lsn == _lsn(stop)
+        self.calls.append("FinishCopy")
+        del source.half_copies[command.target_id]
+        if command.target_id is None:
+            source.snapshots.append(stop)
+        else:
+            writes = [write for write in source.writes if write.lsn <= stop]
+            self._put(command.project_id, command.target_id, source.catalog, writes, is_frozen=command.is_frozen)
+        return Recovered(lsn=command.stop_lsn)
+
+    def _RecoverTimeline(self, command: RecoverTimeline) -> Recovered:  # noqa: N802
+        assert (command.lsn is None) != (command.at is None)
+        source = self._there(command.project_id, command.source_id)
+        assert not source.is_frozen, "a snapshot has no history"
+        if command.target_id in self.images[command.project_id].timelines:
+            return Recovered(lsn=_lsn(self._last_lsn))
+        if command.lsn is not None:
+            point = int(command.lsn.rpartition("/")[2], 16)
+            if not source.began_lsn <= point <= self._last_lsn:
+                raise PreconditionError(
+                    "outside", public=f"the LSN must lie between {_lsn(source.began_lsn)} and the end"
+                )
+            writes = [write for write in source.writes if write.lsn <= point]
+        else:
+            assert command.at is not None
+            if not max(source.began, source.pruned_to) <= command.at <= self.now().timestamp():
+                raise PreconditionError("outside", public="the time must lie in the history")
+            writes = [write for write in source.writes if write.at <= command.at]
+        self.calls.append("RecoverTimeline")
+        last = writes[-1] if writes else None
+        # Its catalog is that of the last commit before; before the first, nobody here remembers it.
+        catalog = last.catalog if last else Catalog()
+        self._put(command.project_id, command.target_id, catalog, writes, is_frozen=command.is_frozen)
+        return Recovered(lsn=_lsn(last.lsn if last else source.began_lsn), at=last.at if last else None)
+
+    def _ScrubTimeline(self, command: ScrubTimeline) -> Done:  # noqa: N802
+        timeline = self._there(command.project_id, command.timeline_id)
+        if self._runs(command.timeline_id):
+            raise ConflictError("a compute runs on it")
+        self.calls.append("ScrubTimeline")
+        for name, role in timeline.catalog.roles.items():
+            timeline.catalog.roles[name] = RoleState(name, None, role.can_login, role.valid_until)
+        return Done()
+
+    def _DeleteTimeline(self, command: DeleteTimeline) -> Done:  # noqa: N802
+        image = self.images.get(command.project_id)
+        if image is not None:
+            if self._runs(command.timeline_id):
+                raise ConflictError("a compute runs on it")
+            for timeline in image.timelines.values():
+                timeline.half_copies.pop(command.timeline_id, None)
+            if image.timelines.pop(command.timeline_id, None) is not None:
+                self.calls.append("DeleteTimeline")
+        return Done()
+
+    def _PruneTimeline(self, command: PruneTimeline) -> TimelineInfo:  # noqa: N802
+        self._there(command.project_id, command.timeline_id).pruned_to = command.keep_since
+        self.calls.append("PruneTimeline")
+        return self._timeline_info(command.project_id, command.timeline_id)
+
+    def _GetTimeline(self, command: GetTimeline) -> TimelineInfo:  # noqa: N802
+        return self._timeline_info(command.project_id, command.timeline_id)
+
+    def _timeline_info(self, project_id: str, timeline_id: str) -> TimelineInfo:
+        timeline = self._there(project_id, timeline_id)
+        last = max([timeline.began_lsn, *timeline.snapshots])
+        return TimelineInfo(
+            timeline_id=timeline_id,
+            is_running=self._runs(timeline_id),
+            end_lsn=_lsn(self._last_lsn),
+            since=max(timeline.began, timeline.pruned_to),
+            wal_since_snapshot_bytes=0 if timeline.snapshots else self.wal_bytes.get(timeline_id, 0),
+            logical_bytes=1000 + len(timeline.writes),
+            unique_bytes=100,
+            history_bytes=10 * (1 + last - timeline.began_lsn),
+        )
+
     def _GetStatus(self, _command: GetStatus) -> NodeStatus:  # noqa: N802
         return NodeStatus(
             computes=list(self.computes.values()),
@@ -252,10 +456,18 @@ class FakeNode:
 
     def _end(self, endpoint_id: str) -> ComputeInfo:
         compute = self.computes.pop(endpoint_id)
-        catalog = self.images[compute.project_id].catalog
-        if catalog.held_by is not None:
-            catalog.held_by = None
+        timeline = self.images[compute.project_id].timelines[compute.timeline_id]
+        timeline.catalog.held_by = None
+        timeline.in_backup.clear()  # backup mode ends with its session
         return compute
+
+
+def _copied(catalog: Catalog) -> Catalog:
+    return Catalog(dict(catalog.roles), dict(catalog.databases))
+
+
+def _lsn(number: int) -> str:
+    return f"0/{number:X}"
 
 
 class FakeServer:
@@ -265,6 +477,7 @@ class FakeServer:
         self._node = node
         self._running = running
         self._is_closed = False
+        self._label: str | None = None
 
     def check_alive(self) -> None:
         compute = self._node.computes.get(self._running.endpoint_id)
@@ -275,7 +488,13 @@ class FakeServer:
     @property
     def catalog(self) -> Catalog:
         self.check_alive()
-        return self._node.images[self._node.computes[self._running.endpoint_id].project_id].catalog
+        return self.timeline.catalog
+
+    @property
+    def timeline(self) -> Timeline:
+        self.check_alive()
+        compute = self._node.computes[self._running.endpoint_id]
+        return self._node.images[compute.project_id].timelines[compute.timeline_id]
 
     def _changing(self) -> Catalog:
         catalog = self.catalog
@@ -358,9 +577,26 @@ class FakeServer:
     async def release_catalog(self) -> None:
         self.catalog.held_by = None
 
+    async def begin_backup(self, label: str) -> None:
+        assert self._label is None, "already in backup mode"
+        self._label = f"{label} {self._node.next_label()}"
+        self.timeline.in_backup[self._label] = self._node.last_lsn
+
+    async def end_backup(self) -> BackupEnd:
+        assert self._label is not None, "not in backup mode"
+        label, timeline = self._label, self.timeline
+        if timeline.in_backup.pop(label, None) is None:
+            raise UnavailableError("55000: backup is not in progress")
+        self._label = None
+        timeline.ended_backups[label] = self._node.last_lsn
+        return BackupEnd(_lsn(self._node.last_lsn), label)
+
     async def close(self) -> None:
         self._is_closed = True
         for image in self._node.images.values():
-            if image.catalog.held_by is self:
-                image.catalog.held_by = None
+            for timeline in image.timelines.values():
+                if timeline.catalog.held_by is self:
+                    timeline.catalog.held_by = None
+                if self._label is not None:
+                    timeline.in_backup.pop(self._label, None)
         await asyncio.sleep(0)

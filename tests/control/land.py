@@ -64,6 +64,7 @@ class Land:
         self.clock = FakeClock(datetime.now(UTC))
         self.keys = FakeKeys()
         self.node = FakeNode(self.keys)
+        self.node.now = self.clock.now
         self.settings = Settings(state_dir="/nonexistent", **settings)
         self.plane = self._new_plane()
         self._engine: asyncio.Task[None] | None = None

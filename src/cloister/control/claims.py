@@ -7,9 +7,12 @@ single act; what the database's unique index would refuse a moment later is refu
 
 from cloister.base.database import Transaction
 from cloister.base.errors import BusyError, NotFoundError
-from cloister.base.ids import EndpointId, ProjectId
+from cloister.base.ids import BranchId, EndpointId, ProjectId
 
-_BEGINNINGS = frozenset({"create_timeline", "start_compute"})
+_BEGINNINGS = frozenset({"create_project", "create_branch", "first_start", "start_compute"})
+"""Machines that end with the compute awake."""
+_UPHEAVALS = frozenset({"restore_branch", "delete_branch", "purge_branch", "finalize_restore"})
+"""Machines that take away or replace what others may be copying."""
 
 
 async def hold_project(tx: Transaction, project_id: ProjectId) -> None:
@@ -42,12 +45,43 @@ async def claim_endpoint(
     """
     await hold_project(tx, project_id)
     running = await tx.fetch(
-        """SELECT action FROM operation
-            WHERE project_id = $1 AND (endpoint_id = $2 OR endpoint_id IS NULL)
-              AND status IN ('scheduling', 'running', 'cancelling')""",
+        """SELECT machine FROM operation
+            WHERE project_id = $1 AND status IN ('scheduling', 'running', 'cancelling')
+              AND (endpoint_id = $2 OR (endpoint_id IS NULL AND (branch_id IS NULL OR branch_id =
+                                        (SELECT branch_id FROM endpoint WHERE id = $2))))""",
         project_id,
         endpoint_id,
     )
     allowed = _BEGINNINGS if beside_a_start else frozenset[str]()
-    if any(row["action"] not in allowed for row in running):
+    if any(row["machine"] not in allowed for row in running):
         raise BusyError(f"operations of {endpoint_id} are under way")
+
+
+async def claim_branch(tx: Transaction, project_id: ProjectId, *branch_ids: BranchId) -> None:
+    """Hold a project in which nothing else works on these branches, on their endpoints, or copies their data. Raises
+    NotFoundError, BusyError."""
+    await hold_project(tx, project_id)
+    if await tx.fetch_value(
+        """SELECT EXISTS (SELECT FROM operation
+                           WHERE project_id = $1 AND status IN ('scheduling', 'running', 'cancelling')
+                             AND (branch_id IS NULL OR branch_id = ANY ($2::text[])
+                                  OR input ->> 'source_branch_id' = ANY ($2::text[])))""",
+        project_id,
+        list(branch_ids),
+    ):
+        raise BusyError(f"operations of {', '.join(branch_ids)} are under way")
+
+
+async def claim_source(tx: Transaction, project_id: ProjectId, branch_id: BranchId) -> None:
+    """Hold a project in which nothing takes this branch away or replaces it: its data is about to be copied. Others may be
+    copying it too, and it may still be in the making. Raises NotFoundError, BusyError."""
+    await hold_project(tx, project_id)
+    if await tx.fetch_value(
+        """SELECT EXISTS (SELECT FROM operation
+                           WHERE project_id = $1 AND branch_id = $2 AND machine = ANY ($3::text[])
+                             AND status IN ('scheduling', 'running', 'cancelling'))""",
+        project_id,
+        branch_id,
+        list(_UPHEAVALS),
+    ):
+        raise BusyError(f"operations of {branch_id} are under way")

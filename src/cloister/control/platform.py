@@ -14,7 +14,13 @@ from cloister.base.identities import Service
 from cloister.base.rpc import Client
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
+from cloister.control.branches import operations as branch_operations
+from cloister.control.branches.children import Children
+from cloister.control.branches.freshness import Freshness
+from cloister.control.branches.making import BranchesWorld
 from cloister.control.branches.service import BranchService
+from cloister.control.branches.snapshots import SnapshotService
+from cloister.control.branches.successions import Successions
 from cloister.control.computes import operations as compute_operations
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.backoff import Backoff
@@ -124,6 +130,18 @@ class ControlPlane:
             )
         for project_machine in project_operations.MACHINES:
             self.engine.register(project_machine, ProjectsWorld(database, agent, keys, self.runner))
+        branches_world = BranchesWorld(
+            database, agent, self.runner, self.suspender, self.sessions, self.gateways, vault
+        )
+        for branch_machine in branch_operations.MACHINES:
+            self.engine.register(branch_machine, branches_world)
+
+        children, successions = Children(self.engine, vault, clock), Successions(self.engine, vault, clock)
+        freshness = Freshness(database, self.sessions)
+        branches = BranchService(
+            database, self.engine, children, successions, freshness=freshness, gateways=self.gateways, clock=clock
+        )
+        snapshots = SnapshotService(database, self.engine, children, successions, freshness=freshness, clock=clock)
 
         self.control = Control(
             projects=ProjectService(
@@ -136,8 +154,8 @@ class ControlPlane:
                 settings=settings,
                 clock=clock,
             ),
-            branches=BranchService(database),  # type: ignore[arg-type]
-            snapshots=None,  # type: ignore[arg-type]
+            branches=branches,
+            snapshots=snapshots,
             schemas=None,  # type: ignore[arg-type]
             endpoints=EndpointService(database, self.engine, self.gateways, clock),
             roles=RoleService(database, self.engine, vault),

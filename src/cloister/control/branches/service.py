@@ -1,16 +1,63 @@
-"""The verbs on branches that exist so far: looking."""
+"""The verbs on branches. Each is one transaction: rows, operations, audit event. Restoring is in `successions.py`."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import NotFoundError
-from cloister.base.ids import BranchId, ProjectId
-from cloister.control.branches import store
-from cloister.control.branches.model import Branch
-from cloister.control.calling import Page
+from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
+from cloister.base.ids import BranchId, ProjectId, new_branch_id
+from cloister.control.branches import protection, rules, store, timelines
+from cloister.control.branches.children import Child, Children, new_child, origin_of
+from cloister.control.branches.freshness import Freshness
+from cloister.control.branches.making import BranchesWorld
+from cloister.control.branches.model import (
+    Branch,
+    BranchChange,
+    BranchCreated,
+    BranchRestored,
+    NewBranch,
+    Restore,
+    Usage,
+    Window,
+)
+from cloister.control.branches.operations import BRANCH_RESOURCE, DELETE_BRANCH, PURGE_BRANCH
+from cloister.control.branches.successions import Successions
+from cloister.control.calling import Caller, Page
+from cloister.control.claims import claim_branch, claim_source, hold_project
+from cloister.control.computes.gateways import Gateways
+from cloister.control.naming import checked_name
+from cloister.control.operations.engine import Engine
+from cloister.control.operations.machine import Machine
+from cloister.control.operations.model import Operation
+from cloister.control.roles import store as catalog
+from cloister.trust.audit import Action, Event, record
+
+PLATFORM = "platform:api"
+"""Who deletes a branch that expired, and purges one that nobody recovered."""
 
 
 class BranchService:
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        engine: Engine,
+        children: Children,
+        successions: Successions,
+        *,
+        freshness: Freshness,
+        gateways: Gateways,
+        clock: Clock,
+    ) -> None:
         self._database = database
+        self._engine = engine
+        self._children = children
+        self._successions = successions
+        self._freshness = freshness
+        self._gateways = gateways
+        self._clock = clock
+
+    # ── looking ──
 
     async def find(self, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]:
         async with self._database.reading() as tx:
@@ -26,6 +73,293 @@ class BranchService:
         async with self._database.reading() as tx:
             await _project_exists(tx, project_id)
             return await store.default(tx, project_id)
+
+    async def count(self, project_id: ProjectId, search: str | None) -> int:
+        async with self._database.reading() as tx:
+            await _project_exists(tx, project_id)
+            return await store.count(tx, project_id, search)
+
+    async def usage(self, project_id: ProjectId, branch_id: BranchId) -> Usage:
+        async with self._database.reading() as tx:
+            branch = await store.get(tx, project_id, branch_id, and_deleted=True)
+            return (await timelines.usages_of(tx, project_id))[branch.id]
+
+    async def usages(self, project_id: ProjectId) -> dict[BranchId, Usage]:
+        async with self._database.reading() as tx:
+            await _project_exists(tx, project_id)
+            return await timelines.usages_of(tx, project_id)
+
+    async def window(self, project_id: ProjectId, branch_id: BranchId) -> Window:
+        async with self._database.reading() as tx:
+            await _project_exists(tx, project_id)
+            branch = await store.get(tx, project_id, branch_id)
+            return await timelines.window_of(tx, branch.id, project_id, self._clock.now())
+
+    async def find_deleted(self, project_id: ProjectId) -> list[Branch]:
+        async with self._database.reading() as tx:
+            await _project_exists(tx, project_id)
+            return await store.deleted_of(tx, project_id, self._clock.now() - rules.RECOVERABLE_FOR)
+
+    # ── create ──
+
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewBranch) -> BranchCreated:
+        """Answers at once. A client that connects meanwhile is held."""
+        if new.init_source != "parent-data":
+            raise UnprocessableError(f"init_source {new.init_source[:40]!r}", public="init_source: not supported yet")
+        branch_id = new_branch_id()
+        name = branch_id if new.name is None else checked_name("branch name", new.name)
+        await self._freshness.of_protected(project_id, new.parent_id)
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            parent = await self._parent(tx, project_id, new.parent_id)
+            await claim_source(tx, project_id, parent.id)
+            now = self._clock.now()
+            wanted = new_child(branch_id, name, parent, new.point, now)
+            wanted = self._wanted(caller, new, parent, wanted)
+            origin = await origin_of(tx, parent, new.point, now)
+            wanted = replace(wanted, parent_lsn=origin.point.lsn)
+            child = await self._children.add(tx, caller, wanted, origin, new.endpoints)
+            await record(
+                tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, _origin_details(new, parent))
+            )
+            created = await self._created(tx, child, parent)
+        self._kick(created.operations)
+        return created
+
+    async def _parent(self, tx: Transaction, project_id: ProjectId, parent_id: BranchId | None) -> Branch:
+        if parent_id is None:
+            return await store.default(tx, project_id)
+        return await store.get(tx, project_id, parent_id)
+
+    def _wanted(self, caller: Caller, new: NewBranch, parent: Branch, wanted: Branch) -> Branch:
+        protection.require_copying(caller, parent)
+        if parent.expires_at is not None:
+            raise UnprocessableError(
+                f"{parent.id} expires", public="a branch that has an expiration date cannot have children"
+            )
+        if new.is_protected:
+            protection.require_protection_change(caller, wanted, True)
+        if new.expires_at is None:
+            return replace(wanted, is_protected=new.is_protected)
+        ttl = rules.checked_expiry(new.expires_at, wanted.created_at, is_default=False, is_protected=new.is_protected)
+        return replace(wanted, expires_at=new.expires_at, ttl_interval_seconds=ttl)
+
+    @staticmethod
+    async def _created(tx: Transaction, child: Child, parent: Branch) -> BranchCreated:
+        """Of a branch at a point nobody knows the catalog yet: the answer shows its parent's."""
+        databases = await catalog.databases_of(tx, child.branch.id) or await catalog.databases_of(tx, parent.id)
+        return BranchCreated(
+            branch=child.branch,
+            endpoints=child.endpoints,
+            roles=child.roles or await catalog.roles_of(tx, parent.id),
+            databases=databases,
+            passwords=child.passwords,
+            operations=child.operations,
+        )
+
+    # ── change ──
+
+    async def update(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, change: BranchChange
+    ) -> tuple[Branch, list[Operation]]:
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            old = await store.get(tx, project_id, branch_id)
+            protection.require_protection_change(caller, old, change.is_protected)
+            wanted = await self._changed(tx, old, change)
+            if wanted.name != old.name:
+                await store.require_free_name(tx, project_id, wanted.name)
+            if old.is_protected and not wanted.is_protected:
+                await protection.unprotect(tx, caller, old)
+            branch = await store.change(tx, wanted)
+            events = []
+            if wanted.is_protected and not old.is_protected:
+                events.append(event(Action.BRANCH_PROTECT, caller, branch))
+            if differences := _differences(old, branch):
+                events.append(event(Action.BRANCH_UPDATE, caller, branch, details=differences))
+            if events:
+                await record(tx, *events)
+        self._gateways.invalidate(project_id=project_id)  # an allowlist may be for protected branches only
+        return branch, []
+
+    async def _changed(self, tx: Transaction, old: Branch, change: BranchChange) -> Branch:
+        if change.never_expires and change.expires_at is not None:
+            raise BadRequestError("both", public="expires_at is a time or null")
+        wanted = replace(
+            old,
+            name=old.name if change.name is None else checked_name("branch name", change.name),
+            is_protected=old.is_protected if change.is_protected is None else change.is_protected,
+        )
+        if change.never_expires:
+            wanted = replace(wanted, expires_at=None, ttl_interval_seconds=None)
+        if change.expires_at is not None:
+            ttl = rules.checked_expiry(
+                change.expires_at,
+                self._clock.now(),
+                is_default=old.is_default,
+                is_protected=wanted.is_protected,
+                children=await store.children_of(tx, old.id),
+            )
+            return replace(wanted, expires_at=change.expires_at, ttl_interval_seconds=ttl)
+        if wanted.expires_at is not None:
+            protection.refuse_expiry(is_protected=wanted.is_protected)
+        return wanted
+
+    async def set_as_default(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]:
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, project_id, branch_id)
+            branch = await store.get(tx, project_id, branch_id)
+            if branch.expires_at is not None:
+                error = BadRequestError(public="Default branch cannot have an expiration date")
+                error.code = rules.DEFAULT_EXPIRE_CODE
+                raise error
+            branch = await store.set_default(tx, project_id, branch_id)
+            await record(tx, event(Action.BRANCH_SET_AS_DEFAULT, caller, branch))
+        return branch, []
+
+    # ── delete, recover ──
+
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, hard: bool = False
+    ) -> tuple[Branch, list[Operation]]:
+        async with self._database.transaction() as tx:
+            branch, operation = await self._delete(tx, project_id, branch_id, hard=hard)
+            details = {"is_final": hard}
+            await record(tx, event(Action.BRANCH_DELETE, caller, branch, [operation], details))
+        self._gateways.invalidate(project_id=project_id)
+        self._kick([operation])
+        return branch, [operation]
+
+    async def expire(self, branch: Branch) -> None:
+        """Delete one whose time is over, as its owner asked for."""
+        async with self._database.transaction() as tx:
+            branch, operation = await self._delete(tx, branch.project_id, branch.id, hard=False)
+            await record(tx, _own_event(Action.BRANCH_DELETE, branch, operation, "expired"))
+        self._gateways.invalidate(project_id=branch.project_id)
+        self._kick([operation])
+
+    async def purge(self, branch: Branch) -> None:
+        """Give up the data of one that nobody can recover any more."""
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, branch.project_id, branch.id)
+            operation = await self._submit(tx, PURGE_BRANCH, branch)
+            await record(tx, _own_event(Action.BRANCH_PURGE, branch, operation, "deleted long enough ago"))
+        self._kick([operation])
+
+    async def _delete(
+        self, tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, hard: bool
+    ) -> tuple[Branch, Operation]:
+        await claim_branch(tx, project_id, branch_id)
+        branch = await store.get(tx, project_id, branch_id, and_deleted=hard)
+        protection.refuse_delete(branch)
+        rules.refuse_delete(branch, await store.children_of(tx, branch_id))
+        if branch.deleted_at is None:
+            branch = await store.delete(tx, branch_id)
+        return branch, await self._submit(tx, PURGE_BRANCH if hard else DELETE_BRANCH, branch)
+
+    async def recover(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Branch, list[Operation]]:
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, project_id, branch_id)
+            branch = await store.get(tx, project_id, branch_id, and_deleted=True)
+            if branch.deleted_at is None:
+                raise ConflictError(f"{branch_id} is there", public="branch is not deleted")
+            if branch.deleted_at <= self._clock.now() - rules.RECOVERABLE_FOR:
+                raise NotFoundError(f"{branch_id} is past recovery", public="branch not found")
+            await store.require_free_name(tx, project_id, branch.name)
+            branch = await store.recover(tx, branch, await store.living_ancestor(tx, branch_id))
+            await record(tx, event(Action.BRANCH_RECOVER, caller, branch))
+        self._gateways.invalidate(project_id=project_id)
+        return branch, []
+
+    # ── restore ──
+
+    async def restore(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, wish: Restore
+    ) -> BranchRestored:
+        await self._freshness.of_protected(project_id, wish.source_id)
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, project_id, branch_id)
+            if wish.source_id != branch_id:
+                await claim_source(tx, project_id, wish.source_id)
+            branch = await store.get(tx, project_id, branch_id)
+            source = await store.get(tx, project_id, wish.source_id)
+            origin = await origin_of(tx, source, wish.point, self._clock.now())
+            restored = await self._successions.submit(tx, caller, branch, origin, wish.preserve_under_name)
+            details = {
+                "source": source.id,
+                "lsn": origin.point.lsn or "",
+                "at": "" if origin.point.at is None else origin.point.at.isoformat(),
+                "preserved_as": "" if restored.preserved is None else restored.preserved.id,
+            }
+            await record(tx, event(Action.BRANCH_RESTORE, caller, restored.branch, restored.operations, details))
+        self._kick(restored.operations)
+        return restored
+
+    async def _submit(self, tx: Transaction, machine: Machine[BranchesWorld], branch: Branch) -> Operation:
+        return await self._engine.submit(
+            tx,
+            machine=machine.name,
+            project_id=branch.project_id,
+            branch_id=branch.id,
+            resource=BRANCH_RESOURCE.format(branch.id),
+            input={},
+        )
+
+    def _kick(self, operations: list[Operation]) -> None:
+        for operation in operations:
+            self._engine.kick(operation.id)
+
+
+def event(
+    action: Action,
+    caller: Caller,
+    branch: Branch,
+    operations: list[Operation] | None = None,
+    details: Mapping[str, object] | None = None,
+) -> Event:
+    return Event(
+        action=action,
+        actor=caller.principal.actor,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        operation_id=operations[0].id if operations else "",
+        address=caller.address,
+        request_id=caller.request_id,
+        resource=branch.name,
+        details=dict(details or {}),
+    )
+
+
+def _own_event(action: Action, branch: Branch, operation: Operation, reason: str) -> Event:
+    return Event(
+        action=action,
+        actor=PLATFORM,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        operation_id=operation.id,
+        resource=branch.name,
+        reason=reason,
+    )
+
+
+def _origin_details(new: NewBranch, parent: Branch) -> dict[str, object]:
+    return {
+        "parent": parent.id,
+        "lsn": new.point.lsn or "",
+        "at": "" if new.point.at is None else new.point.at.isoformat(),
+        "is_protected": new.is_protected,
+        "expires_at": "" if new.expires_at is None else new.expires_at.isoformat(),
+    }
+
+
+def _differences(old: Branch, new: Branch) -> dict[str, object]:
+    return {
+        name: str(getattr(new, name)) for name in ("name", "expires_at") if getattr(new, name) != getattr(old, name)
+    }
 
 
 async def _project_exists(tx: Transaction, project_id: ProjectId) -> None:

@@ -5,7 +5,8 @@ A look-up, in order:
 1. An endpoint that does not exist, and a role that cannot log in, get a mock verifier: stable per endpoint and role, of
    the form of a real one, and doomed. It is computed for every look-up, so that those that need it take no longer.
 2. Running: the server's own pg_authid says, at most a second old. If it cannot be asked, nobody is let in.
-3. Asleep and clean: the copy taken at suspend says, and what was asked for through the API since.
+3. Asleep and clean: the copy taken at suspend says, and what was asked for through the API since. A branch that is being
+   made as another one was at some moment has no copy yet: the look-up waits for its first start, and begins none.
 4. Asleep and not clean (it crashed): nobody can say until it has run again. The reconciler starts it by itself; a
    stranger's look-up does not.
 5. The platform's own roles can never log in; `VALID UNTIL` and NOLOGIN are honoured here, before anything wakes.
@@ -49,7 +50,8 @@ _CONNECTION_ACTIONS: Final = frozenset(
 _ROUTE: Final = """
 SELECT e.id, e.project_id, e.branch_id, e.state, e.is_disabled, e.is_clean, e.socket_dir, e.generation,
        v.pg_version, b.is_protected, p.settings,
-       r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until
+       r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
+       EXISTS (SELECT FROM pg_role WHERE branch_id = e.branch_id) AS has_roles
   FROM endpoint e
   JOIN branch b ON b.id = e.branch_id
   JOIN project p ON p.id = e.project_id
@@ -154,6 +156,10 @@ class DirectoryServer:
             role = ""  # no role has this name
         async with self._database.reading() as tx:
             row = await tx.fetch_row(_ROUTE, endpoint_id, role)
+        if row is not None and row["state"] == State.INIT and not row["has_roles"]:
+            await self._waker.first_configured(endpoint_id)
+            async with self._database.reading() as tx:
+                row = await tx.fetch_row(_ROUTE, endpoint_id, role)
         if row is not None and _running(row) is not None and self._runner.is_changing(endpoint_id):
             # It is being suspended, perhaps: the answer is what comes of that.
             await self._runner.settled(endpoint_id)

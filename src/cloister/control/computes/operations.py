@@ -13,7 +13,7 @@ from cloister.base.database import Database, Transaction
 from cloister.base.ids import EndpointId
 from cloister.control.computes import store
 from cloister.control.computes.gateways import Gateways
-from cloister.control.computes.model import State
+from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.runner import Cause, Runner
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.suspend import Suspender
@@ -21,6 +21,7 @@ from cloister.control.operations.machine import Apply, Go, Machine, Outcome, Ste
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
 from cloister.control.roles.names import TEMPLATE_DATABASE, TEMPLATE_ROLE
+from cloister.control.roles.server import Server
 
 START_RESOURCE: Final = "start:{}"
 ENDPOINT_RESOURCE: Final = "endpoint:{}"
@@ -61,8 +62,8 @@ async def unstart(operation: Operation, world: ComputesWorld) -> Apply:
 
 
 async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
-    """Make the template's role and database those that the project was created with. Until this is committed the
-    endpoint is `init`, and nobody is told its socket.
+    """Give the data of a branch what was asked for when it was made. Until this is committed the endpoint is `init`, and
+    nobody is told its socket.
 
     Look: names are compared first, so what was renamed before a crash is left alone; setting a verifier twice is once.
     """
@@ -71,27 +72,53 @@ async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
         endpoint = (await store.placed(tx, endpoint_id)).endpoint
         if endpoint.state is not State.INIT:
             return Go()
-        roles = await catalog.roles_of(tx, endpoint.branch_id)
-        databases = await catalog.databases_of(tx, endpoint.branch_id)
-        first_database = databases[0]
-        first_role = next(role for role in roles if role.name == first_database.owner_name)
-        verifier = await catalog.pending_verifier(tx, endpoint.branch_id, first_role.name)
+        is_from_template = await store.is_from_template(tx, endpoint.branch_id)
+    if not is_from_template:
+        world.gateways.invalidate(endpoint_id=endpoint_id)  # a route from before the data was replaced
 
     started = await world.runner.start(endpoint_id, _cause(operation, "first start"))
     async with world.sessions.fresh(started.running) as server:
-        there = {role.name for role in await server.roles()}
-        if first_role.name not in there:
-            await server.rename_role(TEMPLATE_ROLE, first_role.name)
-        if verifier is not None:
-            await server.set_verifier(first_role.name, verifier)
-        if first_database.name not in {database.name for database in await server.databases()}:
-            await server.rename_database(TEMPLATE_DATABASE, first_database.name)
+        apply = await (_name if is_from_template else _take_over)(world, endpoint, server)
+    return Go(apply=apply)
+
+
+async def _name(world: ComputesWorld, endpoint: Endpoint, server: Server) -> Apply:
+    """A fresh cluster: the template's role and database become those that the project was created with."""
+    async with world.database.reading() as tx:
+        first_database = (await catalog.databases_of(tx, endpoint.branch_id))[0]
+        roles = await catalog.roles_of(tx, endpoint.branch_id)
+        first_role = next(role for role in roles if role.name == first_database.owner_name)
+        verifier = await catalog.pending_verifier(tx, endpoint.branch_id, first_role.name)
+    there = {role.name for role in await server.roles()}
+    if first_role.name not in there:
+        await server.rename_role(TEMPLATE_ROLE, first_role.name)
+    if verifier is not None:
+        await server.set_verifier(first_role.name, verifier)
+    if first_database.name not in {database.name for database in await server.databases()}:
+        await server.rename_database(TEMPLATE_DATABASE, first_database.name)
 
     async def apply(tx: Transaction) -> None:
         await catalog.settle_verifier(tx, endpoint.branch_id, first_role.name)
-        await store.configured(tx, endpoint_id)
+        await store.configured(tx, endpoint.id)
 
-    return Go(apply=apply)
+    return apply
+
+
+async def _take_over(world: ComputesWorld, endpoint: Endpoint, server: Server) -> Apply:
+    """The data of another branch: its roles get the verifiers that are asked for here, and what its catalog holds, which
+    nobody may have known so far, is written down."""
+    async with world.database.reading() as tx:
+        asked = await catalog.asked(tx, endpoint.branch_id)
+    for role in await server.roles():
+        if role.name in asked and role.verifier != asked[role.name]:
+            await server.set_verifier(role.name, asked[role.name])
+    roles, databases = await server.roles(), await server.databases()
+
+    async def apply(tx: Transaction) -> None:
+        await catalog.settle_all(tx, endpoint.branch_id, roles, databases)
+        await store.configured(tx, endpoint.id)
+
+    return apply
 
 
 async def stop_again(operation: Operation, world: ComputesWorld) -> Apply | None:

@@ -64,6 +64,10 @@ class CatalogCopy:
     databases: list[DatabaseState]
 
 
+class MovedError(UnavailableError):
+    """The branch was given other data while its compute was started: nobody has seen that compute, and it is gone."""
+
+
 class Runner:
     def __init__(
         self,
@@ -164,8 +168,21 @@ class Runner:
             raise UnavailableError(f"{endpoint_id} runs and does not accept connections yet")
 
         async with self._database.transaction() as tx:
-            await store.started(tx, endpoint_id, info.generation, info.socket_dir, self._clock.now())
-            await record(tx, _event(Action.COMPUTE_START, endpoint, cause, generation=info.generation))
+            is_there = await store.started(
+                tx,
+                endpoint_id,
+                timeline_id=placed.timeline_id,
+                generation=info.generation,
+                socket_dir=info.socket_dir,
+                now=self._clock.now(),
+            )
+            if is_there:
+                await record(tx, _event(Action.COMPUTE_START, endpoint, cause, generation=info.generation))
+        if not is_there:
+            await self._agent.call(
+                StopCompute(endpoint_id=endpoint_id, close_volume=False), timeout_s=_STOP_CALL_TIMEOUT_S
+            )
+            raise MovedError(f"{endpoint_id} was started on what its branch was before")
         return Started(
             Running(endpoint_id, info.generation, info.socket_dir, placed.pg_version),
             was_cold=endpoint.socket_dir is None,

@@ -19,9 +19,10 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import asyncpg
+from msgspec import Meta
 
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
@@ -43,6 +44,9 @@ LOCK_TIMEOUT_MS: Final = 10_000
 CATALOG_HOLD_S: Final = 1.0
 # To wait for somebody's uncommitted CREATE ROLE. It is not idle then; held clients should not wait for it.
 
+LABEL_CHARS_MAX: Final = 16_000
+# PostgreSQL's backup label has some 200; the agent takes 64 kB of UTF-8.
+
 CLOSE_TIMEOUT_S: Final = 1.0
 
 _READY_POLL_S: Final = 0.01
@@ -61,6 +65,14 @@ class Running:
     pg_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class BackupEnd:
+    """What belongs to the files that were copied in backup mode. The server's word, which the agent does not believe."""
+
+    lsn: Annotated[str, Meta(pattern=r"^[0-9A-F]{1,8}/[0-9A-F]{1,8}\Z")]
+    label: Annotated[str, Meta(min_length=1, max_length=LABEL_CHARS_MAX)]
+
+
 class ComputeServer(Server, Protocol):
     """A running server, with what suspending takes beside roles and databases."""
 
@@ -76,6 +88,12 @@ class ComputeServer(Server, Protocol):
         ...
 
     async def release_catalog(self) -> None: ...
+    async def begin_backup(self, label: str) -> None:
+        """Backup mode, from now until `end_backup` or the end of the session: files copied meanwhile can be recovered
+        from. Waits for a checkpoint, which is made at once."""
+        ...
+
+    async def end_backup(self) -> "BackupEnd": ...
     async def close(self) -> None: ...
 
 
@@ -164,6 +182,21 @@ class TenantServer(Catalog):
     async def release_catalog(self) -> None:
         with understood():
             await self._connection.execute("ROLLBACK", timeout=QUERY_TIMEOUT_S)
+
+    async def begin_backup(self, label: str) -> None:
+        with understood():
+            await self._connection.execute(
+                "SELECT pg_catalog.pg_backup_start($1, fast => true)", label, timeout=CHANGE_TIMEOUT_S
+            )
+
+    async def end_backup(self) -> BackupEnd:
+        with understood():
+            # What is archived is the agent's business: it takes the WAL from where it lies.
+            row = await self._connection.fetchrow(
+                "SELECT lsn::text AS lsn, labelfile AS label FROM pg_catalog.pg_backup_stop(wait_for_archive => false)",
+                timeout=CHANGE_TIMEOUT_S,
+            )
+        return understood_rows([row], BackupEnd)[0]
 
     async def close(self) -> None:
         await _close(self._connection)

@@ -119,9 +119,26 @@ async def want(tx: Transaction, endpoint_id: EndpointId, desired: State) -> None
     await tx.execute("UPDATE endpoint SET desired = $2, updated_at = now() WHERE id = $1", endpoint_id, desired)
 
 
-async def started(tx: Transaction, endpoint_id: EndpointId, generation: int, socket_dir: str, now: datetime) -> None:
+async def started(
+    tx: Transaction,
+    endpoint_id: EndpointId,
+    *,
+    timeline_id: TimelineId,
+    generation: int,
+    socket_dir: str,
+    now: datetime,
+) -> bool:
     """It runs. Not clean until it is suspended: from now on the catalog may change. An endpoint that was never started
-    stays `init` until its first configuration is applied."""
+    stays `init` until its first configuration is applied.
+
+    False, having changed nothing: the branch lives on another timeline by now (see `branches/timelines.succeed`).
+    """
+    lives_on = await tx.fetch_value(
+        """SELECT timeline_id FROM branch WHERE id = (SELECT branch_id FROM endpoint WHERE id = $1) FOR SHARE""",
+        endpoint_id,
+    )
+    if lives_on != timeline_id:
+        return False
     await tx.execute(
         """UPDATE endpoint SET state = CASE state WHEN 'init' THEN 'init' ELSE 'active' END, desired = 'active',
                   generation = $2, socket_dir = $3, is_clean = false, started_at = $4, last_active_at = $4,
@@ -132,6 +149,7 @@ async def started(tx: Transaction, endpoint_id: EndpointId, generation: int, soc
         socket_dir,
         now,
     )
+    return True
 
 
 async def configured(tx: Transaction, endpoint_id: EndpointId) -> None:
@@ -216,6 +234,30 @@ async def is_branch_clean(tx: Transaction, branch_id: BranchId) -> bool:
         "SELECT is_clean FROM endpoint WHERE branch_id = $1 ORDER BY created_at DESC, id LIMIT 1", branch_id
     )
     return True if clean is None else bool(clean)
+
+
+async def is_configured(tx: Transaction, branch_id: BranchId) -> bool:
+    """A server of the branch's present data had its first configuration: what the catalog copy says was in it once."""
+    return bool(
+        await tx.fetch_value("SELECT EXISTS (SELECT FROM endpoint WHERE branch_id = $1 AND state <> 'init')", branch_id)
+    )
+
+
+async def is_from_template(tx: Transaction, branch_id: BranchId) -> bool:
+    """Its data is a fresh cluster of which no server was ever configured, not that of another branch."""
+    return bool(
+        await tx.fetch_value(
+            "SELECT t.source_id IS NULL FROM branch b JOIN timeline t ON t.id = b.timeline_id WHERE b.id = $1",
+            branch_id,
+        )
+    )
+
+
+async def begin_anew(tx: Transaction, branch_id: BranchId) -> None:
+    """Its data was replaced while nothing ran: the next start of each endpoint is a first one."""
+    await tx.execute(
+        "UPDATE endpoint SET state = 'init', is_clean = true, updated_at = now() WHERE branch_id = $1", branch_id
+    )
 
 
 async def running(tx: Transaction) -> list[Endpoint]:

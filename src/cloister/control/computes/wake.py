@@ -18,7 +18,7 @@ from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes import store
 from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.operations import FIRST_START, START_RESOURCE
-from cloister.control.computes.runner import Cause, Runner, Started
+from cloister.control.computes.runner import Cause, MovedError, Runner, Started
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.operations.engine import Engine
@@ -86,13 +86,30 @@ class Waker:
         try:
             async with asyncio.timeout(WAKE_TIMEOUT_S):
                 with self._runner.wanting(endpoint_id):
-                    await self._first_started(endpoint_id)
-                    started = await self._runner.start(endpoint_id, _CONNECTION, stale_generation=stale_generation)
+                    started = await self._started(endpoint_id, stale_generation)
                     if started.was_cold:
                         await self._changed(endpoint_id)
                     return started
         except TimeoutError:
             raise UnavailableError(f"{endpoint_id} did not start in {WAKE_TIMEOUT_S:g} s") from None
+
+    async def _started(self, endpoint_id: EndpointId, stale_generation: int) -> Started:
+        await self._first_started(endpoint_id)
+        try:
+            return await self._runner.start(endpoint_id, _CONNECTION, stale_generation=stale_generation)
+        except MovedError:
+            # The branch was restored in this moment: what it is now has its own first start.
+            await self._first_started(endpoint_id)
+            return await self._runner.start(endpoint_id, _CONNECTION, stale_generation=stale_generation)
+
+    async def first_configured(self, endpoint_id: EndpointId) -> None:
+        """Return when the first start that is under way has ended, however; begins none. Raises UnavailableError if there
+        is none, or it takes long."""
+        async with self._database.reading() as tx:
+            under_way = await store.operations_under_way(tx, endpoint_id, FIRST_START.action)
+        if not under_way:
+            raise UnavailableError(f"{endpoint_id} was never started: its roles are not known")
+        await self._engine.wait(under_way[-1], timeout_s=WAKE_TIMEOUT_S)
 
     async def _first_started(self, endpoint_id: EndpointId) -> None:
         """Return when the endpoint has its first configuration; begin that if nobody does."""

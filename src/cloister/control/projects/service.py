@@ -18,6 +18,7 @@ from cloister.control.computes import store as computes
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.operations import FIRST_START, START_RESOURCE
+from cloister.control.naming import checked_name
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
 from cloister.control.projects import store
@@ -35,7 +36,6 @@ from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.settings import (
     checked_defaults,
     checked_history,
-    checked_name,
     checked_settings,
     merged_defaults,
     merged_settings,

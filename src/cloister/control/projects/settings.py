@@ -13,16 +13,8 @@ from cloister.base.ipallow import AllowList
 from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
 from cloister.control.projects.model import EndpointDefaults, ProjectSettings
 
-NAME_BYTES_MAX: Final = 256
 HISTORY_SECONDS_MAX: Final = 2_592_000
 # Neon's: 30 days.
-
-
-def checked_name(what: str, name: str) -> str:
-    """Raises BadRequestError."""
-    if not name or "\0" in name or len(name.encode(errors="surrogatepass")) > NAME_BYTES_MAX or not _is_text(name):
-        raise BadRequestError(f"{what} {name[:80]!r}", public=f"{what} must have 1 to {NAME_BYTES_MAX} bytes of UTF-8")
-    return name
 
 
 def checked_history(seconds: int) -> int:
@@ -70,11 +62,3 @@ def _over(old: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         is_object = isinstance(value, dict) and isinstance(old.get(key), dict) and key != "pg_settings"
         result[key] = {**old[key], **value} if is_object else value
     return result
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

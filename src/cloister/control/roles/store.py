@@ -11,6 +11,7 @@ from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId, ProjectId
 from cloister.control.roles.model import DatabaseInfo, Role
+from cloister.control.roles.passwords import Vault
 from cloister.control.roles.server import DatabaseState, RoleState
 
 
@@ -247,6 +248,97 @@ async def keep_catalog(
         [database.name for database in databases],
         [database.owner_name for database in databases],
     )
+
+
+async def copy_catalog(tx: Transaction, source_id: BranchId, target_id: BranchId, vault: Vault) -> None:
+    """Make the target's copy the source's, passwords that are kept sealed included. What is asked for in the source is
+    asked for in the target too: it may or may not have come to lie in the data that was copied."""
+    rows = await tx.fetch("SELECT * FROM pg_role WHERE branch_id = $1 ORDER BY created_at, name", source_id)
+    await forget_catalog(tx, target_id)
+    for row in rows:
+        sealed = row["password"]
+        if sealed is not None:
+            sealed = vault.seal(target_id, row["name"], vault.open(source_id, row["name"], sealed))
+        await tx.execute(
+            """INSERT INTO pg_role (branch_id, name, verifier, pending_verifier, can_login, valid_until, password)
+               VALUES ($1, $2, $3, $4, $5, $6, $7)""",
+            target_id,
+            row["name"],
+            row["verifier"],
+            row["pending_verifier"],
+            row["can_login"],
+            row["valid_until"],
+            sealed,
+        )
+    await copy_databases(tx, source_id, target_id)
+
+
+async def copy_databases(tx: Transaction, source_id: BranchId, target_id: BranchId) -> None:
+    await tx.execute("DELETE FROM pg_database WHERE branch_id = $1", target_id)
+    await tx.execute(
+        """INSERT INTO pg_database (branch_id, name, owner_name)
+           SELECT $2, name, owner_name FROM pg_database WHERE branch_id = $1 ORDER BY id""",
+        source_id,
+        target_id,
+    )
+
+
+async def forget_catalog(tx: Transaction, branch_id: BranchId) -> None:
+    """Nobody knows what the branch's data holds until its server has been asked."""
+    await tx.execute("DELETE FROM pg_role WHERE branch_id = $1", branch_id)
+    await tx.execute("DELETE FROM pg_database WHERE branch_id = $1", branch_id)
+
+
+# ── what roles are to have after their secrets were scrubbed ──
+
+
+async def ask_for(
+    tx: Transaction, branch_id: BranchId, name: str, pending_verifier: str | None, sealed: bytes | None
+) -> None:
+    """A role, perhaps one that the branch does not have yet; without a verifier it cannot log in."""
+    await tx.execute(
+        """INSERT INTO pg_role (branch_id, name, pending_verifier, can_login, password)
+           VALUES ($1, $2, $3::text, $3::text IS NOT NULL, $4)
+           ON CONFLICT (branch_id, name) DO UPDATE
+              SET pending_verifier = excluded.pending_verifier, password = coalesce(excluded.password, pg_role.password)""",
+        branch_id,
+        name,
+        pending_verifier,
+        sealed,
+    )
+
+
+async def asked(tx: Transaction, branch_id: BranchId) -> dict[str, str]:
+    """Role → the verifier that is asked for."""
+    rows = await tx.fetch(
+        "SELECT name, pending_verifier FROM pg_role WHERE branch_id = $1 AND pending_verifier IS NOT NULL", branch_id
+    )
+    return {row["name"]: row["pending_verifier"] for row in rows}
+
+
+async def only_asked(tx: Transaction, branch_id: BranchId) -> None:
+    """Its data holds no verifier any more."""
+    await tx.execute("UPDATE pg_role SET verifier = NULL WHERE branch_id = $1", branch_id)
+
+
+async def forget_asked(tx: Transaction, branch_id: BranchId) -> None:
+    """Its data stays what it was."""
+    await tx.execute(
+        "DELETE FROM pg_role WHERE branch_id = $1 AND pending_verifier IS NOT NULL AND verifier IS NULL", branch_id
+    )
+    await tx.execute("UPDATE pg_role SET pending_verifier = NULL WHERE branch_id = $1", branch_id)
+
+
+async def settle_all(
+    tx: Transaction, branch_id: BranchId, roles: list[RoleState], databases: list[DatabaseState]
+) -> None:
+    """The server has what was asked for, and this is all it has."""
+    await tx.execute(
+        """UPDATE pg_role SET verifier = pending_verifier, pending_verifier = NULL
+            WHERE branch_id = $1 AND pending_verifier IS NOT NULL""",
+        branch_id,
+    )
+    await keep_catalog(tx, branch_id, roles, databases)
 
 
 def _role(row: Any) -> Role:

@@ -92,6 +92,8 @@ CREATE TABLE branch (
     expires_at      timestamptz,
     ttl_interval_seconds integer,                   -- from the last creation or reset to expires_at, as asked for
     backup_schedule jsonb NOT NULL DEFAULT '[]',    -- Neon's schedule items
+    scheduled_at    timestamptz,                    -- when that was last set: what was due before is not owed
+    replaces_id     text REFERENCES branch (id),    -- restored from a snapshot, to take this one's place when finalized
     created_by      uuid REFERENCES account (id),
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),

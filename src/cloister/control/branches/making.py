@@ -1,0 +1,164 @@
+"""How a timeline is made of another one: the single place that does, for branches, restores and snapshots.
+
+Three ways, by where the source is:
+
+1. Nobody works on it: its files are cloned. Nothing is woken.
+2. A compute works on it: PostgreSQL's own procedure for a base backup. Our session holds the server in backup mode while
+   the agent copies the files, and what the server says at the end goes with them. All of it is one attempt: a server that
+   ends in the middle leaves nothing, and the next attempt finds it at rest.
+3. It is wanted as it was at a point: the agent recovers it from its history. Whether somebody works on it is all the same.
+
+Which of the first two it is may change under our hands; then the agent refuses, and the attempt is made again.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cloister.base.database import Database
+from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
+from cloister.control.branches import store, timelines
+from cloister.control.computes.agent import Agent
+from cloister.control.computes.gateways import Gateways
+from cloister.control.computes.runner import CatalogCopy, Runner
+from cloister.control.computes.sessions import Running, Sessions
+from cloister.control.computes.suspend import Suspender
+from cloister.control.operations.model import Operation
+from cloister.control.roles.passwords import Vault
+from cloister.node.commands import CloneTimeline, CopyTimeline, FinishCopy, Recovered, RecoverTimeline
+
+COPY_TIMEOUT_S: Final = 120.0
+# Cloning a thousand files takes 30 ms; on a disk that others keep busy, seconds. A volume may have to be opened first.
+
+RECOVERY_TIMEOUT_S: Final = 1800.0
+# A window full of WAL between two snapshots: minutes of replay at worst. The agent has a limit of its own.
+
+LABEL: Final = "cloister"
+# What the server writes into backup_label: nobody's name.
+
+
+@dataclass(frozen=True, slots=True)
+class BranchesWorld:
+    """All that the machines of branches may touch."""
+
+    database: Database
+    agent: Agent
+    runner: Runner
+    suspender: Suspender
+    sessions: Sessions
+    gateways: Gateways
+    vault: Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What to make of what. Fixed in the operation's input."""
+
+    source_branch_id: str
+    """Whose data it is. Not deleted or restored while the operation is under way."""
+    sources: list[str]
+    """The timelines to try, in order: more than one where an LSN is asked for, which any of a branch's timelines may hold."""
+    target_id: str
+    lsn: str | None = None
+    at: str | None = None
+    """ISO 8601."""
+    is_snapshot: bool = False
+    """The source is frozen: nobody ever works on it."""
+    is_frozen: bool = False
+    """The target will be."""
+
+    @classmethod
+    def of(cls, operation: Operation) -> "Recipe":
+        return cls(**operation.input["recipe"])
+
+    @property
+    def is_head(self) -> bool:
+        return self.lsn is None and self.at is None
+
+    @property
+    def is_catalog_known(self) -> bool:
+        """The target will hold the roles and databases that its source has now."""
+        return self.is_head and not self.is_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    recovered: Recovered
+    catalog: CatalogCopy | None
+    """What a running source's server said while it was copied."""
+
+    @property
+    def at(self) -> datetime | None:
+        return None if self.recovered.at is None else datetime.fromtimestamp(self.recovered.at, UTC)
+
+
+async def make(world: BranchesWorld, operation: Operation, recipe: Recipe) -> Made:
+    """Twice is once. Raises PreconditionError (a point outside the history), UnavailableError (try again)."""
+    async with world.database.reading() as tx:
+        place = await timelines.place_of(tx, operation.project_id)
+        writer = None if recipe.is_snapshot else await store.writer_at_work(tx, recipe.source_branch_id)
+    common: dict[str, Any] = {
+        "project_id": place.project_id,
+        "target_id": recipe.target_id,
+        "uid": place.uid,
+    }
+    if not recipe.is_head:
+        return Made(await _recover(world, recipe, place, common), None)
+    if writer is not None:
+        return await _copy(world, recipe, Running(*_of(writer)), common)
+    try:
+        recovered = await world.agent.call(
+            CloneTimeline(source_id=recipe.sources[0], is_frozen=recipe.is_frozen, **common), timeout_s=COPY_TIMEOUT_S
+        )
+    except ConflictError as error:
+        raise UnavailableError(f"{recipe.source_branch_id} was woken meanwhile: {error}") from error
+    return Made(recovered, None)
+
+
+async def hold_and_copy(
+    world: BranchesWorld, running: Running, *, project_id: str, source_id: str, uid: int
+) -> Recovered:
+    """A running timeline into its own history."""
+    recipe = Recipe(source_branch_id="", sources=[source_id], target_id="")
+    common: dict[str, Any] = {"project_id": project_id, "target_id": None, "uid": uid}
+    return (await _copy(world, recipe, running, common)).recovered
+
+
+async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: dict[str, Any]) -> Made:
+    with world.runner.wanting(running.endpoint_id):
+        async with world.sessions.fresh(running) as server:
+            await server.begin_backup(LABEL)
+            await world.agent.call(CopyTimeline(source_id=recipe.sources[0], **common), timeout_s=COPY_TIMEOUT_S)
+            catalog = CatalogCopy(await server.roles(), await server.databases())
+            end = await server.end_backup()
+        finish = FinishCopy(
+            source_id=recipe.sources[0], label=end.label, stop_lsn=end.lsn, is_frozen=recipe.is_frozen, **common
+        )
+        return Made(await world.agent.call(finish, timeout_s=COPY_TIMEOUT_S), catalog)
+
+
+async def _recover(world: BranchesWorld, recipe: Recipe, place: timelines.Place, common: dict[str, Any]) -> Recovered:
+    at = None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp()
+    first: PreconditionError | None = None
+    for source_id in recipe.sources:
+        command = RecoverTimeline(
+            source_id=source_id,
+            pg_version=place.pg_version,
+            lsn=recipe.lsn,
+            at=at,
+            is_frozen=recipe.is_frozen,
+            **common,
+        )
+        try:
+            return await world.agent.call(command, timeout_s=RECOVERY_TIMEOUT_S)
+        except PreconditionError as error:
+            first = first or error
+        except ConflictError as error:
+            raise UnavailableError(f"the history of {source_id} is in use: {error}") from error
+    if first is None:
+        raise NotFoundError("no timeline to recover", public="the point is outside the branch's history")
+    raise first
+
+
+def _of(writer: store.AtWork) -> tuple[Any, int, str, int]:
+    return writer.endpoint_id, writer.generation, writer.socket_dir, writer.pg_version
