@@ -159,7 +159,7 @@ def _server(fake: FakeApi, context: ssl.SSLContext) -> http.server.ThreadingHTTP
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the base class's names
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the base class's names
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's signature
             pass

@@ -67,14 +67,17 @@ class Api:
             raise ApiError(200, _STRANGE)
         return answer
 
-    def post(self, path: str, body: Json | None = None) -> Json:
-        return _object(self._call("POST", path, body=body))
+    def post(self, path: str, body: Json | None = None, **query: Any) -> Json:
+        return _object(self._call("POST", path, body=body, query=query))
+
+    def put(self, path: str, body: Json) -> Json:
+        return _object(self._call("PUT", path, body=body))
 
     def patch(self, path: str, body: Json) -> Json:
         return _object(self._call("PATCH", path, body=body))
 
-    def delete(self, path: str) -> Json:
-        return _object(self._call("DELETE", path))
+    def delete(self, path: str, **query: Any) -> Json:
+        return _object(self._call("DELETE", path, query=query))
 
     def pages(self, path: str, field: str, **query: Any) -> Iterator[Json]:
         """Every object of a list, page by page, until a page is short, empty, or names no successor."""

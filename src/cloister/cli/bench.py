@@ -13,7 +13,7 @@ from cloister.cli.failure import CommandError
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME...] [--json FILE]")
 def bench(arguments: Sequence[str]) -> None:
-    """Measure this machine: wake, connect, throughput, create, encryption, density."""
+    """Measure this machine: wake, connect, throughput, create, branch, encryption, density."""
     checkout = Path(__file__).resolve().parents[3]
     if not (checkout / "benchmarks" / "__main__.py").is_file():
         raise CommandError("the benchmarks are part of a checkout of Cloister, and this is an installed package")

@@ -160,6 +160,23 @@ def ago(value: Any, now: datetime | None = None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d")
 
 
+def ahead(value: Any, now: datetime | None = None) -> str:
+    """A time to come as a person says it: `in 5 min`, `in 3 h`, `in 2 days`; `now` where it has come."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    if seconds <= 0:
+        return "now"
+    for limit_s, unit_s, unit in ((3600, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit_s:
+            return f"in {max(1, round(seconds / unit_s))} {unit}"
+    return f"in {round(seconds / 86400)} days"
+
+
 def size(value: Any) -> str:
     """Bytes as a person says them."""
     amount = float(value)
@@ -168,6 +185,15 @@ def size(value: Any) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+def duration(value: Any) -> str:
+    """Seconds as a person says them: the largest unit that fits without a rest."""
+    amount = int(value)
+    for unit_s, unit in ((7 * 86400, "weeks"), (86400, "days"), (3600, "h"), (60, "min")):
+        if amount >= 2 * unit_s and amount % unit_s == 0:
+            return f"{amount // unit_s} {unit}"
+    return f"{amount} s"
 
 
 def seconds(value: Any) -> str:

@@ -16,6 +16,7 @@ from cloister.cli.failure import CommandError
 CLIENT: Final[Mapping[str, str]] = {
     "projects": "cloister.cli.projects:projects",
     "branches": "cloister.cli.branches:branches",
+    "snapshots": "cloister.cli.snapshots:snapshots",
     "endpoints": "cloister.cli.endpoints:endpoints",
     "roles": "cloister.cli.roles:roles",
     "databases": "cloister.cli.databases:databases",
@@ -44,6 +45,7 @@ PLATFORM: Final[Mapping[str, str]] = {
 ALIASES: Final[Mapping[str, str]] = {
     "project": "projects",
     "branch": "branches",
+    "snapshot": "snapshots",
     "endpoint": "endpoints",
     "role": "roles",
     "database": "databases",

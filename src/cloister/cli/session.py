@@ -74,8 +74,14 @@ class Session:
             f"project {project_id} has no branch {given!r}" if given else f"project {project_id} has no branch"
         )
 
+    def branch_id(self, project_id: str, given: str | None) -> str:
+        """An id is taken at its word."""
+        if given and _BRANCH_ID.fullmatch(given):
+            return given
+        return str(self.branch(project_id, given)["id"])
+
     def branch_path(self, project_id: str, given: str | None) -> str:
-        return f"{project_path(project_id)}/branches/{segment(self.branch(project_id, given)['id'])}"
+        return f"{project_path(project_id)}/branches/{segment(self.branch_id(project_id, given))}"
 
     def settle(self, answer: Json, doing: str, *, wait: bool) -> None:
         """Wait for the operations of an answer, if asked to."""
