@@ -135,7 +135,7 @@ class Instance:
 
     def up(self, *more: str) -> None:
         self.cloister("up", "--state-dir", str(self.state_dir), *self._options, *more, "--detach")
-        self._hang_up()
+        self.hang_up()
 
     def down(self, *more: str) -> None:
         self.cloister("down", "--state-dir", str(self.state_dir), *more)
@@ -192,14 +192,14 @@ class Instance:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         """The next call of the API connects anew."""
         if self._http is not None:
             self._http.close()
             self._http = None
 
     def destroy(self) -> None:
-        self._hang_up()
+        self.hang_up()
         with contextlib.suppress(Exception):
             self.cloister("down", "--state-dir", str(self.state_dir), "--now", check=False, timeout=60)
         self.kill_everything()
