@@ -40,14 +40,16 @@ class Attempt:
         return self.statement.format(**asdict(target))
 
 
-def operation(machine: str, *, aim: str = "branch", is_undoing: bool = False, work: str = "{{}}") -> str:
+def operation(
+    machine: str, *, aim: str = "branch", is_undoing: bool = False, work: str = "{{}}", number: int = 1
+) -> str:
     """An operation row that would be run at once, as its own engine writes it. `aim`: which branch it says it is of."""
     endpoint = "'{endpoint}'" if aim == "branch" else "NULL"
     return f"""
         INSERT INTO operation (id, project_id, branch_id, endpoint_id, action, machine, status, step, input, resource,
                                is_undoing, holds_resource, run_at, deadline_at, created_at, updated_at)
-        VALUES ('op-1', '{{project}}', '{{{aim}}}', {endpoint}, 'delete_timeline', '{machine}', 'scheduling', 'x', '{work}',
-                'attack', {is_undoing}, true, now(), now() + interval '1 hour', now(), now())"""
+        VALUES ('op-{number}', '{{project}}', '{{{aim}}}', {endpoint}, 'delete_timeline', '{machine}', 'scheduling', 'x', '{work}',
+                'attack {number}', {is_undoing}, true, now(), now() + interval '1 hour', now(), now())"""
 
 
 def _branch(name: str, change: str, told: str, *, state: str = "PR422") -> Attempt:

@@ -223,6 +223,16 @@ async def test_the_rest_of_the_project_can_be_worked_on(connect: Connect) -> Non
         "DELETE FROM organization WHERE id = 'org-3'",
         "UPDATE project SET deleted_at = now() WHERE id = 'toy'",
         operation("suspend_compute").format(project="prod", branch="br-prod", endpoint="ep-prod"),
+        # A snapshot of it is taken, and another given up: both are timelines of no branch.
+        """INSERT INTO timeline (id, project_id, source_id, state) VALUES ('tl-snap', 'prod', 'tl-prod', 'making');
+           UPDATE timeline SET state = 'ready' WHERE id = 'tl-snap';
+           UPDATE timeline SET state = 'deleting' WHERE id = 'tl-snap'""",
+        operation("take_snapshot", work='{{"recipe": {{"target_id": "tl-snap"}}}}', number=2).format(
+            project="prod", branch="br-prod", endpoint="ep-prod"
+        ),
+        operation("delete_timeline", work='{{"timeline_id": "tl-snap"}}', number=3).format(
+            project="prod", branch="br-prod", endpoint="ep-prod"
+        ),
     ):
         await api.execute(statement)
     keys = await connect("cloister_keys")
@@ -314,8 +324,8 @@ async def test_no_worker_gets_an_operation_against_a_protected_branch(connect: C
     await owner.execute("ALTER TABLE operation DISABLE TRIGGER operation_protection")
     await api.execute(operation("delete_project").format(project="prod", branch="br-prod", endpoint="ep-prod"))
     await owner.execute("ALTER TABLE operation ENABLE ALWAYS TRIGGER operation_protection")
-    harmless = operation("suspend_compute").format(project="prod", branch="br-prod", endpoint="ep-prod")
-    await api.execute(harmless.replace("op-1", "op-2").replace("attack", "other"))
+    harmless = operation("suspend_compute", number=2)
+    await api.execute(harmless.format(project="prod", branch="br-prod", endpoint="ep-prod"))
     claim = "UPDATE operation SET status = 'running', leased_until = now() + interval '1 minute' RETURNING id"
     assert [row["id"] for row in await api.fetch(claim)] == ["op-2"]
     await unprotect(api)
