@@ -15,6 +15,7 @@ from cloister.base.rpc import Client
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
 from cloister.control.branches import operations as branch_operations
+from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
@@ -143,6 +144,8 @@ class ControlPlane:
         )
         snapshots = SnapshotService(database, self.engine, children, successions, freshness=freshness, clock=clock)
 
+        self.caretaker = Caretaker(branches_world, self.engine, branches, snapshots, clock)
+
         self.control = Control(
             projects=ProjectService(
                 database,
@@ -187,6 +190,7 @@ class ControlPlane:
                     tasks.create_task(self.engine.run()),
                     tasks.create_task(self.reconciler.run()),
                     tasks.create_task(self.pool.run()),
+                    tasks.create_task(self.caretaker.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

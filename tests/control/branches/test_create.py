@@ -15,42 +15,14 @@ from cloister.base.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from cloister.base.ids import BranchId, EndpointId
-from cloister.base.secret import new_password
-from cloister.control.branches.model import BranchChange, BranchCreated, NewBranch, Point
-from cloister.control.calling import Caller
+from cloister.control.branches.model import NewBranch, Point
 from cloister.control.computes.model import NewEndpoint
-from cloister.control.computes.runner import Cause, running_of
-from cloister.control.computes.sessions import Running
-from cloister.control.computes.store import placed
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import NewProject
-from cloister.control.roles.passwords import new_verifier
-from cloister.control.services import ProjectCreated
+from tests.control.branches.scenes import CAUSE, UNGRANTED, VERIFIER, branched, holds, protect, running
 from tests.control.land import CALLER, Land
 
-CAUSE = Cause("test", "test")
-UNGRANTED = Caller(CALLER.principal, "request-2", "192.0.2.1")
-VERIFIER = new_verifier(new_password())
 A_MOMENT = timedelta(seconds=1)
-
-
-async def branched(land: Land, created: ProjectCreated, *, finish: bool = True, **new: Any) -> BranchCreated:
-    new.setdefault("endpoints", [NewEndpoint(branch_id=BranchId(""))])
-    child: BranchCreated = await land.control.branches.create(CALLER, created.project.id, NewBranch(**new))
-    if finish:
-        await land.finish(child.operations)
-    return child
-
-
-async def running(land: Land, endpoint_id: EndpointId) -> Running:
-    async with land.database.reading() as tx:
-        there = await placed(tx, endpoint_id)
-    return running_of(there.endpoint, there.pg_version)
-
-
-def holds(land: Land, child: BranchCreated) -> list[str]:
-    return land.node.words_of(child.branch.timeline_id)
 
 
 async def test_a_branch_of_a_running_parent_holds_what_was_committed_before_and_goes_its_own_way(land: Land) -> None:
@@ -219,7 +191,7 @@ async def test_an_endpoint_that_is_added_later_has_a_first_start(land: Land) -> 
 
 async def test_the_child_of_a_protected_branch_has_passwords_of_its_own(land: Land) -> None:
     created = await land.project()
-    await land.control.branches.update(CALLER, created.project.id, created.branch.id, BranchChange(is_protected=True))
+    await protect(land, created)
     async with land.plane.sessions.lasting(await running(land, created.endpoint.id)) as server:
         await server.create_role("by_sql", VERIFIER, can_login=True)
     child = await branched(land, created)
@@ -235,14 +207,14 @@ async def test_the_child_of_a_protected_branch_has_passwords_of_its_own(land: La
 
 async def test_branching_a_protected_branch_is_a_permission_of_its_own(land: Land) -> None:
     created = await land.project()
-    await land.control.branches.update(CALLER, created.project.id, created.branch.id, BranchChange(is_protected=True))
+    await protect(land, created)
     with pytest.raises(ForbiddenError):
         await land.control.branches.create(UNGRANTED, created.project.id, NewBranch())
 
 
 async def test_a_failed_scrub_leaves_nothing(land: Land) -> None:
     created = await land.project()
-    await land.control.branches.update(CALLER, created.project.id, created.branch.id, BranchChange(is_protected=True))
+    await protect(land, created)
     land.node.failing["ScrubTimeline"] = PreconditionError("no")
     child = await branched(land, created, finish=False)
     await land.finish(child.operations[:1], Status.FAILED)

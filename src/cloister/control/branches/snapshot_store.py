@@ -1,5 +1,6 @@
 """Rows of `snapshot`, in and out, and the schedule that a branch's row holds."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -105,11 +106,21 @@ async def set_schedule(tx: Transaction, branch_id: BranchId, items: list[Schedul
     )
 
 
-async def scheduled(tx: Transaction) -> list[tuple[ProjectId, BranchId, list[ScheduleItem], datetime]]:
-    """Branches with a schedule, and when it last took a snapshot (or was set)."""
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A branch with a schedule."""
+
+    project_id: ProjectId
+    branch_id: BranchId
+    items: list[ScheduleItem]
+    since: datetime
+    """When the schedule last took a snapshot, or was set."""
+
+
+async def scheduled(tx: Transaction) -> list[Scheduled]:
     rows = await tx.fetch(
         """SELECT b.project_id, b.id, b.backup_schedule,
-                  greatest(b.scheduled_at, (SELECT max(s.created_at) FROM snapshot s
+                  greatest(b.scheduled_at, (SELECT max(s.taken_at) FROM snapshot s
                                              WHERE s.branch_id = b.id AND NOT s.is_manual)) AS since
              FROM branch b JOIN project p ON p.id = b.project_id
             WHERE b.backup_schedule <> '[]' AND b.deleted_at IS NULL AND b.state = 'ready' AND p.deleted_at IS NULL
@@ -118,7 +129,7 @@ async def scheduled(tx: Transaction) -> list[tuple[ProjectId, BranchId, list[Sch
             ORDER BY b.id"""
     )
     return [
-        (
+        Scheduled(
             ProjectId(row["project_id"]),
             BranchId(row["id"]),
             msgspec.json.decode(row["backup_schedule"], type=list[ScheduleItem]),

@@ -7,12 +7,13 @@ end; its row outlives its bytes. One that belongs to a branch has `branch_id`; i
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from cloister.base.database import Transaction
 from cloister.base.errors import BusyError
-from cloister.base.ids import BranchId, ProjectId, TimelineId
+from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
 from cloister.control.branches.model import Usage, Window
+from cloister.control.computes.sessions import Running
 from cloister.node.commands import TimelineInfo
 
 
@@ -57,6 +58,10 @@ async def is_made(tx: Transaction, timeline_id: str) -> None:
     await tx.execute("UPDATE timeline SET state = 'ready' WHERE id = $1 AND state = 'making'", timeline_id)
 
 
+async def is_going(tx: Transaction, timeline_id: str) -> None:
+    await tx.execute("UPDATE timeline SET state = 'deleting' WHERE id = $1 AND state = 'ready'", timeline_id)
+
+
 async def is_deleted(tx: Transaction, *timeline_ids: str) -> None:
     await tx.execute(
         "UPDATE timeline SET state = 'deleted', ended_at = coalesce(ended_at, now()) WHERE id = ANY ($1::text[])",
@@ -68,6 +73,14 @@ async def of_branch(tx: Transaction, branch_id: str) -> list[TimelineId]:
     """All that have bytes, the current one first."""
     rows = await tx.fetch(
         "SELECT id FROM timeline WHERE branch_id = $1 AND state <> 'deleted' ORDER BY began_at DESC", branch_id
+    )
+    return [TimelineId(row["id"]) for row in rows]
+
+
+async def to_search(tx: Transaction, branch_id: BranchId) -> list[TimelineId]:
+    """Where a place in the branch's history may be, the current one first."""
+    rows = await tx.fetch(
+        "SELECT id FROM timeline WHERE branch_id = $1 AND state = 'ready' ORDER BY began_at DESC", branch_id
     )
     return [TimelineId(row["id"]) for row in rows]
 
@@ -164,29 +177,60 @@ async def usages_of(tx: Transaction, project_id: ProjectId) -> dict[BranchId, Us
 
 @dataclass(frozen=True, slots=True)
 class Lying:
-    """A timeline on which no compute runs."""
+    """A timeline of a branch, and for how long its history is kept."""
 
     timeline_id: TimelineId
     project_id: ProjectId
+    branch_id: BranchId
     retention_s: int
 
 
-async def due_for_pruning(tx: Transaction, now: datetime, not_measured_since: datetime) -> list[Lying]:
+@dataclass(frozen=True, slots=True)
+class Working:
+    """One that a compute works on."""
+
+    lying: Lying
+    server: Running
+    uid: int
+
+
+_LYING: Final = "t.id, t.project_id, t.branch_id, p.history_retention_seconds"
+
+
+async def running(tx: Transaction) -> list[Working]:
+    """Those whose computes have had their first configuration."""
+    rows = await tx.fetch(
+        f"""SELECT {_LYING}, v.uid, v.pg_version, e.id AS endpoint_id, e.generation, e.socket_dir
+              FROM endpoint e JOIN branch b ON b.id = e.branch_id JOIN timeline t ON t.id = b.timeline_id
+                   JOIN project p ON p.id = t.project_id JOIN volume v ON v.project_id = t.project_id
+             WHERE e.socket_dir IS NOT NULL AND e.state = 'active' AND e.type = 'read_write' AND e.deleted_at IS NULL
+               AND p.deleted_at IS NULL
+             ORDER BY t.measured_at NULLS FIRST"""  # noqa: S608 - literals
+    )
+    return [
+        Working(
+            _lying(row),
+            Running(EndpointId(row["endpoint_id"]), row["generation"], row["socket_dir"], row["pg_version"]),
+            row["uid"],
+        )
+        for row in rows
+    ]
+
+
+async def due_for_pruning(tx: Transaction, not_measured_since: datetime) -> list[Lying]:
     """At rest, unmeasured for a while, and with something in it that may have left the window since: once the whole window
     lies after its compute's end, pruning it again would find nothing."""
     rows = await tx.fetch(
-        """SELECT t.id, t.project_id, p.history_retention_seconds
-             FROM timeline t JOIN branch b ON b.id = t.branch_id JOIN project p ON p.id = t.project_id
-            WHERE t.state = 'ready' AND p.deleted_at IS NULL AND b.deleted_at IS NULL AND b.state = 'ready'
-              AND (t.measured_at IS NULL OR t.measured_at <= $2)
-              AND NOT EXISTS (SELECT FROM endpoint e
-                               WHERE e.branch_id = b.id AND (e.socket_dir IS NOT NULL OR e.state = 'init')
-                                 AND t.id = b.timeline_id)
-              AND (t.measured_at IS NULL OR t.measured_at < p.history_retention_seconds * interval '1 second'
-                   + greatest(t.began_at, t.ended_at,
-                              (SELECT max(e.suspended_at) FROM endpoint e WHERE e.branch_id = b.id)))
-            ORDER BY t.measured_at NULLS FIRST""",
-        now,
+        f"""SELECT {_LYING}
+              FROM timeline t JOIN branch b ON b.id = t.branch_id JOIN project p ON p.id = t.project_id
+             WHERE t.state = 'ready' AND p.deleted_at IS NULL AND b.deleted_at IS NULL AND b.state = 'ready'
+               AND (t.measured_at IS NULL OR t.measured_at <= $1)
+               AND (t.id <> b.timeline_id OR NOT EXISTS (SELECT FROM endpoint e WHERE e.branch_id = b.id
+                                                            AND (e.socket_dir IS NOT NULL OR e.state = 'init')))
+               AND (t.measured_at IS NULL OR t.measured_at < p.history_retention_seconds * interval '1 second'
+                    + greatest(t.began_at, t.ended_at,
+                               (SELECT max(e.suspended_at) FROM endpoint e WHERE e.branch_id = b.id)))
+             ORDER BY t.measured_at NULLS FIRST""",  # noqa: S608 - literals
         not_measured_since,
     )
     return [_lying(row) for row in rows]
@@ -195,17 +239,22 @@ async def due_for_pruning(tx: Transaction, now: datetime, not_measured_since: da
 async def out_of_window(tx: Transaction, now: datetime) -> list[Lying]:
     """Those that branches were before, which nobody can ask for any more."""
     rows = await tx.fetch(
-        """SELECT t.id, t.project_id, p.history_retention_seconds
-             FROM timeline t JOIN branch b ON b.id = t.branch_id JOIN project p ON p.id = t.project_id
-            WHERE t.state = 'ready' AND t.id <> b.timeline_id AND p.deleted_at IS NULL AND b.purged_at IS NULL
-              AND t.ended_at <= $1 - p.history_retention_seconds * interval '1 second'
-              AND NOT EXISTS (SELECT FROM operation o WHERE o.project_id = t.project_id
-                                 AND o.status IN ('scheduling', 'running', 'cancelling'))
-            ORDER BY t.ended_at""",
+        f"""SELECT {_LYING}
+              FROM timeline t JOIN branch b ON b.id = t.branch_id JOIN project p ON p.id = t.project_id
+             WHERE t.state = 'ready' AND t.id <> b.timeline_id AND p.deleted_at IS NULL AND b.purged_at IS NULL
+               AND t.ended_at <= $1 - p.history_retention_seconds * interval '1 second'
+               AND NOT EXISTS (SELECT FROM operation o WHERE o.project_id = t.project_id
+                                  AND o.status IN ('scheduling', 'running', 'cancelling'))
+             ORDER BY t.ended_at""",  # noqa: S608 - literals
         now,
     )
     return [_lying(row) for row in rows]
 
 
 def _lying(row: Any) -> Lying:
-    return Lying(TimelineId(row["id"]), ProjectId(row["project_id"]), row["history_retention_seconds"])
+    return Lying(
+        TimelineId(row["id"]),
+        ProjectId(row["project_id"]),
+        BranchId(row["branch_id"]),
+        row["history_retention_seconds"],
+    )
