@@ -138,9 +138,12 @@ _STAGING: Final = "/projects/{project}/branches/{staging}"
 
 DOORS: Final = [
     Door(
-        "delete", "DELETE", _BRANCH, words.CANNOT_DELETE, words=["branches", "delete", "{branch}", "--yes"]
+        "delete", "DELETE", _BRANCH, words.CANNOT_DELETE, words=["branches", "delete", "{branch}"]
     ),
-    Door("delete for good", "DELETE", _BRANCH + "?hard_delete=true", words.CANNOT_DELETE),
+    Door(
+        "delete for good", "DELETE", _BRANCH + "?hard_delete=true", words.CANNOT_DELETE,
+        words=["branches", "delete", "{branch}", "--hard"],
+    ),
     Door(
         "restore from another", "POST", _BRANCH + "/restore", words.CANNOT_RESET,
         {"source_branch_id": "{dev}"}, words=["branches", "restore", "{branch}", "{dev}"],
@@ -163,10 +166,16 @@ DOORS: Final = [
     Door(
         "restore a snapshot over it", "POST", "/projects/{project}/snapshots/{snapshot}/restore", words.CANNOT_RESET,
         {"target_branch_id": "{branch}", "finalize_restore": True},
+        words=["snapshots", "restore", "{snapshot}", "--target-branch", "{branch}", "--finalize"],
     ),
     Door(
-        "let it expire", "PATCH", _BRANCH, words.CANNOT_EXPIRE, {"branch": {"expires_at": _IN_A_DAY}}, 400,
-        words.EXPIRE_CODE, words=["branches", "set-expiration", "{branch}", "--expires-at", _IN_A_DAY],
+        "restore a snapshot that is to replace it", "POST", "/projects/{project}/snapshots/{snapshot}/restore",
+        words.CANNOT_RESET, {"target_branch_id": "{branch}"},
+        words=["snapshots", "restore", "{snapshot}", "--target-branch", "{branch}"],
+    ),
+    Door(
+        "let it expire", "PATCH", _STAGING, words.CANNOT_EXPIRE, {"branch": {"expires_at": _IN_A_DAY}}, 400,
+        words.EXPIRE_CODE, words=["branches", "set-expiration", "{staging}", "--expires-at", _IN_A_DAY],
     ),
     Door(
         "make one that expires", "POST", "/projects/{project}/branches", words.CANNOT_EXPIRE,
@@ -174,7 +183,7 @@ DOORS: Final = [
     ),
     Door(
         "delete its endpoint", "DELETE", "/projects/{project}/endpoints/{endpoint}", words.CANNOT_DELETE_ENDPOINT,
-        words=["endpoints", "delete", "{endpoint}", "--yes"],
+        words=["endpoints", "delete", "{endpoint}"],
     ),
     Door(
         "disable its endpoint", "PATCH", "/projects/{project}/endpoints/{endpoint}", words.CANNOT_DISABLE_ENDPOINT,
@@ -182,7 +191,7 @@ DOORS: Final = [
     ),
     Door(
         "delete its project", "DELETE", "/projects/{project}", words.CANNOT_DELETE_PROJECT + ": main, staging",
-        words=["projects", "delete", "{project}", "--yes"],
+        words=["projects", "delete", "{project}"],
     ),
 ]  # fmt: skip
 

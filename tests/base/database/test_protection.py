@@ -239,6 +239,14 @@ async def test_the_rest_of_the_project_can_be_worked_on(connect: Connect) -> Non
     await keys.execute("UPDATE wrapped_key SET state = 'destroyed', wrapped = NULL WHERE project_id = 'toy'")
 
 
+async def test_what_is_to_expire_cannot_be_protected(connect: Connect) -> None:
+    api = await connect("cloister_api")
+    await api.execute("UPDATE branch SET expires_at = now() + interval '1 day' WHERE id = 'br-dev'")
+    with pytest.raises(asyncpg.PostgresError, match=words.CANNOT_EXPIRE):
+        await api.execute("UPDATE branch SET is_protected = true WHERE id = 'br-dev'")
+    await api.execute("UPDATE branch SET is_protected = true, expires_at = NULL WHERE id = 'br-dev'")
+
+
 async def test_what_it_was_before_is_kept_while_it_can_be_asked_for(connect: Connect) -> None:
     api = await connect("cloister_api")
     for change in ("state = 'deleting'", "ended_at = '2000-01-01'", "branch_id = NULL"):

@@ -284,6 +284,14 @@ def test_a_route_without_a_permission_or_an_action_does_not_import() -> None:
     with pytest.raises(AssertionError):
         endpoint("GET", "/x", permission=Public("why"), audit=Action.PROJECT_GET)
     with pytest.raises(AssertionError):
+        endpoint(
+            "POST",
+            "/projects",
+            permission=Permission.PROJECT_CREATE,
+            may_need=(Permission.BRANCH_PROTECT,),
+            audit=Action.PROJECT_CREATE,
+        )
+    with pytest.raises(AssertionError):
         endpoint("GET", "/{anything}", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET)
 
 

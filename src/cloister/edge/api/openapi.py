@@ -84,6 +84,8 @@ def _operation(route: Route, schemas: dict[type, dict[str, Any]], components: di
         operation["x-cloister-public"] = route.permission.why
     else:
         operation["x-cloister-permission"] = route.permission.value
+        if route.may_need:
+            operation["x-cloister-may-need"] = [permission.value for permission in route.may_need]
     if route.audit is not None:
         operation["x-cloister-audit"] = route.audit.value
     return operation
