@@ -10,17 +10,19 @@ from cloister.base.errors import CloisterError
 from cloister.base.ids import BranchId, EndpointId
 from cloister.base.secret import new_password
 from cloister.control.branches.model import Branch, BranchChange, BranchCreated, NewBranch
-from cloister.control.calling import Caller
+from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import NewEndpoint
 from cloister.control.computes.runner import Cause, running_of
 from cloister.control.computes.sessions import Running
 from cloister.control.computes.store import placed
+from cloister.control.operations.model import Operation
 from cloister.control.roles.passwords import new_verifier
 from cloister.control.services import ProjectCreated
 from tests.control.land import CALLER, Land
 
 CAUSE: Final = Cause("test", "test")
 UNGRANTED: Final = Caller(CALLER.principal, "request-2", "192.0.2.1")
+PAGE: Final = Page(100)
 VERIFIER: Final = new_verifier(new_password())
 
 
@@ -62,3 +64,9 @@ async def seen(land: Land, branch: Branch) -> Branch:
 async def words(land: Land, branch: Branch) -> list[str]:
     """What the branch holds now."""
     return land.node.words_of((await seen(land, branch)).timeline_id)
+
+
+async def of_project(land: Land, created: ProjectCreated) -> list[Operation]:
+    """All its operations."""
+    found: list[Operation] = await land.control.operations.find(created.project.id, PAGE)
+    return found

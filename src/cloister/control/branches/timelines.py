@@ -242,7 +242,7 @@ async def out_of_window(tx: Transaction, now: datetime) -> list[Lying]:
         f"""SELECT {_LYING}
               FROM timeline t JOIN branch b ON b.id = t.branch_id JOIN project p ON p.id = t.project_id
              WHERE t.state = 'ready' AND t.id <> b.timeline_id AND p.deleted_at IS NULL AND b.purged_at IS NULL
-               AND t.ended_at <= $1 - p.history_retention_seconds * interval '1 second'
+               AND t.ended_at <= $1::timestamptz - p.history_retention_seconds * interval '1 second'
                AND NOT EXISTS (SELECT FROM operation o WHERE o.project_id = t.project_id
                                   AND o.status IN ('scheduling', 'running', 'cancelling'))
              ORDER BY t.ended_at""",  # noqa: S608 - literals

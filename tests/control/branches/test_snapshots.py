@@ -1,0 +1,230 @@
+"""Named snapshots: taken, kept, restored, expired, scheduled."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
+from cloister.control.branches.model import HEAD, Point, ScheduleItem, Snapshot, SnapshotChange
+from cloister.control.branches.schedules import checked, due, next_due
+from cloister.control.services import ProjectCreated
+from tests.control.branches.scenes import PAGE, branched, of_project, protect, refused, seen, words
+from tests.control.land import CALLER, Land
+
+A_MOMENT = timedelta(seconds=1)
+
+
+async def taken(land: Land, created: ProjectCreated, *, point: Point = HEAD, name: str | None = "before") -> Snapshot:
+    snapshot, operations = await land.control.snapshots.create(
+        CALLER, created.project.id, created.branch.id, name=name, point=point, expires_at=None
+    )
+    await land.finish(operations)
+    snapshots: list[Snapshot] = await land.control.snapshots.find(created.project.id)
+    return next(each for each in snapshots if each.id == snapshot.id)
+
+
+async def a_project(land: Land) -> ProjectCreated:
+    created = await land.project()
+    land.clock.advance(A_MOMENT)
+    land.node.write(created.endpoint.id, "one")
+    return created
+
+
+async def test_a_snapshot_is_frozen_and_survives_what_becomes_of_its_branch(land: Land) -> None:
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    land.node.write(created.endpoint.id, "two")
+    timeline = land.node.find_timeline(snapshot.timeline_id)
+    assert timeline is not None
+    assert (timeline.is_frozen, timeline.words(), snapshot.lsn is not None) == (True, ["one"], True)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="again", target_id=None, is_final=False
+    )
+    await land.finish(restored.operations)
+    assert await words(land, restored.branch) == ["one"]
+    assert (await seen(land, restored.branch)).parent_id == created.branch.id
+    assert len(restored.endpoints) == 1
+    route = await land.look_up(restored.endpoints[0].id, "neondb_owner")
+    assert route.verifier == created.role.verifier
+
+
+async def test_a_snapshot_of_a_moment_holds_that(land: Land) -> None:
+    created = await a_project(land)
+    at = land.clock.now()
+    land.clock.advance(A_MOMENT)
+    land.node.write(created.endpoint.id, "two")
+    snapshot = await taken(land, created, point=Point(at=at))
+    assert land.node.words_of(snapshot.timeline_id) == ["one"]
+    assert snapshot.taken_at == at
+
+
+async def test_a_snapshot_over_its_branch_keeps_what_that_was(land: Land) -> None:
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    land.node.write(created.endpoint.id, "two")
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name=None, target_id=created.branch.id, is_final=True
+    )
+    await land.finish(restored.operations)
+    assert await words(land, created.branch) == ["one"]
+    assert land.node.computes[created.endpoint.id].timeline_id == (await seen(land, created.branch)).timeline_id
+    found = await land.control.branches.find(created.project.id, PAGE, "main_old_")
+    assert [await words(land, branch) for branch in found] == [["one", "two"]]
+
+
+async def test_a_branch_that_was_looked_at_first_takes_the_others_place(land: Land) -> None:
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    land.node.write(created.endpoint.id, "two")
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="look", target_id=created.branch.id, is_final=False
+    )
+    await land.finish(restored.operations)
+    _, operations = await land.control.snapshots.finalize(
+        CALLER, created.project.id, restored.branch.id, name="was main"
+    )
+    await land.finish(operations)
+    main, old = await seen(land, restored.branch), await seen(land, created.branch)
+    assert (main.name, main.is_default, old.name, old.is_default) == ("main", True, "was main", False)
+    assert await words(land, main) == ["one"]
+    assert await words(land, old) == ["one", "two"]
+    compute = await land.plane.waker.wake(created.endpoint.id)
+    assert land.node.computes[compute.endpoint_id].timeline_id == main.timeline_id, (
+        "the host serves what took its place"
+    )
+    assert [each.id for each in await land.control.endpoints.find(created.project.id, main.id)] == [created.endpoint.id]
+    with refused(UnprocessableError, "nothing to finalize"):
+        await land.control.snapshots.finalize(CALLER, created.project.id, main.id, name=None)
+
+
+async def test_a_protected_branch_is_not_overwritten_by_a_snapshot(land: Land) -> None:
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    await protect(land, created)
+    for is_final in (True, False):
+        with refused(UnprocessableError, "cannot reset protected branch"):
+            await land.control.snapshots.restore(
+                CALLER, created.project.id, snapshot.id, name=None, target_id=created.branch.id, is_final=is_final
+            )
+
+
+async def test_a_branch_of_a_snapshot_of_a_protected_branch_has_passwords_of_its_own(land: Land) -> None:
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    await protect(land, created)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name=None, target_id=None, is_final=False
+    )
+    await land.finish(restored.operations)
+    assert [each.role.name for each in restored.passwords] == ["neondb_owner"]
+    mine = land.node.catalog_of(restored.endpoints[0].id).roles["neondb_owner"].verifier
+    assert mine == restored.passwords[0].role.verifier != created.role.verifier
+
+
+async def test_a_snapshot_goes_when_it_is_deleted_or_its_time_is_over(land: Land) -> None:
+    created = await a_project(land)
+    first, second = await taken(land, created), await taken(land, created, name=None)
+    changed = await land.control.snapshots.update(
+        CALLER,
+        created.project.id,
+        second.id,
+        SnapshotChange(name="named", expires_at=land.clock.now() + timedelta(hours=1)),
+    )
+    assert (second.name, changed.name) == (second.id, "named")
+    _, operations = await land.control.snapshots.delete(CALLER, created.project.id, first.id)
+    await land.finish(operations)
+    assert land.node.find_timeline(first.timeline_id) is None
+    await land.plane.caretaker.by_the_clock()
+    assert land.node.find_timeline(second.timeline_id) is not None
+    land.clock.advance(timedelta(hours=2))
+    await land.plane.caretaker.by_the_clock()
+    await land.finish(await of_project(land, created))
+    assert land.node.find_timeline(second.timeline_id) is None
+    assert await land.control.snapshots.find(created.project.id) == []
+    with pytest.raises(NotFoundError):
+        await land.control.snapshots.delete(CALLER, created.project.id, first.id)
+
+
+async def test_a_deleted_branch_leaves_its_snapshots(land: Land) -> None:
+    created = await a_project(land)
+    child = await branched(land, created, name="dev")
+    snapshot, operations = await land.control.snapshots.create(
+        CALLER, created.project.id, child.branch.id, name="kept", point=HEAD, expires_at=None
+    )
+    await land.finish(operations)
+    _, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id, hard=True)
+    await land.finish(operations)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="again", target_id=None, is_final=False
+    )
+    await land.finish(restored.operations)
+    assert await words(land, restored.branch) == ["one"]
+    assert restored.branch.parent_id == created.branch.id
+
+
+async def test_a_schedule_takes_one_when_it_is_due_and_lets_it_expire(land: Land) -> None:
+    created = await a_project(land)
+    items = [ScheduleItem(frequency="hourly", retention_seconds=3600)]
+    assert await land.control.snapshots.set_schedule(CALLER, created.project.id, created.branch.id, items) == items
+    assert await land.control.snapshots.schedule(created.project.id, created.branch.id) == items
+    await land.plane.caretaker.by_the_clock()
+    assert await land.control.snapshots.find(created.project.id) == []
+    land.clock.advance(timedelta(hours=1))
+    for _ in range(2):
+        await land.plane.caretaker.by_the_clock()
+        await land.finish(await of_project(land, created))
+    (snapshot,) = await land.control.snapshots.find(created.project.id)
+    assert (snapshot.is_manual, snapshot.expires_at) == (False, land.clock.now() + timedelta(hours=1))
+    land.clock.advance(timedelta(hours=1))
+    await land.plane.caretaker.by_the_clock()
+    await land.finish(await of_project(land, created))
+    (successor,) = await land.control.snapshots.find(created.project.id)
+    assert successor.id != snapshot.id
+
+
+@pytest.mark.parametrize(
+    ("item", "after", "moment"),
+    [
+        (ScheduleItem(frequency="hourly"), "2026-03-01T10:00:00", "2026-03-01T11:00:00"),
+        (ScheduleItem(frequency="daily", hour=3), "2026-03-01T02:59:59", "2026-03-01T03:00:00"),
+        (ScheduleItem(frequency="daily", hour=3), "2026-03-01T03:00:00", "2026-03-02T03:00:00"),
+        (ScheduleItem(frequency="weekly", day=1, hour=3), "2026-03-01T12:00:00", "2026-03-02T03:00:00"),
+        (ScheduleItem(frequency="weekly", day=7, hour=3), "2026-03-01T12:00:00", "2026-03-08T03:00:00"),
+        (ScheduleItem(frequency="monthly", day=31), "2026-02-01T00:00:00", "2026-02-28T00:00:00"),
+        (ScheduleItem(frequency="monthly", day=31), "2026-12-31T00:00:00", "2027-01-31T00:00:00"),
+        (ScheduleItem(frequency="yearly", month=2, day=29), "2026-03-01T00:00:00", "2027-02-28T00:00:00"),
+        (ScheduleItem(frequency="yearly", month=2, day=29), "2027-03-01T00:00:00", "2028-02-29T00:00:00"),
+    ],
+)
+def test_when_a_snapshot_is_due(item: ScheduleItem, after: str, moment: str) -> None:
+    assert next_due(item, _utc(after)) == _utc(moment)
+
+
+def test_of_several_that_are_due_the_one_that_is_kept_longest_is_taken() -> None:
+    short = ScheduleItem(frequency="hourly", retention_seconds=3600)
+    long = ScheduleItem(frequency="daily", retention_seconds=86_400)
+    assert due([short, long], _utc("2026-03-01T23:30:00"), _utc("2026-03-02T00:10:00")) is long
+    assert due([short, long], _utc("2026-03-02T00:10:00"), _utc("2026-03-02T01:10:00")) is short
+    assert due([short, long], _utc("2026-03-02T00:10:00"), _utc("2026-03-02T00:50:00")) is None
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ScheduleItem(frequency="minutely"),
+        ScheduleItem(frequency="hourly", hour=3),
+        ScheduleItem(frequency="daily", hour=24),
+        ScheduleItem(frequency="weekly", day=8),
+        ScheduleItem(frequency="monthly", month=3),
+        ScheduleItem(frequency="yearly", month=13),
+        ScheduleItem(frequency="daily", retention_seconds=60),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_cannot_be_is_refused(item: ScheduleItem) -> None:
+    with pytest.raises(BadRequestError):
+        checked([item])
+
+
+def _utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
