@@ -7,6 +7,10 @@
  *
  * What must stay true: a file in the outbox under its name is whole and on disk; nothing there is ever overwritten; the
  * server is told that a file is archived only when that is so, for then it recycles its own.
+ *
+ * One exception, which says so. In a volume that is nearly full the archive gives way, for the server must stop when WAL
+ * has no room (see space.c). Then there is an empty file NAME.missing instead: history has a gap there, and a restore into
+ * it fails for want of the segment.
  */
 #include "guard.h"
 
@@ -14,9 +18,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "archive/archive_module.h"
 #include "miscadmin.h"
+#include "postmaster/bgwriter.h"
 #include "storage/fd.h"
 #include "utils/guc.h"
 
@@ -25,6 +31,7 @@ extern PGDLLEXPORT const ArchiveModuleCallbacks *_PG_archive_module_init(void);
 /* One name, because one archiver writes there: what a crash left under it is written over. A name that starts with a dot
  * is no archived file to anybody. */
 #define UNFINISHED ".unfinished"
+#define MISSING_SUFFIX ".missing"
 
 static char *outbox = "";
 
@@ -191,7 +198,18 @@ archive_file(ArchiveModuleState *state, const char *file, const char *path)
 	if (errno != ENOENT)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not stat file \"%s\": %m", target)));
 
-	/* (2) The content, on disk, under a name that nobody takes for a WAL file. */
+	/* (2) No room for history. Timeline and backup history files are small, and others cannot be read without them. */
+	if (IsXLogFileName(file) && space_is_short_for_history())
+	{
+		strlcat(target, MISSING_SUFFIX, sizeof(target));
+		close_or_complain(open_or_complain(target, O_WRONLY | O_CREAT), target);
+		/* So that WAL goes round sooner than max_wal_size says. */
+		RequestCheckpoint(CHECKPOINT_IMMEDIATE);
+		ereport(WARNING, (errmsg("WAL file \"%s\" is not kept: the volume is full", file)));
+		return true;
+	}
+
+	/* (3) The content, on disk, under a name that nobody takes for a WAL file. */
 	from = open_or_complain(path, O_RDONLY);
 	to = open_or_complain(unfinished, O_WRONLY | O_CREAT | O_TRUNC);
 	copy_content(from, path, to, unfinished);
@@ -200,7 +218,7 @@ archive_file(ArchiveModuleState *state, const char *file, const char *path)
 	close_or_complain(to, unfinished);
 	close_or_complain(from, path);
 
-	/* (3) The name, on disk as well. */
+	/* (4) The name, on disk as well. */
 	if (rename(unfinished, target) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not rename file \"%s\" to \"%s\": %m", unfinished, target)));
 	fsync_fname(outbox, true);

@@ -28,4 +28,7 @@ extern void archive_init(void);
  */
 extern bool session_is_platform(void);
 
+/* Is so little free that the archive must not take any of it? */
+extern bool space_is_short_for_history(void);
+
 #endif

@@ -154,7 +154,7 @@ require_grantable(const char *name)
 		REFUSE("Roles that are made through the API or the command line have it.",
 			   "membership in role \"%s\" is the platform's to give", name);
 	if (is_one_of(name, server_roles))
-		REFUSE("A database has no server files, programs or network here. Use COPY … FROM STDIN and TO STDOUT.",
+		REFUSE("A database has no server files, programs or network here. Use COPY ... FROM STDIN and TO STDOUT.",
 			   "membership in role \"%s\" is not available", name);
 }
 
@@ -235,7 +235,7 @@ check_setting(VariableSetStmt *setting, bool is_for_database)
 		if (pg_strncasecmp(name, *prefix, strlen(*prefix)) == 0)
 			REFUSE("The platform needs it as it is.", "parameter \"%s\" cannot be set here", name);
 	if (is_for_database && pg_strcasecmp(name, "role") == 0)
-		REFUSE("Set it for a role: ALTER ROLE … SET role.", "parameter \"%s\" cannot be set for a database", name);
+		REFUSE("Set it for a role: ALTER ROLE ... SET role.", "parameter \"%s\" cannot be set for a database", name);
 	for (prefix = kept_parameters; *prefix != NULL; prefix++)
 		if (pg_strcasecmp(name, *prefix) == 0)
 			REFUSE("The platform needs it as it is.", "parameter \"%s\" cannot be set here", name);
@@ -301,7 +301,7 @@ check_statement(Node *node)
 	{
 		case T_CopyStmt:
 			if (((CopyStmt *) node)->is_program || ((CopyStmt *) node)->filename != NULL)
-				REFUSE("Use COPY … FROM STDIN and TO STDOUT, or psql's \\copy.",
+				REFUSE("Use COPY ... FROM STDIN and TO STDOUT, or psql's \\copy.",
 					   "COPY with a program or a file of the server is not available");
 			break;
 
@@ -360,7 +360,7 @@ check_statement(Node *node)
 			break;
 
 		case T_AlterSystemStmt:
-			REFUSE("Change the endpoint's pg_settings, or use ALTER DATABASE … SET or ALTER ROLE … SET.",
+			REFUSE("Change the endpoint's pg_settings, or use ALTER DATABASE ... SET or ALTER ROLE ... SET.",
 				   "ALTER SYSTEM is not available");
 			break;
 		case T_LoadStmt:
@@ -493,7 +493,7 @@ check_new_extension(Oid extension)
 
 	require_allowed_extension(NameStr(name));
 	if (object_aclcheck(NamespaceRelationId, schema, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
-		REFUSE("Name a schema in which you may create objects: CREATE EXTENSION … SCHEMA ….",
+		REFUSE("Name a schema in which you may create objects: CREATE EXTENSION ... SCHEMA ....",
 			   "extension \"%s\" cannot be created in this schema", NameStr(name));
 }
 

@@ -8,30 +8,38 @@
  *   statements                                            go on while more is free than
  *   ----------                                            -----------------------------
  *   take room: INSERT, UPDATE, MERGE, COPY FROM,          the reserve (guard.space_reserve)
- *     CREATE …, REINDEX, REFRESH, CLUSTER, ALTER TABLE
+ *     CREATE ..., REINDEX, REFRESH, CLUSTER, ALTER TABLE
  *     with a rewrite, large objects
- *   free room, but write WAL first: DELETE, VACUUM,       a quarter of it
+ *   any, while it writes temporary files                  half of it
+ *   any, while it writes WAL (a SELECT that is the first  an eighth of it
+ *     to see rows does)
+ *   free room, but write WAL first: DELETE, VACUUM,       an eighth of it
  *     VACUUM FULL (for one big table the only way)
  *   everything else: SELECT, COMMIT, TRUNCATE, DROP       nothing
  *
  * Looked at twice: before such a statement starts, with a reading that may be some milliseconds old, and every TICK_MS while
  * it runs, by a timeout that cancels it. What it takes between two ticks, and what sessions side by side take, the reserve
- * must hold; two cores write some 10 MB in a tick.
+ * must hold.
  *
- * Left to others: what SELECT sorts on disk (temp_file_limit), and large objects written from within a function. For both,
- * and if this module is wrong, the margin of node/volumes/headroom.py is the second line.
+ * WAL itself takes room for good when it is archived in the same volume, for a segment that is shared with the archive
+ * cannot be written over in place. Autovacuum alone would fill the volume then, and nothing can stop it. So history
+ * yields to being there: below half of the reserve the archive module keeps none and asks for a checkpoint at once (see
+ * archive.c), and WAL goes round in what it has.
+ *
+ * Left to others: large objects written from within a function. For them, and if this module is wrong, the margin of
+ * node/volumes/headroom.py is the second line.
  */
 #include "guard.h"
 
 #include <sys/vfs.h>
 #include <time.h>
 
-#include "access/parallel.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_largeobject.h"
 #include "catalog/pg_proc.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
+#include "executor/instrument.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
 #include "storage/latch.h"
@@ -47,12 +55,13 @@
 #define READING_MS 10
 /* Short against a tick, long against a statement. */
 
-#define FREEING_SHARE 4
-/* Statements that free room may use this part of the reserve less than all of it. */
+#define SPILLING_SHARE 2
+#define FREEING_SHARE 8
+/* Of the reserve: what temporary files, history and statements that free room leave. */
 
 typedef enum Need
 {
-	NEEDS_NOTHING,
+	NEEDS_NOTHING,				/* unless it spills */
 	FREES_ROOM,
 	TAKES_ROOM,
 } Need;
@@ -69,7 +78,10 @@ static bool is_registered = false;
 
 /* Of what runs now: the signal handler reads the first and writes the second. */
 static volatile uint64 floor_bytes = 0;
+static volatile bool is_watched = false;
 static volatile sig_atomic_t was_cancelled = false;
+static int64 spilled_blocks = 0;	/* As of the last tick. */
+static uint64 wal_bytes = 0;
 
 static bool writes_large_objects = false;	/* Said by the object access hook, while the plan is made ready. */
 
@@ -93,6 +105,16 @@ read_free(uint64 *free_bytes, uint64 *size_bytes)
 	*free_bytes = (uint64) space.f_bavail * space.f_bsize;
 	*size_bytes = (uint64) space.f_blocks * space.f_bsize;
 	return true;
+}
+
+bool
+space_is_short_for_history(void)
+{
+	uint64		free_bytes;
+	uint64		size_bytes;
+
+	return reserve_kb > 0 && read_free(&free_bytes, &size_bytes) &&
+		free_bytes < (uint64) reserve_kb * 1024 / SPILLING_SHARE;
 }
 
 static uint64
@@ -142,10 +164,21 @@ static void
 tick(void)
 {
 	int			saved_errno = errno;
+	uint64		lowest = floor_bytes;
 	uint64		free_bytes;
 	uint64		size_bytes;
 
-	if (floor_bytes != 0 && read_free(&free_bytes, &size_bytes) && free_bytes < floor_bytes)
+	if (pgBufferUsage.temp_blks_written != spilled_blocks)
+	{
+		spilled_blocks = pgBufferUsage.temp_blks_written;
+		lowest = Max(lowest, (uint64) reserve_kb * 1024 / SPILLING_SHARE);
+	}
+	if (pgWalUsage.wal_bytes != wal_bytes)
+	{
+		wal_bytes = pgWalUsage.wal_bytes;
+		lowest = Max(lowest, (uint64) reserve_kb * 1024 / FREEING_SHARE);
+	}
+	if (is_watched && lowest > 0 && read_free(&free_bytes, &size_bytes) && free_bytes < lowest)
 	{
 		was_cancelled = true;
 		QueryCancelPending = true;
@@ -171,14 +204,20 @@ space_emit_log(ErrorData *error)
 		next_emit_log(error);
 }
 
+typedef struct Outer
+{
+	uint64		floor_bytes;
+	bool		is_watched;
+} Outer;
+
 /* The strictest of the nested statements is in force; the outermost arms the timeout. Returns what to give to `leave`. */
-static uint64
+static Outer
 enter(Need need)
 {
-	uint64		outer = floor_bytes;
+	Outer		outer = {floor_bytes, is_watched};
 
 	require_room(need);
-	if (outer == 0)
+	if (!outer.is_watched)
 	{
 		if (!is_registered)
 		{
@@ -186,17 +225,21 @@ enter(Need need)
 			is_registered = true;
 		}
 		was_cancelled = false;
+		spilled_blocks = pgBufferUsage.temp_blks_written;
+		wal_bytes = pgWalUsage.wal_bytes;
+		is_watched = true;
 		enable_timeout_every(tick_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TICK_MS), TICK_MS);
 	}
-	floor_bytes = Max(outer, floor_of(need));
+	floor_bytes = Max(outer.floor_bytes, floor_of(need));
 	return outer;
 }
 
 static void
-leave(uint64 outer)
+leave(Outer outer)
 {
-	floor_bytes = outer;
-	if (outer == 0)
+	floor_bytes = outer.floor_bytes;
+	is_watched = outer.is_watched;
+	if (!is_watched)
 		disable_timeout(tick_timeout, false);	/* No system call: a signal that is under way finds nothing to do. */
 }
 
@@ -208,10 +251,11 @@ tell_cancelled(void)
 		CHECK_FOR_INTERRUPTS();
 }
 
+/* Is there anything to do for this statement that is not done for the one around it? */
 static bool
 is_asked(Need need)
 {
-	return need != NEEDS_NOTHING && reserve_kb > 0 && !IsParallelWorker();
+	return reserve_kb > 0 && (need != NEEDS_NOTHING || !is_watched);
 }
 
 static Need
@@ -266,7 +310,7 @@ static void
 space_run(RUN_ARGUMENTS)
 {
 	Need		need = need_of_plan(query->plannedstmt);
-	uint64		outer;
+	Outer		outer;
 
 	writes_large_objects = false;
 	if (!is_asked(need))
@@ -374,9 +418,9 @@ space_utility(PlannedStmt *pstmt, const char *query, bool is_tree_read_only, Pro
 			  ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
 	Need		need = need_of_utility(pstmt->utilityStmt);
-	uint64		outer;
+	Outer		outer;
 
-	if (!is_asked(need))
+	if (need == NEEDS_NOTHING || !is_asked(need))
 	{
 		utility(pstmt, query, is_tree_read_only, context, params, environment, dest, completion);
 		return;

@@ -36,13 +36,14 @@ from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
 from cloister.node.postgres.engines import Engine, Engines
 from cloister.node.postgres.log import ServerLog
-from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR, Size, postgresql_conf
+from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, OUTBOX_DIR, SOCKET_DIR, Size, postgresql_conf
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import Cgroups, Group, Limits, detect
 from cloister.node.sandbox.launch import Launch, Launched, ended, launch
 from cloister.node.sandbox.launch import program_of as launched_by
 from cloister.node.sandbox.mounts import Room
+from cloister.node.volumes.headroom import gate_bytes, size_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -240,7 +241,8 @@ class Computes:
             major=spec.pg_version,
             memory_bytes=spec.memory_bytes,
             cpu_cores=spec.cpu_cores,
-            volume_bytes=_size_of(timeline_dir),
+            volume_bytes=size_of(timeline_dir),
+            reserve_bytes=gate_bytes(size_of(timeline_dir)),
         )
         plan = _Plan(spec, size, timeline_dir, room, postgresql_conf(size, spec.settings))
         info = ComputeInfo(
@@ -268,7 +270,7 @@ class Computes:
                 launched = await launch(
                     Launch(
                         sandbox=self._sandbox(engine, spec, room),
-                        program=engine.command_line(),
+                        program=[*engine.command_line(), *size.command_line()],
                         status_path=self._status_path(endpoint_id),
                         log_fd=log_fd,
                         lock_fd=lock_fd,
@@ -322,7 +324,17 @@ class Computes:
                 processes=size.processes_max,
             ),
         )
-        plan.room.prepare(data, uid=spec.uid, shared_gid=self._engines.doors.shared_gid, memory_bytes=spec.memory_bytes)
+        outbox = timeline_dir / "outbox"
+        with contextlib.suppress(FileExistsError):
+            outbox.mkdir(mode=0o700)
+            os.chown(outbox, spec.uid, spec.uid)
+        plan.room.prepare(
+            data,
+            uid=spec.uid,
+            shared_gid=self._engines.doors.shared_gid,
+            memory_bytes=spec.memory_bytes,
+            outbox=outbox,
+        )
         return group, lock_fd, log_fd
 
     def _sandbox(self, engine: Engine, spec: ComputeSpec, room: Room) -> Sandbox:
@@ -331,6 +343,7 @@ class Computes:
             uid=spec.uid,
             writable={
                 DATA_DIR: room.data,
+                OUTBOX_DIR: room.outbox,
                 SOCKET_DIR: room.sockets,
                 "/dev/shm": room.shared_memory,  # noqa: S108 - a place inside
             },
@@ -437,8 +450,3 @@ def _is_directory_of(path: Path, uid: int) -> bool:
     except FileNotFoundError:
         raise NotFoundError(f"{path} is not there", public="the branch has no data directory") from None
     return stat.S_ISDIR(found.st_mode) and found.st_uid == uid
-
-
-def _size_of(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_frsize * found.f_blocks

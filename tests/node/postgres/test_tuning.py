@@ -9,7 +9,13 @@ GB = 1024**3
 
 
 def size(cu: float, volume_bytes: int = 64 * GB, major: int = 18) -> Size:
-    return Size(major=major, memory_bytes=int(cu * CU_MEMORY_BYTES), cpu_cores=cu, volume_bytes=volume_bytes)
+    return Size(
+        major=major,
+        memory_bytes=int(cu * CU_MEMORY_BYTES),
+        cpu_cores=cu,
+        volume_bytes=volume_bytes,
+        reserve_bytes=128 * 1024**2,
+    )
 
 
 def values(text: str) -> dict[str, str]:

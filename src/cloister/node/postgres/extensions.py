@@ -1,8 +1,9 @@
-"""Which extensions a tenant may create, though it is no superuser.
+"""Which extensions a tenant may create, though it is no superuser: the one list.
 
 PostgreSQL lets any role with CREATE on the database install an extension that its control file calls trusted: the script
 then runs as the bootstrap superuser, and what it makes has the rights that its author gave out. The files on the host are
-left as they are; a compute sees control files in which the extensions below are trusted as well.
+left as they are; a compute sees control files in which those of `TRUSTED_HERE` are trusted as well. The guard is told the
+whole list (`guard.extensions`) and refuses every other one, whatever a control file of the installation says.
 """
 
 import re
@@ -32,6 +33,13 @@ TRUSTED_HERE: Final = frozenset(
         "pgstattuple",
     }
 )
+TRUSTED_BY_POSTGRESQL: Final = frozenset(
+    (
+        "btree_gin btree_gist citext cube dict_int fuzzystrmatch hstore intarray isn lo ltree pg_trgm pgcrypto plpgsql seg "
+        "tablefunc tcn tsm_system_rows tsm_system_time unaccent uuid-ossp"
+    ).split()
+)
+OFFERED: Final = TRUSTED_HERE | TRUSTED_BY_POSTGRESQL
 # Not here, on purpose: dblink and postgres_fdw (a compute has no network, and they can log in over its own socket as
 # whoever the socket believes), pageinspect, pg_surgery, pg_walinspect and pg_logicalinspect (a superuser's tools on
 # storage, past every right on rows). pg_stat_statements is for the day when computes preload it.

@@ -61,6 +61,9 @@ def first_statements(major: int) -> bytes:
     statements = [
         f"CREATE ROLE {GROUP_ROLE} NOLOGIN CREATEDB CREATEROLE BYPASSRLS REPLICATION",
         f"GRANT pg_read_all_data, pg_write_all_data TO {GROUP_ROLE}",
+        # As Neon grants them: statistics of the tenant's own server (extensions give theirs to pg_monitor), and the ending
+        # of its own sessions, which never includes a superuser's. Both may be passed on.
+        f"GRANT pg_monitor, pg_signal_backend TO {GROUP_ROLE} WITH ADMIN OPTION",
         f"CREATE ROLE {OWNER_ROLE} LOGIN CREATEDB CREATEROLE BYPASSRLS REPLICATION IN ROLE {GROUP_ROLE}",
         f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE} STRATEGY file_copy",
         f"ALTER ROLE {ADMIN_ROLE} SET search_path = pg_catalog, pg_temp",

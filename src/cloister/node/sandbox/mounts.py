@@ -5,6 +5,7 @@
     room/sock   the Unix socket, where the API and the gateway connect
     room/shm    POSIX shared memory, seen as /dev/shm inside
     room/data   the branch's data directory, bound here once more so that it is noexec whatever the volume is
+    room/outbox the directory for finished WAL, likewise, where there is one
 
 Nothing that a tenant can write can be executed, therefore, or mapped as code: a superuser's COPY TO or lo_export of a
 shared library ends at the first LOAD. `nosymfollow` on the room keeps a compute from putting a symbolic link where its
@@ -39,9 +40,10 @@ class Room:
         self.sockets = path / "sock"
         self.shared_memory = path / "shm"
         self.data = path / "data"
+        self.outbox = path / "outbox"
 
-    def prepare(self, data: Path, *, uid: int, shared_gid: int, memory_bytes: int) -> None:
-        """Mount the room and bind `data` into it. The sockets' directory can be reached by `shared_gid`, whose members
+    def prepare(self, data: Path, *, uid: int, shared_gid: int, memory_bytes: int, outbox: Path | None = None) -> None:
+        """Mount the room and bind `data` and `outbox` into it. The sockets' directory can be reached by `shared_gid`, whose members
         are the API and the gateway, and by nobody else; files in it count as the compute's memory."""
         self.clear()
         self.path.mkdir(mode=0o700, parents=True)
@@ -57,12 +59,14 @@ class Room:
                 (self.sockets, uid, shared_gid, 0o710),
                 (self.shared_memory, uid, uid, 0o700),
                 (self.data, 0, 0, 0o700),
+                (self.outbox, 0, 0, 0o700),
             ):
                 directory.mkdir()
                 os.chown(directory, owner, group)
                 directory.chmod(mode)
-            _mount(str(data), self.data, "", _BIND, "")
-            _mount("", self.data, "", _BIND | _REMOUNT | _NO_CODE, "")
+            _bind(data, self.data)
+            if outbox is not None:
+                _bind(outbox, self.outbox)
             os.chown(self.path, 0, shared_gid)
             self.path.chmod(0o710)
         except BaseException:
@@ -74,6 +78,11 @@ class Room:
         with contextlib.suppress(FileNotFoundError):
             _detach(self.path)
             self.path.rmdir()
+
+
+def _bind(directory: Path, target: Path) -> None:
+    _mount(str(directory), target, "", _BIND, "")
+    _mount("", target, "", _BIND | _REMOUNT | _NO_CODE, "")
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, options: str) -> None:

@@ -2,27 +2,23 @@
 
 A tenant may fill its volume, and that must end in `53100 disk full` for the statement that did it. PostgreSQL answers so
 when it cannot extend a table. But when it cannot make a WAL segment, or a checkpoint cannot create a file of 16 bytes, it
-must stop (PANIC), and a volume filled to its last block would never come up again. So tables must run out of room before
+must stop (PANIC), and a volume filled to its last block would never come up again. So statements must run out of room before
 the server does:
 
-- **A margin.** Files below `base/` get an *extent size hint*: XFS lets them grow only while a whole hint's worth of blocks
-  is free, though they use only what they need. What lies outside `base/` (WAL, transaction status, checkpoints) has
-  the last blocks to itself. One small file inside it is the server's as well: see `keep_margin`.
+- **A gate.** The guard in each server (guard/src/space.c) stops statements while less than `gate_bytes` is free.
 - **WAL segments made ahead.** PostgreSQL takes a segment file that exists before it creates one, and recycles old ones to
-  stay ahead. While it does, WAL needs no free block.
-- **A reserve file.** A burst of WAL can still use up the margin, for `max_wal_size` is not a hard limit. The reserve is then
-  given up, so that recovery ends, and taken back once the volume has room again.
+  stay ahead. While it does, and until they are shared with the archive, WAL needs no free block.
+- **A reserve file.** A burst of WAL can still use up what the gate keeps, for `max_wal_size` is not a hard limit. The reserve
+  is then given up, so that reading and recovery go on, and taken back once the volume has room again.
 
 Segments and reserve are *unwritten extents*: they belong to their file in the volume and take nothing on the host's disk.
 """
 
 import errno
-import fcntl
 import itertools
 import logging
 import os
 import re
-import struct
 from pathlib import Path
 from typing import Final
 
@@ -39,26 +35,23 @@ RESERVE_BYTES: Final = 64 * 1024**2
 SHARE: Final = 16
 # Of a small volume, no more than a sixteenth for either.
 
-MARGIN_BYTES: Final = 4 * 1024**2
-# Seen: checkpoints and crash recovery succeed with 1 MB left; every further MB is a WAL segment in a burst.
+GATE_BYTES: Final = 128 * 1024**2
+# Four sessions at once overshoot the gate by 20 to 50 MB before all of them are stopped; below a half of it history is
+# no longer kept, below an eighth nothing that writes WAL goes on.
+GATE_SHARE: Final = 50
+GATE_BYTES_MAX: Final = 512 * 1024**2
+# Larger volumes belong to larger servers, whose bursts are larger.
+GATE_SHARE_MAX: Final = 6
+# Of a small volume, no more than a sixth.
 
-MARGIN_SHARE: Final = 64
-# Of a small volume, no more than a 64th.
-
-LOW_MARGINS: Final = 2
-# A volume with less than so many margins free is almost full.
+LOW_SHARE: Final = 4
+# With less than a quarter of the gate free, the reserve is needed.
 
 ENTRIES_MAX: Final = 20_000
-# Looked at in a tenant's directory: the databases, or the WAL segments of 16 GB. A tenant that runs code as its server can
+# Looked at in a tenant's directory: the WAL segments of 16 GB. A tenant that runs code as its server can
 # make millions, and root would hold all their names at once, or mind no other volume meanwhile.
 
 _RESERVE: Final = "reserve"
-_FSXATTR: Final = struct.Struct("=5I8x")
-_FSGETXATTR: Final = 0x801C581F
-_FSSETXATTR: Final = 0x401C5820
-_EXTENT_SIZE_INHERIT: Final = 0x1000
-# struct fsxattr and its ioctls, of <linux/fs.h>: flags, extent size hint, extents, project, copy-on-write hint.
-
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEGMENT_SIZES: Final = frozenset(1024**2 << shift for shift in range(11))
 # What initdb --wal-segsize allows: 1 MB to 1 GB.
@@ -70,20 +63,25 @@ def _free_bytes(path: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def margin_bytes(mountpoint: Path) -> int:
-    space = os.statvfs(mountpoint)
-    blocks = min(MARGIN_BYTES, space.f_blocks * space.f_frsize // MARGIN_SHARE) // space.f_frsize
-    return blocks * space.f_frsize
+def gate_bytes(volume_bytes: int) -> int:
+    """How much must be free in a volume for statements that take room: `guard.space_reserve`."""
+    wanted = max(GATE_BYTES, min(volume_bytes // GATE_SHARE, GATE_BYTES_MAX))
+    return min(wanted, volume_bytes // GATE_SHARE_MAX)
+
+
+def size_of(path: Path) -> int:
+    """Of the file system: what `gate_bytes` is a share of."""
+    space = os.statvfs(path)
+    return space.f_frsize * space.f_blocks
 
 
 def hold(mountpoint: Path) -> bool:
-    """Take the reserve, if it is not held and the volume has twice its size free. True if it is held afterwards."""
+    """Take the reserve, if it is not held and the gate stays open. True if it is held afterwards."""
     path = mountpoint / _RESERVE
     if path.exists():
         return True
-    space = os.statvfs(mountpoint)
-    size = min(RESERVE_BYTES, space.f_blocks * space.f_frsize // SHARE)
-    if _free_bytes(mountpoint) < 2 * size:
+    size = min(RESERVE_BYTES, size_of(mountpoint) // SHARE)
+    if _free_bytes(mountpoint) < gate_bytes(size_of(mountpoint)) + 2 * size:
         return False
     directory = os.open(mountpoint, _DIRECTORY)
     try:
@@ -97,11 +95,9 @@ def hold(mountpoint: Path) -> bool:
     return True
 
 
-def release_if_needed(mountpoint: Path, *, has_crashed: bool) -> bool:
-    """Give up the reserve if the server itself has used up the margin (most of it, while it still runs). True if that was
-    done just now."""
-    margin = margin_bytes(mountpoint)
-    if _free_bytes(mountpoint) >= (margin if has_crashed else margin // 4):
+def release_if_needed(mountpoint: Path) -> bool:
+    """Give up the reserve if little is left of what the gate keeps. True if that was done just now."""
+    if _free_bytes(mountpoint) >= gate_bytes(size_of(mountpoint)) // LOW_SHARE:
         return False
     try:
         (mountpoint / _RESERVE).unlink()
@@ -111,46 +107,18 @@ def release_if_needed(mountpoint: Path, *, has_crashed: bool) -> bool:
 
 
 def prepare_cluster(data: Path, uid: int) -> None:
-    """All that a cluster at rest needs before its next start: margin and segments. For every new cluster and every new
-    branch (a reflink copies neither hints of directories nor unwritten extents), and harmless again. Raises OSError."""
-    keep_margin(data, is_running=False)
+    """All that a cluster at rest needs before its next start. For every new cluster and every new branch (a reflink does
+    not copy unwritten extents), and harmless again. Raises OSError."""
     make_wal_ahead(data, uid)
 
 
 def mind(mountpoint: Path) -> None:
-    """What a running server needs from time to time, once a second: keep the margin of a volume that is almost full,
-    give up the reserve where the server has used the margin up, take it back when there is room. Raises OSError."""
-    if _free_bytes(mountpoint) < LOW_MARGINS * margin_bytes(mountpoint):
-        for data in mountpoint.glob("timelines/*/data"):
-            keep_margin(data, is_running=True)
-        if release_if_needed(mountpoint, has_crashed=False):
-            log.warning("%s is full: its reserve was given up", mountpoint)
+    """What a volume with a running server needs from time to time, once a second: give up the reserve where the server
+    needs it, take it back when there is room. Raises OSError."""
+    if release_if_needed(mountpoint):
+        log.warning("%s is full: its reserve was given up", mountpoint)
     else:
         hold(mountpoint)
-
-
-def keep_margin(data: Path, *, is_running: bool) -> None:
-    """Put the hint on `base/` and on each database's directory: files that are made in them inherit it.
-
-    Each database's first session after a start writes its relation cache's init file there, and cannot go on without. So
-    in a volume that is almost full a directory gets its hint when that file is there, and is without it until then. (A
-    server that starts removes the one of its last run.)"""
-    hint = margin_bytes(data)
-    is_low = _free_bytes(data) < LOW_MARGINS * hint
-    base = _open_below(data, "base")
-    try:
-        _set_extent_size(base, hint)
-        for name in _names(base):
-            if not name.isdecimal():
-                continue
-            database = os.open(name, _DIRECTORY, dir_fd=base)
-            try:
-                has_init_file = is_running and _exists("pg_internal.init", database)
-                _set_extent_size(database, hint if has_init_file or not is_low else 0)
-            finally:
-                os.close(database)
-    finally:
-        os.close(base)
 
 
 def make_wal_ahead(data: Path, uid: int) -> int:
@@ -184,25 +152,10 @@ def next_segments(last: str, size: int, count: int) -> list[str]:
     return [f"{timeline:08X}{n // per_high:08X}{n % per_high:08X}" for n in range(number + 1, number + 1 + count)]
 
 
-def _set_extent_size(directory: int, size: int) -> None:
-    flags, found, extents, project, cow = _FSXATTR.unpack(fcntl.ioctl(directory, _FSGETXATTR, bytes(_FSXATTR.size)))
-    wanted = flags | _EXTENT_SIZE_INHERIT if size else flags & ~_EXTENT_SIZE_INHERIT
-    if (flags, found) != (wanted, size):
-        fcntl.ioctl(directory, _FSSETXATTR, _FSXATTR.pack(wanted, size, extents, project, cow))
-
-
 def _names(directory: int) -> list[str]:
     """Of the first ENTRIES_MAX entries."""
     with os.scandir(directory) as entries:
         return [entry.name for entry in itertools.islice(entries, ENTRIES_MAX)]
-
-
-def _exists(name: str, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _open_below(directory: Path, name: str) -> int:

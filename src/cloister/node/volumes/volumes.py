@@ -161,7 +161,7 @@ class Volumes:
             volume = self._opened.get(project_id)
             if volume is None or not self.driver.has_own_space:
                 return
-            if await self._in_thread(lambda: headroom.release_if_needed(Path(volume.mountpoint), has_crashed=True)):
+            if await self._in_thread(headroom.release_if_needed, Path(volume.mountpoint)):
                 log.warning("the volume of %s is full: its reserve was given up for recovery", project_id)
 
     async def prepare_cluster(self, data: Path, uid: int) -> None:
