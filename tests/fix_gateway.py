@@ -46,6 +46,7 @@ from cloister.base.identities import service_of_uid
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.edge.gateway import GatewayWorker, ServeOptions
+from cloister.edge.sql import HttpsFront
 from cloister.protocol.scram import Verifier
 from tests.fix_database import _MEMORY, UNPRIVILEGED_UID, _run, _serving
 
@@ -252,21 +253,34 @@ class GatewayWorld:
     directory: FakeDirectory
     state_dir: Path
     port: int = 0
+    https_port: int = 0
     _listening: socket.socket | None = None
+    _https_listening: socket.socket | None = None
     _workers: list[tuple[asyncio.Task[None], asyncio.Event]] = field(default_factory=list)
 
     @property
     def ca_file(self) -> Path:
         return self.state_dir / "certificates" / "chain.pem"
 
-    async def start(self, worker: int = 1, *, drain_timeout_s: float = 0.0, **settings: Any) -> int:
-        """Start a worker on the shared socket; its index is for `stop`."""
+    @property
+    def api_socket(self) -> Path:
+        """Where HTTPS connections are passed on to."""
+        return self.state_dir / "https.sock"
+
+    async def start(
+        self, worker: int = 1, *, drain_timeout_s: float = 0.0, https: bool = False, **settings: Any
+    ) -> int:
+        """Start a worker on the shared sockets; its index is for `stop`."""
         if self._listening is None:
             self._listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
             self.port = self._listening.getsockname()[1]
+        if https and self._https_listening is None:
+            self._https_listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            self.https_port = self._https_listening.getsockname()[1]
         allowed: Any = frozenset({service_of_uid(os.geteuid())})
+        all_settings = Settings(state_dir=str(self.state_dir), domain=DOMAIN, **settings)
         gateway = GatewayWorker(
-            Settings(state_dir=str(self.state_dir), domain=DOMAIN, **settings),
+            all_settings,
             [self._listening.dup()],
             ServeOptions(
                 worker=worker,
@@ -275,6 +289,8 @@ class GatewayWorld:
                 directory_socket=self.directory.path,
                 run_dir=self.state_dir,
             ),
+            front=HttpsFront(all_settings, api_socket=self.api_socket) if https else None,
+            front_listening=[self._https_listening.dup()] if https and self._https_listening else [],
         )
         stop, ready = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(gateway.run(stop, ready.set))
@@ -296,8 +312,9 @@ class GatewayWorld:
             stop.set()
             async with asyncio.timeout(20):
                 await task
-        if self._listening is not None:
-            self._listening.close()
+        for listening in (self._listening, self._https_listening):
+            if listening is not None:
+                listening.close()
 
     def dsn(self, *, role: str = "ada", password: str = PASSWORD, database: str = "app", endpoint: str = ENDPOINT,
             **extra: Any) -> str:  # fmt: skip

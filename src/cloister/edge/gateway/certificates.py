@@ -38,11 +38,11 @@ class TlsIdentity:
     it undefined, so channel binding is not offered."""
 
 
-def load_identity(cert_file: Path, key_file: Path) -> TlsIdentity:
+def load_identity(cert_file: Path, key_file: Path, alpn: str = ALPN) -> TlsIdentity:
     """Raises PreconditionError with a sentence for the operator."""
     try:
         chain = cert_file.read_bytes()
-        context = _context(cert_file, key_file)
+        context = _context(cert_file, key_file, alpn)
         if cert_file.read_bytes() != chain:
             raise PreconditionError(public=f"{cert_file} is being written")
         leaf = x509.load_pem_x509_certificates(chain)[0]
@@ -67,7 +67,7 @@ def _der() -> Any:
     return Encoding.DER
 
 
-def _context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
+def _context(cert_file: Path, key_file: Path, alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS_TLS12)
@@ -76,7 +76,7 @@ def _context(cert_file: Path, key_file: Path) -> ssl.SSLContext:
     )
     context.num_tickets = 0  # no resumption: no early data, and every session shows the certificate it is bound to
     context.load_cert_chain(cert_file, key_file)
-    context.set_alpn_protocols([ALPN])
+    context.set_alpn_protocols([alpn])
     context.sslobject_class = ServerTls
     context.sni_callback = _remember_name
     return context
@@ -90,23 +90,24 @@ def _remember_name(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _contex
 class Certificates:
     """The identity for new connections. `refresh` is called about once a second and looks at two files."""
 
-    def __init__(self, cert_file: Path, key_file: Path) -> None:
+    def __init__(self, cert_file: Path, key_file: Path, alpn: str = ALPN) -> None:
         self._files = (cert_file, key_file)
+        self._alpn = alpn
         self._seen = self._look()
-        self.identity = load_identity(*self._files)
+        self.identity = load_identity(*self._files, alpn)
 
     @classmethod
-    def of(cls, settings: Settings) -> "Certificates":
+    def of(cls, settings: Settings, alpn: str = ALPN) -> "Certificates":
         """What is served, the operator's own included: `trust/certificates` judges that and puts a copy here."""
         directory = settings.paths.certificates
-        return cls(directory / "chain.pem", directory / "key.pem")
+        return cls(directory / "chain.pem", directory / "key.pem", alpn)
 
     def refresh(self) -> bool:
         """Load the pair if it changed. True if a new one is in use."""
         if (found := self._look()) == self._seen:
             return False
         try:
-            self.identity = load_identity(*self._files)
+            self.identity = load_identity(*self._files, self._alpn)
         except PreconditionError as error:
             # Perhaps between the writing of the two files: tried again, because `_seen` stays.
             log.warning("keeping the old certificate: %s", error.public)

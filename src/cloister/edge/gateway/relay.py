@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
-from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, Tunnel
+from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, AnyTunnel
 from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, TERMINATE, error_response
 
 _READY_HEAD: Final = READY_FOR_QUERY_IDLE[:-1]
@@ -23,7 +23,7 @@ class Relay:
     """Runs from its creation until `closed` is done, whose result is a stable word for the audit log."""
 
     def __init__(
-        self, client: asyncio.Transport, tunnel: Tunnel, compute: asyncio.Transport, keep: Callable[[], bool]
+        self, client: asyncio.Transport, tunnel: AnyTunnel, compute: asyncio.Transport, keep: Callable[[], bool]
     ) -> None:
         """`keep` is asked when the client takes leave of an idle session: True if it has taken over the compute's
         transport, which is then left open."""

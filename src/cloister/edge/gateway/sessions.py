@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cloister.base.directory import AnyEvent, Close, Freeze, Frozen, Invalidate, Route, Thaw
 from cloister.base.errors import CloisterError
@@ -16,9 +16,21 @@ from cloister.base.ipallow import AllowList, IpAddress
 from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.errors import ip_not_allowed
 from cloister.edge.gateway.limits import FREEZE_S_MAX, INVALIDATE_WITHIN_S
-from cloister.edge.gateway.relay import Relay
 
 log = logging.getLogger(__name__)
+
+
+class Flow(Protocol):
+    """What goes on between a client and its compute: a relay, or a query of a client that speaks HTTP."""
+
+    @property
+    def is_unanswered(self) -> bool: ...
+
+    def freeze(self) -> None: ...
+
+    def thaw(self) -> None: ...
+
+    def end(self, reason: str, *, sqlstate: str = "", text: str = "") -> None: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +43,7 @@ class Running:
     backend_pid: int = 0
     backend_secret: bytes = b""
     socket_dir: str = ""
-    relay: Relay | None = None
+    relay: Flow | None = None
     is_refused: bool = False
     """Its address was removed from the allowlist while it was being connected."""
     was_cancelled: bool = False

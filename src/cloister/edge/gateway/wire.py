@@ -7,7 +7,7 @@ which clear text could be taken for decrypted text, and the event loop sees byte
 import asyncio
 import contextlib
 import ssl
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from cloister.edge.gateway.certificates import ServerTls, TlsIdentity
 from cloister.edge.gateway.errors import ClientLeftError
@@ -57,19 +57,66 @@ class Tunnel:
         return self.outgoing.read()
 
 
+class Incoming(Protocol):
+    """Where bytes from the network go."""
+
+    @property
+    def pending(self) -> int: ...
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+class Plain(Protocol):
+    """What comes out, and where what is to be sent goes."""
+
+    def read(self, size: int, /) -> bytes:
+        """Raises ssl.SSLWantReadError where there is nothing yet; b"" is the end."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+class AnyTunnel(Protocol):
+    """What stands between a wire's bytes and what they say: TLS, or something inside it."""
+
+    @property
+    def identity(self) -> TlsIdentity: ...
+
+    @property
+    def incoming(self) -> Incoming: ...
+
+    @property
+    def outgoing(self) -> ssl.MemoryBIO: ...
+
+    @property
+    def tls(self) -> Plain: ...
+
+    @property
+    def is_established(self) -> bool: ...
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    def receive(self, data: bytes) -> bytes: ...
+
+    def goodbye(self) -> bytes: ...
+
+
 class Wire(asyncio.Protocol):
     """Reads wait in a small buffer; when it is full, the client waits."""
 
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self.tunnel: Tunnel | None = None
+        self.tunnel: AnyTunnel | None = None
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
         self._is_paused = False
         self._is_over = False
         self._failure: Exception | None = None
         self._waiting: asyncio.Future[None] | None = None
+        self._leaving: asyncio.Future[None] | None = None
+        self._has_room = asyncio.Event()
+        self._has_room.set()
 
     # -- what the event loop calls
 
@@ -89,7 +136,14 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._is_over = True
+        self._has_room.set()
         self._wake()
+
+    def pause_writing(self) -> None:
+        self._has_room.clear()
+
+    def resume_writing(self) -> None:
+        self._has_room.set()
 
     # -- what the session calls
 
@@ -127,15 +181,29 @@ class Wire(asyncio.Protocol):
             data = self.tunnel.outgoing.read()
         self.transport.write(data)
 
+    async def drained(self) -> None:
+        """Until the client has read most of what was written. Raises ClientLeftError."""
+        await self._has_room.wait()
+        if self._is_over:
+            raise ClientLeftError
+
+    async def until_left(self) -> None:
+        """Until there is no client any more. What it says meanwhile waits, up to the buffer's limit."""
+        if self._is_over or self._failure is not None:
+            return
+        if self._leaving is None:
+            self._leaving = self._loop.create_future()
+        await asyncio.shield(self._leaving)
+
     async def start_tls(self, identity: TlsIdentity, first_bytes: bytes) -> ServerTls:
         """From here on all bytes are TLS: those that were read already, and those still to come."""
         first_bytes += self.take()
-        self.tunnel = Tunnel(identity)
+        tunnel = self.tunnel = Tunnel(identity)
         if first_bytes:
             self._decrypt(first_bytes)
-        while not self.tunnel.is_established:
+        while not tunnel.is_established:
             await self._more()
-        return self.tunnel.tls
+        return tunnel.tls
 
     def close(self) -> None:
         """Send what is to be sent, then close."""
@@ -173,3 +241,5 @@ class Wire(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+        if (self._is_over or self._failure is not None) and self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)

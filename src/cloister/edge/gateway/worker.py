@@ -67,6 +67,9 @@ class Front(Protocol):
     async def serve(self, gateway: Gateway, sock: socket.socket, address: IpAddress) -> None:
         """One connection, from accept to its end. The socket is its own to close. Never raises."""
 
+    def stop(self) -> None:
+        """No more will come: end what is idle, and the others after what they do now."""
+
     def close(self) -> None:
         """The worker ends; every `serve` has returned."""
 
@@ -153,6 +156,8 @@ class GatewayWorker:
                     self._is_stopping = True
                     for door in self._doors:
                         self._stop_accepting(door)
+                    if self._front is not None:
+                        self._front.stop()
                     await self._drain(sessions)
                 await trail.finish(recording)
                 for task in (watching, recording, connection):

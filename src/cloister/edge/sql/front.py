@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from pathlib import Path
 from typing import Final
 
 from cloister.base.errors import CloisterError
@@ -21,35 +22,61 @@ from cloister.base.ipallow import IpAddress
 from cloister.base.settings import Settings
 from cloister.edge.gateway import limits
 from cloister.edge.gateway.admission import network_of
+from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.errors import ClientLeftError
 from cloister.edge.gateway.shared import Gateway
+from cloister.edge.gateway.wire import Wire
+from cloister.edge.sql.connection import HttpConnection, Sql
 from cloister.edge.sql.hello import HELLO_BYTES_MAX, IncompleteHelloError, server_name
+from cloister.edge.sql.limits import (
+    HELLO_TIMEOUT_S,
+    MEMORY_BYTES_MAX,
+    MEMORY_PER_ENDPOINT_BYTES_MAX,
+    PROOF_S,
+    PROOFS_MAX,
+)
+from cloister.edge.sql.memory import Memory
+from cloister.edge.sql.proofs import Proofs
 from cloister.protocol.proxy_header import HEADER_BYTES_MAX, ProxyHeaderError, take_proxy_header
 
 log = logging.getLogger(__name__)
 
-HELLO_TIMEOUT_S: Final = 10.0
-# From accept to the whole ClientHello: one or two packets of an honest client.
+ALPN: Final = "http/1.1"
 
 
 class HttpsFront:
     """The worker's second door."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._giver = Giver(settings.paths.https_socket)
+    def __init__(self, settings: Settings, *, api_socket: Path | None = None) -> None:
+        """Raises PreconditionError where the certificate cannot be loaded."""
+        self._domain = settings.domain
+        self._certificates = Certificates.of(settings, ALPN)
+        self._giver = Giver(api_socket or settings.paths.https_socket)
+        self._proofs = Proofs(life_s=PROOF_S, entries_max=PROOFS_MAX)
+        self._memory = Memory(total_max=MEMORY_BYTES_MAX, per_endpoint_max=MEMORY_PER_ENDPOINT_BYTES_MAX)
+        self._open: set[Arrival | HttpConnection] = set()
 
     def refresh(self) -> None:
-        pass
+        self._certificates.refresh()
+
+    def stop(self) -> None:
+        for each in list(self._open):
+            each.stop()
 
     def close(self) -> None:
         self._giver.close()
 
     async def serve(self, gateway: Gateway, sock: socket.socket, address: IpAddress) -> None:
         arrival = Arrival(gateway, sock, address)
+        self._open.add(arrival)
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
-                await arrival.look()
-            await self._giver.give(sock, str(arrival.address), patience_s=limits.DIRECTORY_PATIENCE_S)
+                name = await arrival.look()
+            if self._is_ours(name):
+                arrival.forget()
+                await self._serve_sql(gateway, sock, arrival.address)
+            else:
+                await self._giver.give(sock, str(arrival.address), patience_s=limits.DIRECTORY_PATIENCE_S)
         except (ClientLeftError, TimeoutError, OSError) as error:
             log.debug("%s left before it said what it wants: %s", address, error)
         except ProxyHeaderError as error:
@@ -59,8 +86,23 @@ class HttpsFront:
         except Exception:
             log.exception("a connection of %s failed", address)
         finally:
+            self._open.discard(arrival)
             arrival.forget()
             sock.close()
+
+    def _is_ours(self, name: str | None) -> bool:
+        label, _, rest = (name or "").partition(".")
+        return bool(label) and rest == self._domain
+
+    async def _serve_sql(self, gateway: Gateway, sock: socket.socket, address: IpAddress) -> None:
+        _, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, sock)
+        sql = Sql(gateway=gateway, proofs=self._proofs, memory=self._memory)
+        connection = HttpConnection(sql, wire, address)
+        self._open.add(connection)
+        try:
+            await connection.run(self._certificates.identity)
+        finally:
+            self._open.discard(connection)
 
 
 class Arrival:
@@ -77,6 +119,8 @@ class Arrival:
         """It must go for another."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)  # whoever waits for it sees its end
+
+    stop = abort
 
     def forget(self) -> None:
         self._gateway.half_open.remove(self, self._network)
