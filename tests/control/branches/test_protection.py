@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 
 import pytest
@@ -11,7 +11,7 @@ from cloister.base.errors import BadRequestError, ForbiddenError, UnprocessableE
 from cloister.base.ids import BranchId, ProjectId, TimelineId
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches import protection
-from cloister.control.branches.model import Branch
+from cloister.control.branches.model import HEAD, Branch, Restore
 from cloister.control.calling import Caller
 from cloister.control.computes import operations as compute_operations
 from cloister.control.projects import operations as project_operations
@@ -19,7 +19,8 @@ from cloister.control.roles import operations as role_operations
 from cloister.control.roles.server import RoleState
 from cloister.protocol.scram import Verifier
 from cloister.trust.access.permissions import Permission
-from tests.control.land import CALLER
+from tests.control.branches.scenes import branched, seen
+from tests.control.land import CALLER, Land
 from tests.protected import BRANCH_MACHINES, HARMLESS_MACHINES, PROJECT_MACHINES, TIMELINE_MACHINES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -67,6 +68,45 @@ def test_every_machine_is_known_to_the_database_or_to_be_harmless() -> None:
     sql = (resources.files("cloister.base.database") / "migrations" / "0002_protection.sql").read_text()
     (listed,) = re.findall(r"FUNCTION destroys.*?END;", sql, re.DOTALL)
     assert set(re.findall(r"'(\w+_\w+)'", listed)) == known
+
+
+async def test_the_database_looks_for_timelines_where_the_machines_name_them(land: Land) -> None:
+    """`aimed_at` reads an operation's input: what would be deleted must be under one of its words."""
+    created = await land.project()
+    land.clock.advance(timedelta(seconds=1))
+    child = await branched(land, created)
+    project_id, control = created.project.id, land.control
+    snapshot, operations = await control.snapshots.create(
+        CALLER, project_id, created.branch.id, name=None, point=HEAD, expires_at=None
+    )
+    await land.finish(operations)
+    beside = await control.snapshots.restore(
+        CALLER, project_id, snapshot.id, name=None, target_id=child.branch.id, is_final=False
+    )
+    await land.finish(beside.operations)
+    _, operations = await control.snapshots.finalize(CALLER, project_id, beside.branch.id, name="old")
+    await land.finish(operations)
+    restored = await control.branches.restore(
+        CALLER, project_id, beside.branch.id, Restore(source_id=created.branch.id)
+    )
+    await land.finish(restored.operations)
+    _, operations = await control.snapshots.delete(CALLER, project_id, snapshot.id)
+    await land.finish(operations)
+
+    now = await seen(land, beside.branch)
+    async with land.database.reading() as tx:
+        rows = await tx.fetch(
+            """SELECT machine, coalesce(input -> 'recipe' ->> 'target_id', input ->> 'timeline_id', input ->> 'replaced_id')
+                      AS aim FROM operation WHERE destroys(machine) IN ('branch', 'timeline')"""
+        )
+    assert {(row["machine"], row["aim"]) for row in rows} == {
+        ("create_branch", child.branch.timeline_id),
+        ("create_branch", beside.branch.timeline_id),
+        ("take_snapshot", snapshot.timeline_id),
+        ("finalize_restore", child.branch.id),
+        ("restore_branch", now.timeline_id),
+        ("delete_timeline", snapshot.timeline_id),
+    }
 
 
 @pytest.mark.parametrize(
