@@ -160,6 +160,20 @@ class Instance:
     def kill(self, label: str) -> None:
         os.kill(self.pids()[label], signal.SIGKILL)
 
+    def kill_and_await(self, label: str, timeout_s: float = 60) -> None:
+        """Kill, and wait for another process in its place: what the supervisor says is a moment behind."""
+        deadline = time.monotonic() + timeout_s
+        pid = self.pids().get(label)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            while self.pids().get(label) in (None, pid):
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"{label} does not come back\n" + self.logs())
+                time.sleep(0.02)
+        self.await_ready(timeout_s)
+        self.hang_up()
+
     def await_ready(self, timeout_s: float = 60) -> None:
         """Until the supervisor says that every process is up."""
         deadline = time.monotonic() + timeout_s
