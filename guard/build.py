@@ -11,6 +11,7 @@ The same sources, headers and compiler give the same bytes: no path, time or ord
 import argparse
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,9 @@ HOME: Final = Path(__file__).resolve().parent
 TARGET: Final = HOME.parent / "src" / "cloister" / "_guard"
 SOURCES: Final = HOME / "src"
 WORDS: Final = HOME.parent / "src" / "cloister" / "protocol" / "passwords" / "words.txt"
+
+RANK_SHARE: Final = 4
+# As in protocol/passwords/words.py.
 
 MAJOR_MIN: Final = 16
 # As in node/postgres/engines.py.
@@ -94,10 +98,11 @@ def build(found: Headers, target: Path = TARGET) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place) as scratch:
         made = Path(scratch) / "guard.so"
+        write_words(Path(scratch))
         _run([
             *(compiler, *FLAGS),
             *(f"-ffile-prefix-map={HOME}=guard", f"-ffile-prefix-map={scratch}=generated"),
-            *("-isystem", str(found.directory)),
+            *("-I", scratch, "-isystem", str(found.directory)),
             *map(str, sorted(SOURCES.glob("*.c"))),
             *("-o", str(made), "-lm"),
         ])  # fmt: skip
@@ -107,11 +112,31 @@ def build(found: Headers, target: Path = TARGET) -> Path:
     return library
 
 
+def write_words(directory: Path) -> None:
+    """words.inc: words.txt as a sorted table that the estimator searches in place. No pointers, so that nothing of it has
+    to be relocated when the module is loaded: it is read from the file when a password is checked, and not before."""
+    lines = (line for line in WORDS.read_text(encoding="ascii").splitlines() if not line.startswith("#"))
+    ranks = {word: number // RANK_SHARE + 1 for number, word in enumerate(lines)}
+    words = sorted(ranks, key=str.encode)
+    starts = [0, *itertools.accumulate(map(len, words))]
+    quoted = "\n".join('"' + "".join(f"\\{byte:03o}" for byte in word.encode()) + '"' for word in words)
+    (directory / "words.inc").write_text(
+        f"#define WORD_COUNT {len(words)}\n"
+        f"static const char word_bytes[] =\n{quoted};\n"
+        f"static const uint32_t word_starts[] = {{\n{_numbers(starts)}\n}};\n"
+        f"static const uint16_t word_ranks[] = {{\n{_numbers([ranks[word] for word in words])}\n}};\n"
+    )
+
+
+def _numbers(numbers: list[int]) -> str:
+    return "\n".join(", ".join(map(str, numbers[first : first + 16])) + "," for first in range(0, len(numbers), 16))
+
+
 def _inputs(found: Headers, compiler: str) -> str:
     """What the result depends on."""
     version = _run([compiler, "-dumpfullversion", "-dumpmachine"]).replace("\n", " ")
     digest = hashlib.sha256(repr((FLAGS, version, str(found.directory))).encode())
-    for path in sorted([*SOURCES.iterdir(), Path(__file__), found.directory / "pg_config.h"]):
+    for path in sorted([*SOURCES.iterdir(), WORDS, Path(__file__), found.directory / "pg_config.h"]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest() + "\n"
 

@@ -115,32 +115,30 @@ class Finder:
 
     def _words(self, start: int) -> Iterator[Match]:
         rank_of = ranks()
-        for length in range(WORD_LENGTH_MIN, min(WORD_LENGTH_MAX, len(self._text) - start) + 1):
-            for is_reversed, substituted, word in self._readings(start, length):
-                rank = rank_of.get(word)
-                if rank is not None:
-                    yield self._word(start, length, rank, Kind.WORD, is_reversed, substituted)
+        left = len(self._text) - start
+        for length in range(WORD_LENGTH_MIN, min(WORD_LENGTH_MAX, left) + 1):
+            for word, bits in self._readings(start, length):
+                if (rank := rank_of.get(word)) is not None:
+                    yield Match(start + length, PATTERN_BITS + log2(rank) + bits, Kind.WORD)
         for name in self._context:
-            if len(name) <= len(self._text) - start:
-                for is_reversed, substituted, word in self._readings(start, len(name)):
+            if len(name) <= left:
+                for word, bits in self._readings(start, len(name)):
                     if word == name:
-                        yield self._word(start, len(name), 1, Kind.CONTEXT, is_reversed, substituted)
+                        yield Match(start + len(name), PATTERN_BITS + bits, Kind.CONTEXT)
 
-    def _readings(self, start: int, length: int) -> Iterator[tuple[bool, int, str]]:
-        """What may be meant: as it stands, with figures read as letters, and each of these backwards."""
+    def _readings(self, start: int, length: int) -> Iterator[tuple[str, float]]:
+        """What may be meant: as it stands, with figures read as letters, and each of these backwards; and how many bits
+        it takes to say so."""
         plain = self._lower[start : start + length]
+        case_bits = self._case_bits(start, length)
         for spelling in self._spellings:
             word = spelling[start : start + length]
             substituted = sum(1 for one, other in zip(plain, word, strict=True) if one != other)
             if spelling is not self._spellings[0] and not substituted:
                 continue
-            yield False, substituted, word
+            yield word, case_bits + substituted
             if length >= REVERSED_LENGTH_MIN:
-                yield True, substituted, word[::-1]
-
-    def _word(self, start: int, length: int, rank: int, kind: Kind, is_reversed: bool, substituted: int) -> Match:
-        bits = PATTERN_BITS + log2(rank) + self._case_bits(start, length) + substituted
-        return Match(start + length, bits + REVERSED_BITS if is_reversed else bits, kind)
+                yield word[::-1], case_bits + substituted + REVERSED_BITS
 
     def _case_bits(self, start: int, length: int) -> float:
         """Nothing for small letters, little for the usual ways of using capitals, more for others."""
