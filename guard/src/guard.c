@@ -18,8 +18,10 @@ _PG_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("guard is loaded with shared_preload_libraries only")));
-	password_init();
+	quiet_init();
+	ledger_init();
 	policy_init();
+	password_init();			/* outside of policy, whose errors must not get the context of a password either */
 	space_init();
 	archive_init();
 	MarkGUCPrefixReserved("guard");

@@ -4,8 +4,10 @@
  * One module, preloaded on the command line (node/postgres/tuning.py). Each file below is one concern with one `_init`,
  * called once in the postmaster before any client is let in; `guard.c` calls them and nothing else does.
  *
- *   password.c   passwords: strength, form, and the ledger of those that were checked
+ *   password.c   passwords: their strength and form
  *   estimate.c   how many bits a password has; knows nothing of PostgreSQL
+ *   ledger.c     which stored verifiers are of checked passwords
+ *   quiet.c      no text of a client's in the log
  *   policy.c     statements that a tenant may not run
  *   space.c      no writing when the volume is nearly full
  *   archive.c    finished WAL segments into the outbox
@@ -16,8 +18,10 @@
 #include "postgres.h"
 
 /* Chains the hooks that are set when it is called: the last one called is the outermost. */
-extern void password_init(void);
+extern void quiet_init(void);
+extern void ledger_init(void);
 extern void policy_init(void);
+extern void password_init(void);
 extern void space_init(void);
 extern void archive_init(void);
 
@@ -27,6 +31,9 @@ extern void archive_init(void);
  * AUTHORIZATION does not change who logged in.
  */
 extern bool session_is_platform(void);
+
+/* The role's verifier, as the current transaction sees it, is of a password that was checked. */
+extern void ledger_vouch(const char *role);
 
 /* Is so little free that the archive must not take any of it? */
 extern bool space_is_short_for_history(void);

@@ -42,12 +42,15 @@ def installation(tmp_path: Path, major: int = 18) -> Installation:
     bindir = tmp_path / "site" / "pg" / "bin"
     bindir.mkdir(parents=True, exist_ok=True)
     (bindir / "postgres").touch()
+    guard = tmp_path / "guard.so"
+    guard.write_bytes(b"guard")
     return Installation(
         major=major,
         version=f"{major}.1",
         bindir=bindir,
         pkglibdir=tmp_path / "site" / "pg" / "lib",
         sharedir=tmp_path / "site" / "pg" / "share",
+        guard=guard,
         base=tmp_path / "site",
     )
 
@@ -72,6 +75,31 @@ def test_an_old_installation_is_left_out_aloud(
     with caplog.at_level("INFO"):
         assert discover() == []
     assert "PostgreSQL 15.1" in caplog.text
+
+
+def test_an_installation_without_a_guard_is_not_offered_and_the_log_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = installation(tmp_path)
+    monkeypatch.setattr(engines_module, "_packaged", lambda: [found])
+    monkeypatch.setattr(engines_module, "_distributed", list)
+    assert discover() == [found]
+    found.guard.unlink()
+    assert discover() == []
+    assert "PostgreSQL 18.1" in caplog.text
+    assert "postgresql-server-dev-18" in caplog.text
+
+
+def test_another_guard_makes_another_engine(tmp_path: Path) -> None:
+    found = installation(tmp_path)
+
+    def home() -> Path:
+        return Engines(Paths(tmp_path / "state"), DOORS, FakeWorkshop(), [found]).get(18).home
+
+    before = home()
+    assert home() == before
+    found.guard.write_bytes(b"another")
+    assert home() != before
 
 
 def test_an_unknown_version_is_refused_with_those_there_are(tmp_path: Path) -> None:

@@ -48,15 +48,16 @@ def test_wal_and_temporary_files_never_fill_a_volume(cu: float, volume_bytes: in
 
 
 def test_what_safety_rests_on_is_not_in_the_file_but_on_the_command_line() -> None:
-    words = command_line("/opt/postgres", 18)
+    words = command_line("/opt/postgres", 18, "strict")
     assert words[0] == "/opt/postgres"
     fixed = dict(word.split("=", 1) for word in words if "=" in word)
     assert (fixed["listen_addresses"], fixed["allow_alter_system"], fixed["fsync"]) == ("", "off", "on")
     assert fixed["log_min_error_statement"] == "panic"
+    assert (fixed["shared_preload_libraries"], fixed["guard.password_policy"]) == ("guard", "strict")
     assert not set(fixed) & set(values(postgresql_conf(size(1), {})))
 
 
 def test_older_versions_get_no_parameter_they_do_not_know() -> None:
-    words = " ".join(command_line("postgres", 16)) + postgresql_conf(size(1, major=16), {})
+    words = " ".join(command_line("postgres", 16, "strict")) + postgresql_conf(size(1, major=16), {})
     assert not re.search(r"allow_alter_system|io_method|io_max_concurrency", words)
-    assert "io_method" not in " ".join(command_line("postgres", 17))
+    assert "io_method" not in " ".join(command_line("postgres", 17, "strict"))

@@ -2,7 +2,8 @@
 
 Found, in this order: the one that comes as a Python package, then those of the distribution below /usr/lib/postgresql.
 Major versions before 16 are refused: there a role with CREATEROLE can make itself a member of
-`pg_execute_server_program`. What is made from an installation lies under `Paths.engines`, named by the version and by a
+`pg_execute_server_program`. One without a `guard.so` built for its major version is refused as well: computes preload it, and
+without it anybody could have any password and any statement. What is made from an installation lies under `Paths.engines`, named by the version and by a
 digest of the binary and of the accounts, so that an update of either makes a new one, and running computes keep theirs.
 
 How a root file system is laid out and how a sandbox is entered is not this package's business: a `Workshop` does both.
@@ -19,22 +20,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import cloister
 from cloister.base.errors import InternalError, PreconditionError, UnprocessableError
 from cloister.base.settings import Paths
 from cloister.node.postgres import template
 from cloister.node.postgres.access import NSSWITCH, PG_HBA, PG_IDENT, Doors
 from cloister.node.postgres.extensions import trusted_controls
-from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR, command_line
+from cloister.node.postgres.tuning import (
+    CONFIG_DIR,
+    DATA_DIR,
+    OUTBOX_DIR,
+    POLICY_DEFAULT,
+    SOCKET_DIR,
+    PasswordPolicy,
+    command_line,
+)
 
 _log: Final = logging.getLogger(__name__)
 
 MAJOR_MIN: Final = 16
 
 _DISTRIBUTION: Final = Path("/usr/lib/postgresql")
+GUARDS: Final = Path(cloister.__file__).parent / "_guard"
+# MAJOR/guard.so, built by guard/build.py: from a checkout by the scripts, for a wheel when it is built.
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "4"
+_BUILD: Final = "5"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -61,6 +73,8 @@ class Installation:
     bindir: Path
     pkglibdir: Path
     sharedir: Path
+    guard: Path
+    """The module that computes preload."""
     base: Path | None
     """The directory above that its libraries find each other by, if it may be moved; None: it stays where it is."""
 
@@ -79,6 +93,7 @@ class Engine:
 
     installation: Installation
     home: Path
+    password_policy: PasswordPolicy
 
     @property
     def major(self) -> int:
@@ -101,7 +116,7 @@ class Engine:
         return self.home / "template" / "manifest.json"
 
     def command_line(self) -> list[str]:
-        return command_line(self.installation.postgres, self.major)
+        return command_line(self.installation.postgres, self.major, self.password_policy)
 
 
 class Workshop(Protocol):
@@ -118,7 +133,14 @@ class Workshop(Protocol):
 
 
 class Engines:
-    def __init__(self, paths: Paths, doors: Doors, workshop: Workshop, installations: list[Installation]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        doors: Doors,
+        workshop: Workshop,
+        installations: list[Installation],
+        password_policy: PasswordPolicy = POLICY_DEFAULT,
+    ) -> None:
         self._workshop = workshop
         self._doors = doors
         self._engines: dict[int, Engine] = {}
@@ -126,7 +148,7 @@ class Engines:
         for installation in installations:
             if installation.major not in self._engines:
                 home = paths.engines / f"{installation.version}-{_digest(installation, doors)}"
-                self._engines[installation.major] = Engine(installation, home)
+                self._engines[installation.major] = Engine(installation, home, password_policy)
                 self._locks[installation.major] = asyncio.Lock()
 
     @property
@@ -198,21 +220,27 @@ class Engines:
         extensions = engine.installation.sharedir / "extension"
         inside = engine.installation.inside(extensions)
         texts |= {f"{inside}/{name}": text for name, text in trusted_controls(extensions).items()}
-        self._workshop.build_root(engine, texts, (DATA_DIR, SOCKET_DIR, "/dev/shm"))  # noqa: S108 - a place inside
+        self._workshop.build_root(engine, texts, (DATA_DIR, OUTBOX_DIR, SOCKET_DIR, "/dev/shm"))  # noqa: S108 - a place inside
 
 
 def discover() -> list[Installation]:
     """The installations that can be used, best first."""
-    found = [*_packaged(), *_distributed()]
-    for installation in found:
+    usable = []
+    for installation in (*_packaged(), *_distributed()):
+        what = f"PostgreSQL {installation.version} at {installation.bindir}"
         if installation.major < MAJOR_MIN:
-            _log.info(
-                "PostgreSQL %s at %s is not used: %d or later is needed",
-                installation.version,
-                installation.bindir,
-                MAJOR_MIN,
+            _log.info("%s is not used: %d or later is needed", what, MAJOR_MIN)
+        elif not installation.guard.is_file():
+            _log.warning(
+                "%s is not offered: %s is missing. Install gcc, libc6-dev and, for a distribution's server, "
+                "postgresql-server-dev-%d; then run guard/build.py or install Cloister again",
+                what,
+                installation.guard,
+                installation.major,
             )
-    return [installation for installation in found if installation.major >= MAJOR_MIN]
+        else:
+            usable.append(installation)
+    return usable
 
 
 def _packaged() -> list[Installation]:
@@ -231,6 +259,7 @@ def _packaged() -> list[Installation]:
             bindir=prefix / "bin",
             pkglibdir=prefix / "lib",
             sharedir=prefix / "share",
+            guard=_guard(version[0]),
             base=package.parent,
         )
     ]
@@ -248,10 +277,15 @@ def _distributed() -> list[Installation]:
                     bindir=prefix / "bin",
                     pkglibdir=prefix / "lib",
                     sharedir=Path("/usr/share/postgresql") / prefix.name,
+                    guard=_guard(version[0]),
                     base=None,
                 )
             )
     return installations
+
+
+def _guard(major: int) -> Path:
+    return GUARDS / str(major) / "guard.so"
 
 
 def _version(postgres: Path) -> tuple[int, str] | None:
@@ -273,6 +307,7 @@ def _digest(installation: Installation, doors: Doors) -> str:
         installation.bindir,
         binary.st_size,
         binary.st_mtime_ns,
+        hashlib.sha256(installation.guard.read_bytes()).hexdigest(),
         doors.passwd(),
         doors.group(),
         PG_HBA,

@@ -3,16 +3,21 @@
 Two layers. What safety rests on is given on the command line, which no file in a data directory can override, neither
 postgresql.auto.conf nor one that a branch inherited. (SET, ALTER ROLE and ALTER DATABASE are stronger, for parameters that
 a role may set; of those below, `jit`, `local_preload_libraries`, `log_parameter_max_length_on_error` and
-`password_encryption`: there is no compiler and no such library to load, the log is the tenant's, and an MD5 verifier lets
-nobody in.) The rest, sized to the compute, is in postgresql.conf, which
+`password_encryption`: there is no compiler and no such library to load, the guard keeps statements out of the log, and it
+refuses what is not SCRAM.) The rest, sized to the compute, is in postgresql.conf, which
 lies outside the data directory, read-only inside the sandbox; `pg_settings` of the endpoint come last in it and win.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
+from cloister.node.postgres.extensions import OFFERED
 from cloister.node.postgres.parameters import checked
+
+PasswordPolicy = Literal["strict", "neon"]
+"""How the bits of a password are counted: docs/passwords.md."""
+POLICY_DEFAULT: Final[PasswordPolicy] = "strict"
 
 MB: Final = 1024 * 1024
 GB: Final = 1024 * MB
@@ -20,6 +25,7 @@ GB: Final = 1024 * MB
 CONFIG_DIR: Final = "/etc/postgresql"
 DATA_DIR: Final = "/data"
 SOCKET_DIR: Final = "/run/postgresql"
+OUTBOX_DIR: Final = "/outbox"
 
 MEMORY_PER_CONNECTION: Final = 10_240_000
 CONNECTIONS_MAX: Final = 4000
@@ -44,6 +50,12 @@ class Size:
     memory_bytes: int
     cpu_cores: float
     volume_bytes: int
+    reserve_bytes: int
+    """What statements must leave free in the volume."""
+
+    def command_line(self) -> list[str]:
+        """What must hold and depends on the size."""
+        return ["-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"]
 
     @property
     def max_connections(self) -> int:
@@ -54,7 +66,7 @@ class Size:
         return self.max_connections + WORKERS_BESIDE_CONNECTIONS
 
 
-def command_line(binary: str, major: int) -> list[str]:
+def command_line(binary: str, major: int, password_policy: PasswordPolicy) -> list[str]:
     """`postgres` with everything that must hold whatever the tenant writes."""
     fixed = {
         "config_file": f"{CONFIG_DIR}/postgresql.conf",
@@ -65,10 +77,17 @@ def command_line(binary: str, major: int) -> list[str]:
         "unix_socket_directories": SOCKET_DIR,
         "unix_socket_permissions": "0777",  # The directory decides who reaches it; pg_hba.conf decides who is let in.
         "external_pid_file": "",
-        # No code but the engine's at start.
-        "shared_preload_libraries": "",
+        # No code but the engine's and the guard's at start.
+        "shared_preload_libraries": "guard",
+        "guard.password_policy": password_policy,
         "session_preload_libraries": "",
         "local_preload_libraries": "",
+        "guard.extensions": ",".join(sorted(OFFERED)),
+        # History: the guard puts every finished WAL segment into the outbox.
+        "archive_mode": "on",
+        "archive_library": "guard",
+        "archive_command": "",
+        "guard.outbox": OUTBOX_DIR,
         "jit": "off",  # It needs memory that is writable and executable, which a compute has none of.
         # Statements can hold passwords, so none is ever logged: not as text, not with an error, not with its parameters.
         "log_destination": "stderr",
