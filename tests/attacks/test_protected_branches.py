@@ -5,7 +5,6 @@ real processes. Then who may take the protection away, and allow lists for prote
 """
 
 import hashlib
-import json
 import subprocess
 import sys
 import time
@@ -330,7 +329,7 @@ def test_a_member_works_with_branches_that_are_not_protected(
 
 def events(platform: Instance, branch: Tenant, action: str) -> list[dict[str, Any]]:
     found = ask(platform, "GET", f"/cloister/audit/events?project_id={branch.project_id}&action={action}&limit=100")
-    return [event for event in found["events"] if event.get("branch_id") == branch.branch_id]
+    return [each["event"] for each in found["events"] if each["event"].get("branch_id") == branch.branch_id]
 
 
 def test_unprotecting_is_recorded_and_opens_every_door(platform: Instance) -> None:
@@ -345,7 +344,7 @@ def test_unprotecting_is_recorded_and_opens_every_door(platform: Instance) -> No
     assert unprotected["actor"].startswith("user:")
     assert unprotected["reason"] == words.UNPROTECT_REASON
     assert unprotected["request_id"]
-    assert json.loads(platform.cloister("audit", "verify", "--json").stdout)
+    platform.cloister("audit", "verify")  # fails if it is broken
 
     ask(
         platform,
