@@ -239,6 +239,20 @@ async def test_the_rest_of_the_project_can_be_worked_on(connect: Connect) -> Non
     await keys.execute("UPDATE wrapped_key SET state = 'destroyed', wrapped = NULL WHERE project_id = 'toy'")
 
 
+async def test_one_that_was_archived_before_is_shielded_too_and_can_be_brought_back(connect: Connect) -> None:
+    api = await connect("cloister_api")
+    await api.execute("UPDATE branch SET state = 'archived' WHERE id = 'br-dev'")
+    await api.execute("UPDATE branch SET is_protected = true WHERE id = 'br-dev'")
+    for statement in (
+        "DELETE FROM branch WHERE id = 'br-dev'",
+        "UPDATE timeline SET state = 'deleting' WHERE id = 'tl-dev'",
+        "UPDATE branch SET state = 'init' WHERE id = 'br-dev'",
+    ):
+        with pytest.raises(asyncpg.PostgresError, match="protected branch"):
+            await api.execute(statement)
+    await api.execute("UPDATE branch SET state = 'ready' WHERE id = 'br-dev'")
+
+
 async def test_what_is_to_expire_cannot_be_protected(connect: Connect) -> None:
     api = await connect("cloister_api")
     await api.execute("UPDATE branch SET expires_at = now() + interval '1 day' WHERE id = 'br-dev'")

@@ -1,7 +1,7 @@
 -- Protected branches, held here: whatever a statement does, and whichever handler forgot to ask.
 --
--- A branch is shielded while it is protected and ready. While it is still being made there is nothing to shield, and a
--- creation that fails must be able to take it back; a shielded one never becomes `init` again. Of a shielded branch
+-- A branch is shielded while it is protected and no longer `init`. While it is still being made there is nothing to shield,
+-- and a creation that fails must be able to take it back; a shielded one never becomes `init` again. Of a shielded branch
 --
 --   the row          keeps its data (timeline_id), its project, its place, and cannot be deleted, archived or expire
 --   its timelines    cannot be deleted, ended or given away; what it was before, not while it can be asked for
@@ -43,13 +43,13 @@ END $$;
 -- condition stands in a FILTER, for one in WHERE would be moved below the lock, and rows passed by unlocked.
 CREATE FUNCTION shielded_in(project text) RETURNS text
     LANGUAGE sql SET search_path = cloister, pg_catalog, pg_temp AS $$
-    SELECT string_agg(id, ', ') FILTER (WHERE is_protected AND state = 'ready')
+    SELECT string_agg(id, ', ') FILTER (WHERE is_protected AND state <> 'init')
       FROM (SELECT id, is_protected, state FROM branch WHERE project_id = project FOR SHARE) AS held
 $$;
 
 CREATE FUNCTION is_shielded(branch_id text) RETURNS boolean
     LANGUAGE sql SET search_path = cloister, pg_catalog, pg_temp AS $$
-    SELECT coalesce(bool_or(is_protected AND state = 'ready'), false)
+    SELECT coalesce(bool_or(is_protected AND state <> 'init'), false)
       FROM (SELECT is_protected, state FROM branch WHERE id = branch_id FOR SHARE) AS held
 $$;
 
@@ -123,7 +123,7 @@ BEGIN
             RETURN NEW;
         END IF;
     END IF;
-    IF NOT (OLD.is_protected AND OLD.state = 'ready') THEN
+    IF NOT (OLD.is_protected AND OLD.state <> 'init') THEN
         RETURN coalesce(NEW, OLD);
     END IF;
 
@@ -131,9 +131,9 @@ BEGIN
         PERFORM refuse('cannot delete protected branch', OLD.id);
     ELSIF NEW.deleted_at IS NOT NULL OR NEW.purged_at IS NOT NULL THEN
         PERFORM refuse('cannot delete protected branch', OLD.id);
-    ELSIF NEW.state = 'archived' THEN
+    ELSIF NEW.state = 'archived' AND OLD.state <> 'archived' THEN
         PERFORM refuse('cannot archive protected branch', OLD.id);
-    ELSIF NEW.timeline_id <> OLD.timeline_id OR NEW.state <> OLD.state THEN
+    ELSIF NEW.timeline_id <> OLD.timeline_id OR NEW.state = 'init' THEN
         PERFORM refuse('cannot reset protected branch', OLD.id);
     ELSIF (NEW.id, NEW.project_id) <> (OLD.id, OLD.project_id) THEN
         PERFORM refuse('cannot move protected branch', OLD.id);
@@ -334,7 +334,7 @@ BEGIN
         END IF;
     -- Given to no worker, and taken from the one that has it when it renews its lease. No locks: this is the engine's
     -- way, and protecting looks for operations itself. Not an error: one such row must not hold up all others.
-    ELSIF EXISTS (SELECT FROM branch JOIN aimed_at(NEW) AS aim ON aim = id WHERE is_protected AND state = 'ready') THEN
+    ELSIF EXISTS (SELECT FROM branch JOIN aimed_at(NEW) AS aim ON aim = id WHERE is_protected AND state <> 'init') THEN
         RETURN NULL;
     END IF;
     RETURN NEW;
@@ -348,7 +348,7 @@ CREATE TRIGGER operation_protection BEFORE INSERT OR UPDATE ON operation
 CREATE FUNCTION truncate_protection() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = cloister, pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT FROM branch WHERE is_protected AND state = 'ready') THEN
+    IF EXISTS (SELECT FROM branch WHERE is_protected AND state <> 'init') THEN
         PERFORM refuse('cannot delete protected branch', TG_TABLE_NAME);
     END IF;
     RETURN NULL;
