@@ -35,6 +35,7 @@ from cloister.node.commands import (
     ComputeSpec,
     CreateVolume,
     DeleteVolume,
+    DumpSchema,
     GetStatus,
     GetVolume,
     StartCompute,
@@ -159,7 +160,11 @@ class Node:
             return self.computes
 
         self.settings = settings
-        self.agent = NodeAgent(settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make)
+        self.agent = NodeAgent(settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make, dumps=self)
+
+    async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes:
+        """In place of `node/dumps.py`."""
+        return f"{compute.endpoint_id} {major} {database}".encode()
 
     async def ask(self, command: Command[Any], caller: Service = Service.API) -> Any:
         """As if `caller` had sent it; who it really is, is the RPC server's business and tested there."""
@@ -345,6 +350,20 @@ async def test_everything_is_stopped_at_the_end_of_the_platform(node: Node) -> N
 async def test_only_the_api_may_change_anything(node: Node, caller: Service, command: Command[Any]) -> None:
     with pytest.raises(ForbiddenError):
         await node.ask(command, caller)
+
+
+async def test_a_schema_is_that_of_a_compute_that_runs(node: Node) -> None:
+    await node.ask(CREATE)
+    command = DumpSchema(endpoint_id=ENDPOINT, pg_version=18, database='na\'me = "x"')
+    with pytest.raises(NotFoundError):
+        await node.ask(command)
+    await node.ask(StartCompute(spec=spec()))
+    assert (await node.ask(command)).text == f'{ENDPOINT} 18 na\'me = "x"'.encode()
+    for wrong in ("", "d" * 64, "a\0b"):
+        with pytest.raises(BadRequestError):
+            await node.ask(DumpSchema(endpoint_id=ENDPOINT, pg_version=18, database=wrong))
+    with pytest.raises(ForbiddenError):
+        await node.ask(command, caller=Service.AGENT)
 
 
 async def test_root_may_look(node: Node) -> None:

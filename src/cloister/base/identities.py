@@ -27,6 +27,11 @@ COMPUTE_UID_COUNT: Final = 100_000_000
 # Above what systemd-nspawn (to 1 879 048 191) and subuid ranges use, below 2^31, where some tools turn negative.
 
 
+READER_UID: Final = COMPUTE_UID_FIRST + COMPUTE_UID_COUNT - 2
+"""Of programs that read a tenant's server from outside of it (pg_dump). It owns nothing; the last uids of the range are
+never a project's."""
+
+
 def uid_of(service: Service) -> int:
     """Raises PreconditionError if the user does not exist: `cloister up` creates them."""
     if service is Service.AGENT:

@@ -5,6 +5,9 @@ from typing import Final
 RPC_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 # The largest honest message between our processes is a batch of connection events (about 500 kB).
 
+SCHEMA_BYTES_MAX: Final = 3 * 1024 * 1024
+# What pg_dump may say of a schema: some ten thousand tables. It must fit one frame.
+
 RPC_CALL_TIMEOUT_S: Final = 30.0
 # Creating a volume takes under a second, a stop after a long checkpoint some ten: beyond this the peer is stuck.
 

@@ -26,9 +26,17 @@ from cloister.base.errors import (
     ConflictError,
     ExhaustedError,
     ForbiddenError,
+    NotFoundError,
 )
 from cloister.base.identities import Service, checked_compute_uid
-from cloister.base.ids import ProjectId, TimelineId, parse_endpoint_id, parse_project_id, parse_timeline_id
+from cloister.base.ids import (
+    ProjectId,
+    TimelineId,
+    parse_endpoint_id,
+    parse_identifier,
+    parse_project_id,
+    parse_timeline_id,
+)
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.node.commands import (
@@ -41,16 +49,20 @@ from cloister.node.commands import (
     CreateVolume,
     DeleteVolume,
     Done,
+    DumpSchema,
     GetStatus,
     GetVolume,
     NodeStatus,
+    SchemaDump,
     StartCompute,
     StopCompute,
     VolumeFailed,
     VolumeInfo,
 )
 from cloister.node.computes import Computes
+from cloister.node.dumps import Dumps
 from cloister.node.postgres.access import Doors
+from cloister.node.sandbox.cgroups import detect
 from cloister.node.timelines.keeper import Keeper
 from cloister.node.timelines.layout import Layout
 from cloister.node.volumes import KeySource, Volumes, choose_driver
@@ -95,6 +107,12 @@ class ComputesPort(Protocol):
     def limits_description(self) -> str: ...
 
 
+class DumpsPort(Protocol):
+    """What the agent needs of `node/dumps.py`."""
+
+    async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes: ...
+
+
 class EnginesPort(Protocol):
     """What the agent needs of `node/postgres`; an engine is only handed on."""
 
@@ -122,15 +140,18 @@ class NodeAgent:
         broker: KeySource,
         engines: EnginesPort | None = None,
         make_computes: Callable[[Callable[[ComputeExited], None]], ComputesPort] | None = None,
+        dumps: "DumpsPort | None" = None,
     ) -> None:
-        """`engines` and `make_computes` are for tests; None takes those of this host."""
+        """`engines`, `make_computes` and `dumps` are for tests; None takes those of this host."""
         self._paths = settings.paths
         if make_computes is None:
             host_engines = make_engines(self._paths, Doors.of_host())
             engines = host_engines
             self._computes: ComputesPort = Computes(self._paths, host_engines, self._on_compute_exited)
+            self._dumps: DumpsPort | None = Dumps(self._paths, host_engines, detect(self._paths.instance))
         else:
             self._computes = make_computes(self._on_compute_exited)
+            self._dumps = dumps
         assert engines is not None
         self._engines = engines
         self._volumes = Volumes(choose_driver(settings), broker, self._on_volume_failed)
@@ -221,6 +242,8 @@ class NodeAgent:
                 return await self._start_compute(command.spec)
             case StopCompute():
                 return await self._stop_compute(parse_endpoint_id(command.endpoint_id), command.close_volume)
+            case DumpSchema():
+                return await self._dump_schema(command)
             case GetStatus():
                 return await self._status()
             case GetVolume():
@@ -291,6 +314,15 @@ class NodeAgent:
             if close_volume:
                 await self._close_unused(place.project_id)
         return Done()
+
+    async def _dump_schema(self, command: DumpSchema) -> SchemaDump:
+        """Without a lock: a compute that is stopped meanwhile ends the dump, and nothing else."""
+        endpoint_id = parse_endpoint_id(command.endpoint_id)
+        database = parse_identifier("database name", command.database)
+        for compute in self._computes.running():
+            if compute.endpoint_id == endpoint_id and self._dumps is not None:
+                return SchemaDump(await self._dumps.schema(compute, command.pg_version, database))
+        raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
 
     async def _status(self) -> NodeStatus:
         driver = self._volumes.driver

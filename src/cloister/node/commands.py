@@ -1,7 +1,7 @@
 """What the node agent can be asked to do: the whole surface of the only root process.
 
 Every command is a typed struct; every name in it is an id of ours (see `base/ids.py`), parsed again by the agent before
-it becomes a path. Nothing a tenant chose is ever part of a command. The agent knows nothing of rights: it checks by
+it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema. The agent knows nothing of rights: it checks by
 peer credentials that the API process asks, and does what it is told, idempotently.
 """
 
@@ -234,6 +234,22 @@ class GetTimeline(Command[TimelineInfo], frozen=True, kw_only=True):
     timeline_id: str
 
 
+class SchemaDump(msgspec.Struct, frozen=True):
+    text: bytes
+
+
+class DumpSchema(Command[SchemaDump], frozen=True, kw_only=True):
+    """What `pg_dump --schema-only` says of a database of a compute that runs. `database` is the one name here that a tenant
+    chose: it goes into the environment of a program in a sandbox, and nowhere else. Raises NotFoundError (the compute does
+    not run), UnprocessableError (pg_dump's own words), ExhaustedError (more than SCHEMA_BYTES_MAX), UnavailableError (it
+    took too long)."""
+
+    reply: ClassVar[type] = SchemaDump
+    endpoint_id: str
+    pg_version: int
+    database: str
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     computes: list[ComputeInfo]
     volumes: list[VolumeInfo]
@@ -275,6 +291,7 @@ AnyCommand = (
     | DeleteTimeline
     | PruneTimeline
     | GetTimeline
+    | DumpSchema
     | GetStatus
     | GetVolume
 )

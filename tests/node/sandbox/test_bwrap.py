@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 from cloister.node.sandbox.bwrap import Sandbox, command, options
@@ -42,3 +43,9 @@ def test_the_program_is_started_by_giving_up_everything() -> None:
         words
     )
     assert words[words.index("--reuid") + 1] == words[words.index("--regid") + 1] == "1900000001"
+
+
+def test_a_program_may_be_given_groups_and_no_others() -> None:
+    words = command(replace(SANDBOX, groups=(7, 8)), ["pg_dump"])
+    assert words[words.index("--groups") + 1] == "7,8"
+    assert "--clear-groups" not in words

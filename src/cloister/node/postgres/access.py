@@ -1,11 +1,14 @@
 """Who may log in to a compute, and as whom: pg_hba.conf, pg_ident.conf and the accounts that they name.
 
-A compute has one socket and two callers. The kernel says which uid is calling, and that is all the authentication
+A compute has one socket and three callers. The kernel says which uid is calling, and that is all the authentication
 there is inside: the gateway has checked the client's password before it connects.
 
 (1) `cloister_admin`, the bootstrap superuser, is for the API's process alone.
 (2) The gateway may log in as everybody else. It can never become a superuser, whatever a client asks it for.
-(3) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
+(3) `cloister_reader`, who may read and change nothing, is for pg_dump in a sandbox of its own (`node/dumps.py`). pg_dump
+    reads what a tenant's server says, so it may be led to anything: neither the gateway nor the API can become that role,
+    and the uid that can become it can become no other.
+(4) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
     the socket as the superuser.
 
 A physical replication connection matches no line, so it is refused: `all` does not include it. That is no wall around a
@@ -18,19 +21,23 @@ import grp
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.base.identities import SHARED_GROUP, Service, uid_of
+from cloister.base.identities import READER_UID, SHARED_GROUP, Service, uid_of
 
 ADMIN_ROLE: Final = "cloister_admin"
+READER_ROLE: Final = "cloister_reader"
+_READER_USER: Final = "cloister-reader"
 
 PG_HBA: Final = f"""\
 # TYPE  DATABASE  USER            METHOD
 local   all       {ADMIN_ROLE}  peer map=platform
+local   all       {READER_ROLE}  peer map=reader
 local   all       all             peer map=gateway
 """
 
 PG_IDENT: Final = f"""\
 # MAP     SYSTEM USER       DATABASE USER
 platform  {Service.API}      {ADMIN_ROLE}
+reader    {_READER_USER}      {READER_ROLE}
 gateway   {Service.GATEWAY}  all
 """
 
@@ -54,6 +61,7 @@ class Doors:
         return (
             f"{Service.API}:x:{self.api_uid}:{self.shared_gid}::{nowhere}\n"
             f"{Service.GATEWAY}:x:{self.gateway_uid}:{self.shared_gid}::{nowhere}\n"
+            f"{_READER_USER}:x:{READER_UID}:{READER_UID}::{nowhere}\n"
         )
 
     def group(self) -> str:

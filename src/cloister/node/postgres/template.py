@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from cloister.base.errors import ExhaustedError, InternalError
-from cloister.node.postgres.access import ADMIN_ROLE
+from cloister.node.postgres.access import ADMIN_ROLE, READER_ROLE
 
 OWNER_ROLE: Final = "neondb_owner"
 GROUP_ROLE: Final = "neon_superuser"
@@ -67,6 +67,7 @@ def first_statements(major: int) -> bytes:
         f"CREATE ROLE {OWNER_ROLE} LOGIN CREATEDB CREATEROLE BYPASSRLS REPLICATION IN ROLE {GROUP_ROLE}",
         f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE} STRATEGY file_copy",
         f"ALTER ROLE {ADMIN_ROLE} SET search_path = pg_catalog, pg_temp",
+        f"CREATE ROLE {READER_ROLE} LOGIN IN ROLE pg_read_all_data",  # for pg_dump: node/dumps.py
     ]
     if major >= 17:
         statements.append(f"ALTER ROLE {ADMIN_ROLE} SET event_triggers = off")

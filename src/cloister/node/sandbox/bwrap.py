@@ -27,6 +27,8 @@ class Sandbox:
     """Path inside → file or directory outside. What is bound here over an executable place can be executed."""
     environment: dict[str, str] = field(default_factory=dict)
     """All of it."""
+    groups: tuple[int, ...] = ()
+    """Further groups."""
 
 
 def options(sandbox: Sandbox) -> list[str]:
@@ -55,9 +57,10 @@ def options(sandbox: Sandbox) -> list[str]:
 
 def command(sandbox: Sandbox, program: list[str]) -> list[str]:
     """Become nobody for good, then run `program`."""
+    groups = ["--groups", ",".join(map(str, sandbox.groups))] if sandbox.groups else ["--clear-groups"]
     return [
         "/sbin/setpriv",
-        *("--reuid", str(sandbox.uid), "--regid", str(sandbox.uid), "--clear-groups"),
+        *("--reuid", str(sandbox.uid), "--regid", str(sandbox.uid), *groups),
         *("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--no-new-privs"),
         "--",
         *program,

@@ -52,6 +52,8 @@ class Launch:
     """Where bubblewrap writes how it ended."""
     log_fd: int
     """Standard output and error."""
+    output_fd: int | None = None
+    """Standard output, where it is not to stand in the log."""
     lock_fd: int | None = None
     """Held open by the program and its children: a lock on it lasts as long as any of them. Never a directory, for
     `..` of a directory outside leads out of the sandbox."""
@@ -100,7 +102,7 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
         # (1) Spawned, and waiting.
         arranged = {
             0: what.input_fd if what.input_fd is not None else null.fileno(),
-            1: what.log_fd,
+            1: what.log_fd if what.output_fd is None else what.output_fd,
             2: what.log_fd,
             ARGS_FD: args_read.fileno(),
             STATUS_FD: status.fileno(),
