@@ -55,7 +55,10 @@ async def state_of(tx: Transaction, timeline_id: str) -> str:
 
 
 async def is_made(tx: Transaction, timeline_id: str) -> None:
-    await tx.execute("UPDATE timeline SET state = 'ready' WHERE id = $1 AND state = 'making'", timeline_id)
+    """There is nothing to go back to before this moment."""
+    await tx.execute(
+        "UPDATE timeline SET state = 'ready', began_at = now() WHERE id = $1 AND state = 'making'", timeline_id
+    )
 
 
 async def is_going(tx: Transaction, timeline_id: str) -> None:
