@@ -387,8 +387,10 @@ check_statement(Node *node)
 			check_extension_options(((AlterExtensionStmt *) node)->options);
 			break;
 		case T_AlterExtensionContentsStmt:
-			REFUSE("Leave what an extension consists of to its script.",
-				   "members of extension \"%s\" cannot be changed", ((AlterExtensionContentsStmt *) node)->extname);
+			if (!creating_extension)
+				REFUSE("Leave what an extension consists of to its script.",
+					   "members of extension \"%s\" cannot be changed",
+					   ((AlterExtensionContentsStmt *) node)->extname);
 			break;
 		case T_CreatePLangStmt:
 			if (!creating_extension)
