@@ -38,6 +38,7 @@ from cloister.node.commands import (
     DeleteTimeline,
     DeleteVolume,
     Done,
+    DumpSchema,
     FinishCopy,
     GetStatus,
     GetTimeline,
@@ -46,6 +47,7 @@ from cloister.node.commands import (
     PruneTimeline,
     Recovered,
     RecoverTimeline,
+    SchemaDump,
     ScrubTimeline,
     StartCompute,
     StopCompute,
@@ -152,6 +154,8 @@ class FakeNode:
         self.deaf: set[str] = set()
         """Endpoints whose server does not answer sessions."""
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self.dumps: dict[str, bytes | CloisterError] = {}
+        """Database → what pg_dump says of it."""
         self._last_generation = 0
         self._last_lsn = 0x100
         self._last_label = 0
@@ -426,6 +430,13 @@ class FakeNode:
             unique_bytes=100,
             history_bytes=10 * (1 + last - timeline.began_lsn),
         )
+
+    def _DumpSchema(self, command: DumpSchema) -> SchemaDump:  # noqa: N802
+        if command.endpoint_id not in self.computes:
+            raise NotFoundError(public="the compute does not run")
+        if isinstance(dump := self.dumps[command.database], CloisterError):
+            raise dump
+        return SchemaDump(dump)
 
     def _GetStatus(self, _command: GetStatus) -> NodeStatus:  # noqa: N802
         return NodeStatus(

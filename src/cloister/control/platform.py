@@ -19,6 +19,7 @@ from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
+from cloister.control.branches.schemas import SchemaService
 from cloister.control.branches.service import BranchService
 from cloister.control.branches.snapshots import SnapshotService
 from cloister.control.branches.successions import Successions
@@ -159,7 +160,7 @@ class ControlPlane:
             ),
             branches=branches,
             snapshots=snapshots,
-            schemas=None,  # type: ignore[arg-type]
+            schemas=SchemaService(database, agent, self.waker),
             endpoints=EndpointService(database, self.engine, self.gateways, clock),
             roles=RoleService(database, self.engine, vault),
             databases=DatabaseService(database, self.engine),
