@@ -121,7 +121,7 @@ def _run(program: str, *arguments: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def _serving(data: Path, socket_dir: Path) -> Iterator[None]:
+def _serving(data: Path, socket_dir: Path, **more: str) -> Iterator[None]:
     user = UNPRIVILEGED_UID if os.geteuid() == 0 else None
     settings = {
         "listen_addresses": "",
@@ -133,6 +133,7 @@ def _serving(data: Path, socket_dir: Path) -> Iterator[None]:
         "max_connections": "100",
         "shared_buffers": "16MB",
         "max_wal_size": "64MB",
+        **more,
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (socket_dir / "log").open("wb") as log:

@@ -19,11 +19,14 @@ from cloister.control.computes import sessions
 from cloister.control.computes.sessions import Running, Sessions, TenantServer, open_server
 from cloister.control.roles.catalog import is_verifier
 from cloister.control.roles.names import GROUP_ROLE, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
+from cloister.control.roles.server import RoleState
+from cloister.node.postgres.engines import GUARDS
 from cloister.protocol.scram import Verifier
 from tests import fix_database
 
 NAMES = ['a"b', "a'; DROP DATABASE neondb; --", "ünï-çødé", "🦜" * 15 + "abc", "x" * 63, "../../etc/passwd", "%I $1 \\"]
 VERIFIER = str(Verifier.of_password("npg_0123456789abcdef", salt=b"0123456789abcdef", iterations=4096))
+PASSWORD = "kQ7vWz3XnT1mYb5R"
 OTHER = str(Verifier.of_password("npg_fedcba9876543210", salt=b"0123456789abcdef", iterations=4096))
 
 
@@ -38,7 +41,9 @@ def cluster() -> Any:
         fix_database._run(
             "initdb", "-D", data, "-U", SUPERUSER, *"-A trust --no-sync --encoding=UTF8".split(), "--locale=C.UTF-8"
         )
-        with fix_database._serving(data, directory):
+        # As the user of the test's server, who may not look into a checkout.
+        guard = shutil.copy(GUARDS / "18" / "guard.so", directory)
+        with fix_database._serving(data, directory, shared_preload_libraries=str(guard)):
             asyncio.run(_prepare(directory))
             yield directory
     finally:
@@ -170,16 +175,19 @@ async def test_nothing_of_a_tenant_runs_with_our_rights(server: TenantServer, ru
                CREATE FUNCTION evil.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS $$
                  BEGIN INSERT INTO evil.ran VALUES (current_user); RETURN true; END $$;
                ALTER DATABASE neondb SET search_path = evil, public;
-               ALTER DATABASE neondb SET role = 'neondb_owner';
                ALTER DATABASE neondb SET default_transaction_read_only = on;
                ALTER DATABASE neondb SET statement_timeout = '1ms';
                ALTER DATABASE neondb SET transaction_timeout = '1ms';
-               ALTER DATABASE neondb SET idle_session_timeout = '1ms';
-               ALTER DATABASE neondb SET local_preload_libraries = 'no_such_library';"""
+               ALTER DATABASE neondb SET idle_session_timeout = '1ms';"""
         )
+    # What the guard does not let it set, but a cluster that was made elsewhere could bring along.
+    async with tenant(running, SUPERUSER, "postgres") as somebody:
+        await somebody.execute("ALTER DATABASE neondb SET role = 'neondb_owner'")
+        await somebody.execute("ALTER DATABASE neondb SET local_preload_libraries = 'no_such_library'")
     await server.drop_role("victim")
+    async with tenant(running, SUPERUSER, "postgres") as somebody:
+        await somebody.execute("ALTER DATABASE neondb RESET local_preload_libraries")
     async with tenant(running, database="postgres") as owner:
-        await owner.execute("ALTER DATABASE neondb RESET local_preload_libraries")
         await owner.execute("ALTER DATABASE neondb RESET transaction_timeout")
         await owner.execute("ALTER DATABASE neondb RESET idle_session_timeout")
     async with tenant(running) as owner:
@@ -197,7 +205,7 @@ async def test_valid_until_is_read_whatever_it_says(server: TenantServer, runnin
             ("c", "20000-01-01"),
             ("d", "2030-01-01 00:00:00+00"),
         ]:
-            await owner.execute(f"CREATE ROLE until_{name} LOGIN PASSWORD 'x' VALID UNTIL '{until}'")
+            await owner.execute(f"CREATE ROLE until_{name} LOGIN PASSWORD '{PASSWORD}' VALID UNTIL '{until}'")
     found = {role.name: role.valid_until for role in await server.roles()}
     assert found["until_a"] is None
     assert [found[f"until_{name}"].year for name in "bcd"] == [1970, 9000, 2030]  # type: ignore[union-attr]
@@ -207,10 +215,56 @@ async def test_valid_until_is_read_whatever_it_says(server: TenantServer, runnin
 
 async def test_what_is_not_a_verifier_lets_nobody_in(server: TenantServer, running: Running) -> None:
     async with tenant(running, SUPERUSER) as connection:
-        await connection.execute("SET password_encryption = 'md5'; CREATE ROLE old_style LOGIN PASSWORD 'x'")
+        await connection.execute("CREATE ROLE old_style LOGIN")
+        await connection.execute("UPDATE pg_authid SET rolpassword = $1 WHERE rolname = 'old_style'", "md5" + "0" * 32)
     assert next(role for role in await server.roles() if role.name == "old_style").verifier is None
     assert not is_verifier("SCRAM-SHA-256$0:x$y:z")
     await server.drop_role("old_style")
+
+
+async def state_of(server: TenantServer, name: str) -> RoleState:
+    return next(role for role in await server.roles() if role.name == name)
+
+
+async def test_a_verifier_counts_only_as_the_guard_saw_it_stored(server: TenantServer, running: Running) -> None:
+    async with tenant(running) as client:
+        await client.execute(f"CREATE ROLE by_sql LOGIN PASSWORD '{PASSWORD}'")
+        assert Verifier.parse((await state_of(server, "by_sql")).verifier or "").matches_password(PASSWORD)
+        await client.execute("ALTER ROLE by_sql RENAME TO renamed")
+        assert (await state_of(server, "renamed")).verifier is not None, "the ledger knows roles by oid"
+
+        # A change that is taken back takes its entry with it.
+        async with client.transaction():
+            savepoint = client.transaction()
+            await savepoint.start()
+            await client.execute(f"ALTER ROLE renamed PASSWORD '{PASSWORD}!'")
+            await savepoint.rollback()
+        assert Verifier.parse((await state_of(server, "renamed")).verifier or "").matches_password(PASSWORD)
+
+        for statement in (
+            "SECURITY LABEL FOR cloister ON ROLE renamed IS 'x'",
+            "SECURITY LABEL ON ROLE renamed IS NULL",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await client.execute(statement)
+    async with tenant(running, SUPERUSER) as somebody:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await somebody.execute("SECURITY LABEL FOR cloister ON ROLE renamed IS NULL")
+        await somebody.execute("UPDATE pg_authid SET rolpassword = $1 WHERE rolname = 'renamed'", OTHER)
+    state = await state_of(server, "renamed")
+    assert (state.verifier, state.has_unchecked_password) == (None, True)
+    await server.set_verifier("renamed", OTHER)
+    state = await state_of(server, "renamed")
+    assert (state.verifier, state.has_unchecked_password) == (OTHER, False)
+
+    await server.drop_role("renamed")
+    async with tenant(running, SUPERUSER) as somebody:
+        assert (
+            await somebody.fetchval(
+                "SELECT count(*) FROM pg_shseclabel WHERE objoid NOT IN (SELECT oid FROM pg_authid)"
+            )
+            == 0
+        )
 
 
 async def test_missing_things_are_said_to_be_missing(server: TenantServer) -> None:
@@ -254,7 +308,7 @@ async def test_while_the_catalog_is_held_nobody_changes_a_role_but_all_can_read(
         await server.roles()
         await client.execute("SET lock_timeout = '20ms'")
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await client.execute("ALTER ROLE neondb_owner PASSWORD 'another one, long enough'")
+            await client.execute(f"ALTER ROLE neondb_owner PASSWORD '{PASSWORD}'")
         await server.release_catalog()
         async with client.transaction():
             await client.execute("CREATE ROLE half_done")

@@ -5,6 +5,7 @@ a name that does not exist takes as long as one that does.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +15,8 @@ from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.roles.server import RoleState
+
+_log: Final = logging.getLogger(__name__)
 
 FRESH_FOR: Final = timedelta(seconds=1)
 # How long a password that was changed by SQL stays good at the gateway.
@@ -54,8 +57,18 @@ class Verifiers:
         if read is None or read.generation != running.generation or now - read.at >= FRESH_FOR:
             async with self._sessions.lasting(running) as server:
                 read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
+            self._tell_of_unchecked(running.endpoint_id, read)
             self._read[running.endpoint_id] = read
         return read.roles
+
+    def _tell_of_unchecked(self, endpoint_id: EndpointId, read: _Read) -> None:
+        """Once for each role: nothing should be able to store such a password, so somebody should know."""
+        known = self._read.get(endpoint_id)
+        for name, role in read.roles.items():
+            if role.has_unchecked_password and not (
+                known is not None and name in known.roles and known.roles[name].has_unchecked_password
+            ):
+                _log.warning("%s: the password of role %r was never checked, so it lets nobody in", endpoint_id, name)
 
     def forget(self, endpoint_id: EndpointId) -> None:
         """Something was changed, or the compute has ended."""

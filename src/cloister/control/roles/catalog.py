@@ -8,11 +8,13 @@ the server itself (`format('%I')`); passwords come as verifiers, never in clear.
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from typing import Any, Final, LiteralString, TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, LiteralString, TypeVar
 
 import asyncpg
 import msgspec
+from msgspec import Meta
 
 from cloister.base.errors import (
     CloisterError,
@@ -24,6 +26,7 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.ids import parse_identifier
+from cloister.control.roles.ledger import is_vouched_for
 from cloister.control.roles.names import GROUP_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
 from cloister.protocol.scram import InvalidVerifierError, Verifier
@@ -43,7 +46,10 @@ _ROLES: Final = """
 SELECT pg_catalog.namesend(a.rolname) AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
        CASE WHEN a.rolvaliduntil IS NULL OR a.rolvaliduntil = 'infinity' THEN NULL
             ELSE least(greatest(a.rolvaliduntil, '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00')
-       END AS valid_until
+       END AS valid_until,
+       (SELECT l.label FROM pg_catalog.pg_shseclabel l
+         WHERE l.objoid OPERATOR(pg_catalog.=) a.oid AND l.classoid OPERATOR(pg_catalog.=) 1260
+           AND l.provider OPERATOR(pg_catalog.=) 'cloister') AS label
   FROM pg_catalog.pg_authid a
  WHERE a.oid OPERATOR(pg_catalog.<>) 10
    AND pg_catalog.substr(pg_catalog.namesend(a.rolname), 1, 3) OPERATOR(pg_catalog.<>) 'pg_'::pg_catalog.bytea
@@ -53,7 +59,8 @@ SELECT pg_catalog.namesend(a.rolname) AS name, a.rolpassword AS verifier, a.rolc
  LIMIT $1
 """
 # 10 is the bootstrap superuser. Not told by oids alone: those of the template were given in single-user mode, from
-# initdb's range. Only initdb can make a role whose name starts with pg_.
+# initdb's range. Only initdb can make a role whose name starts with pg_. 1260 is pg_authid itself; the label is that of
+# ledger.py.
 #
 # Names come as bytes, and are compared as bytes: a session in a database of another encoding may have made one that is no
 # UTF-8, and a function that looks at characters would fail for all roles because of it.
@@ -81,6 +88,26 @@ def is_verifier(text: str | None) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _RoleRow:
+    name: str
+    verifier: str | None
+    can_login: bool
+    valid_until: Annotated[datetime, Meta(tz=True)] | None
+    label: str | None
+
+    def state(self) -> RoleState:
+        verifier = self.verifier if is_verifier(self.verifier) else None
+        is_checked = verifier is not None and is_vouched_for(verifier, self.label)
+        return RoleState(
+            self.name,
+            verifier if is_checked else None,
+            self.can_login,
+            self.valid_until,
+            has_unchecked_password=verifier is not None and not is_checked,
+        )
+
+
 Elsewhere = Callable[[str], AbstractAsyncContextManager[Any]]
 """Opens another superuser session, in the database of that name."""
 
@@ -93,9 +120,9 @@ class Catalog:
         self._elsewhere = elsewhere
 
     async def roles(self) -> list[RoleState]:
-        roles = understood_rows(_named(await self._fetch(_ROLES, ROLES_READ_MAX), "name"), RoleState)
-        _require_names([role.name for role in roles])
-        return [replace(role, verifier=role.verifier if is_verifier(role.verifier) else None) for role in roles]
+        rows = understood_rows(_named(await self._fetch(_ROLES, ROLES_READ_MAX), "name"), _RoleRow)
+        _require_names([row.name for row in rows])
+        return [row.state() for row in rows]
 
     async def databases(self) -> list[DatabaseState]:
         rows = await self._fetch(_DATABASES, DATABASES_READ_MAX)

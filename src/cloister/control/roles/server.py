@@ -19,8 +19,10 @@ from cloister.base.ids import EndpointId
 class RoleState:
     name: str
     verifier: str | None
+    """None as well where the server has one that the ledger does not know: see ledger.py."""
     can_login: bool
     valid_until: Annotated[datetime, Meta(tz=True)] | None
+    has_unchecked_password: bool = False
 
 
 @dataclass(frozen=True, slots=True)
