@@ -255,13 +255,25 @@ async def test_restoring_a_snapshot_over_a_branch_takes_a_further_permission() -
     await post(world, f"{P}/snapshots/{SNAPSHOT}/restore?name=old")
     await post(world, f"{P}/snapshots/{SNAPSHOT}/restore", {"finalize_restore": True, "target_branch_id": BRANCH})
     assert world.snapshots.restored == [
-        {"name": "old", "target_id": None, "is_final": False},
+        {"name": "old", "target_id": BRANCH, "is_final": False},
         {"name": None, "target_id": BRANCH, "is_final": True},
     ]
     world.decider.refused = {Permission.BRANCH_RESTORE}
     await post(world, f"{P}/snapshots/{SNAPSHOT}/restore", {"finalize_restore": True}, status=403)
     await post(world, f"{P}/snapshots/{SNAPSHOT}/restore", {})
     assert len(world.snapshots.restored) == 3
+
+
+async def test_a_snapshot_replaces_what_it_was_taken_of_unless_that_is_gone_or_protected() -> None:
+    world = World()
+    path = f"{P}/snapshots/{SNAPSHOT}/restore"
+    world.branches.rows[0] = branch(is_protected=True)
+    await post(world, path)
+    await post(world, path, {"finalize_restore": True})
+    await post(world, path, {"target_branch_id": CHILD})
+    world.branches.rows = []
+    await post(world, path)
+    assert [it["target_id"] for it in world.snapshots.restored] == [None, BRANCH, CHILD, None]
 
 
 async def test_a_schedule_is_shown_as_it_was_set() -> None:

@@ -1,9 +1,12 @@
 """Snapshots: named moments that are kept, by hand or by schedule, and branches made of them again."""
 
+import contextlib
 from typing import Annotated
 
 import msgspec
 
+from cloister.base.errors import NotFoundError
+from cloister.base.ids import BranchId
 from cloister.control.branches.model import SnapshotChange
 from cloister.edge.api import paths, points
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
@@ -92,7 +95,7 @@ async def restore_snapshot(call: Call[wire.RestoreSnapshot, RestoreQuery]) -> wi
         call.project_id,
         call.snapshot_id,
         name=body.name or call.query.name,
-        target_id=paths.branch_id(body.target_branch_id) if body.target_branch_id else None,
+        target_id=await _target_id(call),
         is_final=body.finalize_restore,
     )
     return wire.SnapshotRestoredAnswer(
@@ -101,6 +104,20 @@ async def restore_snapshot(call: Call[wire.RestoreSnapshot, RestoreQuery]) -> wi
         operations=operations(restored.operations, call.now),
         roles=shown_once(restored.passwords),
     )
+
+
+async def _target_id(call: Call[wire.RestoreSnapshot, RestoreQuery]) -> BranchId | None:
+    """The branch to be replaced, now or later: the one that is named, or as at Neon the one that the snapshot was taken of,
+    if it is still there. A protected one is never meant by silence, only refused when it is to be replaced now."""
+    body = call.body
+    if body.target_branch_id:
+        return paths.branch_id(body.target_branch_id)
+    for snapshot in await call.control.snapshots.find(call.project_id):
+        if snapshot.id == call.snapshot_id:
+            with contextlib.suppress(NotFoundError):
+                source = await call.control.branches.get(call.project_id, snapshot.branch_id)
+                return None if source.is_protected and not body.finalize_restore else source.id
+    return None
 
 
 @endpoint("POST", _BRANCH + "/finalize_restore", permission=Permission.BRANCH_RESTORE, audit=Action.BRANCH_FINALIZE)

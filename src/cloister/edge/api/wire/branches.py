@@ -1,11 +1,12 @@
 """Branches: what is shown of them, and what is asked of them."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Literal
 
 import msgspec
 
 from cloister.control.branches.model import Branch, Usage
+from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.edge.api.points import Lsn, Timestamp
 from cloister.edge.api.wire.common import (
     CREATION_SOURCE,
@@ -22,9 +23,6 @@ from cloister.edge.api.wire.databases import DatabaseView
 from cloister.edge.api.wire.endpoints import ComputeUnits, EndpointSettingsChange, EndpointView, SuspendTimeout
 from cloister.edge.api.wire.operations import OperationView
 from cloister.edge.api.wire.roles import RoleView
-
-RECOVERY: Final = timedelta(days=7)
-"""For how long a deleted branch can be recovered."""
 
 ENDPOINTS_MAX: Final = 16
 # One that writes, and some that read: more at once is a mistake.
@@ -221,7 +219,7 @@ def _recovery(deleted_at: datetime, expires_at: datetime | None) -> Recovery:
     has_expired = expires_at is not None and expires_at <= deleted_at
     return Recovery(
         deleted_at=moment(deleted_at),
-        recoverable_until=moment(deleted_at + RECOVERY),
+        recoverable_until=moment(deleted_at + RECOVERABLE_FOR),
         deletion_method="ttl" if has_expired else "user",
     )
 
