@@ -40,9 +40,16 @@ class Http1:
         """The answer that is said next is the last one."""
 
     async def request(self) -> h11.Request | None:
-        """The next one's head; None at the end. Raises h11.RemoteProtocolError, ClientLeftError."""
+        """The next one's head; None at the end. Raises h11.RemoteProtocolError, RequestError, ClientLeftError."""
         event = await self._next_event()
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        if sum(len(name) + len(value) for name, value in event.headers) > limits.HEAD_BYTES_MAX:
+            raise RequestError("the head is too large", status=431)  # h11 limits what is incomplete only
+        names = {name for name, _ in event.headers}
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise RequestError("a length beside chunks")  # h11 would take the chunks; who stood between, perhaps not
+        return event
 
     async def body(self, share: "Share | None") -> bytes:
         """Up to its end; with no share there should be none. Raises RequestError, and what `share` raises."""
@@ -82,8 +89,10 @@ class Http1:
         if (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE) and not self.is_closing:
             self._http.start_next_cycle()
             return True
-        if self._http.their_state is h11.SEND_BODY:
-            await self._linger()
+        while self._http.their_state is h11.SEND_BODY:
+            if self._http.next_event() is h11.NEED_DATA:
+                await self._linger()
+                break
         return False
 
     async def _next_event(self) -> object:

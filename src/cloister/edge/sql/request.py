@@ -193,7 +193,7 @@ def _parse_connection_string(text: str) -> tuple[Startup, str, Secret[str]]:
         raise RequestError("the connection string is too long")
     try:
         parts = urlsplit(text)
-        host = parts.hostname
+        host, _port = parts.hostname, parts.port  # a port that is none is a ValueError
         query = dict(parse_qsl(parts.query, keep_blank_values=True, errors="strict", max_num_fields=64))
         user = _decoded(parts.username)
         password = _decoded(parts.password)
