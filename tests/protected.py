@@ -83,7 +83,7 @@ BRANCH_MACHINES: Final = {
 }
 TIMELINE_MACHINES: Final = ("take_snapshot", "delete_timeline")
 HARMLESS_MACHINES: Final = {
-    "first_start", "start_compute", "suspend_compute",
+    "first_start", "start_compute", "suspend_compute", "doze_compute",
     "create_role", "drop_role", "set_password", "create_database", "change_database", "drop_database",
 }  # fmt: skip
 """What is lost by these is a role or a database, which are the tenant's own, or nothing."""

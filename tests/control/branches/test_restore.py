@@ -1,5 +1,6 @@
 """A branch becomes something else: reset, restore, what it was, and who stands in the way."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from cloister.control.computes.store import begin_anew
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import CAUSE, VERIFIER, branched, holds, protect, refused, running, seen, words
+from tests.control.fake_node import QUIET
 from tests.control.land import CALLER, Land
 
 A_MOMENT = timedelta(seconds=1)
@@ -119,6 +121,18 @@ async def test_a_sleeping_branch_is_asleep_again_afterwards_and_its_roles_are_kn
     assert (row["state"], row["is_clean"]) == ("idle", True)
     assert (await land.look_up(created.endpoint.id, "late")).is_doomed
     assert not (await land.look_up(created.endpoint.id, "neondb_owner")).is_doomed
+
+
+async def test_a_client_that_came_meanwhile_is_not_put_out(land: Land) -> None:
+    created, child = await a_child(land)
+    endpoint_id = child.endpoints[0].id
+    _, operations = await land.control.endpoints.suspend(CALLER, created.project.id, endpoint_id)
+    await land.finish(operations)
+    done = await restored(land, child.branch, created.branch, finish=False)
+    land.node.activity[endpoint_id] = replace(QUIET, last_change_at=land.clock.now())
+    await land.plane.waker.wake(endpoint_id)
+    await land.finish(done.operations)
+    assert endpoint_id in land.node.computes
 
 
 async def test_children_stand_in_the_way_unless_they_have_somewhere_to_go(land: Land) -> None:

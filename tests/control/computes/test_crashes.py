@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cloister.control.computes.operations import DELETE, FIRST_START, START, SUSPEND, ComputesWorld
+from cloister.control.computes.operations import DELETE, DOZE, FIRST_START, START, SUSPEND, ComputesWorld
 from cloister.control.computes.runner import Cause
 from cloister.control.operations.machine import Machine
 from cloister.control.projects.model import NewProject
@@ -60,6 +60,6 @@ class Cases:
 CAUSE = Cause("test", "test")
 
 
-@pytest.mark.parametrize("machine", [FIRST_START, START, SUSPEND, DELETE], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("machine", [FIRST_START, START, SUSPEND, DOZE, DELETE], ids=lambda machine: machine.name)
 async def test_survives_crashes(still_land: Land, machine: Machine[ComputesWorld]) -> None:
     await every_step_survives_a_crash(machine, Cases(still_land, machine), still_land.database)

@@ -5,7 +5,7 @@ id, its endpoints and their hosts stay. What it was ends, or becomes a branch of
 its history and its children go.
 
 A compute that runs is suspended in order for the moment of the change and started again after it. One that sleeps is
-started too, since only its server can say which roles the data holds, and put to sleep again.
+started too, since only its server can say which roles the data holds, and put to sleep again if nobody came meanwhile.
 """
 
 from cloister.base.clock import Clock
@@ -18,7 +18,7 @@ from cloister.control.branches.model import Branch, BranchRestored, NewPassword
 from cloister.control.branches.operations import BRANCH_RESOURCE, RESTORE_BRANCH, work
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
-from cloister.control.computes.operations import ENDPOINT_RESOURCE, SUSPEND
+from cloister.control.computes.operations import DOZE, ENDPOINT_RESOURCE
 from cloister.control.naming import checked_name
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
@@ -79,7 +79,7 @@ class Successions:
                 continue
             operations.append(await submit_first_start(tx, self._engine, endpoint, after=restore))
             if endpoint.id not in running:
-                operations.append(await self._submit_suspend(tx, branch, endpoint.id, operations[-1]))
+                operations.append(await self._submit_doze(tx, branch, endpoint.id, operations[-1]))
         return BranchRestored(branch, preserved, passwords or [], operations)
 
     async def _preserve(self, tx: Transaction, caller: Caller, branch: Branch, name: str) -> Branch:
@@ -113,10 +113,10 @@ class Successions:
             return None
         return await ask(tx, self._vault, branch, theirs, verifiers)
 
-    async def _submit_suspend(self, tx: Transaction, branch: Branch, endpoint_id: str, after: Operation) -> Operation:
+    async def _submit_doze(self, tx: Transaction, branch: Branch, endpoint_id: str, after: Operation) -> Operation:
         return await self._engine.submit(
             tx,
-            machine=SUSPEND.name,
+            machine=DOZE.name,
             project_id=branch.project_id,
             branch_id=branch.id,
             endpoint_id=endpoint_id,

@@ -33,6 +33,11 @@ class Activity:
     """Ever spent executing, over all databases of the tenant."""
 
     @property
+    def is_alone(self) -> bool:
+        """No client is connected."""
+        return self.hold is None and self.last_change_at is None
+
+    @property
     def hold(self) -> str | None:
         """What keeps the compute awake right now."""
         if self.busy_backends:

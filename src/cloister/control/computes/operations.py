@@ -1,4 +1,4 @@
-"""The machines of endpoints: first start, start, suspend, delete.
+"""The machines of endpoints: first start, start, suspend, doze, delete.
 
 They decide little: `runner.py` and `suspend.py` make what they want idempotent and safe against everybody else. Starts
 take the resource `start:…` and everything else `endpoint:…`: a change of roles, which needs the compute awake, does not
@@ -132,6 +132,18 @@ async def suspend(operation: Operation, world: ComputesWorld) -> Outcome:
     return Go()
 
 
+async def doze(operation: Operation, world: ComputesWorld) -> Outcome:
+    """Back to sleep after a start that no client asked for. If one has come meanwhile, its idle time decides, as ever."""
+    endpoint_id = _endpoint(operation)
+    async with world.database.reading() as tx:
+        endpoint = (await store.placed(tx, endpoint_id, and_deleted=True)).endpoint
+    if endpoint.socket_dir is not None:
+        await world.suspender.if_idle(
+            endpoint_id, endpoint.generation, lambda activity: activity.is_alone, _cause(operation, "nobody came")
+        )
+    return Go()
+
+
 async def delete(operation: Operation, world: ComputesWorld) -> Outcome:
     """The row is marked already: nobody wakes it. What runs is suspended in order, for the branch keeps its roles."""
     await world.suspender.at_once(_endpoint(operation), _cause(operation, "deleted"))
@@ -148,11 +160,14 @@ START: Final[Machine[ComputesWorld]] = Machine(
 SUSPEND: Final[Machine[ComputesWorld]] = Machine(
     "suspend_compute", "suspend_compute", DEADLINE, (Step("suspend", suspend),), has_rollback=False
 )
+DOZE: Final[Machine[ComputesWorld]] = Machine(
+    "doze_compute", "suspend_compute", DEADLINE, (Step("doze", doze),), has_rollback=False
+)
 DELETE: Final[Machine[ComputesWorld]] = Machine(
     "delete_endpoint", "suspend_compute", DEADLINE, (Step("delete", delete),), has_rollback=False
 )
 
-MACHINES: Final = (FIRST_START, START, SUSPEND, DELETE)
+MACHINES: Final = (FIRST_START, START, SUSPEND, DOZE, DELETE)
 
 
 def _endpoint(operation: Operation) -> EndpointId:
