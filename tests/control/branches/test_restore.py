@@ -131,7 +131,7 @@ async def test_a_client_that_came_meanwhile_is_not_put_out(land: Land) -> None:
     done = await restored(land, child.branch, created.branch, finish=False)
     land.node.activity[endpoint_id] = replace(QUIET, last_change_at=land.clock.now())
     await land.plane.waker.wake(endpoint_id)
-    await land.finish(done.operations)
+    await land.finish_later(done.operations)
     assert endpoint_id in land.node.computes
 
 
