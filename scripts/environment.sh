@@ -48,6 +48,9 @@ install_packages() {
 platform_packages() {
     packages_for bwrap:bubblewrap cryptsetup:cryptsetup-bin mkfs.xfs:xfsprogs qemu-storage-daemon:qemu-system-common \
         losetup:mount useradd:passwd setpriv:util-linux ip:iproute2 psql:postgresql-client
+    # For guard.so, which is built here (build_guard).
+    command -v "${CC:-gcc}" >/dev/null || printf 'gcc\n'
+    [[ -e /usr/include/stdio.h ]] || printf 'libc6-dev\n'
     ldconfig -p | grep -F libseccomp.so.2 >/dev/null || printf 'libseccomp2\n'
     [[ -e /etc/ssl/certs/ca-certificates.crt ]] || printf 'ca-certificates\n'
     # With it every *.db.localhost is this machine, for every program.
@@ -86,7 +89,7 @@ ensure_platform_packages() {
 # What tests and benchmarks need beside the platform: peers to compare with, and clients.
 ensure_test_packages() {
     local missing
-    mapfile -t missing < <(packages_for pgbouncer:pgbouncer gcc:gcc openssl:openssl npm:npm)
+    mapfile -t missing < <(packages_for pgbouncer:pgbouncer openssl:openssl npm:npm)
     # pgbench comes with the distribution's server, whose package would start one on port 5432 unless told otherwise first.
     if ! pgbench --version >/dev/null 2>&1; then
         if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then
@@ -125,6 +128,13 @@ ensure_venv() {
         printf '%s\n' "$wanted" >"$stamp"
     fi
     link_package
+    build_guard
+}
+
+# The module that computes preload, for each PostgreSQL whose headers are here: those of the engine come with it. A second
+# of the compiler's time, and nothing at all when nothing changed.
+build_guard() {
+    "$venv/bin/python" -P "$root/guard/build.py" >/dev/null || die "guard.so could not be built"
 }
 
 # Cloister itself is used from this checkout. A .pth file and a two-line command do that without a build, which would

@@ -69,6 +69,9 @@ class AddressType(click.ParamType[Address]):
     "--idle-check-interval", "idle_check_interval_s", type=float, metavar="SECONDS", help="How often to look (5)."
 )
 @click.option("--store-passwords/--no-store-passwords", default=None, help="Default of new projects (no).")
+@click.option(
+    "--password-policy", type=click.Choice(["strict", "neon"]), help="How passwords' 60 bits are counted (strict)."
+)
 @click.option("--pool-volumes", type=click.IntRange(0, 1000), metavar="N", help="Volumes kept ready (default: 3).")
 @click.option("--volume-size", "volume_bytes", type=int, metavar="BYTES", help="Largest size of a project (64 GiB).")
 @click.option("--region-id", metavar="ID", help="What the API calls this place (self-hosted).")
