@@ -286,6 +286,7 @@ class BranchService:
             if wish.source_id != branch_id:
                 await claim_source(tx, project_id, wish.source_id)
             branch = await store.get(tx, project_id, branch_id)
+            protection.refuse_reset(branch)  # before anything is said about points in its history
             source = await store.get(tx, project_id, wish.source_id)
             origin = await origin_of(tx, source, wish.point, self._clock.now())
             restored = await self._successions.submit(tx, caller, branch, origin, wish.preserve_under_name)
