@@ -150,7 +150,7 @@ def show_passwords(answer: Json, why: str) -> None:
     rows = [[out.printable(role["name"]), role["password"]] for role in named]
     for line in out.table(["Role", "Password"], rows, [True, False], None):
         click.echo(line)
-    out.note(f"\n{why} Their passwords are shown this once: keep them now, or reset them later.")
+    out.note(f"\n{why} They are shown this once: keep them now, or reset them later.")
 
 
 def _restore(session: Session, project_id: str, target: Json, body: Json, doing: str, *, wait: bool) -> None:
@@ -165,7 +165,7 @@ def _restore(session: Session, project_id: str, target: Json, body: Json, doing:
         return
     shown = answer["branch"] | {"preserved": body.get("preserve_under_name")}
     session.show(shown, [column for column in RESTORED if column.path != "preserved" or shown["preserved"]])
-    show_passwords(answer, "These roles are new on this branch.")
+    show_passwords(answer, "These roles are new on this branch, and so are their passwords.")
 
 
 def _resolved(session: Session, project_id: str, place: Place, target: Json) -> str:

@@ -166,7 +166,7 @@ def create(
     if not session.is_json:
         if uris:
             click.echo(f"\n{secured(uris[0], 'verify-full', session.api.target)}")
-        show_passwords(answer, "The parent branch is protected: this one has passwords of its own.")
+        show_passwords(answer, "The parent branch is protected, so these passwords are new.")
     if then_psql:
         if not uris:
             raise CommandError(

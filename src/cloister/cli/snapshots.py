@@ -177,7 +177,7 @@ def restore(
         out.show_json(answer)
         return
     session.show(answer["branch"], BRANCH)
-    show_passwords(answer, "It was taken of a protected branch: this one has passwords of its own.")
+    show_passwords(answer, "It was taken of a protected branch, so these passwords are new.")
 
 
 @snapshots.command()
