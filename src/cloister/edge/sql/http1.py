@@ -72,12 +72,17 @@ class Http1:
             said += [("content-type", "application/json"), ("content-length", str(len(body)))]
         if close or self.is_closing:
             said.append(("connection", "close"))
-        self._send(h11.Response(status_code=status, headers=said))
-        for start in range(0, len(body), _SEND_BYTES):
-            self._send(h11.Data(data=body[start : start + _SEND_BYTES]))
+        head = self._http.send(h11.Response(status_code=status, headers=said)) or b""
+        first, rest = body[:_SEND_BYTES], body[_SEND_BYTES:]
+        self._wire.write(head + (self._http.send(h11.Data(data=first)) or b""))  # one packet, where it fits
+        for start in range(0, len(rest), _SEND_BYTES):
             async with asyncio.timeout(limits.SEND_TIMEOUT_S):
                 await self._wire.drained()
+            self._send(h11.Data(data=rest[start : start + _SEND_BYTES]))
         self._send(h11.EndOfMessage())
+        if rest:
+            async with asyncio.timeout(limits.SEND_TIMEOUT_S):
+                await self._wire.drained()
 
     def switch(self, headers: Iterable[tuple[str, str]]) -> bytes:
         """From now on it is another protocol; what came of it already."""
