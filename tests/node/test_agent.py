@@ -41,7 +41,9 @@ from cloister.node.commands import (
     StartCompute,
     StopCompute,
 )
+from cloister.node.runs import Ran
 from cloister.node.volumes.plain import PlainDriver
+from tests.node.timelines.clusters import make_cluster
 
 PROJECT, OTHER = new_project_id(), new_project_id()
 BRANCH, TIMELINE = new_branch_id(), new_timeline_id()
@@ -64,12 +66,21 @@ class FakeEngines:
             raise UnprocessableError(public="not offered")
         return major
 
+    async def ensure_root(self, engine: int) -> None:
+        raise AssertionError("nothing here is run")
+
     async def ensure_template(self, engine: int) -> None:
         await asyncio.sleep(0)
 
     def populate(self, engine: int, data_dir: Path, uid: int) -> None:
-        (data_dir / "pg_wal").mkdir(parents=True)
-        (data_dir / "PG_VERSION").write_text("18")
+        make_cluster(data_dir)
+
+
+class NoSingleUser:
+    def sweep(self) -> None: ...
+
+    async def run(self, *_arguments: Any, **_more: Any) -> Ran:
+        raise AssertionError("nothing here is recovered")
 
 
 class FakeComputes:
@@ -160,7 +171,9 @@ class Node:
             return self.computes
 
         self.settings = settings
-        self.agent = NodeAgent(settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make, dumps=self)
+        self.agent = NodeAgent(
+            settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make, dumps=self, single_user=NoSingleUser()
+        )
 
     async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes:
         """In place of `node/dumps.py`."""

@@ -62,8 +62,10 @@ from cloister.node.commands import (
 from cloister.node.computes import Computes
 from cloister.node.dumps import Dumps
 from cloister.node.postgres.access import Doors
+from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
-from cloister.node.timelines.keeper import Keeper
+from cloister.node.single_user import SingleUserRuns
+from cloister.node.timelines.keeper import Keeper, SingleUser
 from cloister.node.timelines.layout import Layout
 from cloister.node.volumes import KeySource, Volumes, choose_driver
 from cloister.node.workshop import make_engines
@@ -80,6 +82,9 @@ HOST_FREE_TO_START_BYTES: Final = 1 * 1024**3
 HOST_FREE_TO_WRITE_BYTES: Final = 512 * 1024**2
 # Below this the computes whose images still grow are stopped in good order. What is left belongs to the control
 # database and its audit log, without which nothing can be repaired.
+
+COLLECT_INTERVAL_S: Final = 5.0
+# How long finished WAL lies where its tenant can still change it. A recovery collects by itself first.
 
 HOST_CHECK_INTERVAL_S: Final = 1.0
 # At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
@@ -118,6 +123,7 @@ class EnginesPort(Protocol):
 
     def versions(self) -> dict[int, str]: ...
     def get(self, major: int) -> Any: ...
+    async def ensure_root(self, engine: Any) -> None: ...
     async def ensure_template(self, engine: Any) -> None: ...
     def populate(self, engine: Any, data_dir: Path, uid: int) -> None: ...
 
@@ -127,6 +133,8 @@ class _Place(NamedTuple):
 
     project_id: ProjectId
     timeline_id: TimelineId
+    retention_s: int | None = None
+    """None where it was started by an earlier agent: then nothing is pruned."""
 
 
 class NodeAgent:
@@ -141,11 +149,12 @@ class NodeAgent:
         engines: EnginesPort | None = None,
         make_computes: Callable[[Callable[[ComputeExited], None]], ComputesPort] | None = None,
         dumps: "DumpsPort | None" = None,
+        single_user: SingleUser | None = None,
     ) -> None:
-        """`engines`, `make_computes` and `dumps` are for tests; None takes those of this host."""
+        """What is optional is for tests; None takes those of this host."""
         self._paths = settings.paths
         if make_computes is None:
-            host_engines = make_engines(self._paths, Doors.of_host())
+            host_engines = make_engines(self._paths, Doors.of_host(), settings.password_policy)
             engines = host_engines
             self._computes: ComputesPort = Computes(self._paths, host_engines, self._on_compute_exited)
             self._dumps: DumpsPort | None = Dumps(self._paths, host_engines, detect(self._paths.instance))
@@ -161,8 +170,11 @@ class NodeAgent:
             self._answer,
             allowed=frozenset({Service.API, Service.AGENT}),
         )
+        if single_user is None:
+            single_user = SingleUserRuns(Runs(self._paths, detect(self._paths.instance)))
         self._timelines = Keeper(
             self._engines,
+            single_user,
             self._hold,
             self._has_compute,
             self._volumes.exists,
@@ -172,7 +184,7 @@ class NodeAgent:
         self._holds: Counter[ProjectId] = Counter()
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._host_watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Adopt what an earlier agent left, take apart what is broken, then listen."""
@@ -183,6 +195,7 @@ class NodeAgent:
             self._places[compute.endpoint_id] = _Place(
                 parse_project_id(compute.project_id), parse_timeline_id(compute.timeline_id)
             )
+        await self._timelines.start()
         # (2) Volumes; those that are not whole are taken apart, after their computes.
         await self._volumes.start(self._kill_all_on)
         # (3) Neither may be without the other.
@@ -199,7 +212,7 @@ class NodeAgent:
         # (4) Now commands make sense.
         self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await self._server.start()
-        self._host_watch = asyncio.create_task(self._watch_host_space())
+        self._watches = [asyncio.create_task(self._watch_host_space()), asyncio.create_task(self._collect_wal())]
 
     async def make_ready(self) -> None:
         """Build the default engine's root file system and template, so that no tenant waits for them."""
@@ -209,7 +222,7 @@ class NodeAgent:
     async def stop(self) -> None:
         """Stop answering and watching. Computes and volumes stay."""
         await self._server.stop()
-        tasks = [*self._tasks, *([self._host_watch] if self._host_watch else [])]
+        tasks = [*self._tasks, *self._watches]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -289,7 +302,7 @@ class NodeAgent:
         parse_endpoint_id(spec.endpoint_id)
         uid = checked_compute_uid(spec.uid)
         # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
-        self._places[spec.endpoint_id] = _Place(project_id, timeline_id)
+        self._places[spec.endpoint_id] = _Place(project_id, timeline_id, spec.history_retention_s)
         async with self._timelines.lock(timeline_id), self._locks[project_id]:
             for compute in self._running_on(project_id):
                 if compute.endpoint_id == spec.endpoint_id:
@@ -310,7 +323,11 @@ class NodeAgent:
         if (place := self._places.get(endpoint_id)) is None:
             return Done()
         async with self._timelines.lock(place.timeline_id), self._locks[place.project_id]:
+            was_running = self._has_compute(place.timeline_id)
             await self._computes.stop(endpoint_id)
+            mountpoint = self._volumes.mountpoint(place.project_id)
+            if was_running and mountpoint is not None:
+                await self._timelines.after_stop(mountpoint, place.timeline_id, place.retention_s)
             if close_volume:
                 await self._close_unused(place.project_id)
         return Done()
@@ -372,6 +389,17 @@ class NodeAgent:
                 before = await self._relieve_host(before)
             except Exception:
                 log.exception("watching the host's disk")
+
+    async def _collect_wal(self) -> None:
+        """Take finished WAL out of the tenants' reach, and give up what is older than it must be kept."""
+        while True:
+            await asyncio.sleep(COLLECT_INTERVAL_S)
+            for compute in self._computes.running():
+                place = self._places[compute.endpoint_id]
+                try:
+                    await self._timelines.collect(place.project_id, place.timeline_id, place.retention_s)
+                except Exception as error:
+                    log.warning("the WAL of %s is not collected: %s", compute.endpoint_id, error)
 
     async def _relieve_host(self, before: dict[ProjectId, int]) -> dict[ProjectId, int]:
         """One check. Given the sizes of the open volumes at the check before; gives those of now, while they matter."""

@@ -1,5 +1,8 @@
-"""Branches in an encrypted volume, with real PostgreSQL: at rest."""
+"""Branches in an encrypted volume, with real PostgreSQL."""
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,14 +10,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.base.errors import ConflictError
+from cloister.base.errors import ConflictError, PreconditionError
 from cloister.base.ids import new_endpoint_id, new_timeline_id
 from cloister.node.commands import (
     CloneTimeline,
     ComputeSpec,
+    CopyTimeline,
     CreateTimeline,
     DeleteTimeline,
+    FinishCopy,
+    GetTimeline,
+    PruneTimeline,
+    Recovered,
+    RecoverTimeline,
+    ScrubTimeline,
     StopCompute,
+    TimelineInfo,
 )
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import UID, Node, running_node
@@ -86,3 +97,148 @@ async def test_a_fresh_timeline_is_like_a_new_project(node: Node) -> None:
     await node.ask(command)
     await node.ask(command)
     assert await run(node, on(spec, command.timeline_id), "SELECT to_regclass('public.t')") is None
+
+
+async def copy(node: Node, spec: ComputeSpec, session: Any, target_id: str | None) -> Recovered:
+    """As the API does it."""
+    common: dict[str, Any] = {"project_id": spec.project_id, "source_id": spec.timeline_id, "target_id": target_id}
+    await session.execute("SELECT pg_backup_start('a copy', fast => true)")
+    await node.ask(CopyTimeline(uid=UID, **common))
+    stop = await session.fetchrow("SELECT lsn::text, labelfile FROM pg_backup_stop(wait_for_archive => false)")
+    command = FinishCopy(uid=UID, label=stop["labelfile"], stop_lsn=stop["lsn"], **common)
+    first = await node.ask(command)
+    assert await node.ask(command) == first
+    assert first.lsn == stop["lsn"]
+    return first  # type: ignore[no-any-return]
+
+
+async def recover(node: Node, spec: ComputeSpec, **point: Any) -> tuple[ComputeSpec, Recovered]:
+    command = RecoverTimeline(
+        project_id=spec.project_id,
+        source_id=spec.timeline_id,
+        target_id=new_timeline_id(),
+        pg_version=18,
+        uid=UID,
+        **point,
+    )
+    first = await node.ask(command)
+    assert await node.ask(command) == first
+    return on(spec, command.target_id), first
+
+
+class Writer:
+    """Commits numbers one after the other, and knows when."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.done: list[tuple[float, float]] = []
+        """For each number from 1 on: a moment before its commit, and one after."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def write(self, count: int) -> None:
+        for _ in range(count):
+            before = time.time()
+            await self.session.execute("INSERT INTO public.stamped VALUES ($1, repeat('x', 2000))", len(self.done) + 1)
+            self.done.append((before, time.time()))
+
+
+CREATE_STAMPED = "CREATE TABLE public.stamped (n integer PRIMARY KEY, filler text)"
+COUNTS = "SELECT ARRAY[count(*), coalesce(max(n), 0)] FROM public.stamped"
+
+
+async def test_a_copy_of_a_running_timeline_is_one_moment_of_it(node: Node) -> None:
+    parent = await node.create()
+    session = await connect(await node.start(parent))
+    await session.execute(CREATE_STAMPED)
+    other = await connect(await node.start(parent))
+    writer = Writer(other)
+    await writer.write(20)
+    writing = asyncio.create_task(writer.write(400))
+    before = len(writer.done)
+    child = on(parent, new_timeline_id())
+    await copy(node, parent, session, child.timeline_id)
+    after = len(writer.done)
+    await writing
+    count, last = await run(node, child, COUNTS)
+    assert count == last
+    assert before <= count <= after + 1
+    assert (
+        await run(node, child, "CREATE EXTENSION amcheck", "SELECT bt_index_check('public.stamped_pkey', true)") is None
+    )
+    await session.close()
+    await other.close()
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "asleep"])
+async def test_any_moment_comes_back_exactly(node: Node, is_running: bool) -> None:
+    parent = await node.create()
+    parent = msgspec.structs.replace(parent, history_retention_s=3600)
+    session = await connect(await node.start(parent))
+    await session.execute(CREATE_STAMPED)
+    writer = Writer(session)
+    await writer.write(700)
+    await copy(node, parent, session, None)
+    await writer.write(700)
+    lsn = str(await session.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+    at_lsn = len(writer.done)
+    await writer.write(300)
+    end = time.time()
+    if not is_running:
+        await session.close()
+        await node.ask(StopCompute(endpoint_id=parent.endpoint_id))
+
+    generator = random.Random(4)
+    # Between two commits, so that it is known what must be there.
+    for number in [*generator.sample(range(1, len(writer.done)), 4), at_lsn]:
+        at = (writer.done[number - 1][1] + writer.done[number][0]) / 2
+        child, recovered = await recover(node, parent, at=at)
+        assert await run(node, child, COUNTS) == [number, number]
+        assert recovered.at is not None
+        assert recovered.at <= at
+    child, _ = await recover(node, parent, lsn=lsn)
+    assert await run(node, child, COUNTS) == [at_lsn, at_lsn]
+    child, _ = await recover(node, parent, at=end)
+    assert await run(node, child, COUNTS) == [len(writer.done)] * 2
+    # What was recovered has a history of its own.
+    grandchild, _ = await recover(node, child, at=time.time())
+    assert await run(node, grandchild, COUNTS) == [len(writer.done)] * 2
+
+    for outside in ({"at": 1_000_000_000.0}, {"at": time.time() + 3600}, {"lsn": "0/100"}, {"lsn": "F/0"}):
+        with pytest.raises(PreconditionError, match="reaches from"):
+            await recover(node, parent, **outside)
+    info: TimelineInfo = await node.ask(GetTimeline(project_id=parent.project_id, timeline_id=parent.timeline_id))
+    assert info.since is not None
+    assert info.history_bytes > 0
+    assert info.logical_bytes > 20_000_000
+    await node.ask(PruneTimeline(project_id=parent.project_id, timeline_id=parent.timeline_id, keep_since=end))
+    with pytest.raises(PreconditionError):
+        await recover(node, parent, at=writer.done[5][1])
+    if is_running:
+        await session.close()
+
+
+async def test_secrets_are_taken_out(node: Node) -> None:
+    parent = await node.create()
+    secret = "a-secret-of-the-parent"
+    await run(
+        node,
+        parent,
+        "CREATE EXTENSION postgres_fdw",
+        "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere')",
+        f"CREATE USER MAPPING FOR neondb_owner SERVER far OPTIONS (user 'u', password '{secret}')",
+        f"UPDATE pg_authid SET rolpassword = 'SCRAM-SHA-256$4096:{secret}' WHERE rolname = 'neondb_owner'",
+        "SELECT 1",
+    )
+    child = await clone(node, parent)
+    command = ScrubTimeline(project_id=parent.project_id, timeline_id=child.timeline_id, pg_version=18, uid=UID)
+    await node.ask(command)
+    await node.ask(command)
+    session = await connect(await node.start(child))
+    assert await session.fetchval("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL") == 0
+    assert await session.fetchval("SELECT count(*) FROM pg_user_mapping WHERE umoptions IS NOT NULL") == 0
+    mountpoint = node.host.paths.mounts / parent.project_id
+    child_files = [path for path in (mountpoint / "timelines" / child.timeline_id).rglob("*") if path.is_file()]
+    assert not [path for path in child_files if secret.encode() in path.read_bytes()]
+    parent_files = [path for path in (mountpoint / "timelines" / parent.timeline_id).rglob("*") if path.is_file()]
+    assert [path for path in parent_files if secret.encode() in path.read_bytes()], "or the test finds nothing"
+    await session.close()

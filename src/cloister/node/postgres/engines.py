@@ -46,7 +46,7 @@ GUARDS: Final = Path(cloister.__file__).parent / "_guard"
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "5"
+_BUILD: Final = "6"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -197,6 +197,8 @@ class Engines:
             # enough to start from.
             reset = engine.installation.inside(bindir / "pg_resetwal")
             await self._workshop.run(engine, data, [reset, "-D", DATA_DIR], b"")
+            # It forgets at which level WAL is written; a recovery that begins here must know.
+            await self._workshop.run(engine, data, single, b"")
             await asyncio.to_thread(template.write_manifest, data, work / "manifest.json")
             work.rename(engine.home / "template")
 

@@ -4,6 +4,7 @@ What is left out is what pg_basebackup leaves out: what a start makes anew, and 
 among it: nobody reads a child's. So is `pg_tblspc`, for there are no tablespaces. WAL is chosen apart, by `wal_of`.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -152,8 +153,7 @@ def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
         tree.opened(WAL, below=to) as copies,
     ):
         found = control.read(to)
-        is_settled = found.is_clean and not _exists("backup_label", to)
-        first = wal.segment_number(found.redo) if is_settled else 0
+        first = wal.segment_number(found.redo) if found.is_clean and not _exists("backup_label", to) else 0
         with os.scandir(segments) as entries:
             for entry in entries:
                 budget.take()
@@ -163,8 +163,8 @@ def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
 
 
 def clone_segment(name: str, source: int, target: int, uid: int) -> bool:
-    """A segment, or a history file, under its name. False if it is not there, or is no more or not yet what it is called:
-    PostgreSQL keeps old segments under the names of coming ones."""
+    """A segment, or a history file, under its name, in place of what the target may have. False if it is not there, or is
+    no more or not yet what it is called: PostgreSQL keeps old segments under the names of coming ones."""
     from_ = tree.open_regular(name, source)
     if from_ is None:
         return False
@@ -172,10 +172,71 @@ def clone_segment(name: str, source: int, target: int, uid: int) -> bool:
         parsed = wal.parse_segment_name(name)
         if parsed is not None and not wal.begins_at(os.pread(from_, wal.PAGE_HEADER_BYTES, 0), parsed[1]):
             return False
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=target)
         copy(from_, name, target, uid)
     finally:
         os.close(from_)
     return True
+
+
+def has_segment_after(data: Path, number: int, abort: Abort) -> bool:
+    """Whether the server's own directory holds WAL that begins after segment `number` begins."""
+    budget = Budget(abort)
+    with tree.opened(data) as directory, tree.opened(WAL, below=directory) as segments, os.scandir(segments) as entries:
+        for entry in entries:
+            budget.take()
+            parsed = wal.parse_segment_name(entry.name)
+            if parsed is not None and parsed[1] > number and _begins_as_named(entry.name, parsed[1], segments):
+                return True
+    return False
+
+
+def is_settled(data: Path) -> bool:
+    """It was shut down cleanly and starts without replaying anything."""
+    with tree.opened(data) as directory:
+        return control.read(directory).is_clean and not _exists("backup_label", directory)
+
+
+def tidy_wal(data: Path, abort: Abort) -> None:
+    """Of a settled cluster: remove the WAL that no start reads, old segments under the names of coming ones too. It would be
+    archived once more, and it tells what was."""
+    budget = Budget(abort)
+    with tree.opened(data) as directory, tree.opened(WAL, below=directory) as segments:
+        found = control.read(directory)
+        with os.scandir(segments) as entries:
+            names = []
+            for entry in entries:
+                budget.take()
+                if wal.parse_segment_name(entry.name) is not None:
+                    names.append(entry.name)
+        for name in names:
+            if not _is_read_by_start(name, segments, found):
+                os.unlink(name, dir_fd=segments)
+
+
+def _is_read_by_start(name: str, segments: int, found: control.Control) -> bool:
+    parsed = wal.parse_segment_name(name)
+    if parsed is None or parsed[0] != found.wal_timeline or parsed[1] < wal.segment_number(found.redo):
+        return False
+    return _begins_as_named(name, parsed[1], segments)
+
+
+def _begins_as_named(name: str, number: int, segments: int) -> bool:
+    file = tree.open_regular(name, segments)
+    if file is None:
+        return False
+    try:
+        return wal.begins_at(os.pread(file, wal.PAGE_HEADER_BYTES, 0), number)
+    finally:
+        os.close(file)
+
+
+def write_file(data: Path, name: str, content: bytes, uid: int) -> None:
+    """A new file in a data directory."""
+    with tree.opened(data) as directory, tree.opened(name, tree.NEW_FILE, below=directory) as file:
+        os.fchown(file, uid, uid)
+        os.write(file, content)
 
 
 def _exists(name: str, directory: int) -> bool:

@@ -6,6 +6,7 @@ The file is the tenant's: it is read as a struct of numbers, and what it says is
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Final
 
 from cloister.base.errors import PreconditionError
@@ -39,6 +40,8 @@ class Control:
     """Where the last checkpoint's record begins: after a clean shutdown, everything that counts lies before it."""
     redo: int
     wal_timeline: int
+    written_at: int
+    """Seconds since 1970, rounded down."""
 
     @property
     def is_clean(self) -> bool:
@@ -54,10 +57,16 @@ def read(data: int) -> Control:
     return parse(content)
 
 
+def of(data: Path) -> Control:
+    """Raises PreconditionError."""
+    with tree.opened(data) as directory:
+        return read(directory)
+
+
 def parse(content: bytes) -> Control:
     """Raises PreconditionError."""
     if len(content) == _FILE_BYTES:
-        _, version, _, state, _, checkpoint, redo, wal_timeline = _HEAD.unpack_from(content)
+        _, version, _, state, written_at, checkpoint, redo, wal_timeline = _HEAD.unpack_from(content)
         if version in _VERSIONS and state in State.__members__.values() and redo <= checkpoint and wal_timeline > 0:
-            return Control(State(state), checkpoint, redo, wal_timeline)
+            return Control(State(state), checkpoint, redo, wal_timeline, written_at)
     raise PreconditionError("pg_control cannot be read", public="the branch's data is damaged")

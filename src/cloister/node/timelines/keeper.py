@@ -1,8 +1,8 @@
 """Answers the commands about timelines: who may touch which one, and when its volume must be open.
 
-The work itself blocks and runs in threads; what it does to files is in the other modules. What must stay true:
+What is done to files is in `making.py` and below; it blocks and runs in threads. What must stay true:
 
-- a volume stays open while anything here works on it, and is closed afterwards if no compute needs it (`Volume`);
+- a volume stays open while anything here works on it, and is closed afterwards if no compute needs it (`hold`);
 - one piece of work, or the start or the end of a compute, at a time per timeline: `lock`. Whoever needs both takes the
   timeline's lock before the project's, and long work never holds the project's: other computes wake meanwhile;
 - a target is there as a whole or not at all, and then the command was done: twice is once.
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from cloister.base.errors import BadRequestError, ConflictError, UnavailableError
+from cloister.base.clock import Clock, SystemClock
+from cloister.base.errors import BadRequestError, ConflictError, InternalError, UnavailableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.commands import (
@@ -34,12 +35,14 @@ from cloister.node.commands import (
     Recovered,
     RecoverTimeline,
     ScrubTimeline,
+    TimelineInfo,
 )
-from cloister.node.timelines import clone, control, tree
+from cloister.node.runs import Ran
+from cloister.node.timelines import recovery, scrub, wal
 from cloister.node.timelines.layout import Layout, Timeline
+from cloister.node.timelines.making import Assembled, Making
+from cloister.node.timelines.recovery import END, Target
 from cloister.node.timelines.tree import Abort
-from cloister.node.timelines.wal import format_lsn
-from cloister.node.volumes import headroom
 
 log = logging.getLogger(__name__)
 
@@ -57,37 +60,79 @@ AnyTimelineCommand = (
     | GetTimeline
 )
 
+MOMENT_MAX: Final = 2**33
+# The year 2242: what comes later is a mistake, and dates end in 9999.
+
 _THREADS_MAX: Final = 8
 # Copies and removals of different projects side by side: they wait for the kernel.
 
 
 class Engines(Protocol):
-    """What is needed of `node/postgres`."""
+    """What is needed of `node/postgres`; an engine is only handed on."""
 
     def get(self, major: int) -> Any: ...
     async def ensure_template(self, engine: Any) -> None: ...
+    async def ensure_root(self, engine: Any) -> None: ...
     def populate(self, engine: Any, data_dir: Path, uid: int) -> None: ...
+
+
+class SingleUser(Protocol):
+    """Runs `postgres --single` in a sandbox: see `node/single_user.py`."""
+
+    def sweep(self) -> None: ...
+
+    async def run(
+        self, engine: Any, timeline: Timeline, uid: int, *, database: str, settings: dict[str, str], stdin: bytes
+    ) -> Ran: ...
+
+
+class _Locked:
+    """Locks that were taken together and can be let go one by one."""
+
+    def __init__(self) -> None:
+        self._locks: dict[TimelineId, asyncio.Lock] = {}
+
+    async def take(self, timeline_id: TimelineId, lock: asyncio.Lock) -> None:
+        await lock.acquire()
+        self._locks[timeline_id] = lock
+
+    def let_go(self, timeline_id: TimelineId) -> None:
+        if (lock := self._locks.pop(timeline_id, None)) is not None:
+            lock.release()
+
+    def let_all_go(self) -> None:
+        for timeline_id in list(self._locks):
+            self.let_go(timeline_id)
 
 
 class Keeper:
     def __init__(
         self,
         engines: Engines,
+        single_user: SingleUser,
         hold: Callable[[ProjectId], AbstractAsyncContextManager[Path]],
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
         has_own_space: bool,
+        clock: Clock | None = None,
     ) -> None:
         """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
         self._engines = engines
+        self._single_user = single_user
         self._hold = hold
         self._is_running = is_running
         self._has_volume = has_volume
         self._has_own_space = has_own_space
+        self._clock = clock if clock is not None else SystemClock()
         self._locks: WeakValueDictionary[TimelineId, asyncio.Lock] = WeakValueDictionary()
         self._work: defaultdict[ProjectId, set[asyncio.Task[Any]]] = defaultdict(set)
+        self._emptying: set[ProjectId] = set()
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "timelines")
+
+    async def start(self) -> None:
+        """Before any volume is looked at: what a killed agent left running holds them."""
+        await asyncio.to_thread(self._single_user.sweep)
 
     async def stop(self) -> None:
         """End all work. What is half-made is swept when its volume is opened, and asked for again."""
@@ -101,19 +146,36 @@ class Keeper:
                 work: Coroutine[Any, Any, Any] = self._create(project_id, command)
             case CloneTimeline():
                 work = self._clone(project_id, command)
+            case CopyTimeline():
+                work = self._copy(project_id, command)
+            case FinishCopy():
+                work = self._finish_copy(project_id, command)
+            case RecoverTimeline():
+                work = self._recover(project_id, command)
+            case ScrubTimeline():
+                work = self._scrub(project_id, command)
             case DeleteTimeline():
                 work = self._delete(project_id, parse_timeline_id(command.timeline_id))
-            case _:
-                raise BadRequestError(f"{type(command).__name__} is not known here yet")
+            case PruneTimeline():
+                work = self._look(project_id, parse_timeline_id(command.timeline_id), keep_since=command.keep_since)
+            case GetTimeline():
+                work = self._look(project_id, parse_timeline_id(command.timeline_id), keep_since=None)
         return await self._do(project_id, work)
 
     @contextlib.asynccontextmanager
-    async def lock(self, *timeline_ids: TimelineId) -> AsyncIterator[None]:
+    async def lock(self, *timeline_ids: TimelineId) -> AsyncIterator[_Locked]:
         """Nobody else works on these timelines, or starts or stops a compute on them."""
-        async with contextlib.AsyncExitStack() as stack:
+        locked = _Locked()
+        try:
             for timeline_id in sorted(set(timeline_ids)):
-                await stack.enter_async_context(self._locks.setdefault(timeline_id, asyncio.Lock()))
-            yield
+                await locked.take(timeline_id, self._locks.setdefault(timeline_id, asyncio.Lock()))
+            yield locked
+        finally:
+            locked.let_all_go()
+
+    def is_locked(self, timeline_id: TimelineId) -> bool:
+        lock = self._locks.get(timeline_id)
+        return lock is not None and lock.locked()
 
     async def end_work(self, project_id: ProjectId) -> None:
         """Interrupt everything that needs the project's volume. Not while holding one of the locks."""
@@ -130,11 +192,30 @@ class Keeper:
 
     def fill(self, engine: Any, mountpoint: Path, timeline_id: TimelineId, uid: int) -> None:
         """A volume's first timeline, or another fresh one. Blocking."""
-        layout = Layout(mountpoint)
-        timeline = layout.begin(timeline_id, uid)
-        self._engines.populate(engine, timeline.data, uid)
-        self._complete(timeline, uid)
-        layout.finish(timeline_id)
+        making = self._making(mountpoint, uid, Abort())
+        making.fresh(timeline_id, lambda data: self._engines.populate(engine, data, uid))
+
+    async def collect(self, project_id: ProjectId, timeline_id: TimelineId, retention_s: int | None) -> None:
+        """The WAL of a compute that runs, into the archive; give up what is older than it must be kept. A timeline that is
+        being worked on is left for the next time."""
+        if self.is_locked(timeline_id):
+            return
+        async with self.lock(timeline_id):
+            # It cannot be stopped while this is locked, so its volume stays open.
+            if self._is_running(timeline_id):
+                async with self._hold(project_id) as mountpoint:
+                    await self._in_thread(
+                        lambda abort: self._making(mountpoint, 0, abort).collect(timeline_id, retention_s)
+                    )
+                    self._empty_trash_later(project_id, Layout(mountpoint))
+
+    async def after_stop(self, mountpoint: Path, timeline_id: TimelineId, retention_s: int | None) -> None:
+        """A compute was stopped, and its volume is about to be closed. The caller holds the locks. Best effort: what is
+        not done now is done after the next stop."""
+        try:
+            await self._in_thread(lambda abort: self._making(mountpoint, 0, abort).after_stop(timeline_id, retention_s))
+        except Exception as error:
+            log.warning("the history of %s is not up to date: %s", timeline_id, error)
 
     async def _create(self, project_id: ProjectId, command: CreateTimeline) -> Done:
         timeline_id, uid = parse_timeline_id(command.timeline_id), checked_compute_uid(command.uid)
@@ -148,31 +229,131 @@ class Keeper:
     async def _clone(self, project_id: ProjectId, command: CloneTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
         uid = checked_compute_uid(command.uid)
-
-        def work(abort: Abort) -> Recovered:
-            layout = Layout(mountpoint)
-            target = layout.timeline(target_id)
-            if not target.exists:
-                source = layout.existing(source_id)
-                target = layout.begin(target_id, uid)
-                clone.clone_cluster(source.data, target.data, uid, abort, is_running=False)
-                clone.clone_wal(source.data, target.data, uid, abort)
-                self._complete(target, uid, is_frozen=command.is_frozen)
-                target = layout.finish(target_id)
-            with tree.opened(target.data) as data:
-                return Recovered(lsn=format_lsn(control.read(data).checkpoint))
-
         async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id):
-            if self._is_running(source_id):
-                raise ConflictError(f"a compute runs on {source_id}", public="the branch is running")
+            if (known := Layout(mountpoint).origin_of(target_id)) is not None:
+                return known
+            self._require_rest(source_id)
+
+            def begin(abort: Abort) -> int | None:
+                return self._making(mountpoint, uid, abort).clone(source_id, target_id)
+
+            # One that was not shut down in order is brought to rest, so that where it left its source is known.
+            if (major := await self._in_thread(begin)) is not None:
+                await self._run(self._engines.get(major), Layout(mountpoint).unfinished(target_id), uid)
+            return await self._in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=command.is_frozen)
+            )
+
+    async def _copy(self, project_id: ProjectId, command: CopyTimeline) -> Done:
+        source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
+        uid = checked_compute_uid(command.uid)
+        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
+            if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
+                await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
+        return Done()
+
+    async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
+        source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
+        uid, stop_lsn = checked_compute_uid(command.uid), wal.parse_lsn(command.stop_lsn)
+        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
+            if target_id is not None and (known := Layout(mountpoint).origin_of(target_id)) is not None:
+                return known
+
+            def work(abort: Abort) -> Recovered:
+                making = self._making(mountpoint, uid, abort)
+                if target_id is None:
+                    return making.finish_copy_for_history(source_id, command.label, stop_lsn)
+                return making.finish_copy(source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen)
+
             return await self._in_thread(work)
+
+    async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
+        source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
+        uid, target = checked_compute_uid(command.uid), _target(command)
+        engine = self._engines.get(command.pg_version)
+        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id) as locked:
+            if (known := Layout(mountpoint).origin_of(target_id)) is not None:
+                return known
+            is_running = self._is_running(source_id)
+
+            def begin(abort: Abort) -> Assembled | None:
+                return self._making(mountpoint, uid, abort).assemble(
+                    source_id, target_id, target, is_running=is_running
+                )
+
+            # (1) Put together what is needed, or find that the point is the head.
+            assembled = await self._in_thread(begin)
+            if assembled is None:
+                return await self._in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=command.is_frozen)
+                )
+            # (2) Replay. The source is free meanwhile.
+            locked.let_go(source_id)
+            ran, has_missed = await self._replay(
+                engine, Layout(mountpoint).unfinished(target_id), uid, target, assembled
+            )
+            # (3) At rest, like any other.
+            return await self._in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish_recovery(
+                    target_id, target, assembled, ran.output, has_missed=has_missed, is_frozen=command.is_frozen
+                )
+            )
+
+    async def _replay(
+        self, engine: Any, timeline: Timeline, uid: int, target: Target, assembled: Assembled
+    ) -> tuple[Ran, bool]:
+        """And whether the WAL ended before the point."""
+        await self._engines.ensure_root(engine)
+        ran = await self._single(engine, timeline, uid, settings=recovery.settings(target))
+        has_missed = recovery.has_missed_target(ran.output)
+        if has_missed:
+            # Nothing was committed after the point, if that was all the WAL there is: then the end is the place.
+            assembled.require_whole()
+            timeline.recovery_log.rename(timeline.recovery_log.with_suffix(".missed"))
+            ran = await self._single(engine, timeline, uid, settings=recovery.settings(END))
+        _require_success(ran, "recovery")
+        return ran, has_missed
+
+    async def _run(self, engine: Any, timeline: Timeline, uid: int) -> None:
+        """Start and stop it, so that it is at rest."""
+        await self._engines.ensure_root(engine)
+        _require_success(await self._single(engine, timeline, uid, settings={}), "recovery")
+
+    async def _single(
+        self,
+        engine: Any,
+        timeline: Timeline,
+        uid: int,
+        *,
+        settings: dict[str, str],
+        stdin: bytes = b"",
+        database: str = scrub.DATABASE,
+    ) -> Ran:
+        return await self._single_user.run(engine, timeline, uid, database=database, settings=settings, stdin=stdin)
+
+    async def _scrub(self, project_id: ProjectId, command: ScrubTimeline) -> Done:
+        timeline_id, uid = parse_timeline_id(command.timeline_id), checked_compute_uid(command.uid)
+        engine = self._engines.get(command.pg_version)
+        await self._engines.ensure_root(engine)
+        async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
+            self._require_rest(timeline_id)
+            timeline = Layout(mountpoint).existing(timeline_id)
+            ran = await self._single(engine, timeline, uid, settings={}, stdin=scrub.statements_for_all())
+            _require_scrubbed(ran)
+            for database in scrub.databases(ran.output):
+                ran = await self._single(
+                    engine, timeline, uid, settings={}, stdin=scrub.statements_for_each(), database=database
+                )
+                _require_scrubbed(ran)
+            await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
+            self._empty_trash_later(project_id, Layout(mountpoint))
+        return Done()
 
     async def _delete(self, project_id: ProjectId, timeline_id: TimelineId) -> Done:
         if not self._has_volume(project_id):
             return Done()
         async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
-            if self._is_running(timeline_id):
-                raise ConflictError(f"a compute runs on {timeline_id}", public="the branch is running")
+            self._require_rest(timeline_id)
             layout = Layout(mountpoint)
 
             def work(_abort: Abort) -> None:
@@ -184,19 +365,41 @@ class Keeper:
             self._empty_trash_later(project_id, layout)
         return Done()
 
-    def _complete(self, timeline: Timeline, uid: int, *, is_frozen: bool = False) -> None:
-        """What a new timeline needs beside its files. Blocking."""
-        if self._has_own_space and not is_frozen:
-            headroom.prepare_cluster(timeline.data, uid)
+    async def _look(self, project_id: ProjectId, timeline_id: TimelineId, *, keep_since: float | None) -> TimelineInfo:
+        async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
+            is_running = self._is_running(timeline_id)
+
+            def work(abort: Abort) -> TimelineInfo:
+                making = self._making(mountpoint, 0, abort)
+                if keep_since is not None:
+                    making.prune(timeline_id, keep_since)
+                return making.look(timeline_id, is_running=is_running)
+
+            info = await self._in_thread(work)
+            self._empty_trash_later(project_id, Layout(mountpoint))
+        return info
+
+    def _making(self, mountpoint: Path, uid: int, abort: Abort) -> Making:
+        return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort, has_own_space=self._has_own_space)
+
+    def _require_rest(self, timeline_id: TimelineId) -> None:
+        if self._is_running(timeline_id):
+            raise ConflictError(f"a compute runs on {timeline_id}", public="the branch is running")
 
     def _empty_trash_later(self, project_id: ProjectId, layout: Layout) -> None:
-        if layout.has_trash:
-            self._begin(project_id, self._empty_trash(project_id))
+        if project_id not in self._emptying and layout.has_trash:
+            self._emptying.add(project_id)
+            self._begin(project_id, self._empty_trash(project_id)).add_done_callback(
+                lambda _task: self._emptying.discard(project_id)
+            )
 
     async def _empty_trash(self, project_id: ProjectId) -> None:
+        """Until there is none. What is thrown away meanwhile is removed by the same work."""
         async with self._hold(project_id) as mountpoint:
+            layout = Layout(mountpoint)
             try:
-                await self._in_thread(Layout(mountpoint).empty_trash)
+                while layout.has_trash:
+                    await self._in_thread(layout.empty_trash)
             except OSError as error:
                 log.warning("what was deleted of %s is not removed yet: %s", project_id, error)
 
@@ -229,4 +432,34 @@ class Keeper:
         except asyncio.CancelledError:
             abort.ask()
             await asyncio.wait({call})
+            with contextlib.suppress(Exception):
+                call.result()
             raise
+
+
+def _optional(timeline_id: str | None) -> TimelineId | None:
+    return None if timeline_id is None else parse_timeline_id(timeline_id)
+
+
+def _given(*timeline_ids: TimelineId | None) -> list[TimelineId]:
+    return [timeline_id for timeline_id in timeline_ids if timeline_id is not None]
+
+
+def _target(command: RecoverTimeline) -> Target:
+    if (command.lsn is None) == (command.at is None):
+        raise BadRequestError("a recovery goes to an LSN or to a moment")
+    if command.at is not None and not 0 <= command.at < MOMENT_MAX:
+        raise BadRequestError(f"{command.at} is no moment")
+    return Target(lsn=None if command.lsn is None else wal.parse_lsn(command.lsn), at=command.at)
+
+
+def _require_success(ran: Ran, what: str) -> None:
+    if ran.code != 0:
+        raise InternalError(
+            f"{what} ended with {ran.code}: {ran.output[-2000:]}", public="the branch's data is damaged"
+        )
+
+
+def _require_scrubbed(ran: Ran) -> None:
+    if scrub.has_failed(ran.code, ran.output):
+        raise InternalError(f"taking the secrets out ended with {ran.code}: {ran.output[-2000:]}")

@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from cloister.base.durable import sync_directory
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import TimelineId
+from cloister.node.commands import Recovered
 from cloister.node.timelines import tree
 
 _TIMELINES: Final = "timelines"
@@ -53,6 +56,15 @@ class Timeline:
         return self.directory / "snapshots"
 
     @property
+    def origin(self) -> Path:
+        """What was told to whoever had it made."""
+        return self.directory / "origin.json"
+
+    @property
+    def recovery_log(self) -> Path:
+        return self.directory / "recovery.log"
+
+    @property
     def exists(self) -> bool:
         return self.directory.is_dir()
 
@@ -72,6 +84,12 @@ class Layout:
         if not timeline.exists:
             raise NotFoundError(f"no timeline {timeline_id}", public="the branch has no data")
         return timeline
+
+    def origin_of(self, timeline_id: TimelineId) -> Recovered | None:
+        """What was told to whoever had it made; None if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            return msgspec.json.decode(self.timeline(timeline_id).origin.read_bytes(), type=Recovered)
+        return None
 
     def begin(self, timeline_id: TimelineId, uid: int) -> Timeline:
         """The empty places of a new one. What an earlier attempt left is thrown away."""
@@ -102,9 +120,8 @@ class Layout:
 
     def throw_away(self, directory: Path) -> None:
         """Out of sight, at once and for good; `empty_trash` gives the room back. Raises FileNotFoundError."""
-        trash = self.mountpoint / _TRASH
-        trash.mkdir(mode=0o700, exist_ok=True)
-        directory.rename(trash / secrets.token_hex(8))
+        self.trash.mkdir(mode=0o700, exist_ok=True)
+        directory.rename(self.trash / secrets.token_hex(8))
         sync_directory(directory.parent)
 
     def sweep(self) -> None:
@@ -113,11 +130,15 @@ class Layout:
             self.throw_away(directory)
 
     @property
+    def trash(self) -> Path:
+        return self.mountpoint / _TRASH
+
+    @property
     def has_trash(self) -> bool:
-        return any(_entries(self.mountpoint / _TRASH))
+        return any(_entries(self.trash))
 
     def empty_trash(self, abort: tree.Abort) -> None:
-        for directory in _entries(self.mountpoint / _TRASH):
+        for directory in _entries(self.trash):
             tree.remove(directory, abort)
 
 

@@ -161,6 +161,13 @@ def remove(path: Path, abort: Abort) -> None:
     path.rmdir()
 
 
+def remove_below(name: str, parent: int, abort: Abort) -> None:
+    """A tree in a tenant's own directory."""
+    with opened(name, below=parent) as directory:
+        _Removal(directory, abort).run()
+    os.rmdir(name, dir_fd=parent)
+
+
 class _Removal:
     """Empties a directory. A tenant may have nested as deep as it liked, and descriptors are few: a directory that is found
     too deep is moved up to where the work is, and takes its turn there."""

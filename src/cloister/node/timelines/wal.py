@@ -17,6 +17,9 @@ SEGMENT_BYTES: Final = 1024**2
 PAGE_HEADER_BYTES: Final = 24
 # Enough of the first page for `begins_at`.
 
+PAGE_HEADER_BYTES_MAX: Final = 40
+# Between the end of a record that fills a page and the next one: both are the same place.
+
 SEGMENT_NAME: Final = re.compile(r"[0-9A-F]{24}")
 HISTORY_NAME: Final = re.compile(r"[0-9A-F]{8}\.history")
 

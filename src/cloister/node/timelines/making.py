@@ -1,0 +1,251 @@
+"""How a timeline comes to be, step by step: from the template, from another one at rest, from a copy of a running one, from
+history. Blocking; the caller holds the locks of all timelines that are named.
+
+Whatever is made is made aside and appears in `finish` (see `layout.py`); nothing here needs to be undone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.base.errors import InternalError, NotFoundError, PreconditionError
+from cloister.base.ids import TimelineId
+from cloister.node.commands import Recovered, TimelineInfo
+from cloister.node.timelines import clone, control, label, recovery, tree, usage, wal
+from cloister.node.timelines.history import History, Reach
+from cloister.node.timelines.layout import Layout, Timeline
+from cloister.node.timelines.recovery import Target
+from cloister.node.timelines.snapshots import COPY, Snapshot
+from cloister.node.timelines.tree import Abort
+from cloister.node.volumes import headroom
+
+_VERSION_BYTES_MAX: Final = 8
+_HISTORY_BYTES_MAX: Final = 256 * 1024
+# A line of some 60 bytes for each recovery that a branch descends from.
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What a recovery starts from."""
+
+    reach: Reach
+    outside: PreconditionError
+    """To be raised if the point turns out to lie beyond the end."""
+
+    def require_whole(self) -> None:
+        """Raises PreconditionError if there is a gap behind where the WAL ended."""
+        if self.reach.is_broken:
+            lsn = wal.format_lsn(self.reach.end * wal.SEGMENT_BYTES)
+            raise PreconditionError(public=f"the history of the branch has a gap after LSN {lsn}: the volume was full")
+
+
+class Making:
+    def __init__(self, layout: Layout, uid: int, now: float, abort: Abort, *, has_own_space: bool) -> None:
+        self._layout = layout
+        self._uid = uid
+        self._now = now
+        self._abort = abort
+        self._has_own_space = has_own_space
+
+    def fresh(self, timeline_id: TimelineId, populate: Callable[[Path], None]) -> None:
+        timeline = self._layout.begin(timeline_id, self._uid)
+        populate(timeline.data)
+        self.finish(timeline_id, is_frozen=False)
+
+    def clone(self, source_id: TimelineId, target_id: TimelineId) -> int | None:
+        """The head of a timeline at rest. Gives the major version of one that must be run before it is at rest."""
+        source = self._layout.existing(source_id)
+        target = self._layout.begin(target_id, self._uid)
+        self._clone_data(source.data, target.data)
+        return None if clone.is_settled(target.data) else _major(target.data)
+
+    def copy(self, source_id: TimelineId, target_id: TimelineId | None) -> None:
+        """The files of a running one, which is held in backup mode."""
+        source = self._layout.existing(source_id)
+        if target_id is None:
+            data = self._history(source).snapshots.begin(COPY, self._abort)
+        else:
+            data = self._layout.begin(target_id, self._uid).data
+        clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
+
+    def finish_copy(
+        self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
+    ) -> Recovered:
+        source = self._layout.existing(source_id)
+        target = self._layout.unfinished(target_id)
+        snapshot = self._complete_copy(source, target.data, text, stop_lsn)
+        return self.finish(target_id, is_frozen=is_frozen, copied=snapshot)
+
+    def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
+        source = self._layout.existing(source_id)
+        snapshots = self._history(source).snapshots
+        if all(taken.stop_lsn != stop_lsn for taken in snapshots.all()):
+            snapshot = self._complete_copy(source, snapshots.unfinished(COPY), text, stop_lsn)
+            snapshots.finish(COPY, snapshot)
+        return Recovered(lsn=wal.format_lsn(stop_lsn))
+
+    def assemble(
+        self, source_id: TimelineId, target_id: TimelineId, target: Target, *, is_running: bool
+    ) -> Assembled | None:
+        """What a recovery needs, ready to run. None where the point is the head of one at rest: then that was cloned.
+        Raises PreconditionError for a point outside the history."""
+        source = self._layout.existing(source_id)
+        history = self._history(source)
+        history.collect(self._now, self._abort)
+        start = history.start_for(target, self._now, is_running=is_running)
+        if not is_running and clone.is_settled(source.data) and _is_head(control.of(source.data), target):
+            self.clone(source_id, target_id)
+            return None
+        timeline = self._layout.begin(target_id, self._uid)
+        reach = history.assemble(start, timeline, self._uid, self._abort)
+        clone.write_file(timeline.data, "recovery.signal", b"", self._uid)
+        assembled = Assembled(reach, history.outside(self._now, is_running=is_running))
+        if target.lsn is not None and target.lsn > reach.end * wal.SEGMENT_BYTES:
+            assembled.require_whole()
+            raise assembled.outside
+        return assembled
+
+    def finish_recovery(
+        self,
+        target_id: TimelineId,
+        target: Target,
+        assembled: Assembled,
+        output: str,
+        *,
+        has_missed: bool,
+        is_frozen: bool,
+    ) -> Recovered:
+        """After the replay. Raises PreconditionError if the WAL ended before the LSN that was asked for."""
+        lsn = _left_at(self._layout.unfinished(target_id).data)
+        if has_missed and target.lsn is not None and target.lsn > lsn + wal.PAGE_HEADER_BYTES_MAX:
+            raise assembled.outside
+        return self.finish(target_id, is_frozen=is_frozen, lsn=lsn, at=recovery.last_commit(output))
+
+    def finish(
+        self,
+        target_id: TimelineId,
+        *,
+        is_frozen: bool,
+        lsn: int | None = None,
+        at: float | None = None,
+        copied: Snapshot | None = None,
+    ) -> Recovered:
+        """What was begun is whole: give it its first snapshot and its place. `copied` describes one that has not been
+        started yet; any other is at rest."""
+        target = self._layout.unfinished(target_id)
+        if copied is not None:
+            lsn = copied.stop_lsn
+        else:
+            clone.tidy_wal(target.data, self._abort)
+        if not is_frozen:
+            self._history(target).take_first(self._uid, self._now, self._abort, start=copied)
+            if self._has_own_space:
+                headroom.prepare_cluster(target.data, self._uid)
+        recovered = Recovered(lsn=wal.format_lsn(control.of(target.data).checkpoint if lsn is None else lsn), at=at)
+        target.origin.write_bytes(msgspec.json.encode(recovered))
+        self._layout.finish(target_id)
+        return recovered
+
+    def begin_anew(self, timeline_id: TimelineId) -> None:
+        """Forget what it was."""
+        timeline = self._layout.existing(timeline_id)
+        history = self._history(timeline)
+        had_history = bool(history.snapshots.all())
+        clone.tidy_wal(timeline.data, self._abort)
+        history.collect(self._now, self._abort)
+        history.give_up()
+        if had_history:
+            history.take_first(self._uid, self._now, self._abort)
+        if self._has_own_space:
+            headroom.prepare_cluster(timeline.data, self._uid)
+        tree.sync(timeline.directory)
+
+    def collect(self, timeline_id: TimelineId, retention_s: int | None) -> None:
+        history = self._history(self._layout.existing(timeline_id))
+        if history.collect(self._now, self._abort) and retention_s is not None:
+            history.prune_to(self._now, retention_s)
+
+    def after_stop(self, timeline_id: TimelineId, retention_s: int | None) -> None:
+        history = self._history(self._layout.existing(timeline_id))
+        history.collect(self._now, self._abort)
+        if retention_s != 0:
+            history.take_if_due(self._uid, self._now, self._abort)
+        if retention_s is not None:
+            history.prune_to(self._now, retention_s)
+
+    def prune(self, timeline_id: TimelineId, keep_since: float) -> None:
+        self._history(self._layout.existing(timeline_id)).prune(keep_since)
+
+    def look(self, timeline_id: TimelineId, *, is_running: bool) -> TimelineInfo:
+        timeline = self._layout.existing(timeline_id)
+        history = self._history(timeline)
+        end = history.end_lsn(is_running=is_running)
+        taken = history.snapshots.all()
+        used = usage.measure(timeline, self._abort, time.monotonic)
+        return TimelineInfo(
+            timeline_id=timeline_id,
+            is_running=is_running,
+            end_lsn=wal.format_lsn(end),
+            since_lsn=wal.format_lsn(taken[0].stop_lsn) if taken else None,
+            since=taken[0].moment if taken else None,
+            wal_since_snapshot_bytes=max(0, end - taken[-1].stop_lsn) if taken else 0,
+            logical_bytes=used.logical_bytes,
+            unique_bytes=used.unique_bytes,
+            history_bytes=used.history_bytes,
+        )
+
+    def _complete_copy(self, source: Timeline, data: Path, text: str, stop_lsn: int) -> Snapshot:
+        """WAL and label to the files that were copied before."""
+        if not data.is_dir():
+            raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
+        start = label.parse(text)
+        history = self._history(source)
+        history.collect(self._now, self._abort)
+        history.add_wal_between(data, start.wal_timeline, (start.lsn, stop_lsn), self._uid)
+        clone.write_file(data, "backup_label", text.encode(), self._uid)
+        return Snapshot(
+            start_lsn=start.lsn,
+            stop_lsn=stop_lsn,
+            wal_timeline=start.wal_timeline,
+            moment=self._now,
+            is_clean=False,
+        )
+
+    def _clone_data(self, source: Path, target: Path) -> None:
+        clone.clone_cluster(source, target, self._uid, self._abort, is_running=False)
+        clone.clone_wal(source, target, self._uid, self._abort)
+
+    def _history(self, timeline: Timeline) -> History:
+        return History(self._layout, timeline)
+
+
+def _is_head(found: control.Control, target: Target) -> bool:
+    """Nothing was written after the point. The moment of the shutdown is known to the second."""
+    if target.lsn is not None:
+        return target.lsn == found.checkpoint
+    return target.at is not None and target.at >= found.written_at + 1
+
+
+def _major(data: Path) -> int:
+    """Raises PreconditionError."""
+    with tree.opened(data) as directory:
+        content = tree.read_small("PG_VERSION", directory, _VERSION_BYTES_MAX)
+    text = (content or b"").decode(errors="replace").strip()
+    if not text.isdecimal():
+        raise PreconditionError("PG_VERSION cannot be read", public="the branch's data is damaged")
+    return int(text)
+
+
+def _left_at(data: Path) -> int:
+    """Where a recovery ended, by the file that PostgreSQL wrote about it."""
+    with tree.opened(data) as directory, tree.opened(clone.WAL, below=directory) as segments:
+        name = f"{control.read(directory).wal_timeline:08X}.history"
+        content = tree.read_small(name, segments, _HISTORY_BYTES_MAX)
+    lsn = recovery.left_at((content or b"").decode(errors="replace"))
+    if lsn is None:
+        raise InternalError(f"{name} does not say where the recovery ended")
+    return lsn
