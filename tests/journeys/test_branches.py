@@ -202,6 +202,35 @@ def test_the_child_of_a_protected_branch_has_its_own_password(instance: Instance
     branches.ask(instance, "PATCH", main, {"branch": {"protected": False}})
 
 
+def test_a_snapshot_outlives_its_branch_and_takes_its_place(instance: Instance, parent: Tenant) -> None:
+    write(parent, 1)
+    project = f"/projects/{parent.project_id}"
+    path = f"{project}/branches/{parent.branch_id}/snapshot?name=before"
+    taken = branches.ask(instance, "POST", path)
+    branches.finish(instance, {"operations": taken["operations"]})
+    write(parent, 2)
+    restored = branches.ask(
+        instance,
+        "POST",
+        f"{project}/snapshots/{taken['snapshot']['id']}/restore",
+        {"name": "look", "target_branch_id": parent.branch_id, "finalize_restore": False},
+    )
+    branches.finish(instance, restored)
+    look = branches.with_branch(parent, restored["branch"]["id"])
+    (endpoint,) = branches.ask(instance, "GET", f"{project}/branches/{look.branch_id}/endpoints")["endpoints"]
+    assert numbers(branches.with_endpoint(look, endpoint)) == [1]
+    assert numbers(parent) == [1, 2]
+
+    path = f"{project}/branches/{look.branch_id}/finalize_restore"
+    branches.finish(instance, branches.ask(instance, "POST", path, {"name": "main before"}))
+    assert numbers(parent) == [1], "the host serves what took its place"
+    assert branches.named(instance, parent.project_id, "main")["id"] == look.branch_id
+    old = branches.with_branch(parent, parent.branch_id)
+    assert numbers(branches.give_endpoint(instance, old)) == [1, 2]
+    gone = branches.ask(instance, "DELETE", f"{project}/snapshots/{taken['snapshot']['id']}")
+    branches.finish(instance, gone)
+
+
 @pytest.mark.parametrize("victim", ["agent", "api"])
 def test_a_death_in_the_middle_changes_nothing(instance: Instance, parent: Tenant, victim: str) -> None:
     """Each verb is answered, and then the process is killed that does the work."""
