@@ -5,7 +5,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import psycopg
 
@@ -39,12 +40,15 @@ def child_with_passwords(
     return replace(child, password=passwords.get(parent.role, parent.password)), passwords
 
 
-def as_user(user: str, host: Any, role: str, database: str, sql: str) -> subprocess.CompletedProcess[str]:
-    """psql by a process of the platform's user, through the door that is that user's: `peer` on a Unix socket."""
+def as_user(
+    platform: Instance, user: str, host: Path, sql: str, *, role: str, database: str
+) -> subprocess.CompletedProcess[str]:
+    """psql by a process of the platform's user, through the door that is that user's: `peer` on a Unix socket, where the
+    platform's own mount namespace shows it."""
     return subprocess.run(
-        ["setpriv", f"--reuid={user}", "--regid=cloister", "--clear-groups", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1",
+        ["nsenter", "--mount", f"--target={platform.paths.supervisor_lock.read_text().strip()}", "setpriv", f"--reuid={user}", "--regid=cloister", "--clear-groups", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1",
          "-v", "VERBOSITY=verbose", "-h", str(host), "-U", role, "-d", database, "-c", sql],
-        capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=60, check=False, cwd="/", env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
 
 
@@ -53,7 +57,9 @@ USER_OF_ROLE: Final = {"cloister_api": "cloister-api", "cloister_keys": "cloiste
 
 def try_control(platform: Instance, sql: str, role: str = "cloister_api") -> subprocess.CompletedProcess[str]:
     within = f"SET search_path = cloister; {sql}"
-    return as_user(USER_OF_ROLE[role], platform.paths.control_socket_dir, role, "cloister", within)
+    return as_user(
+        platform, USER_OF_ROLE[role], platform.paths.control_socket_dir, within, role=role, database="cloister"
+    )
 
 
 def control(platform: Instance, sql: str) -> str:
@@ -64,8 +70,8 @@ def control(platform: Instance, sql: str) -> str:
 
 def superuser(platform: Instance, branch: Tenant, sql: str) -> str:
     """In the branch's own database, by the API's door. The compute is awake."""
-    host = platform.paths.computes / branch.endpoint_id
-    done = as_user("cloister-api", host, "cloister_admin", branch.database, sql)
+    host = platform.paths.computes / branch.endpoint_id / "sock"
+    done = as_user(platform, "cloister-api", host, sql, role="cloister_admin", database=branch.database)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -176,15 +176,8 @@ def test_a_branch_of_a_snapshot_of_it_has_new_passwords(platform: Instance, vaul
         {"name": "of-snapshot"},
     )
     finish(platform, restored)
-    branch = replace(vault, branch_id=restored["branch"]["id"])
-    made = ask(
-        platform,
-        "POST",
-        f"/projects/{vault.project_id}/endpoints",
-        {"endpoint": {"branch_id": branch.branch_id, "type": "read_write"}},
-    )
-    finish(platform, made)
-    branch = replace(branch, endpoint_id=made["endpoint"]["id"], host=made["endpoint"]["host"])
+    (endpoint,) = restored["endpoints"]
+    branch = replace(vault, branch_id=restored["branch"]["id"], endpoint_id=endpoint["id"], host=endpoint["host"])
     new = {role["name"]: role["password"] for role in restored["roles"]}
     assert can_log_in(branch, vault.role, new[vault.role])
     assert not can_log_in(branch, vault.role, vault.password)
