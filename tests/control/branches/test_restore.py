@@ -15,6 +15,7 @@ from cloister.control.computes.model import EndpointChange
 from cloister.control.computes.store import begin_anew
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
+from cloister.node.commands import StartCompute
 from tests.control.branches.scenes import CAUSE, VERIFIER, branched, holds, protect, refused, running, seen, words
 from tests.control.fake_node import QUIET
 from tests.control.land import CALLER, Land
@@ -128,10 +129,13 @@ async def test_a_client_that_came_meanwhile_is_not_put_out(land: Land) -> None:
     endpoint_id = child.endpoints[0].id
     _, operations = await land.control.endpoints.suspend(CALLER, created.project.id, endpoint_id)
     await land.finish(operations)
-    done = await restored(land, child.branch, created.branch, finish=False)
-    land.node.activity[endpoint_id] = replace(QUIET, last_change_at=land.clock.now())
-    await land.plane.waker.wake(endpoint_id)
-    await land.finish_later(done.operations)
+
+    async def come(command: Any) -> None:
+        if type(command).__name__ == "StartCompute":
+            land.node.activity[endpoint_id] = replace(QUIET, last_change_at=land.clock.now())
+
+    land.node.before = come
+    await restored(land, child.branch, created.branch)
     assert endpoint_id in land.node.computes
 
 
@@ -222,6 +226,20 @@ async def test_a_compute_that_was_started_on_what_the_branch_was_is_shown_to_nob
     compute = await land.plane.waker.wake(endpoint_id)
     assert land.node.computes[compute.endpoint_id].timeline_id == new_id
     assert land.node.calls[-3:] == ["StartCompute", "StopCompute", "StartCompute"]
+
+
+async def test_a_start_of_which_no_row_told_does_not_serve_what_the_branch_was(land: Land) -> None:
+    """The API dies between the agent's start and the row, and its successor restores the branch first."""
+    created, child = await a_child(land)
+    endpoint_id = child.endpoints[0].id
+    _, operations = await land.control.endpoints.suspend(CALLER, created.project.id, endpoint_id)
+    await land.finish(operations)
+    await land.node.call(StartCompute(spec=land.node.specs[endpoint_id]))
+    done = await restored(land, child.branch, created.branch, finish=False)
+    await land.finish_later(done.operations)
+    compute = await land.plane.waker.wake(endpoint_id)
+    assert land.node.computes[compute.endpoint_id].timeline_id == (await seen(land, child.branch)).timeline_id
+    assert await words(land, child.branch) == ["one", "two"]
 
 
 async def test_a_restore_that_cannot_be_leaves_the_branch_as_it_was_and_running(land: Land) -> None:

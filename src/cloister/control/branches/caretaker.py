@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from cloister.base.clock import Clock
 from cloister.base.errors import BusyError, CloisterError, NotFoundError
-from cloister.control.branches import rules, schedules, snapshot_store, store, timelines
+from cloister.control.branches import endings, rules, schedules, snapshot_store, timelines
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.branches.operations import DELETE_TIMELINE, TIMELINE_RESOURCE
 from cloister.control.branches.service import BranchService
@@ -72,9 +72,9 @@ class Caretaker:
     async def by_the_clock(self) -> None:
         now = self._clock.now()
         async with self._world.database.reading() as tx:
-            expired = await store.expired(tx, now)
+            expired = await endings.expired(tx, now)
             expired_snapshots = await snapshot_store.expired(tx, now)
-            past_recovery = await store.past_recovery(tx, now - rules.RECOVERABLE_FOR)
+            past_recovery = await endings.past_recovery(tx, now - rules.RECOVERABLE_FOR)
             out_of_window = await timelines.out_of_window(tx, now)
             scheduled = await snapshot_store.scheduled(tx)
         await _each(expired, self._branches.expire)

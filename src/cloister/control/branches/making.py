@@ -11,12 +11,17 @@ Three ways, by where the source is:
 Which of the first two it is may change under our hands; then the agent refuses, and the attempt is made again.
 """
 
-from dataclasses import dataclass
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from cloister.base.database import Database
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
+from cloister.base.ids import EndpointId
 from cloister.control.branches import store, timelines
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.gateways import Gateways
@@ -33,8 +38,27 @@ COPY_TIMEOUT_S: Final = 120.0
 RECOVERY_TIMEOUT_S: Final = 1800.0
 # A window full of WAL between two snapshots: minutes of replay at worst. The agent has a limit of its own.
 
+COPIES_AT_ONCE_MAX: Final = 2
+# While one waits for its checkpoint, another copies.
+
 LABEL: Final = "cloister"
 # What the server writes into backup_label: nobody's name.
+
+
+class Turns:
+    """How many copies of one compute are made at a time. Each has a session there, of the few that are reserved for us, and
+    its checkpoint is waited for by the next one anyway."""
+
+    def __init__(self) -> None:
+        self._slots: WeakValueDictionary[EndpointId, asyncio.Semaphore] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def of(self, endpoint_id: EndpointId) -> AsyncIterator[None]:
+        slots = self._slots.get(endpoint_id)
+        if slots is None:
+            slots = self._slots[endpoint_id] = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
+        async with slots:
+            yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,7 @@ class BranchesWorld:
     sessions: Sessions
     gateways: Gateways
     vault: Vault
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +151,7 @@ async def hold_and_copy(
 
 async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: dict[str, Any]) -> Made:
     with world.runner.wanting(running.endpoint_id):
-        async with world.sessions.fresh(running) as server:
+        async with world.turns.of(running.endpoint_id), world.sessions.fresh(running) as server:
             await server.begin_backup(LABEL)
             await world.agent.call(CopyTimeline(source_id=recipe.sources[0], **common), timeout_s=COPY_TIMEOUT_S)
             catalog = CatalogCopy(await server.roles(), await server.databases())

@@ -14,7 +14,7 @@ from typing import Any, Final
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId
-from cloister.control.branches import snapshot_store, store, timelines
+from cloister.control.branches import endings, snapshot_store, store, timelines
 from cloister.control.branches.making import BranchesWorld, Made, Recipe, make
 from cloister.control.computes import store as computes
 from cloister.control.computes.model import State
@@ -79,7 +79,7 @@ async def unmake_child(operation: Operation, world: BranchesWorld) -> Apply:
 
     async def apply(tx: Transaction) -> None:
         await timelines.is_deleted(tx, target_id)
-        await store.purged(tx, branch_id)
+        await endings.purged(tx, branch_id)
 
     return apply
 
@@ -215,7 +215,7 @@ async def delete_all(operation: Operation, world: BranchesWorld) -> Outcome:
 
     async def apply(tx: Transaction) -> None:
         await timelines.is_deleted(tx, *timeline_ids)
-        await store.purged(tx, branch_id)
+        await endings.purged(tx, branch_id)
 
     return Go(apply=apply)
 

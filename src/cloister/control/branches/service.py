@@ -7,7 +7,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_branch_id
-from cloister.control.branches import protection, rules, store, timelines
+from cloister.control.branches import endings, protection, rules, store, timelines
 from cloister.control.branches.children import Child, Children, new_child, origin_of
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
@@ -98,7 +98,7 @@ class BranchService:
     async def find_deleted(self, project_id: ProjectId) -> list[Branch]:
         async with self._database.reading() as tx:
             await _project_exists(tx, project_id)
-            return await store.deleted_of(tx, project_id, self._clock.now() - rules.RECOVERABLE_FOR)
+            return await endings.deleted_of(tx, project_id, self._clock.now() - rules.RECOVERABLE_FOR)
 
     # ── create ──
 
@@ -256,7 +256,7 @@ class BranchService:
         protection.refuse_delete(branch)
         rules.refuse_delete(branch, await store.children_of(tx, branch_id))
         if branch.deleted_at is None:
-            branch = await store.delete(tx, branch_id)
+            branch = await endings.delete(tx, branch_id)
         return branch, await self._submit(tx, PURGE_BRANCH if hard else DELETE_BRANCH, branch)
 
     async def recover(
@@ -270,7 +270,7 @@ class BranchService:
             if branch.deleted_at <= self._clock.now() - rules.RECOVERABLE_FOR:
                 raise NotFoundError(f"{branch_id} is past recovery", public="branch not found")
             await store.require_free_name(tx, project_id, branch.name)
-            branch = await store.recover(tx, branch, await store.living_ancestor(tx, branch_id))
+            branch = await endings.recover(tx, branch, await endings.living_ancestor(tx, branch_id))
             await record(tx, event(Action.BRANCH_RECOVER, caller, branch))
         self._gateways.invalidate(project_id=project_id)
         return branch, []

@@ -13,7 +13,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, BusyError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, new_branch_id, new_snapshot_id, new_timeline_id
-from cloister.control.branches import protection, schedules, snapshot_store, store, timelines
+from cloister.control.branches import endings, protection, schedules, snapshot_store, store, timelines
 from cloister.control.branches.children import Child, Children, Origin, new_child, origin_of
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.model import (
@@ -192,7 +192,7 @@ class SnapshotService:
             protection.refuse_reset(await store.get(tx, snapshot.project_id, target_id))
         parent = origin.branch
         if parent.deleted_at is not None:
-            ancestor_id = await store.living_ancestor(tx, parent.id)
+            ancestor_id = await endings.living_ancestor(tx, parent.id)
             parent = (
                 await store.default(tx, parent.project_id) if ancestor_id is None else await store.load(tx, ancestor_id)
             )

@@ -109,10 +109,13 @@ async def _take_over(world: ComputesWorld, endpoint: Endpoint, server: Server) -
     nobody may have known so far, is written down."""
     async with world.database.reading() as tx:
         asked = await catalog.asked(tx, endpoint.branch_id)
-    for role in await server.roles():
-        if role.name in asked and role.verifier != asked[role.name]:
-            await server.set_verifier(role.name, asked[role.name])
-    roles, databases = await server.roles(), await server.databases()
+    roles = await server.roles()
+    missing = [role.name for role in roles if role.name in asked and role.verifier != asked[role.name]]
+    for name in missing:
+        await server.set_verifier(name, asked[name])
+    if missing:
+        roles = await server.roles()
+    databases = await server.databases()
 
     async def apply(tx: Transaction) -> None:
         await catalog.settle_all(tx, endpoint.branch_id, roles, databases)

@@ -168,7 +168,9 @@ class Runner:
             raise UnavailableError(f"{endpoint_id} runs and does not accept connections yet")
 
         async with self._database.transaction() as tx:
-            is_there = await store.started(
+            # Already running is success to the agent, whatever it runs on: a start of which no row ever told may have been
+            # on what the branch was before.
+            is_there = info.timeline_id == placed.timeline_id and await store.started(
                 tx,
                 endpoint_id,
                 timeline_id=placed.timeline_id,
