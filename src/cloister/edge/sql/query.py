@@ -76,7 +76,8 @@ class Query(asyncio.Protocol):
             self.connection_lost(None)
 
     def close(self) -> None:
-        """Nobody is to have the session after this."""
+        """Nobody is to have the session after this, and nobody waits for an answer."""
+        self.done.cancel()
         if not self._transport.is_closing():
             self._transport.write(TERMINATE)
             self._transport.close()
