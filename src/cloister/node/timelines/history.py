@@ -46,11 +46,14 @@ class History:
     def collect(self, now: float, abort: Abort) -> int:
         return self.archive.collect(self._timeline.outbox, now, abort)
 
-    def take_first(self, uid: int, now: float, abort: Abort, *, start: Snapshot | None = None) -> None:
-        """The snapshot that every history begins with. `start` describes a copy that has not been started yet."""
-        if start is None:
-            start = self._at_rest(now)
-        self._take(start, uid, abort)
+    def take_first(self, uid: int, now: float, abort: Abort) -> None:
+        """The snapshot that every history begins with."""
+        self._take(self._at_rest(now), uid, abort)
+
+    def finish_first(self, kind: str, now: float, *, copied: Snapshot | None, is_shared: bool) -> None:
+        """As `take_first`, of what was cloned together with the timeline itself. `copied` describes a copy that has not been
+        started yet."""
+        self.snapshots.finish(kind, copied or self._at_rest(now), is_shared=is_shared)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
@@ -122,7 +125,7 @@ class History:
         source = self.snapshots.data(start)
         clone.clone_cluster(source, target.data, uid, abort, is_running=False)
         clone.clone_wal(source, target.data, uid, abort)
-        reach = self._add_wal(target.data, start.wal_timeline, wal.segment_number(start.start_lsn), None, uid)
+        reach = self._add_wal(target.data, start.wal_timeline, _first_after(start), None, uid)
         if clone.has_segment_after(self._timeline.data, reach.end, abort):
             reach = replace(reach, is_broken=True)
         return reach
@@ -152,7 +155,7 @@ class History:
         return Reach(first, reached, is_broken=any(number > reached for number in archived))
 
     def _reach(self, start: Snapshot) -> Reach:
-        first = wal.segment_number(start.start_lsn)
+        first = _first_after(start)
         numbers = {segment.number for segment in self.archive.segments() if segment.number >= first}
         reached = wal.unbroken(numbers, first)
         return Reach(first, reached, is_broken=any(number > reached for number in numbers))
@@ -169,9 +172,18 @@ class History:
 
     def _take(self, snapshot: Snapshot, uid: int, abort: Abort) -> None:
         data = self.snapshots.begin(AT_REST, abort)
-        clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
+        count = clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
         clone.clone_wal(self._timeline.data, data, uid, abort)
-        self.snapshots.finish(AT_REST, snapshot)
+        self.snapshots.finish(AT_REST, snapshot, is_shared=count.is_shared)
+
+
+def _first_after(start: Snapshot) -> int:
+    """The first segment that the timeline writes from a snapshot on. Those before it the snapshot holds itself; it has to,
+    for a copy's were written by the server that was copied, and are in no archive of this timeline. The end of a backup is
+    the end of its segment, so a copy goes on in the next one; what was at rest goes on where it stopped."""
+    if start.is_clean:
+        return wal.segment_number(start.stop_lsn)
+    return wal.segment_number(max(start.stop_lsn - 1, start.start_lsn)) + 1
 
 
 def rfc3339(moment: float) -> str:
