@@ -208,10 +208,14 @@ def test_a_point_outside_the_window_is_refused_with_the_window(instance: Instanc
         message = _refusal(instance, root, _mark(point))
         since, until = (datetime.fromisoformat(text) for text in re.findall(r"[0-9T:.-]{19,}Z", message))
         assert now - timedelta(minutes=2) < since <= until < now + timedelta(minutes=1), message
-    assert "LSN" in _refusal(instance, root, {"lsn": "FFFF/0"})
-    assert [branch["name"] for branch in instance.api("GET", f"/projects/{root.project_id}/branches")["branches"]] == [
-        "main"
-    ]
+    # Where an LSN is, only the node knows: the request is accepted, and what was begun is taken back.
+    for lsn in ("FFFF/0", "0/1"):
+        _, answer = branches.ask_for_child(instance, root, f"at {lsn}", {"lsn": lsn})
+        with pytest.raises(AssertionError, match="create_branch failed: .*LSN"):
+            branches.finish(instance, answer)
+    instance.settle(root.project_id)
+    shown = instance.api("GET", f"/projects/{root.project_id}/branches")["branches"]
+    assert [branch["name"] for branch in shown] == ["main"]
 
 
 def _refusal(instance: Instance, root: Tenant, mark: dict[str, str]) -> str:
