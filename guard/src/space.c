@@ -10,7 +10,7 @@
  *   take room: INSERT, UPDATE, MERGE, COPY FROM,          the reserve (guard.space_reserve)
  *     CREATE ..., REINDEX, REFRESH, CLUSTER, ALTER TABLE
  *     with a rewrite, large objects
- *   any, while it writes temporary files                  half of it
+ *   any, while it writes temporary files                  three quarters of it
  *   any, while it writes WAL (a SELECT that is the first  an eighth of it
  *     to see rows does)
  *   free room, but write WAL first: DELETE, VACUUM,       an eighth of it
@@ -23,7 +23,7 @@
  *
  * WAL itself takes room for good when it is archived in the same volume, for a segment that is shared with the archive
  * cannot be written over in place. Autovacuum alone would fill the volume then, and nothing can stop it. So history
- * yields to being there: below half of the reserve the archive module keeps none and asks for a checkpoint at once (see
+ * yields to being there: below three quarters of the reserve the archive module keeps none and asks for a checkpoint at once (see
  * archive.c), and WAL goes round in what it has.
  *
  * Left to others: large objects written from within a function. For them, and if this module is wrong, the margin of
@@ -55,9 +55,9 @@
 #define READING_MS 10
 /* Short against a tick, long against a statement. */
 
-#define SPILLING_SHARE 2
-#define FREEING_SHARE 8
-/* Of the reserve: what temporary files, history and statements that free room leave. */
+#define HISTORY_SHARE(reserve) ((reserve) / 4 * 3)
+#define FREEING_SHARE(reserve) ((reserve) / 8)
+/* Of the reserve: what temporary files and history leave, and what statements that free room leave. */
 
 typedef enum Need
 {
@@ -90,7 +90,7 @@ floor_of(Need need)
 {
 	uint64		reserve = (uint64) reserve_kb * 1024;
 
-	return need == TAKES_ROOM ? reserve : need == FREES_ROOM ? reserve / FREEING_SHARE : 0;
+	return need == TAKES_ROOM ? reserve : need == FREES_ROOM ? FREEING_SHARE(reserve) : 0;
 }
 
 /* The server's working directory is its data directory. A file system that cannot be asked is not full. Async-signal-safe:
@@ -114,7 +114,7 @@ space_is_short_for_history(void)
 	uint64		size_bytes;
 
 	return reserve_kb > 0 && read_free(&free_bytes, &size_bytes) &&
-		free_bytes < (uint64) reserve_kb * 1024 / SPILLING_SHARE;
+		free_bytes < HISTORY_SHARE((uint64) reserve_kb * 1024);
 }
 
 static uint64
@@ -171,12 +171,12 @@ tick(void)
 	if (pgBufferUsage.temp_blks_written != spilled_blocks)
 	{
 		spilled_blocks = pgBufferUsage.temp_blks_written;
-		lowest = Max(lowest, (uint64) reserve_kb * 1024 / SPILLING_SHARE);
+		lowest = Max(lowest, HISTORY_SHARE((uint64) reserve_kb * 1024));
 	}
 	if (pgWalUsage.wal_bytes != wal_bytes)
 	{
 		wal_bytes = pgWalUsage.wal_bytes;
-		lowest = Max(lowest, (uint64) reserve_kb * 1024 / FREEING_SHARE);
+		lowest = Max(lowest, FREEING_SHARE((uint64) reserve_kb * 1024));
 	}
 	if (is_watched && lowest > 0 && read_free(&free_bytes, &size_bytes) && free_bytes < lowest)
 	{

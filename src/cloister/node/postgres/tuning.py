@@ -142,7 +142,7 @@ def postgresql_conf(size: Size, settings: Mapping[str, str]) -> str:
         "wal_buffers": "1MB" if memory <= GB else "4MB",
         # A small project stays small: segments of 1 MB are reused, and few are kept.
         "min_wal_size": "8MB",
-        "max_wal_size": _mb(_between(16 * MB, min(memory // 2, size.volume_bytes // 16), 4 * GB)),
+        "max_wal_size": _mb(_between(16 * MB, min(memory // 2, size.volume_bytes // 32), 4 * GB)),
         # A slot that nobody reads and a query that sorts forever must not fill the volume.
         "max_slot_wal_keep_size": _mb(max(64 * MB, size.volume_bytes // 8)),
         "temp_file_limit": _mb(max(64 * MB, size.volume_bytes // 4)),

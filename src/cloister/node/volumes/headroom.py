@@ -36,8 +36,8 @@ SHARE: Final = 16
 # Of a small volume, no more than a sixteenth for either.
 
 GATE_BYTES: Final = 128 * 1024**2
-# Four sessions at once overshoot the gate by 20 to 50 MB before all of them are stopped; below a half of it history is
-# no longer kept, below an eighth nothing that writes WAL goes on.
+# Four sessions at once overshoot the gate by 20 to 50 MB before all of them are stopped; below three quarters of it history
+# is no longer kept, below an eighth nothing that writes WAL goes on.
 GATE_SHARE: Final = 50
 GATE_BYTES_MAX: Final = 512 * 1024**2
 # Larger volumes belong to larger servers, whose bursts are larger.
