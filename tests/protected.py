@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from cloister.control.branches import protection as words
+from cloister.control.computes import protection as endpoint_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ BRANCH_MACHINES: Final = {
     "delete_branch": words.CANNOT_DELETE,
     "purge_branch": words.CANNOT_DELETE,
     "finalize_restore": words.CANNOT_RESET,
-    "delete_endpoint": words.CANNOT_DELETE_ENDPOINT,
+    "delete_endpoint": endpoint_words.CANNOT_DELETE_ENDPOINT,
 }
 TIMELINE_MACHINES: Final = ("take_snapshot", "delete_timeline")
 HARMLESS_MACHINES: Final = {
@@ -135,17 +136,17 @@ ATTEMPTS: Final = [
     Attempt(
         "delete the endpoint's row",
         "DELETE FROM endpoint WHERE id = '{endpoint}'",
-        words.CANNOT_DELETE_ENDPOINT,
+        endpoint_words.CANNOT_DELETE_ENDPOINT,
         "endpoint_protection",
     ),
-    _endpoint("delete its endpoint", "deleted_at = now()", words.CANNOT_DELETE_ENDPOINT),
-    _endpoint("disable its endpoint", "is_disabled = true", words.CANNOT_DISABLE_ENDPOINT),
-    _endpoint("point its endpoint elsewhere", "branch_id = '{other_branch}'", words.CANNOT_MOVE_ENDPOINT),
-    _endpoint("take its writer", "type = 'read_only'", words.CANNOT_MOVE_ENDPOINT),
+    _endpoint("delete its endpoint", "deleted_at = now()", endpoint_words.CANNOT_DELETE_ENDPOINT),
+    _endpoint("disable its endpoint", "is_disabled = true", endpoint_words.CANNOT_DISABLE_ENDPOINT),
+    _endpoint("point its endpoint elsewhere", "branch_id = '{other_branch}'", endpoint_words.CANNOT_MOVE_ENDPOINT),
+    _endpoint("take its writer", "type = 'read_only'", endpoint_words.CANNOT_MOVE_ENDPOINT),
     Attempt(
         "point another endpoint to it",
         "UPDATE endpoint SET branch_id = '{branch}', type = 'read_only' WHERE id = '{other_endpoint}'",
-        words.CANNOT_MOVE_ENDPOINT,
+        endpoint_words.CANNOT_MOVE_ENDPOINT,
         "endpoint_protection",
     ),
     # What it lies in.

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from cloister.control.branches import protection as words
+from cloister.control.computes import protection as endpoint_words
 from tests.back_doors import ROWS, child_with_passwords, control, fill, path_of, protect, try_control, wait_until
 from tests.branches import ask, connected, create_child, finish
 from tests.instance import Instance, Tenant, tail
@@ -181,11 +182,11 @@ DOORS: Final = [
         {"branch": {"name": "x", "protected": True, "expires_at": _IN_A_DAY}}, 400, words.EXPIRE_CODE,
     ),
     Door(
-        "delete its endpoint", "DELETE", "/projects/{project}/endpoints/{endpoint}", words.CANNOT_DELETE_ENDPOINT,
+        "delete its endpoint", "DELETE", "/projects/{project}/endpoints/{endpoint}", endpoint_words.CANNOT_DELETE_ENDPOINT,
         words=["endpoints", "delete", "{endpoint}"],
     ),
     Door(
-        "disable its endpoint", "PATCH", "/projects/{project}/endpoints/{endpoint}", words.CANNOT_DISABLE_ENDPOINT,
+        "disable its endpoint", "PATCH", "/projects/{project}/endpoints/{endpoint}", endpoint_words.CANNOT_DISABLE_ENDPOINT,
         {"endpoint": {"disabled": True}},
     ),
     Door(

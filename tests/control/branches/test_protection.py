@@ -14,6 +14,7 @@ from cloister.control.branches import protection
 from cloister.control.branches.model import HEAD, Branch, Restore
 from cloister.control.calling import Caller
 from cloister.control.computes import operations as compute_operations
+from cloister.control.computes import protection as endpoint_protection
 from cloister.control.projects import operations as project_operations
 from cloister.control.roles import operations as role_operations
 from cloister.control.roles.server import RoleState
@@ -52,7 +53,12 @@ def role(name: str, verifier: str | None = "SCRAM-SHA-256$…", *, can_login: bo
 
 def test_the_database_says_the_same_words() -> None:
     sql = (resources.files("cloister.base.database") / "migrations" / "0002_protection.sql").read_text()
-    ours = {value for name, value in vars(protection).items() if name.startswith("CANNOT_")}
+    ours = {
+        value
+        for module in (protection, endpoint_protection)
+        for name, value in vars(module).items()
+        if name.startswith("CANNOT_")
+    }
     theirs = set(re.findall(r"'((?:cannot (?!protect\b)|Protected )[^']+)'", sql))
     assert ours == theirs
 

@@ -1,8 +1,9 @@
-"""What a protected branch means: the rules, their words, and the passwords of its children. Pure.
+"""What a protected branch means: the rules, their words, and the passwords of its children. Pure, but for `unprotect`.
 
-Services ask here first, so that a refusal comes before any work. What is decided here does not depend on anybody
-asking: the same rules stand in the control database as triggers (migration 0002), which raise the same words, and a
-test holds both to each other. Unprotecting is the only way out, and there the database's `unprotect` is the only way.
+Services ask here first, so that a refusal comes before any work. What is decided here does not depend on anybody asking:
+the same rules stand in the control database as triggers (migration 0002), which raise the same words, and a test holds
+both to each other. Unprotecting is the only way out, and there the database's function of that name is the only way.
+What protection means for an endpoint is in `computes/protection.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +31,6 @@ CANNOT_ARCHIVE: Final = "cannot archive protected branch"
 CANNOT_MOVE: Final = "cannot move protected branch"
 CANNOT_EXPIRE: Final = "Protected branch cannot have an expiration date"
 EXPIRE_CODE: Final = "PROTECTED_BRANCH_EXPIRATION_NOT_ALLOWED"
-CANNOT_DELETE_ENDPOINT: Final = "cannot delete endpoint of protected branch"
-CANNOT_DISABLE_ENDPOINT: Final = "cannot disable endpoint of protected branch"
-CANNOT_MOVE_ENDPOINT: Final = "cannot move endpoint from or to protected branch"
 CANNOT_DELETE_PROJECT: Final = "cannot delete project with protected branches"
 CANNOT_MOVE_PROJECT: Final = "cannot transfer project with protected branches"
 CANNOT_DELETE_ORGANIZATION: Final = "cannot delete organization with protected branches"
@@ -68,12 +66,6 @@ def refuse_deleting_project(protected: Sequence[str]) -> None:
     if protected:
         names = ", ".join(protected[:NAMES_MAX]) + ("…" if len(protected) > NAMES_MAX else "")
         raise UnprocessableError(public=f"{CANNOT_DELETE_PROJECT}: {names}")
-
-
-def refuse_endpoint(words: str, *, is_protected: bool) -> None:
-    """For the endpoint of a branch: one of the CANNOT_…_ENDPOINT. Raises UnprocessableError."""
-    if is_protected:
-        raise UnprocessableError(public=words)
 
 
 def refuse_expiry(*, is_protected: bool) -> None:

@@ -8,10 +8,9 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BusyError, ConflictError, PreconditionError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId, ProjectId, new_endpoint_id
-from cloister.control.branches import protection
 from cloister.control.calling import Caller
 from cloister.control.claims import claim_branch, claim_endpoint, hold_project
-from cloister.control.computes import operations, store
+from cloister.control.computes import operations, protection, store
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
