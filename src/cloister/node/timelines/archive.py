@@ -29,8 +29,8 @@ from cloister.node.timelines.tree import Abort
 
 log = logging.getLogger(__name__)
 
-COLLECTED_MAX: Final = 2048
-# Names looked at in one pass: 2 GB of WAL. There is another pass some seconds later.
+COLLECTED_MAX: Final = 256
+# Segments taken in one pass, some 2 ms each: a stop waits for one. What is left is taken in the next.
 
 INDEX: Final = "index"
 
@@ -188,7 +188,8 @@ def _copy_new(source: int, name: str, target: int, uid: int) -> None:
         os.unlink(name, dir_fd=target)
     with tree.opened(name, tree.NEW_FILE, below=target) as copy:
         os.fchown(copy, uid, uid)
-        tree.share(source, copy)
+        if not tree.share(source, copy):
+            os.fsync(copy)
 
 
 def _throw_away(name: str, outbox: int, path: Path, abort: Abort) -> None:

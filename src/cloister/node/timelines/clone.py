@@ -61,11 +61,14 @@ class Count:
     files: int = 0
     skipped: int = 0
     """Neither a file nor a directory: nothing that PostgreSQL made."""
+    is_shared: bool = True
+    """Everything by reference: then it is on disk as soon as the file system's log is, for the kernel writes out what it
+    shares before it shares it. What had to be copied is written out as well."""
 
 
 def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_running: bool) -> Count:
-    """Make `target`, whose directory is root's, a copy of the cluster in `source` without its WAL. A crash leaves part of
-    it. Raises ExhaustedError, PreconditionError for a tree that no PostgreSQL makes, ConflictError if aborted."""
+    """Make `target`, whose directory is root's, a copy of the cluster in `source` without its WAL, on disk when this returns
+    and the file system's log is. A crash leaves part of it. Raises ExhaustedError, PreconditionError for a tree that no PostgreSQL makes, ConflictError if aborted."""
     work = _Cloning(uid, Budget(abort), is_running)
     with tree.room_needed(str(target)), tree.opened(source) as from_:
         target.mkdir(mode=0o700)
@@ -75,6 +78,8 @@ def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_runn
             # The control file is last: it must not know of a checkpoint whose pages were copied before it happened.
             with tree.opened(control.PATH[0], below=from_) as inner, tree.opened(control.PATH[0], below=to) as outer:
                 work.file(control.PATH[1], inner, outer)
+            if not work.count.is_shared:
+                tree.sync(target)
     return work.count
 
 
@@ -128,17 +133,17 @@ class _Cloning:
             self.count.skipped += 1
             return
         try:
-            copy(from_, name, target, self._uid)
+            self.count.is_shared &= copy(from_, name, target, self._uid)
         finally:
             os.close(from_)
         self.count.files += 1
 
 
-def copy(source: int, name: str, target: int, uid: int) -> None:
-    """The open file `source` as a new one of `uid` in the directory `target`."""
+def copy(source: int, name: str, target: int, uid: int) -> bool:
+    """The open file `source` as a new one of `uid` in the directory `target`. True if it shares the blocks."""
     with tree.opened(name, tree.NEW_FILE, below=target) as to:
         os.fchown(to, uid, uid)
-        tree.share(source, to)
+        return tree.share(source, to)
 
 
 def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
@@ -174,7 +179,9 @@ def clone_segment(name: str, source: int, target: int, uid: int) -> bool:
             return False
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=target)
-        copy(from_, name, target, uid)
+        if not copy(from_, name, target, uid):
+            with tree.opened(name, tree.FILE, below=target) as copied:
+                os.fsync(copied)
     finally:
         os.close(from_)
     return True
@@ -237,6 +244,7 @@ def write_file(data: Path, name: str, content: bytes, uid: int) -> None:
     with tree.opened(data) as directory, tree.opened(name, tree.NEW_FILE, below=directory) as file:
         os.fchown(file, uid, uid)
         os.write(file, content)
+        os.fsync(file)
 
 
 def _exists(name: str, directory: int) -> bool:

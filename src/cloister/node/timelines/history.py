@@ -50,10 +50,10 @@ class History:
         """The snapshot that every history begins with."""
         self._take(self._at_rest(now), uid, abort)
 
-    def finish_first(self, kind: str, now: float, *, copied: Snapshot | None, is_shared: bool) -> None:
+    def finish_first(self, kind: str, now: float, *, copied: Snapshot | None) -> None:
         """As `take_first`, of what was cloned together with the timeline itself. `copied` describes a copy that has not been
         started yet."""
-        self.snapshots.finish(kind, copied or self._at_rest(now), is_shared=is_shared)
+        self.snapshots.finish(kind, copied or self._at_rest(now))
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
@@ -172,9 +172,9 @@ class History:
 
     def _take(self, snapshot: Snapshot, uid: int, abort: Abort) -> None:
         data = self.snapshots.begin(AT_REST, abort)
-        count = clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
+        clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
         clone.clone_wal(self._timeline.data, data, uid, abort)
-        self.snapshots.finish(AT_REST, snapshot, is_shared=count.is_shared)
+        self.snapshots.finish(AT_REST, snapshot)
 
 
 def _first_after(start: Snapshot) -> int:

@@ -235,7 +235,7 @@ class Keeper:
             self._require_rest(source_id)
 
             def begin(abort: Abort) -> int | None:
-                return self._making(mountpoint, uid, abort).clone(source_id, target_id)
+                return self._making(mountpoint, uid, abort).clone(source_id, target_id, is_frozen=command.is_frozen)
 
             # One that was not shut down in order is brought to rest, so that where it left its source is known.
             if (major := await self._in_thread(begin)) is not None:
@@ -249,7 +249,11 @@ class Keeper:
         uid = checked_compute_uid(command.uid)
         async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
             if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
-                await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
+                await self._in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).copy(
+                        source_id, target_id, is_frozen=command.is_frozen
+                    )
+                )
         return Done()
 
     async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
@@ -278,7 +282,7 @@ class Keeper:
 
             def begin(abort: Abort) -> Assembled | None:
                 return self._making(mountpoint, uid, abort).assemble(
-                    source_id, target_id, target, is_running=is_running
+                    source_id, target_id, target, is_running=is_running, is_frozen=command.is_frozen
                 )
 
             # (1) Put together what is needed, or find that the point is the head.

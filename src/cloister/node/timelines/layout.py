@@ -104,15 +104,16 @@ class Layout:
     def unfinished(self, timeline_id: TimelineId) -> Timeline:
         return Timeline(self.mountpoint / _UNFINISHED / timeline_id)
 
-    def finish(self, timeline_id: TimelineId) -> Timeline:
-        """What was begun is there from now on, and on disk."""
+    def finish(self, timeline_id: TimelineId, *, is_on_disk: bool) -> None:
+        """What was begun is there from now on, and on disk. Where everything in it was shared or synced already, the order
+        of the file system's log is enough, and nobody else's writes are waited for."""
         timeline = self.timeline(timeline_id)
         timeline.directory.parent.mkdir(mode=0o700, exist_ok=True)
         unfinished = self.unfinished(timeline_id)
-        tree.sync(unfinished.directory)
+        if not is_on_disk:
+            tree.sync(unfinished.directory)
         unfinished.directory.rename(timeline.directory)
         sync_directory(timeline.directory.parent)
-        return timeline
 
     def abandon(self, timeline_id: TimelineId) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -6,12 +6,14 @@ Whatever is made is made aside and appears in `finish` (see `layout.py`); nothin
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from cloister.base.durable import write_durably
 from cloister.base.errors import InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered, TimelineInfo
@@ -19,7 +21,7 @@ from cloister.node.timelines import clone, control, label, recovery, tree, usage
 from cloister.node.timelines.history import History, Reach
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.recovery import Target
-from cloister.node.timelines.snapshots import COPY, Snapshot
+from cloister.node.timelines.snapshots import AT_REST, COPY, Snapshot
 from cloister.node.timelines.tree import Abort
 from cloister.node.volumes import headroom
 
@@ -56,49 +58,62 @@ class Making:
         populate(timeline.data)
         self.finish(timeline_id, is_frozen=False)
 
-    def clone(self, source_id: TimelineId, target_id: TimelineId) -> int | None:
+    def clone(self, source_id: TimelineId, target_id: TimelineId, *, is_frozen: bool) -> int | None:
         """The head of a timeline at rest. Gives the major version of one that must be run before it is at rest."""
         source = self._layout.existing(source_id)
         target = self._layout.begin(target_id, self._uid)
-        self._clone_data(source.data, target.data)
-        return None if clone.is_settled(target.data) else _major(target.data)
+        is_settled = clone.is_settled(source.data)
+        targets = [target.data]
+        if is_settled and not is_frozen:
+            targets.append(self._history(target).snapshots.begin(AT_REST, self._abort))
+        self._clone_side_by_side(source.data, targets, is_running=False)
+        for data in targets:
+            clone.clone_wal(source.data, data, self._uid, self._abort)
+        return None if is_settled else _major(target.data)
 
-    def copy(self, source_id: TimelineId, target_id: TimelineId | None) -> None:
+    def copy(self, source_id: TimelineId, target_id: TimelineId | None, *, is_frozen: bool) -> None:
         """The files of a running one, which is held in backup mode."""
         source = self._layout.existing(source_id)
         if target_id is None:
-            data = self._history(source).snapshots.begin(COPY, self._abort)
+            targets = [self._history(source).snapshots.begin(COPY, self._abort)]
         else:
-            data = self._layout.begin(target_id, self._uid).data
-        clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
+            target = self._layout.begin(target_id, self._uid)
+            targets = [target.data]
+            if not is_frozen:
+                targets.append(self._history(target).snapshots.begin(COPY, self._abort))
+        self._clone_side_by_side(source.data, targets, is_running=True)
 
     def finish_copy(
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
     ) -> Recovered:
         source = self._layout.existing(source_id)
         target = self._layout.unfinished(target_id)
-        snapshot = self._complete_copy(source, target.data, text, stop_lsn)
+        snapshots = self._history(target).snapshots
+        copies = [target.data]
+        if snapshots.has_begun(COPY):
+            copies.append(snapshots.unfinished(COPY))
+        snapshot = self._complete_copies(source, copies, text, stop_lsn)
         return self.finish(target_id, is_frozen=is_frozen, copied=snapshot)
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
         snapshots = self._history(source).snapshots
         if all(taken.stop_lsn != stop_lsn for taken in snapshots.all()):
-            snapshot = self._complete_copy(source, snapshots.unfinished(COPY), text, stop_lsn)
+            snapshot = self._complete_copies(source, [snapshots.unfinished(COPY)], text, stop_lsn)
             snapshots.finish(COPY, snapshot)
         return Recovered(lsn=wal.format_lsn(stop_lsn))
 
     def assemble(
-        self, source_id: TimelineId, target_id: TimelineId, target: Target, *, is_running: bool
+        self, source_id: TimelineId, target_id: TimelineId, target: Target, *, is_running: bool, is_frozen: bool
     ) -> Assembled | None:
         """What a recovery needs, ready to run. None where the point is the head of one at rest: then that was cloned.
         Raises PreconditionError for a point outside the history."""
         source = self._layout.existing(source_id)
         history = self._history(source)
-        history.collect(self._now, self._abort)
+        self._collect_all(history)
         start = history.start_for(target, self._now, is_running=is_running)
         if not is_running and clone.is_settled(source.data) and _is_head(control.of(source.data), target):
-            self.clone(source_id, target_id)
+            self.clone(source_id, target_id, is_frozen=is_frozen)
             return None
         timeline = self._layout.begin(target_id, self._uid)
         reach = history.assemble(start, timeline, self._uid, self._abort)
@@ -123,13 +138,14 @@ class Making:
         lsn = _left_at(self._layout.unfinished(target_id).data)
         if has_missed and target.lsn is not None and target.lsn > lsn + wal.PAGE_HEADER_BYTES_MAX:
             raise assembled.outside
-        return self.finish(target_id, is_frozen=is_frozen, lsn=lsn, at=recovery.last_commit(output))
+        return self.finish(target_id, is_frozen=is_frozen, lsn=lsn, at=recovery.last_commit(output), is_on_disk=False)
 
     def finish(
         self,
         target_id: TimelineId,
         *,
         is_frozen: bool,
+        is_on_disk: bool = True,
         lsn: int | None = None,
         at: float | None = None,
         copied: Snapshot | None = None,
@@ -137,17 +153,23 @@ class Making:
         """What was begun is whole: give it its first snapshot and its place. `copied` describes one that has not been
         started yet; any other is at rest."""
         target = self._layout.unfinished(target_id)
-        if copied is not None:
-            lsn = copied.stop_lsn
-        else:
+        history = self._history(target)
+        kind = AT_REST if copied is None else COPY
+        if copied is None:
             clone.tidy_wal(target.data, self._abort)
-        if not is_frozen:
-            self._history(target).take_first(self._uid, self._now, self._abort, start=copied)
-            if self._has_own_space:
-                headroom.prepare_cluster(target.data, self._uid)
-        recovered = Recovered(lsn=wal.format_lsn(control.of(target.data).checkpoint if lsn is None else lsn), at=at)
-        target.origin.write_bytes(msgspec.json.encode(recovered))
-        self._layout.finish(target_id)
+        if is_frozen:
+            tree.remove(history.snapshots.unfinished(kind).parent, self._abort)
+        elif history.snapshots.has_begun(kind):
+            history.finish_first(kind, self._now, copied=copied)
+        else:
+            history.take_first(self._uid, self._now, self._abort)
+        if self._has_own_space and not is_frozen:
+            headroom.prepare_cluster(target.data, self._uid)
+        if lsn is None:
+            lsn = control.of(target.data).checkpoint if copied is None else copied.stop_lsn
+        recovered = Recovered(lsn=wal.format_lsn(lsn), at=at)
+        write_durably(target.origin, msgspec.json.encode(recovered), mode=0o600)
+        self._layout.finish(target_id, is_on_disk=is_on_disk)
         return recovered
 
     def begin_anew(self, timeline_id: TimelineId) -> None:
@@ -198,15 +220,16 @@ class Making:
             history_bytes=used.history_bytes,
         )
 
-    def _complete_copy(self, source: Timeline, data: Path, text: str, stop_lsn: int) -> Snapshot:
+    def _complete_copies(self, source: Timeline, copies: list[Path], text: str, stop_lsn: int) -> Snapshot:
         """WAL and label to the files that were copied before."""
-        if not data.is_dir():
-            raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
         start = label.parse(text)
         history = self._history(source)
-        history.collect(self._now, self._abort)
-        history.add_wal_between(data, start.wal_timeline, (start.lsn, stop_lsn), self._uid)
-        clone.write_file(data, "backup_label", text.encode(), self._uid)
+        self._collect_all(history)
+        for data in copies:
+            if not data.is_dir():
+                raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
+            history.add_wal_between(data, start.wal_timeline, (start.lsn, stop_lsn), self._uid)
+            clone.write_file(data, "backup_label", text.encode(), self._uid)
         return Snapshot(
             start_lsn=start.lsn,
             stop_lsn=stop_lsn,
@@ -215,9 +238,18 @@ class Making:
             is_clean=False,
         )
 
-    def _clone_data(self, source: Path, target: Path) -> None:
-        clone.clone_cluster(source, target, self._uid, self._abort, is_running=False)
-        clone.clone_wal(source, target, self._uid, self._abort)
+    def _collect_all(self, history: History) -> None:
+        while history.collect(self._now, self._abort):
+            continue
+
+    def _clone_side_by_side(self, source: Path, targets: list[Path], *, is_running: bool) -> None:
+        """The timeline itself and its first snapshot: on two cores this takes little longer than one of them."""
+
+        def one(target: Path) -> None:
+            clone.clone_cluster(source, target, self._uid, self._abort, is_running=is_running)
+
+        with ThreadPoolExecutor(len(targets), "clone") as threads:
+            list(threads.map(one, targets))
 
     def _history(self, timeline: Timeline) -> History:
         return History(self._layout, timeline)

@@ -72,13 +72,15 @@ class Snapshots:
     def unfinished(self, kind: str) -> Path:
         return self._directory / kind / DATA
 
+    def has_begun(self, kind: str) -> bool:
+        return self.unfinished(kind).is_dir()
+
     def finish(self, kind: str, snapshot: Snapshot) -> None:
         """What was begun is a snapshot from now on, and on disk. One of the same place is enough."""
         unfinished, target = self._directory / kind, self._directory / snapshot.name
         if target.exists():
             return
         write_durably(unfinished / FACTS, msgspec.json.encode(snapshot), mode=0o600)
-        tree.sync(unfinished)
         unfinished.rename(target)
         sync_directory(self._directory)
 

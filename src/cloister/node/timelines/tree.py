@@ -212,7 +212,7 @@ def _some_names(directory: int) -> list[str]:
 
 
 def sync(path: Path) -> None:
-    """Everything on the file system of `path`: one call instead of thousands."""
+    """Everything on the file system of `path`: one call instead of thousands. It waits for what others wrote, too."""
     libc = ctypes.CDLL(None, use_errno=True)
     with opened(path) as directory:
         if libc.syncfs(directory) != 0:
