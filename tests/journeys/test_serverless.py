@@ -9,6 +9,7 @@ import json
 import selectors
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -216,5 +217,33 @@ def test_an_address_that_is_not_allowed(instance: Instance, tenant: Tenant, node
     assert node("say(await neon(url)`SELECT 1 AS n`);") == [[{"n": 1}]]
 
 
-def test_the_management_api_stays_where_it_is(instance: Instance) -> None:
-    assert instance.api("GET", "/projects")["projects"]
+def test_a_connection_of_the_api_outlives_the_worker_that_passed_it_on(instance: Instance) -> None:
+    instance.api("GET", "/projects")
+    trust = ssl.create_default_context(cafile=str(instance.paths.ca_file))
+    with (
+        socket.create_connection(("127.0.0.1", instance.https_port), timeout=30) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as kept,
+    ):
+        assert _health(kept).startswith(b"HTTP/1.1 200 ")
+        for worker in ("gateway-1", "gateway-2"):
+            instance.kill(worker)
+        assert _health(kept).startswith(b"HTTP/1.1 200 ")
+    instance.await_ready()
+    instance.api("GET", "/projects")
+
+
+def _health(connection: socket.socket) -> bytes:
+    connection.sendall(b"GET /api/v2/cloister/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    said = b""
+    while not said.endswith(b"}"):
+        said += connection.recv(65_536)
+    return said
+
+
+def test_sql_goes_on_while_the_api_is_restarted(instance: Instance, node: Any) -> None:
+    instance.api("GET", "/projects")
+    assert node("say(await neon(url)`SELECT 1 AS n`);") == [[{"n": 1}]]
+    instance.kill("api")
+    assert node("say(await neon(url)`SELECT 2 AS n`);") == [[{"n": 2}]]
+    instance.await_ready()
+    instance.api("GET", "/projects")
