@@ -34,7 +34,7 @@ from tests.control.fake_node import FakeKeys
 from tests.control.land import ACCOUNT, CALLER, ORG
 from tests.fix_computes import EnginesOnHost
 from tests.fix_database import DatabaseAs
-from tests.node.test_agent_for_real import clear
+from tests.node.real_node import clear
 from tests.node.volumes.host import MIB, Host, sweep
 from tests.node.volumes.host import FakeKeys as VolumeKeys
 

@@ -95,10 +95,10 @@ async def running_node(engines: EnginesOnHost, state_dir: Path, monkeypatch: pyt
         await node.agent.stop_everything()
         await node.agent.stop()
         sweep(node.host)
-        _clear(node.host)
+        clear(node.host)
 
 
-def _clear(host: Host) -> None:
+def clear(host: Host) -> None:
     shutil.rmtree(host.paths.run, ignore_errors=True)
     for tree in Path("/sys/fs/cgroup").glob(f"*/cloister-{host.paths.instance}"):
         tree.rmdir()

@@ -153,8 +153,14 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
     with world.runner.wanting(running.endpoint_id):
         async with world.turns.of(running.endpoint_id), world.sessions.fresh(running) as server:
             await server.begin_backup(LABEL)
-            await world.agent.call(CopyTimeline(source_id=recipe.sources[0], **common), timeout_s=COPY_TIMEOUT_S)
-            catalog = CatalogCopy(await server.roles(), await server.databases())
+            copy = CopyTimeline(source_id=recipe.sources[0], **common)
+            copying = asyncio.create_task(world.agent.call(copy, timeout_s=COPY_TIMEOUT_S))
+            try:
+                catalog = CatalogCopy(await server.roles(), await server.databases())
+                await copying
+            finally:
+                copying.cancel()
+                await asyncio.gather(copying, return_exceptions=True)
             end = await server.end_backup()
         finish = FinishCopy(
             source_id=recipe.sources[0], label=end.label, stop_lsn=end.lsn, is_frozen=recipe.is_frozen, **common

@@ -77,7 +77,7 @@ async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
         world.gateways.invalidate(endpoint_id=endpoint_id)  # a route from before the data was replaced
 
     started = await world.runner.start(endpoint_id, _cause(operation, "first start"))
-    async with world.sessions.fresh(started.running) as server:
+    async with world.sessions.lasting(started.running) as server:
         apply = await (_name if is_from_template else _take_over)(world, endpoint, server)
     return Go(apply=apply)
 
