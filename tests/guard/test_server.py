@@ -1,0 +1,226 @@
+"""The guard in a real PostgreSQL, without a platform around it: what it lets pass, what it says, and what it logs."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cloister.node.postgres.engines import GUARDS
+from cloister.protocol.scram import Verifier
+from guard import build
+from tests import fix_database
+
+ADMIN = "cloister_admin"
+STRONG = "kQ7vWz3XnT1mYb5R"
+HASHED = str(Verifier.of_password(STRONG, salt=b"0123456789abcdef"))
+SAID = psycopg.errors.InvalidParameterValue
+
+
+@contextmanager
+def server(policy: str) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="cloister-test-guard-", dir=fix_database._MEMORY))
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, fix_database.UNPRIVILEGED_UID, fix_database.UNPRIVILEGED_UID)
+        data = directory / "data"
+        fix_database._run(
+            "initdb", "-D", data, "-U", ADMIN, *"-A trust --no-sync --encoding=UTF8".split(), "--locale=C.UTF-8"
+        )
+        guard = shutil.copy(GUARDS / "18" / "guard.so", directory)
+        settings = {
+            "shared_preload_libraries": str(guard),
+            "guard.password_policy": policy,
+            "log_min_error_statement": "panic",
+            "wal_level": "logical",
+        }
+        with fix_database._serving(data, directory, **settings):
+            with first_connection(directory) as session:
+                session.execute("CREATE ROLE tenant LOGIN CREATEROLE CREATEDB REPLICATION")
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def first_connection(directory: Path) -> psycopg.Connection[Any]:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return connect(directory, ADMIN)
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline, (directory / "log").read_text()
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Path]:
+    with server("strict") as directory:
+        yield directory
+
+
+def connect(
+    directory: Path, user: str = "tenant", database: str = "postgres", **options: Any
+) -> psycopg.Connection[Any]:
+    return psycopg.connect(host=str(directory), user=user, dbname=database, autocommit=True, **options)
+
+
+@pytest.fixture
+def session(strict: Path) -> Iterator[psycopg.Connection[Any]]:
+    with connect(strict) as session:
+        session.execute("CREATE ROLE r LOGIN")
+        yield session
+        session.execute("RESET ALL; DROP ROLE r")
+
+
+def test_a_refusal_says_how_many_bits_and_why_and_what_to_do(session: psycopg.Connection[Any]) -> None:
+    with pytest.raises(SAID) as caught:
+        session.execute("ALTER ROLE r PASSWORD 'Password1234!'")
+    assert caught.value.diag.message_primary == (
+        "the password has about 18 bits of entropy, 60 are required: it contains a common word, name or password"
+    )
+    assert "16 random characters" in (caught.value.diag.message_hint or "")
+    assert caught.value.diag.context is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("ALTER ROLE r PASSWORD ''", "0 bits"),
+        ("ALTER ROLE r PASSWORD 'r'", "1 of at least 12 characters"),
+        ("ALTER ROLE r PASSWORD 'xJ4?postgres!tenant'", "a common word"),
+        ("CREATE ROLE nightingale_of_mine PASSWORD '!nightingale_of_mine7'", "the name of the role or database"),
+        ("ALTER ROLE r PASSWORD 'Ｐａｓｓｗｏｒｄ１２３４！'", "18 bits"),
+        (f"ALTER ROLE r PASSWORD 'md5{'0' * 32}'", "MD5"),
+        (f"ALTER ROLE r PASSWORD '{HASHED}'", "already hashed"),
+        (f"SET password_encryption = md5; ALTER ROLE r PASSWORD '{STRONG}'", "SCRAM only"),
+        (f"SET scram_iterations = 4095; ALTER ROLE r PASSWORD '{STRONG}'", "4096 to 100000 iterations, not 4095"),
+        (f"SET scram_iterations = 2147483647; ALTER ROLE r PASSWORD '{STRONG}'", "not 2147483647"),
+    ],
+)
+def test_what_is_refused(session: psycopg.Connection[Any], statement: str, message: str) -> None:
+    with pytest.raises(SAID, match=message):
+        session.execute(statement.encode())
+
+
+def test_what_is_not_refused(session: psycopg.Connection[Any]) -> None:
+    session.execute(f"SET scram_iterations = 5000; ALTER ROLE r PASSWORD '{STRONG}' VALID UNTIL '2030-01-01'")
+    row = session.execute("SELECT rolvaliduntil::date::text FROM pg_roles WHERE rolname = 'r'").fetchone()
+    assert row == ("2030-01-01",)
+    session.execute("ALTER ROLE r PASSWORD NULL")
+    session.execute("ALTER ROLE r VALID UNTIL 'infinity' CREATEDB")
+
+
+@pytest.mark.parametrize(
+    ("verifier", "is_taken"),
+    [
+        (HASHED, True),
+        (HASHED.replace("$4096:", "$4095:"), False),
+        (HASHED.replace("$4096:", "$100001:"), False),
+        ("md5" + "0" * 32, False),
+    ],
+)
+def test_the_platform_may_bring_a_hash_of_bounded_cost_and_no_other(
+    strict: Path, verifier: str, is_taken: bool
+) -> None:
+    with connect(strict, ADMIN) as platform:
+        platform.execute("CREATE ROLE by_platform")
+        try:
+            if is_taken:
+                platform.execute(f"ALTER ROLE by_platform PASSWORD '{verifier}'")
+            else:
+                with pytest.raises(SAID):
+                    platform.execute(f"ALTER ROLE by_platform PASSWORD '{verifier}'")
+        finally:
+            platform.execute("DROP ROLE by_platform")
+
+
+def test_code_of_a_tenants_in_a_session_of_the_platforms_is_still_a_tenants(strict: Path) -> None:
+    """An index's function runs as the table's owner whoever reindexes; a hash is not taken from it."""
+    with connect(strict, database="template1", user=ADMIN) as platform:
+        platform.execute("CREATE DATABASE theirs OWNER tenant")
+    with connect(strict, database="theirs") as tenant:
+        tenant.execute(f"""
+            CREATE ROLE borrowed; CREATE SCHEMA s; CREATE TABLE s.t (a int); INSERT INTO s.t VALUES (1);
+            CREATE FUNCTION s.steal() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN
+              ALTER ROLE borrowed PASSWORD '{HASHED}'; RETURN 1; END $f$;
+            CREATE FUNCTION s.f(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN
+              IF session_user <> 'tenant' THEN PERFORM s.steal(); END IF; RETURN $1; END $f$;
+            CREATE INDEX i ON s.t (s.f(a))""")
+    with connect(strict, ADMIN, "theirs") as platform, pytest.raises(SAID, match="already hashed"):
+        platform.execute("REINDEX TABLE s.t")
+
+
+def test_the_log_has_states_and_no_texts_of_a_clients(strict: Path) -> None:
+    secret = "hunter" + STRONG
+    with connect(strict) as session:
+        for statement in (
+            f"CREATE ROLE x PASSWORD {secret}",
+            f"SELECT '{secret}'::int",
+            f"DO $$BEGIN EXECUTE 'CREATE ROLE tenant PASSWORD ''{secret}'''; END$$",
+            f"DO $$BEGIN EXECUTE 'CREATE ROLE x PASSWORD ''{secret}'' FOO'; END$$",
+            f"DO $$BEGIN SET LOCAL work_mem = '{secret}'; END$$",
+            f"DO $$BEGIN PERFORM set_config('lock_timeout', '1', true), '{secret}'; RAISE disk_full USING MESSAGE = 'no room'; END$$",
+        ):
+            with pytest.raises(psycopg.Error):
+                session.execute(statement.encode())
+        pid = session.execute("SELECT pg_backend_pid()").fetchone()
+    assert pid is not None
+    log = (strict / "log").read_text()
+    assert secret not in log
+    assert re.search(rf"UTC \[{pid[0]}\] ERROR:  42601 \(the text is the client's alone\)", log)
+    assert "no room" in log, "what says that the server is in trouble is logged, without its context"
+
+
+def test_the_client_is_told_everything(strict: Path) -> None:
+    with connect(strict) as session, pytest.raises(psycopg.errors.SyntaxError, match='at or near "hunter"') as caught:
+        session.execute("DO $$BEGIN EXECUTE 'hunter'; END$$")
+    assert "PL/pgSQL" in (caught.value.diag.context or "")
+
+
+def test_neon_counts_characters() -> None:
+    with server("neon") as directory, connect(directory) as session:
+        session.execute("CREATE ROLE r PASSWORD 'Password1234!'")
+        for weak in ("aB3$aB3$aB3$", "hunter2"):
+            with pytest.raises(SAID):
+                session.execute(f"CREATE ROLE x PASSWORD '{weak}'".encode())
+
+
+def test_nobody_chooses_the_policy(session: psycopg.Connection[Any]) -> None:
+    for statement in ("SET guard.password_policy = neon", "ALTER ROLE r SET guard.password_policy = neon"):
+        with pytest.raises(psycopg.Error):
+            session.execute(statement.encode())
+
+
+def test_it_is_not_loaded_later(session: psycopg.Connection[Any], strict: Path) -> None:
+    engine = fix_database._BIN / "postgres"
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [engine, "--single", "-D", directory, "-c", f"session_preload_libraries={strict / 'guard.so'}", "postgres"],
+            capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL,
+            user=fix_database.UNPRIVILEGED_UID if os.geteuid() == 0 else None,
+        )  # fmt: skip
+    assert done.returncode != 0
+
+
+def test_the_same_sources_give_the_same_bytes_hardened(tmp_path: Path) -> None:
+    found = build.headers()[0]
+    first, second = (build.build(found, tmp_path / name) for name in "ab")
+    assert first.read_bytes() == second.read_bytes() == (GUARDS / "18" / "guard.so").read_bytes()
+    said = subprocess.run(
+        ["readelf", "-W", "-d", "-l", first], capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+    assert "BIND_NOW" in said
+    assert "GNU_RELRO" in said
+    assert re.search(r"GNU_STACK.* RW ", said)
+    assert str(tmp_path).encode() not in first.read_bytes()
+    began = time.monotonic()
+    build.build(found, tmp_path / "a")
+    assert time.monotonic() - began < 0.5, "nothing changed, so nothing is built"
