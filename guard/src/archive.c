@@ -33,7 +33,11 @@ extern PGDLLEXPORT const ArchiveModuleCallbacks *_PG_archive_module_init(void);
 #define UNFINISHED ".unfinished"
 #define MISSING_SUFFIX ".missing"
 
+#define CHECKPOINT_SEGMENTS 8
+/* A checkpoint for each segment would make everything that writes wait for the disk. */
+
 static char *outbox = "";
+static unsigned int missed = 0;
 
 static bool
 is_configured(ArchiveModuleState *state)
@@ -204,7 +208,8 @@ archive_file(ArchiveModuleState *state, const char *file, const char *path)
 		strlcat(target, MISSING_SUFFIX, sizeof(target));
 		close_or_complain(open_or_complain(target, O_WRONLY | O_CREAT), target);
 		/* So that WAL goes round sooner than max_wal_size says. */
-		RequestCheckpoint(CHECKPOINT_IMMEDIATE);
+		if (missed++ % CHECKPOINT_SEGMENTS == 0)
+			RequestCheckpoint(CHECKPOINT_IMMEDIATE);
 		ereport(WARNING, (errmsg("WAL file \"%s\" is not kept: the volume is full", file)));
 		return true;
 	}

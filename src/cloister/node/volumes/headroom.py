@@ -44,8 +44,8 @@ GATE_BYTES_MAX: Final = 512 * 1024**2
 GATE_SHARE_MAX: Final = 6
 # Of a small volume, no more than a sixth.
 
-LOW_SHARE: Final = 4
-# With less than a quarter of the gate free, the reserve is needed.
+LOW_SHARE: Final = 2
+# With less than half of it free, the reserve is needed.
 
 ENTRIES_MAX: Final = 20_000
 # Looked at in a tenant's directory: the WAL segments of 16 GB. A tenant that runs code as its server can
