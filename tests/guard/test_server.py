@@ -90,6 +90,18 @@ def test_a_refusal_says_how_many_bits_and_why_and_what_to_do(session: psycopg.Co
     assert caught.value.diag.context is None
 
 
+@pytest.mark.parametrize("password", ["Password1234!", HASHED])
+def test_a_refusal_in_a_function_does_not_quote_the_statement_and_neither_does_what_else_fails_in_it(
+    session: psycopg.Connection[Any], password: str
+) -> None:
+    with pytest.raises(SAID) as caught:
+        session.execute(f"DO $$BEGIN ALTER ROLE r PASSWORD '{password}'; END$$")
+    assert caught.value.diag.context is None
+    with pytest.raises(psycopg.errors.DuplicateObject) as failed:
+        session.execute(f"DO $$BEGIN CREATE ROLE r PASSWORD '{STRONG}'; END$$")
+    assert failed.value.diag.context is None
+
+
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
