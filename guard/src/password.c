@@ -15,6 +15,7 @@
 #include "commands/dbcommands.h"
 #include "commands/user.h"
 #include "common/saslprep.h"
+#include "common/scram-common.h"
 #include "libpq/scram.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
