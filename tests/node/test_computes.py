@@ -233,7 +233,7 @@ async def test_what_a_tenant_leaves_in_its_data_directory_changes_nothing_that_m
             "listen_addresses": "",
             "unix_socket_directories": "/run/postgresql",
             "hba_file": "/etc/postgresql/pg_hba.conf",
-            "shared_preload_libraries": "",
+            "shared_preload_libraries": "guard",
             "log_statement": "none",
             "fsync": "on",
             "work_mem": "8MB",

@@ -118,7 +118,7 @@ async def test_a_template_is_made_once_however_many_ask(tmp_path: Path) -> None:
         engines.populate(engine, tmp_path / "data", os.getuid())
     await asyncio.gather(*(engines.ensure_template(engine) for _ in range(5)))
     assert workshop.roots == 1
-    assert [Path(program[0]).name for program in workshop.programs] == ["initdb", "postgres", "pg_resetwal"]
+    assert [Path(program[0]).name for program in workshop.programs] == ["initdb", "postgres", "pg_resetwal", "postgres"]
     assert workshop.texts["/etc/postgresql/pg_hba.conf"] == PG_HBA
 
     again = FakeWorkshop()
@@ -183,15 +183,20 @@ def test_the_superuser_is_asked_for_before_everybody_else() -> None:
     lines = [line.split() for line in PG_HBA.splitlines() if not line.startswith("#")]
     assert lines == [
         ["local", "all", "cloister_admin", "peer", "map=platform"],
+        ["local", "all", "cloister_reader", "peer", "map=reader"],
         ["local", "all", "all", "peer", "map=gateway"],
     ]
     maps = [line.split() for line in PG_IDENT.splitlines() if not line.startswith("#")]
-    assert maps == [["platform", "cloister-api", "cloister_admin"], ["gateway", "cloister-gateway", "all"]]
+    assert maps == [
+        ["platform", "cloister-api", "cloister_admin"],
+        ["reader", "cloister-reader", "cloister_reader"],
+        ["gateway", "cloister-gateway", "all"],
+    ]
 
 
-def test_inside_only_the_two_callers_have_names() -> None:
+def test_inside_only_the_callers_have_names() -> None:
     names = [line.split(":")[0] for line in DOORS.passwd().splitlines()]
-    assert names == ["cloister-api", "cloister-gateway"]
+    assert names == ["cloister-api", "cloister-gateway", "cloister-reader"]
 
 
 def test_initdb_knows_the_builtin_collation_since_17() -> None:
