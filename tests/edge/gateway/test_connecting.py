@@ -169,6 +169,14 @@ async def test_two_different_endpoints_are_refused(gateway_world: GatewayWorld) 
     assert expected in told
 
 
+@pytest.mark.parametrize("point", ["neon_timestamp:2026-03-01T10:00:00Z", "neon_lsn:0/15E9A30"])
+async def test_who_asks_for_the_past_is_not_given_the_present(gateway_world: GatewayWorld, point: str) -> None:
+    gateway_world.directory.is_asleep = True
+    await gateway_world.start()
+    assert "a point in the past is not supported" in await gateway_world.refusal(options=point)
+    assert not gateway_world.directory.asked, "nobody was looked up, and nothing woken"
+
+
 # -- waking
 
 

@@ -82,6 +82,11 @@ def endpoint_malformed(name: str) -> RefusedError:
     return RefusedError("malformed_endpoint", "08004", text)
 
 
+def past_unavailable() -> RefusedError:
+    text = "Connecting to a point in the past is not supported: create a branch of that point and connect to it."
+    return RefusedError("past_unavailable", "0A000", text)
+
+
 def audit_unavailable() -> RefusedError:
     return RefusedError("audit_unavailable", "57P03", "temporarily unavailable: try again in a moment")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.edge.gateway.errors import endpoint_inconsistent, endpoint_malformed
+from cloister.edge.gateway.errors import endpoint_inconsistent, endpoint_malformed, past_unavailable
 from cloister.protocol.pgwire.messages import Startup
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -20,6 +20,8 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _NAMES_ENDPOINT: Final = re.compile(r"(?:endpoint|project)=(.*)", re.DOTALL)
 _OF_NEON: Final = re.compile(r"neon_\w+:")
 # Settings of Neon's proxy that PostgreSQL would not know.
+_ASKS_FOR_THE_PAST: Final = re.compile(r"neon_(?:timestamp|lsn):.*", re.DOTALL | re.IGNORECASE)
+# Left out like the others, it would give the present, with the right to write, to somebody who expects neither.
 _IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DOTALL)
 
 POOLER_SUFFIX: Final = "-pooler"
@@ -41,6 +43,8 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
         plain = _ESCAPED.sub(r"\1", word)
         if match := _NAMES_ENDPOINT.fullmatch(plain):
             named.append(match[1])
+        elif _ASKS_FOR_THE_PAST.fullmatch(plain):
+            raise past_unavailable()
         elif not _OF_NEON.match(plain):
             kept.append(word)
     endpoints = [canonical(name) for name in named]
