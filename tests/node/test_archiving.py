@@ -40,17 +40,18 @@ class Scene:
         return name
 
     async def archived(self, name: str) -> Path:
-        return await self.appears(self.wal / "archive_status" / f"{name}.done", self.outbox / name)
-
-    async def appears(self, path: Path, result: Path) -> Path:
-        async with asyncio.timeout(PATIENCE_S):
-            while not path.exists():  # noqa: ASYNC240 - in memory
-                await asyncio.sleep(0.01)
-        return result
+        return await appears(self.outbox / name)
 
     async def failures(self) -> int:
         count: int = await self.session.fetchval("SELECT failed_count FROM pg_stat_archiver")
         return count
+
+
+async def appears(path: Path) -> Path:
+    async with asyncio.timeout(PATIENCE_S):
+        while not os.path.lexists(path):  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+    return path
 
 
 @pytest.fixture
@@ -85,9 +86,9 @@ async def test_the_same_segment_twice_is_a_success(scene: Scene) -> None:
     path = await scene.archived(name)
     before = path.stat()
     status = scene.wal / "archive_status"
-    (status / f"{name}.done").rename(status / f"{name}.ready")
-    await scene.finish_segment()
-    await scene.archived(name)
+    (await appears(status / f"{name}.done")).rename(status / f"{name}.ready")
+    await scene.archived(await scene.finish_segment())
+    await appears(status / f"{name}.done")
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert await scene.failures() == 0
 
@@ -112,9 +113,8 @@ async def test_in_a_full_volume_history_gives_way_and_says_so(scene: Scene) -> N
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - reserve // 2)
     name = await scene.finish_segment()
-    missing = await scene.archived(name)
-    assert not missing.exists()
-    assert (scene.outbox / f"{name}.missing").stat().st_size == 0
+    assert (await appears(scene.outbox / f"{name}.missing")).stat().st_size == 0
+    assert not (scene.outbox / name).exists()
     ballast.unlink()
     name = await scene.finish_segment()
     assert (await scene.archived(name)).stat().st_size == 1024**2
