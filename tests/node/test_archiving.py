@@ -49,7 +49,7 @@ class Scene:
 
 async def appears(path: Path) -> Path:
     async with asyncio.timeout(PATIENCE_S):
-        while not os.path.lexists(path):  # noqa: ASYNC110 - another process makes it
+        while not os.path.lexists(path):  # noqa: ASYNC110, ASYNC240 - another process makes it
             await asyncio.sleep(0.01)
     return path
 
