@@ -228,20 +228,14 @@ def _baseline(result: Result, size: float, n: int) -> Series:
         source = BarePostgres(directory / "source")
         source.initialise()
         source.start()
-        asyncio.run(source.first_row())
-        environment = {"PGHOST": str(source.directory), "PGUSER": "bench", "PGDATABASE": "postgres"}
-        pgbench.initialise(environment, scale_of(size))
-        for number in range(FULL_COPIES):
-            target = directory / f"backup-{number}"
-            os.sync()
-            with stopwatch(backed_up):
-                subprocess.run(
-                    [*demoted(), BIN / "pg_basebackup", "-D", target, "-h", source.directory, "-U", "bench",
-                     "--checkpoint=fast"],
-                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            shutil.rmtree(target)
-        source.stop()
+        try:
+            asyncio.run(source.first_row())
+            environment = {"PGHOST": str(source.directory), "PGUSER": "bench", "PGDATABASE": "postgres"}
+            pgbench.initialise(environment, scale_of(size))
+            for number in range(FULL_COPIES):
+                _back_up(source, directory / f"backup-{number}", backed_up)
+        finally:
+            source.stop()
         for number in range(n):
             _copy_and_start(source, directory / f"reflink-{number}", "always", reflinked)
         for number in range(FULL_COPIES):
@@ -252,6 +246,16 @@ def _baseline(result: Result, size: float, n: int) -> Series:
     return theirs
 
 
+def _back_up(source: BarePostgres, target: Path, into: list[float]) -> None:
+    os.sync()
+    with stopwatch(into):
+        subprocess.run(
+            [*demoted(), BIN / "pg_basebackup", "-D", target, "-h", source.directory, "-U", "bench", "--checkpoint=fast"],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    shutil.rmtree(target)
+
+
 def _copy_and_start(source: BarePostgres, target: Path, reflink: str, into: list[float]) -> None:
     copy = BarePostgres(target)
     target.mkdir()
@@ -260,7 +264,11 @@ def _copy_and_start(source: BarePostgres, target: Path, reflink: str, into: list
     with stopwatch(into):
         subprocess.run(["cp", "-a", f"--reflink={reflink}", source.data, copy.data], check=True)
         copy.start()
-        asyncio.run(copy.first_row())
+        try:
+            asyncio.run(copy.first_row())
+        except BaseException:
+            copy.stop()
+            raise
     copy.stop()
     shutil.rmtree(target)
 
@@ -278,6 +286,7 @@ def _xfs(size_gb: float) -> Iterator[Path]:
         subprocess.run(["mount", "-o", "loop,noatime", image, directory], check=True)
         try:
             directory.chmod(0o755)
+            own(directory)
             yield directory
         finally:
             subprocess.run(["umount", directory], check=True)
