@@ -141,9 +141,12 @@ class _Cloning:
 
 def copy(source: int, name: str, target: int, uid: int) -> bool:
     """The open file `source` as a new one of `uid` in the directory `target`. True if it shares the blocks."""
-    with tree.opened(name, tree.NEW_FILE, below=target) as to:
+    to = os.open(name, tree.NEW_FILE, 0o600, dir_fd=target)
+    try:
         os.fchown(to, uid, uid)
         return tree.share(source, to)
+    finally:
+        os.close(to)
 
 
 def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:

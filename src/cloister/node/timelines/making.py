@@ -6,7 +6,6 @@ Whatever is made is made aside and appears in `finish` (see `layout.py`); nothin
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,8 +65,8 @@ class Making:
         targets = [target.data]
         if is_settled and not is_frozen:
             targets.append(self._history(target).snapshots.begin(AT_REST, self._abort))
-        self._clone_side_by_side(source.data, targets, is_running=False)
         for data in targets:
+            clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=False)
             clone.clone_wal(source.data, data, self._uid, self._abort)
         return None if is_settled else _major(target.data)
 
@@ -81,7 +80,8 @@ class Making:
             targets = [target.data]
             if not is_frozen:
                 targets.append(self._history(target).snapshots.begin(COPY, self._abort))
-        self._clone_side_by_side(source.data, targets, is_running=True)
+        for data in targets:
+            clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
 
     def finish_copy(
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
@@ -241,15 +241,6 @@ class Making:
     def _collect_all(self, history: History) -> None:
         while history.collect(self._now, self._abort):
             continue
-
-    def _clone_side_by_side(self, source: Path, targets: list[Path], *, is_running: bool) -> None:
-        """The timeline itself and its first snapshot: on two cores this takes little longer than one of them."""
-
-        def one(target: Path) -> None:
-            clone.clone_cluster(source, target, self._uid, self._abort, is_running=is_running)
-
-        with ThreadPoolExecutor(len(targets), "clone") as threads:
-            list(threads.map(one, targets))
 
     def _history(self, timeline: Timeline) -> History:
         return History(self._layout, timeline)
