@@ -1,0 +1,253 @@
+"""A tenant that has taken over its server writes what it likes into its data directory and its outbox. Root clones the one and
+empties the other: neither may lead it out of the volume, stop it, or take without end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cloister.base.errors import ConflictError, PreconditionError
+from cloister.base.ids import new_timeline_id
+from cloister.node.timelines import clone, tree, usage, wal
+from cloister.node.timelines.archive import Archive
+from cloister.node.timelines.layout import Layout
+from cloister.node.timelines.making import Making
+from cloister.node.timelines.tree import Abort
+from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+
+UID = 1_900_000_123
+SECRET = b"of another tenant"
+FIRST = wal.segment_number(CHECKPOINT)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """What must not be reached."""
+    path = tmp_path / "elsewhere" / "secret"
+    path.parent.mkdir()
+    path.write_bytes(SECRET)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    make_cluster(data)
+    return data
+
+
+def cloned(data: Path, *, is_running: bool = False) -> Path:
+    target = data.with_name("clone")
+    clone.clone_cluster(data, target, UID, Abort(), is_running=is_running)
+    clone.clone_wal(data, target, UID, Abort())
+    return target
+
+
+def holds_secret(directory: Path) -> bool:
+    return any(path.is_symlink() or (path.is_file() and SECRET in path.read_bytes()) for path in directory.rglob("*"))
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_no_link_is_followed_or_copied(data: Path, secret: Path, is_running: bool) -> None:
+    (data / "base/5/16385").symlink_to(secret)
+    (data / "base/6").symlink_to(secret.parent)
+    (data / "pg_tblspc").symlink_to(secret.parent)
+    (data / "pg_wal" / wal.segment_name(1, FIRST + 1)).symlink_to(secret)
+    target = cloned(data, is_running=is_running)
+    assert not holds_secret(target)
+    assert (target / "base/5/16384").read_bytes() == b"rows"
+
+
+@pytest.mark.parametrize("name", ["global", "pg_wal"])
+def test_a_link_in_place_of_a_directory_that_is_needed_ends_the_work(data: Path, secret: Path, name: str) -> None:
+    (data / name).rename(data / "moved")
+    (data / name).symlink_to(secret.parent)
+    with pytest.raises((OSError, PreconditionError)):
+        cloned(data)
+    assert not holds_secret(data.with_name("clone"))
+
+
+def test_a_link_in_place_of_the_control_file_is_not_read(data: Path, secret: Path) -> None:
+    (data / "global/pg_control").unlink()
+    (data / "global/pg_control").symlink_to(secret)
+    with pytest.raises(PreconditionError):
+        cloned(data)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\xff" * 8192, control_file() + b"x", control_file(version=9), control_file(state=7)]
+)
+def test_a_control_file_that_is_none_ends_the_work(data: Path, content: bytes) -> None:
+    (data / "global/pg_control").write_bytes(content)
+    with pytest.raises(PreconditionError):
+        cloned(data)
+
+
+def test_nothing_waits_for_a_pipe(data: Path) -> None:
+    os.mkfifo(data / "base/5/16385")
+    os.mkfifo(data / "pg_wal" / wal.segment_name(1, FIRST + 1))
+    target = cloned(data)
+    assert not (target / "base/5/16385").exists()
+
+
+def test_a_file_of_a_terabyte_of_nothing_stays_nothing(data: Path) -> None:
+    huge = data / "base/5/16385"
+    with huge.open("wb") as file:
+        file.write(b"begin")
+        file.truncate(2**40)
+    copied = cloned(data) / "base/5/16385"
+    assert copied.stat().st_size == 2**40
+    assert copied.stat().st_blocks * 512 < 2**20
+
+
+def test_files_are_the_projects_and_carry_no_bits(data: Path) -> None:
+    (data / "base/5/16384").chmod(0o6777)
+    target = cloned(data)
+    for path in (target, *target.rglob("*")):
+        found = path.lstat()
+        assert (found.st_uid, found.st_gid) == (UID, UID)
+        assert found.st_mode & 0o7777 == (0o700 if path.is_dir() else 0o600)
+
+
+def test_a_tree_without_end_is_refused(data: Path) -> None:
+    (data / "base" / "/".join("d" * 20)).mkdir(parents=True)
+    with pytest.raises(PreconditionError):
+        cloned(data)
+
+
+def test_files_without_end_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree.Budget.__init__, "__defaults__", (20,))
+    for number in range(30):
+        (data / f"base/5/{20000 + number}").touch()
+    with pytest.raises(PreconditionError):
+        cloned(data)
+
+
+def test_work_ends_when_it_is_asked_to(data: Path) -> None:
+    abort = Abort()
+    abort.ask()
+    with pytest.raises(ConflictError):
+        clone.clone_cluster(data, data.with_name("clone"), UID, abort, is_running=False)
+
+
+def test_removal_follows_no_link_and_gets_to_the_bottom(data: Path, secret: Path, tmp_path: Path) -> None:
+    (data / "base/6").symlink_to(secret.parent)
+    os.mkfifo(data / "pipe")
+    deep = os.open(data, os.O_RDONLY)
+    for _ in range(300):  # Deeper than a path may be long.
+        os.mkdir("a-rather-long-name-of-a-directory", dir_fd=deep)
+        inner = os.open("a-rather-long-name-of-a-directory", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = inner
+    os.close(deep)
+    tree.remove(data, Abort())
+    assert not data.exists()
+    assert secret.read_bytes() == SECRET
+
+
+def test_a_hundred_thousand_names_are_cloned_and_removed(data: Path) -> None:
+    directory = os.open(data / "base/5", os.O_RDONLY)
+    for number in range(100_000):
+        os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=directory))
+    os.close(directory)
+    target = cloned(data)
+    assert len(os.listdir(target / "base/5")) == 100_001
+    tree.remove(target, Abort())
+    tree.remove(data, Abort())
+    assert not target.exists()
+    assert not data.exists()
+
+
+def test_measuring_ends_in_time(data: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    timeline = layout.timeline(new_timeline_id())
+    timeline.directory.mkdir(parents=True)
+    data.rename(timeline.data)
+    ticks = iter(range(1000))
+    used = usage.measure(timeline, Abort(), lambda: float(next(ticks)))  # A second for each look at the clock.
+    assert used.logical_bytes < 10**7
+
+
+class Outbox:
+    def __init__(self, directory: Path) -> None:
+        self.box = directory / "outbox"
+        self.kept = directory / "archive"
+        self.box.mkdir()
+        self.kept.mkdir()
+        self.archive = Archive(self.kept)
+
+    def put(self, number: int, content: bytes | None = None) -> str:
+        name = wal.segment_name(1, number)
+        (self.box / name).write_bytes(segment(number) if content is None else content)
+        return name
+
+    def collect(self) -> list[str]:
+        self.archive.collect(self.box, 1000.0, Abort())
+        return [found.name for found in self.archive.segments()]
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path)
+
+
+def test_what_is_no_segment_is_thrown_away_and_nothing_else_touched(outbox: Outbox, secret: Path) -> None:
+    name = outbox.put(5)
+    (outbox.box / wal.segment_name(1, 6)).symlink_to(secret)
+    os.mkfifo(outbox.box / wal.segment_name(1, 7))
+    (outbox.box / wal.segment_name(1, 8) / "deep").mkdir(parents=True)
+    outbox.put(9, b"too short")
+    with (outbox.box / wal.segment_name(1, 10)).open("wb") as file:
+        file.truncate(2**40)
+    for junk in ("index", "x" * 255, "-rf", "a b\n", f"{name}.missing", "00000002.history"):
+        (outbox.box / junk).write_bytes(SECRET)
+    (outbox.box / ".unfinished").write_bytes(b"half")
+    assert outbox.collect() == [name]
+    assert sorted(os.listdir(outbox.kept)) == sorted([name, "index"])
+    assert os.listdir(outbox.box) == [".unfinished"]
+    assert secret.read_bytes() == SECRET
+
+
+def test_what_is_archived_stays_as_it_was(outbox: Outbox) -> None:
+    name = outbox.put(5)
+    kept_open = os.open(outbox.box / name, os.O_RDWR)
+    os.link(outbox.box / name, outbox.box.parent / "second-name")
+    assert outbox.collect() == [name]
+    before = (outbox.kept / name).read_bytes()
+    os.pwrite(kept_open, b"changed", 100)
+    (outbox.box.parent / "second-name").write_bytes(b"changed")
+    outbox.put(5, segment(5, fill=b"!"))
+    assert outbox.collect() == [name]
+    assert (outbox.kept / name).read_bytes() == before
+    assert (outbox.kept / name).stat().st_uid == 0
+    assert os.listdir(outbox.box) == []
+    os.close(kept_open)
+
+
+def test_a_full_outbox_is_emptied_piece_by_piece(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloister.node.timelines.archive.COLLECTED_MAX", 10)
+    for number in range(25):
+        (outbox.box / f"junk-{number}").touch()
+    outbox.collect()
+    assert len(os.listdir(outbox.box)) == 15
+    outbox.collect()
+    outbox.collect()
+    assert os.listdir(outbox.box) == []
+
+
+def test_a_hostile_source_leaves_no_target(tmp_path: Path, data: Path, secret: Path) -> None:
+    layout = Layout(tmp_path)
+    source_id, target_id = new_timeline_id(), new_timeline_id()
+    source = layout.timeline(source_id)
+    source.directory.mkdir(parents=True)
+    (data / "base" / "/".join("d" * 20)).mkdir(parents=True)
+    data.rename(source.data)
+    with pytest.raises(PreconditionError):
+        Making(layout, UID, 1000.0, Abort(), has_own_space=False).clone(source_id, target_id, is_frozen=False)
+    assert not layout.timeline(target_id).exists
+    layout.sweep()
+    layout.empty_trash(Abort())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "timelines", "trash", "unfinished"]
+    assert secret.read_bytes() == SECRET
