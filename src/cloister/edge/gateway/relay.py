@@ -41,8 +41,10 @@ class Relay:
         self._from_client = _FromClient(self)
         self._from_compute = _FromCompute(self)
 
-    def start(self, first: bytes) -> None:
-        """Take over both transports. `first` is what the client said already."""
+    def start(self, first: bytes, rest: bytes = b"") -> None:
+        """Take over both transports. `first` is what the client said already; `rest`, what the compute said after it was
+        ready, and the client was sent: its farewell, perhaps, after which there must be no second one."""
+        self._from_compute.tail = rest[-_READY_BYTES:]
         self._compute.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES)
         if first:
             self._from_client.bytes_in = len(first)

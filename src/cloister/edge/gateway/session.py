@@ -252,7 +252,7 @@ class Session:
         relay = running.relay = Relay(
             wire.transport, wire.tunnel, compute.transport, lambda: visit.keep(running, compute)
         )
-        relay.start(proof.rest + wire.take())
+        relay.start(proof.rest + wire.take(), login.rest)
         reason = await relay.closed
         visit.record(
             "connection.closed",
