@@ -50,6 +50,9 @@ _log: Final = logging.getLogger(__name__)
 IMMEDIATE_STOP_TIMEOUT_S: Final = 5.0
 # An immediate shutdown writes nothing; beyond this the process hangs in the kernel or is stopped.
 
+SIGNAL_INTERVAL_S: Final = 0.5
+# A server has its handlers some 10 ms after its start.
+
 STARTUP_S: Final = 2.0
 STARTUP_CPU_CORES: Final = 2.0
 # A quarter of a CPU would make a 30 ms start take 120 ms. Until it is up, a compute may use this much.
@@ -184,13 +187,20 @@ class Computes:
             return
         compute.was_asked = True
         for sig, patience_s in ((signal.SIGINT, COMPUTE_STOP_TIMEOUT_S), (signal.SIGQUIT, IMMEDIATE_STOP_TIMEOUT_S)):
-            compute.launched.program.signal(sig)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await compute.gone.wait()
+                    await self._signal_until_gone(compute, sig)
                 return
             _log.warning("%s did not end within %.0f s of %s", endpoint_id, patience_s, sig.name)
         await self._kill(compute)
+
+    async def _signal_until_gone(self, compute: _Compute, sig: signal.Signals) -> None:
+        """Process 1 gets no signal that it has no handler for yet, so one that has just been started is told again."""
+        while not compute.gone.is_set():
+            compute.launched.program.signal(sig)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIGNAL_INTERVAL_S):
+                    await compute.gone.wait()
 
     async def kill_all_on(self, project_id: str) -> None:
         """Their volume is lost: no shutdown can be written. They count as crashed, not as stopped."""

@@ -50,10 +50,10 @@ class History:
         """The snapshot that every history begins with."""
         self._take(self._at_rest(now), uid, abort)
 
-    def finish_first(self, kind: str, now: float, *, copied: Snapshot | None) -> None:
+    def finish_first(self, kind: str, now: float, abort: Abort, *, copied: Snapshot | None) -> None:
         """As `take_first`, of what was cloned together with the timeline itself. `copied` describes a copy that has not been
         started yet."""
-        self.snapshots.finish(kind, copied or self._at_rest(now))
+        self.snapshots.finish(kind, copied or self._at_rest(now), abort)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
@@ -174,7 +174,7 @@ class History:
         data = self.snapshots.begin(AT_REST, abort)
         clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
         clone.clone_wal(self._timeline.data, data, uid, abort)
-        self.snapshots.finish(AT_REST, snapshot)
+        self.snapshots.finish(AT_REST, snapshot, abort)
 
 
 def _first_after(start: Snapshot) -> int:

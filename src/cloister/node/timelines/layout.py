@@ -61,6 +61,11 @@ class Timeline:
         return self.directory / "origin.json"
 
     @property
+    def frozen(self) -> Path:
+        """There if it is never started, so it has no history."""
+        return self.directory / "frozen"
+
+    @property
     def recovery_log(self) -> Path:
         return self.directory / "recovery.log"
 

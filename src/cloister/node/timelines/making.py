@@ -98,9 +98,11 @@ class Making:
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
         snapshots = self._history(source).snapshots
-        if all(taken.stop_lsn != stop_lsn for taken in snapshots.all()):
+        if any(taken.stop_lsn == stop_lsn for taken in snapshots.all()):
+            snapshots.abandon(COPY, self._abort)
+        else:
             snapshot = self._complete_copies(source, [snapshots.unfinished(COPY)], text, stop_lsn)
-            snapshots.finish(COPY, snapshot)
+            snapshots.finish(COPY, snapshot, self._abort)
         return Recovered(lsn=wal.format_lsn(stop_lsn))
 
     def assemble(
@@ -158,9 +160,10 @@ class Making:
         if copied is None:
             clone.tidy_wal(target.data, self._abort)
         if is_frozen:
-            tree.remove(history.snapshots.unfinished(kind).parent, self._abort)
+            history.snapshots.abandon(kind, self._abort)
+            target.frozen.touch(mode=0o600)
         elif history.snapshots.has_begun(kind):
-            history.finish_first(kind, self._now, copied=copied)
+            history.finish_first(kind, self._now, self._abort, copied=copied)
         else:
             history.take_first(self._uid, self._now, self._abort)
         if self._has_own_space and not is_frozen:
@@ -176,11 +179,10 @@ class Making:
         """Forget what it was."""
         timeline = self._layout.existing(timeline_id)
         history = self._history(timeline)
-        had_history = bool(history.snapshots.all())
         clone.tidy_wal(timeline.data, self._abort)
         history.collect(self._now, self._abort)
         history.give_up()
-        if had_history:
+        if not timeline.frozen.exists():
             history.take_first(self._uid, self._now, self._abort)
         if self._has_own_space:
             headroom.prepare_cluster(timeline.data, self._uid)

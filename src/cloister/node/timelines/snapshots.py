@@ -64,8 +64,8 @@ class Snapshots:
 
     def begin(self, kind: str, abort: tree.Abort) -> Path:
         """Where the next one's data goes, which is not there yet. What an earlier attempt left is removed."""
+        self.abandon(kind, abort)
         unfinished = self._directory / kind
-        tree.remove(unfinished, abort)
         unfinished.mkdir(mode=0o700)
         return unfinished / DATA
 
@@ -75,10 +75,14 @@ class Snapshots:
     def has_begun(self, kind: str) -> bool:
         return self.unfinished(kind).is_dir()
 
-    def finish(self, kind: str, snapshot: Snapshot) -> None:
+    def abandon(self, kind: str, abort: tree.Abort) -> None:
+        tree.remove(self._directory / kind, abort)
+
+    def finish(self, kind: str, snapshot: Snapshot, abort: tree.Abort) -> None:
         """What was begun is a snapshot from now on, and on disk. One of the same place is enough."""
         unfinished, target = self._directory / kind, self._directory / snapshot.name
         if target.exists():
+            self.abandon(kind, abort)
             return
         write_durably(unfinished / FACTS, msgspec.json.encode(snapshot), mode=0o600)
         unfinished.rename(target)

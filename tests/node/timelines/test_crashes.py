@@ -1,0 +1,158 @@
+"""Every way of making a timeline, ended at each step that reaches the disk, then asked for again: the result is the same, and
+nothing half-made is ever seen in its place."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.base.ids import new_timeline_id
+from cloister.node.timelines import wal
+from cloister.node.timelines.history import History
+from cloister.node.timelines.layout import Layout
+from cloister.node.timelines.making import Making
+from cloister.node.timelines.tree import Abort
+from tests.node.timelines.clusters import CHECKPOINT, make_cluster, segment
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+
+UID = 1_900_000_123
+SOURCE, TARGET = new_timeline_id(), new_timeline_id()
+FIRST = wal.segment_number(CHECKPOINT)
+LABEL = f"START WAL LOCATION: {wal.format_lsn(CHECKPOINT)} (file {wal.segment_name(1, FIRST)})\n"
+STOP = (FIRST + 2) * wal.SEGMENT_BYTES
+
+
+class Crash(BaseException):
+    """The process ends here: nobody's handler runs on."""
+
+
+class Trap:
+    """Ends the process at the n-th call that changes a name or writes to disk."""
+
+    CALLS = ("rename", "replace", "fsync", "unlink", "mkdir", "rmdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.deadly: int | None = None
+        for name in self.CALLS:
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **more: Any) -> Any:
+            self.count += 1
+            if self.count == self.deadly:
+                raise Crash
+            return call(*arguments, **more)
+
+        return counted
+
+    def set(self, deadly: int | None) -> None:
+        self.count, self.deadly = 0, deadly
+
+
+def making(mountpoint: Path) -> Making:
+    return Making(Layout(mountpoint), UID, 1000.0, Abort(), has_own_space=False)
+
+
+def fresh(mountpoint: Path) -> None:
+    making(mountpoint).fresh(TARGET, make_cluster)
+
+
+def cloned(mountpoint: Path) -> None:
+    making(mountpoint).clone(SOURCE, TARGET, is_frozen=False)
+    making(mountpoint).finish(TARGET, is_frozen=False)
+
+
+def copied(mountpoint: Path) -> None:
+    making(mountpoint).copy(SOURCE, TARGET, is_frozen=False)
+    making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
+
+
+def copied_for_history(mountpoint: Path) -> None:
+    making(mountpoint).copy(SOURCE, None, is_frozen=False)
+    making(mountpoint).finish_copy_for_history(SOURCE, LABEL, STOP)
+
+
+def collected(mountpoint: Path) -> None:
+    making(mountpoint).after_stop(SOURCE, 3600)
+
+
+def pruned(mountpoint: Path) -> None:
+    making(mountpoint).collect(SOURCE, None)
+    making(mountpoint).prune(SOURCE, 2000.0)
+    making(mountpoint).begin_anew(SOURCE)
+
+
+def deleted(mountpoint: Path) -> None:
+    layout = Layout(mountpoint)
+    if layout.timeline(SOURCE).exists:
+        layout.throw_away(layout.timeline(SOURCE).directory)
+    layout.empty_trash(Abort())
+
+
+def make_world(mountpoint: Path) -> None:
+    making(mountpoint).fresh(SOURCE, make_cluster)
+    source = Layout(mountpoint).timeline(SOURCE)
+    for number in (FIRST + 1, FIRST + 2):
+        (source.data / "pg_wal" / wal.segment_name(1, number)).write_bytes(segment(number))
+    for number in (FIRST, FIRST + 1):
+        (source.outbox / wal.segment_name(1, number)).write_bytes(segment(number))
+
+
+def look(mountpoint: Path) -> dict[str, int]:
+    """All files with their sizes, as they are once what a crash left is cleared up."""
+    layout = Layout(mountpoint)
+    layout.sweep()
+    layout.empty_trash(Abort())
+    found = {
+        str(path.relative_to(mountpoint)): path.stat().st_size if path.is_file() else -1
+        for path in mountpoint.rglob("*")
+        if path.name not in ("unfinished", "trash") and ".new" not in path.name
+    }
+    for timeline in (SOURCE, TARGET):
+        if layout.timeline(timeline).exists:
+            History(layout, layout.timeline(timeline)).archive.segments()
+    return found
+
+
+@pytest.mark.parametrize(
+    "work", [fresh, cloned, copied, copied_for_history, collected, pruned, deleted], ids=lambda work: work.__name__
+)
+def test_a_crash_anywhere_leaves_it_done_or_undone(
+    work: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = Trap(monkeypatch)
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    make_world(undisturbed)
+    before = look(undisturbed)
+    trap.set(None)
+    work(undisturbed)
+    steps = trap.count
+    wanted = look(undisturbed)
+    assert wanted != before, "or the test sees nothing of the work"
+    assert steps > 3
+
+    for step in range(1, steps + 1):
+        mountpoint = tmp_path / str(step)
+        mountpoint.mkdir()
+        trap.set(None)
+        make_world(mountpoint)
+        trap.set(step)
+        with pytest.raises(Crash):
+            work(mountpoint)
+        trap.set(None)
+        layout = Layout(mountpoint)
+        layout.sweep()
+        if layout.timeline(TARGET).exists:
+            # It is in its place, so it is whole, and whoever asks again is told so.
+            assert layout.origin_of(TARGET) is not None
+            assert {name for name in look(mountpoint) if TARGET in name} == {name for name in wanted if TARGET in name}
+        else:
+            work(mountpoint)
+            assert look(mountpoint) == wanted, f"after a crash at step {step}"
+        shutil.rmtree(mountpoint)
