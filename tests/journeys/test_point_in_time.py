@@ -211,7 +211,7 @@ def test_a_point_outside_the_window_is_refused_with_the_window(instance: Instanc
     # Where an LSN is, only the node knows: the request is accepted, and what was begun is taken back.
     for lsn in ("FFFF/0", "0/1"):
         _, answer = branches.ask_for_child(instance, root, f"at {lsn}", {"lsn": lsn})
-        with pytest.raises(AssertionError, match="create_branch failed: .*LSN"):
+        with pytest.raises(AssertionError, match=r"create_branch failed: .*LSN"):
             branches.finish(instance, answer)
     instance.settle(root.project_id)
     shown = instance.api("GET", f"/projects/{root.project_id}/branches")["branches"]

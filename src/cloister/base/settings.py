@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Formatted volumes kept ready, so that creating a project only takes one."""
     volume_bytes: int = 64 * 1024**3
     """Virtual size of a project's volume. The image is sparse: it takes what is written."""
-    password_policy: Literal["strict", "neon"] = "strict"
+    password_policy: Literal["strict", "neon"] = "strict"  # noqa: S105 - the name of a policy
     """How the 60 bits of a role's password are counted: docs/passwords.md. Computes take it when they start."""
     region_id: str = "self-hosted"
 
