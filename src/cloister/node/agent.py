@@ -178,7 +178,6 @@ class NodeAgent:
             self._hold,
             self._has_compute,
             self._volumes.exists,
-            has_own_space=self._volumes.driver.has_own_space,
         )
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._holds: Counter[ProjectId] = Counter()

@@ -55,7 +55,7 @@ class Trap:
 
 
 def making(mountpoint: Path) -> Making:
-    return Making(Layout(mountpoint), UID, 1000.0, Abort(), has_own_space=False)
+    return Making(Layout(mountpoint), UID, 1000.0, Abort())
 
 
 def fresh(mountpoint: Path) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cloister.base.durable import sync_directory
 from cloister.base.errors import PreconditionError
 from cloister.node.timelines import clone, control, snapshots, tree, wal
 from cloister.node.timelines.archive import Archive
@@ -66,6 +67,7 @@ class History:
             if snapshot.stop_lsn - last.stop_lsn < SNAPSHOT_WAL_BYTES and not self._reach(last).is_broken:
                 return False
         self._take(snapshot, uid, abort)
+        sync_directory(self._timeline.snapshots)
         return True
 
     def prune(self, keep_since: float) -> None:

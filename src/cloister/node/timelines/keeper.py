@@ -114,7 +114,6 @@ class Keeper:
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
-        has_own_space: bool,
         clock: Clock | None = None,
     ) -> None:
         """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
@@ -123,7 +122,6 @@ class Keeper:
         self._hold = hold
         self._is_running = is_running
         self._has_volume = has_volume
-        self._has_own_space = has_own_space
         self._clock = clock if clock is not None else SystemClock()
         self._locks: WeakValueDictionary[TimelineId, asyncio.Lock] = WeakValueDictionary()
         self._work: defaultdict[ProjectId, set[asyncio.Task[Any]]] = defaultdict(set)
@@ -384,7 +382,7 @@ class Keeper:
         return info
 
     def _making(self, mountpoint: Path, uid: int, abort: Abort) -> Making:
-        return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort, has_own_space=self._has_own_space)
+        return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort)
 
     def _require_rest(self, timeline_id: TimelineId) -> None:
         if self._is_running(timeline_id):

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import write_durably
+from cloister.base.durable import sync_directory
 from cloister.base.errors import InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered, TimelineInfo
@@ -22,7 +22,6 @@ from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.snapshots import AT_REST, COPY, Snapshot
 from cloister.node.timelines.tree import Abort
-from cloister.node.volumes import headroom
 
 _VERSION_BYTES_MAX: Final = 8
 _HISTORY_BYTES_MAX: Final = 256 * 1024
@@ -45,12 +44,11 @@ class Assembled:
 
 
 class Making:
-    def __init__(self, layout: Layout, uid: int, now: float, abort: Abort, *, has_own_space: bool) -> None:
+    def __init__(self, layout: Layout, uid: int, now: float, abort: Abort) -> None:
         self._layout = layout
         self._uid = uid
         self._now = now
         self._abort = abort
-        self._has_own_space = has_own_space
 
     def fresh(self, timeline_id: TimelineId, populate: Callable[[Path], None]) -> None:
         timeline = self._layout.begin(timeline_id, self._uid)
@@ -103,6 +101,7 @@ class Making:
         else:
             snapshot = self._complete_copies(source, [snapshots.unfinished(COPY)], text, stop_lsn)
             snapshots.finish(COPY, snapshot, self._abort)
+            sync_directory(source.snapshots)
         return Recovered(lsn=wal.format_lsn(stop_lsn))
 
     def assemble(
@@ -153,7 +152,7 @@ class Making:
         copied: Snapshot | None = None,
     ) -> Recovered:
         """What was begun is whole: give it its first snapshot and its place. `copied` describes one that has not been
-        started yet; any other is at rest."""
+        started yet; any other is at rest. Room for its WAL is made at each start, so one that is never started takes none."""
         target = self._layout.unfinished(target_id)
         history = self._history(target)
         kind = AT_REST if copied is None else COPY
@@ -166,12 +165,10 @@ class Making:
             history.finish_first(kind, self._now, self._abort, copied=copied)
         else:
             history.take_first(self._uid, self._now, self._abort)
-        if self._has_own_space and not is_frozen:
-            headroom.prepare_cluster(target.data, self._uid)
         if lsn is None:
             lsn = control.of(target.data).checkpoint if copied is None else copied.stop_lsn
         recovered = Recovered(lsn=wal.format_lsn(lsn), at=at)
-        write_durably(target.origin, msgspec.json.encode(recovered), mode=0o600)
+        tree.write_new(target.origin, msgspec.json.encode(recovered))
         self._layout.finish(target_id, is_on_disk=is_on_disk)
         return recovered
 
@@ -180,12 +177,10 @@ class Making:
         timeline = self._layout.existing(timeline_id)
         history = self._history(timeline)
         clone.tidy_wal(timeline.data, self._abort)
-        history.collect(self._now, self._abort)
+        self._collect_all(history)
         history.give_up()
         if not timeline.frozen.exists():
             history.take_first(self._uid, self._now, self._abort)
-        if self._has_own_space:
-            headroom.prepare_cluster(timeline.data, self._uid)
         tree.sync(timeline.directory)
 
     def collect(self, timeline_id: TimelineId, retention_s: int | None) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import sync_directory, write_durably
+from cloister.base.durable import sync_directory
 from cloister.node.timelines import tree
 
 log = logging.getLogger(__name__)
@@ -79,14 +79,14 @@ class Snapshots:
         tree.remove(self._directory / kind, abort)
 
     def finish(self, kind: str, snapshot: Snapshot, abort: tree.Abort) -> None:
-        """What was begun is a snapshot from now on, and on disk. One of the same place is enough."""
+        """What was begun is a snapshot from now on; it is on disk when the file system's log is. One of the same place is
+        enough."""
         unfinished, target = self._directory / kind, self._directory / snapshot.name
         if target.exists():
             self.abandon(kind, abort)
             return
-        write_durably(unfinished / FACTS, msgspec.json.encode(snapshot), mode=0o600)
+        tree.write_new(unfinished / FACTS, msgspec.json.encode(snapshot))
         unfinished.rename(target)
-        sync_directory(self._directory)
 
     def give_up(self, snapshots: Sequence[Snapshot], trash: Path) -> None:
         """Out of sight; whoever empties the trash removes the files."""

@@ -211,6 +211,15 @@ def _some_names(directory: int) -> list[str]:
         return [entry.name for entry in itertools.islice(entries, _NAMES_AT_ONCE)]
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """A file of root's in place of any that a cut-off attempt left, its content on disk. Its name is when the file system's
+    log is: for many names one sync at the end is enough."""
+    path.unlink(missing_ok=True)
+    with opened(path, NEW_FILE) as file:
+        os.write(file, content)
+        os.fsync(file)
+
+
 def sync(path: Path) -> None:
     """Everything on the file system of `path`: one call instead of thousands. It waits for what others wrote, too."""
     libc = ctypes.CDLL(None, use_errno=True)
