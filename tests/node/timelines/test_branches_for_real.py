@@ -10,16 +10,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.base.errors import ConflictError, PreconditionError
-from cloister.base.ids import new_endpoint_id, new_timeline_id
+from cloister.base.errors import ConflictError, PreconditionError, UnavailableError
+from cloister.base.ids import new_endpoint_id, new_timeline_id, parse_timeline_id
 from cloister.node.commands import (
     CloneTimeline,
+    CloseVolume,
     ComputeSpec,
     CopyTimeline,
     CreateTimeline,
     DeleteTimeline,
+    DeleteVolume,
     FinishCopy,
     GetTimeline,
+    GetVolume,
     PruneTimeline,
     Recovered,
     RecoverTimeline,
@@ -27,8 +30,12 @@ from cloister.node.commands import (
     StopCompute,
     TimelineInfo,
 )
+from cloister.node.runs import Run, Runs
+from cloister.node.timelines import recovery
+from cloister.node.timelines.layout import Layout
 from tests.fix_computes import EnginesOnHost, connect
-from tests.node.real_node import UID, Node, running_node
+from tests.node.real_node import PATIENCE_S, UID, Node, running_node
+from tests.node.volumes.host import MIB
 
 pytestmark = pytest.mark.root
 
@@ -241,4 +248,77 @@ async def test_secrets_are_taken_out(node: Node) -> None:
     assert not [path for path in child_files if secret.encode() in path.read_bytes()]
     parent_files = [path for path in (mountpoint / "timelines" / parent.timeline_id).rglob("*") if path.is_file()]
     assert [path for path in parent_files if secret.encode() in path.read_bytes()], "or the test finds nothing"
+    await session.close()
+
+
+ENDLESS = ["/bin/sh", "-c", "while :; do :; done"]
+
+
+async def test_others_wake_during_a_recovery_and_the_end_of_the_project_ends_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = await node.create()
+    parent = msgspec.structs.replace(parent, history_retention_s=3600)
+    await run(node, parent, CREATE_STAMPED, "SELECT 1")
+    at = time.time()
+    await run(node, parent, "INSERT INTO public.stamped VALUES (1, '')", "SELECT 1")
+    replaying = asyncio.Event()
+
+    def endless(*_arguments: Any) -> list[str]:
+        replaying.set()
+        return ENDLESS
+
+    monkeypatch.setattr(recovery, "single_user", endless)
+    recovering = asyncio.create_task(recover(node, parent, at=at))
+    await asyncio.wait_for(replaying.wait(), PATIENCE_S)
+    assert await run(node, parent, "SELECT count(*) FROM public.stamped") == 1
+    assert (await node.ask(GetVolume(parent.project_id))).is_open
+    with pytest.raises(ConflictError):
+        await node.ask(CloseVolume(parent.project_id))
+    await node.ask(DeleteVolume(parent.project_id))
+    with pytest.raises(UnavailableError):
+        await recovering
+    assert node.host.traces() == []
+
+
+async def test_a_run_that_takes_too_long_is_ended_and_nothing_is_left(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = await node.create()
+    child = await clone(node, parent)
+    monkeypatch.setattr(recovery, "single_user", lambda *_arguments: ENDLESS)
+    monkeypatch.setattr(recovery, "PATIENCE_S", 0.3)
+    with pytest.raises(UnavailableError):
+        await node.ask(
+            ScrubTimeline(project_id=parent.project_id, timeline_id=child.timeline_id, pg_version=18, uid=UID)
+        )
+    assert not (await node.ask(GetVolume(parent.project_id))).is_open
+    assert node.host.traces() == []
+
+
+async def test_what_a_killed_agent_left_running_is_found_and_ended(node: Node, engines: EnginesOnHost) -> None:
+    spec = await node.create()
+    session = await connect(await node.start(spec))
+    timeline = Layout(node.host.paths.mounts / spec.project_id).timeline(parse_timeline_id(spec.timeline_id))
+    engine = engines.engines.get(18)
+    running = asyncio.create_task(
+        Runs(node.host.paths, None).run(
+            Run(
+                engine=engine,
+                data=timeline.data,
+                uid=UID,
+                program=ENDLESS,
+                memory_bytes=64 * MIB,
+                cpu_cores=1,
+                patience_s=PATIENCE_S,
+            )
+        )
+    )
+    records = node.host.paths.run / "runs"
+    async with asyncio.timeout(PATIENCE_S):
+        while not [path for path in records.glob("*.status") if b"child-pid" in path.read_bytes()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await asyncio.to_thread(Runs(node.host.paths, None).sweep)
+    assert (await running).code == -9
+    assert not list(node.host.paths.computes.glob("run-*"))
     await session.close()

@@ -1,8 +1,17 @@
 """Timelines: where the data of branches is, inside a project's open volume, and how one becomes another.
 
-layout.py     where everything is; built aside and renamed into place
-tree.py       root's hands in a directory that a tenant writes
-clone.py      a cluster's files become another cluster's, by reflink
-control.py    what a cluster says of itself (`global/pg_control`)
-wal.py        places in the log and names of its segments; pure
+- `keeper.py`: answers the commands: locks, volumes held open, work that can be ended
+- `making.py`: how a timeline comes to be, step by step
+- `history.py`: what one was: which points can be recovered to, and what that needs
+- `snapshots.py`: places to recover from
+- `archive.py`: finished WAL, out of the tenant's reach
+- `layout.py`: where everything is; built aside and renamed into place
+- `clone.py`: a cluster's files become another cluster's, by reflink
+- `tree.py`: root's hands in a directory that a tenant writes
+- `usage.py`: how much room one takes
+- `control.py`: what a cluster says of itself; and, pure:
+- `wal.py`: places in the log and names of its segments
+- `label.py`: PostgreSQL's backup label
+- `recovery.py`: what a recovery is told, and what it tells
+- `scrub.py`: what is said to a cluster to take its secrets out
 """
