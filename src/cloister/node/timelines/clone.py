@@ -5,6 +5,7 @@ among it: nobody reads a child's. So is `pg_tblspc`, for there are no tablespace
 """
 
 import contextlib
+import logging
 import os
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -14,6 +15,8 @@ from typing import Final
 from cloister.base.errors import PreconditionError
 from cloister.node.timelines import control, tree, wal
 from cloister.node.timelines.tree import Abort, Budget
+
+log = logging.getLogger(__name__)
 
 WAL: Final = "pg_wal"
 
@@ -80,6 +83,8 @@ def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_runn
                 work.file(control.PATH[1], inner, outer)
             if not work.count.is_shared:
                 tree.sync(target)
+    if work.count.skipped and not is_running:
+        log.warning("%d entries of %s are neither files nor directories: left out", work.count.skipped, source)
     return work.count
 
 
