@@ -174,13 +174,16 @@ class Instance:
         self.await_ready(timeout_s)
         self.hang_up()
 
-    def await_ready(self, timeout_s: float = 60) -> None:
-        """Until the supervisor says that every process is up."""
+    def await_ready(self, timeout_s: float = 60) -> dict[str, int]:
+        """Until the supervisor says that every process is up, and they are: what it says is a moment behind. Gives their
+        pids, all of them."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with contextlib.suppress(FileNotFoundError, ValueError):
-                if json.loads(self.paths.status.read_text())["is_ready"]:
-                    return
+                document = json.loads(self.paths.status.read_text())
+                pids = {label: each["pid"] for label, each in document["processes"].items()}
+                if document["is_ready"] and all(pid and _is_alive(pid) for pid in pids.values()):
+                    return pids
             time.sleep(0.02)
         raise AssertionError("the platform did not get ready\n" + self.logs())
 
@@ -294,6 +297,13 @@ def tail(instance: Instance) -> Iterator[None]:
     except Exception as error:
         error.add_note(instance.logs())
         raise
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _free_ports(count: int) -> list[int]:

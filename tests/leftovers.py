@@ -15,7 +15,7 @@ def of_projects(instance: Instance) -> dict[str, list[str]]:
     """Kind → what there is of it; kinds with nothing are left out. With every project asleep it is empty."""
     run, name = instance.paths.run, f"cloister-{instance.paths.instance}"
     loops = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    mounts = Path(f"/proc/{instance.pids()['agent']}/mounts").read_text().splitlines()
+    mounts = Path(f"/proc/{instance.await_ready()['agent']}/mounts").read_text().splitlines()
     places = tuple(f"{place}/" for place in (instance.paths.mounts, run / "exports", instance.paths.computes))
     records = (run / directory for directory in ("volumes", "compute-records", "exports", "mounts", "computes"))
     found = {
@@ -40,8 +40,7 @@ def await_none(instance: Instance, timeout_s: float = 30) -> None:
 def processes(instance: Instance) -> list[str]:
     """All but the platform's own: the supervisor, its children, and those of the control database, which must be up:
     what a killed server leaves behind for a moment has no parent to know it by."""
-    instance.await_ready()
-    own = instance.pids()
+    own = instance.await_ready()
     known = {int(instance.paths.supervisor_lock.read_text()), *own.values()}
     lines = []
     for pid in instance.descendants():

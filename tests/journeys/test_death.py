@@ -70,8 +70,7 @@ def test_one_kind_at_a_time() -> None:
         tenant = instance.create_project("survivor")
         with Writer(tenant) as writer:
             for label in ("api", "broker", "agent", "gateway-1", "gateway-2", "database"):
-                instance.kill(label)
-                instance.await_ready()
+                instance.kill_and_await(label)
                 writer.await_progress()
             for victim in ("postgres", "qemu-storage-daemon"):
                 _kill_by_name(instance, victim)
@@ -116,7 +115,7 @@ def test_sessions_outlive_the_rest_of_the_platform() -> None:
 
 def _kill_by_name(instance: Instance, name: str) -> None:
     """SIGKILL to every process of that name that belongs to a compute or volume of the instance."""
-    control = instance.pids()["database"]
+    control = instance.await_ready()["database"]
     killed = 0
     for pid in instance.descendants():
         try:
