@@ -100,6 +100,20 @@ async def test_a_branch_is_restored_to_its_own_past_and_what_it_was_is_kept_with
     assert land.node.catalog_of(created.endpoint.id).roles["neondb_owner"].verifier == created.role.verifier
 
 
+async def test_what_the_first_branch_was_can_be_branched_without_an_endpoint_of_its_own(land: Land) -> None:
+    created = await land.project()
+    land.node.write(created.endpoint.id, "first")
+    land.clock.advance(A_MOMENT)
+    at = land.clock.now()
+    land.clock.advance(A_MOMENT)
+    land.node.write(created.endpoint.id, "second")
+    done = await restored(land, created.branch, point=Point(at=at), preserve_under_name="main_old")
+    assert done.preserved is not None
+    child = await branched(land, created, name="of-the-old", parent_id=done.preserved.id)
+    assert (await seen(land, child.branch)).state == "ready"
+    assert holds(land, child) == ["first", "second"]
+
+
 async def test_a_sleeping_branch_is_asleep_again_afterwards_and_its_roles_are_known(land: Land) -> None:
     created = await land.project()
     land.clock.advance(A_MOMENT)

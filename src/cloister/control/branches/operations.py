@@ -101,9 +101,7 @@ async def _hindrance(tx: Transaction, parent_id: str) -> Outcome | None:
     parent = await store.load(tx, parent_id)
     if parent.deleted_at is not None:
         return Fail(NotFoundError(f"{parent_id} is gone", public="branch not found"))
-    if parent.parent_id is not None and parent.state != "init":
-        return None
-    if parent.state != "init" and await computes.is_configured(tx, parent.id):
+    if parent.state != "init" and not await computes.is_from_template(tx, parent.id):
         return None
     if await store.is_being_made(tx, parent.id):
         return Wait(_NOT_YET_S, "the parent is being made")

@@ -244,10 +244,14 @@ async def is_configured(tx: Transaction, branch_id: BranchId) -> bool:
 
 
 async def is_from_template(tx: Transaction, branch_id: BranchId) -> bool:
-    """Its data is a fresh cluster of which no server was ever configured, not that of another branch."""
+    """Its data is the fresh cluster that its project began with, and no server was ever configured. Who keeps under another
+    name what the project's first branch was has that cluster too, with somebody's work in it; and who has given its endpoints
+    away is no less configured."""
     return bool(
         await tx.fetch_value(
-            "SELECT t.source_id IS NULL FROM branch b JOIN timeline t ON t.id = b.timeline_id WHERE b.id = $1",
+            """SELECT t.source_id IS NULL AND EXISTS (SELECT FROM volume v WHERE v.branch_id = b.id)
+                      AND NOT EXISTS (SELECT FROM endpoint e WHERE e.project_id = b.project_id AND e.state <> 'init')
+                 FROM branch b JOIN timeline t ON t.id = b.timeline_id WHERE b.id = $1""",
             branch_id,
         )
     )
