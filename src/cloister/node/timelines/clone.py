@@ -166,12 +166,17 @@ def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
         tree.opened(WAL, below=to) as copies,
     ):
         found = control.read(to)
-        first = wal.segment_number(found.redo) if found.is_clean and not _exists("backup_label", to) else 0
+        is_settled = found.is_clean and not _exists("backup_label", to)
+        # What is behind the checkpoint of a clean shutdown are old segments under the names of coming ones: after a load they
+        # are hundreds, and each would be opened to see it.
+        first = wal.segment_number(found.redo) if is_settled else 0
+        last = wal.segment_number(found.checkpoint + control.CHECKPOINT_RECORD_BYTES_MAX) if is_settled else None
         with os.scandir(segments) as entries:
             for entry in entries:
                 budget.take()
                 parsed = wal.parse_segment_name(entry.name)
-                if (parsed is not None and parsed[1] >= first) or wal.HISTORY_NAME.fullmatch(entry.name):
+                is_read = parsed is not None and first <= parsed[1] and (last is None or parsed[1] <= last)
+                if is_read or wal.HISTORY_NAME.fullmatch(entry.name):
                     clone_segment(entry.name, segments, copies, uid)
 
 

@@ -20,6 +20,9 @@ _VERSIONS: Final = frozenset((1300, 1800))
 _HEAD: Final = struct.Struct("=QIIi4xqQQI")
 # ControlFileData: system, version, catalog version, state, time, checkpoint; then of its CheckPoint: redo, WAL timeline.
 
+CHECKPOINT_RECORD_BYTES_MAX: Final = 1024
+# Some 120 bytes, and a page's header where it goes over the end of one.
+
 
 class State(IntEnum):
     """PostgreSQL's DBState."""
