@@ -133,8 +133,9 @@ def write(connection: psycopg.Connection[Any], contents: Contents, batch: int, v
 
 
 def require_lost(error: psycopg.OperationalError, what: str) -> None:
-    """The connection ended, or the server is on its way down or up. Anything else is an answer, and not the right one."""
-    if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P")):
+    """The connection ended, the server is on its way down or up, or its volume was taken from under it (an I/O error, the last
+    thing that a server says whose volume's daemon was killed). Anything else is an answer, and not the right one."""
+    if error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "58")):
         raise AssertionError(f"{what}: {error.sqlstate} {error}") from error
 
 

@@ -153,7 +153,7 @@ def check_storage(instance: Instance, branch: Tenant) -> None:
         env={"PATH": os.environ["PATH"]},
         capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd="/",
     )  # fmt: skip
-    if done.returncode == PSQL_LOST:
+    if done.returncode == PSQL_LOST or "Input/output error" in done.stderr:
         raise psycopg.OperationalError(done.stderr)
     assert done.returncode == 0, f"amcheck of {branch.branch_id}: {done.stderr}"
     assert done.stdout.startswith("indexes checked: "), f"amcheck of {branch.branch_id}: {done.stdout}"
