@@ -159,6 +159,26 @@ async def test_a_parent_that_is_suspended_in_the_middle_is_copied_at_rest(land: 
     assert holds(land, child) == ["one"]
 
 
+async def test_a_copy_that_an_agent_of_before_began_is_begun_again(land: Land) -> None:
+    """An agent that is started sweeps what it finds half-made. The operation must not fail for that."""
+    created = await land.project()
+    land.node.write(created.endpoint.id, "kept")
+    finished = 0
+
+    async def swept_once(command: Any) -> None:
+        nonlocal finished
+        if type(command).__name__ == "FinishCopy":
+            finished += 1
+            if finished == 1:
+                raise NotFoundError("no copy", public="the copy is gone; begin again")
+
+    land.node.before = swept_once
+    child = await branched(land, created, finish=False)
+    await land.finish_later(child.operations)
+    assert holds(land, child) == ["kept"]
+    assert (finished, land.node.calls.count("CopyTimeline")) == (2, 2)
+
+
 async def test_many_branches_of_one_parent_are_made_at_once_but_not_while_it_is_restored(land: Land) -> None:
     created = await land.project()
     gate = asyncio.Event()

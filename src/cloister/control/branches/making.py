@@ -165,7 +165,11 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
         finish = FinishCopy(
             source_id=recipe.sources[0], label=end.label, stop_lsn=end.lsn, is_frozen=recipe.is_frozen, **common
         )
-        return Made(await world.agent.call(finish, timeout_s=COPY_TIMEOUT_S), catalog)
+        try:
+            return Made(await world.agent.call(finish, timeout_s=COPY_TIMEOUT_S), catalog)
+        except NotFoundError as error:
+            # The agent was started anew in between, and has swept what it found half-made.
+            raise UnavailableError(f"the copy of {recipe.sources[0]} is gone: {error}") from error
 
 
 async def _recover(world: BranchesWorld, recipe: Recipe, place: timelines.Place, common: dict[str, Any]) -> Recovered:
