@@ -1,10 +1,13 @@
 """Who calls a service, and which page of a list they want."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cloister.base.errors import ForbiddenError
+from cloister.control.operations.model import Operation
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
+from cloister.trust.audit import Action, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,35 @@ class Caller:
             raise ForbiddenError(
                 f"{self.principal.actor} lacks {permission}", public=f"permission denied: {permission} is needed"
             )
+
+    def event(
+        self,
+        action: Action,
+        *,
+        org_id: str = "",
+        project_id: str = "",
+        branch_id: str = "",
+        endpoint_id: str = "",
+        resource: str = "",
+        operations: Sequence[Operation] = (),
+        reason: str = "",
+        details: Mapping[str, object] | None = None,
+    ) -> Event:
+        """That they did it; `operations` are those that do the work, of which the first is named."""
+        return Event(
+            action=action,
+            actor=self.principal.actor,
+            org_id=org_id,
+            project_id=project_id,
+            branch_id=branch_id,
+            endpoint_id=endpoint_id,
+            operation_id=operations[0].id if operations else "",
+            resource=resource,
+            address=self.address,
+            request_id=self.request_id,
+            reason=reason,
+            details=dict(details or {}),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from cloister.control.roles.names import is_platform_role
 from cloister.control.roles.passwords import new_verifier
 from cloister.control.roles.server import RoleState
 from cloister.trust.access.permissions import Permission
-from cloister.trust.audit import Action, Event
+from cloister.trust.audit import Action
 from cloister.trust.audit.events import body
 
 # ── the words. Neon's where they are known (the first two and the expiry's), in their style where not. ──
@@ -96,14 +96,11 @@ def require_protection_change(caller: Caller, branch: Branch, is_protected: bool
 async def unprotect(tx: Transaction, caller: Caller, branch: Branch, reason: str = "") -> None:
     """Take the protection away and write down who did and why, in one act of the database. Takes the audit log's lock:
     let it be the last but for events."""
-    event = Event(
-        action=Action.BRANCH_UNPROTECT,
-        actor=caller.principal.actor,
+    event = caller.event(
+        Action.BRANCH_UNPROTECT,
         project_id=branch.project_id,
         branch_id=branch.id,
         resource=branch.name,
-        address=caller.address,
-        request_id=caller.request_id,
         reason=reason or UNPROTECT_REASON,
     )
     await tx.execute("SELECT unprotect($1, $2)", branch.id, body(event))

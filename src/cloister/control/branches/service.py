@@ -322,16 +322,13 @@ def event(
     operations: list[Operation] | None = None,
     details: Mapping[str, object] | None = None,
 ) -> Event:
-    return Event(
-        action=action,
-        actor=caller.principal.actor,
+    return caller.event(
+        action,
         project_id=branch.project_id,
         branch_id=branch.id,
-        operation_id=operations[0].id if operations else "",
-        address=caller.address,
-        request_id=caller.request_id,
         resource=branch.name,
-        details=dict(details or {}),
+        operations=operations or (),
+        details=details,
     )
 
 

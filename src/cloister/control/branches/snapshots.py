@@ -237,15 +237,12 @@ class SnapshotService:
             )
             await record(
                 tx,
-                Event(
-                    action=Action.BRANCH_FINALIZE,
-                    actor=caller.principal.actor,
+                caller.event(
+                    Action.BRANCH_FINALIZE,
                     project_id=project_id,
                     branch_id=branch_id,
-                    operation_id=operation.id,
                     resource=branch.name,
-                    address=caller.address,
-                    request_id=caller.request_id,
+                    operations=[operation],
                     details={"replaced": replaced_id, "old_name": old_name},
                 ),
             )
@@ -267,14 +264,11 @@ class SnapshotService:
             await snapshot_store.set_schedule(tx, branch_id, items, self._clock.now())
             await record(
                 tx,
-                Event(
-                    action=Action.SNAPSHOT_SCHEDULE,
-                    actor=caller.principal.actor,
+                caller.event(
+                    Action.SNAPSHOT_SCHEDULE,
                     project_id=project_id,
                     branch_id=branch_id,
                     resource=branch.name,
-                    address=caller.address,
-                    request_id=caller.request_id,
                     details={"items": len(items), "frequencies": ", ".join(item.frequency for item in items)},
                 ),
             )
@@ -352,15 +346,12 @@ def _event(
     operation: Operation | None,
     details: Mapping[str, object] | None = None,
 ) -> Event:
-    return Event(
-        action=action,
-        actor=caller.principal.actor,
+    return caller.event(
+        action,
         project_id=snapshot.project_id,
         branch_id=snapshot.branch_id,
-        operation_id="" if operation is None else operation.id,
         resource=snapshot.name,
-        address=caller.address,
-        request_id=caller.request_id,
+        operations=[] if operation is None else [operation],
         details={"snapshot": snapshot.id, **(details or {})},
     )
 

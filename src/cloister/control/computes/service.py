@@ -255,14 +255,11 @@ def _event(
     operations_: list[Operation],
     details: Mapping[str, object] | None = None,
 ) -> Event:
-    return Event(
-        action=action,
-        actor=caller.principal.actor,
+    return caller.event(
+        action,
         project_id=endpoint.project_id,
         branch_id=endpoint.branch_id,
         endpoint_id=endpoint.id,
-        operation_id=operations_[0].id if operations_ else "",
-        address=caller.address,
-        request_id=caller.request_id,
-        details=dict(details or {}),
+        operations=operations_,
+        details=details,
     )

@@ -256,14 +256,11 @@ def _event(
     operations: list[Operation],
     details: Mapping[str, object] | None = None,
 ) -> Event:
-    return Event(
-        action=action,
-        actor=caller.principal.actor,
+    return caller.event(
+        action,
         org_id=project.org_id,
         project_id=project.id,
-        operation_id=operations[0].id if operations else "",
-        address=caller.address,
-        request_id=caller.request_id,
         resource=project.name,
-        details=dict(details or {}),
+        operations=operations,
+        details=details,
     )

@@ -18,7 +18,7 @@ from cloister.control.roles.changes import Change
 from cloister.control.roles.model import Role, RoleChanged
 from cloister.control.roles.names import new_role_name
 from cloister.control.roles.passwords import Vault, new_verifier
-from cloister.trust.audit import Action, Event, record
+from cloister.trust.audit import Action, record
 
 ROLES_MAX: Final = 500
 # Neon's limit per branch, for roles made through the API.
@@ -108,15 +108,7 @@ class RoleService:
             password = self._vault.open(branch_id, name, sealed)
             await record(
                 tx,
-                Event(
-                    action=Action.ROLE_REVEAL_PASSWORD,
-                    actor=caller.principal.actor,
-                    project_id=project_id,
-                    branch_id=branch_id,
-                    resource=name,
-                    address=caller.address,
-                    request_id=caller.request_id,
-                ),
+                caller.event(Action.ROLE_REVEAL_PASSWORD, project_id=project_id, branch_id=branch_id, resource=name),
             )
         return password
 
