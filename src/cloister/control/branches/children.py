@@ -21,7 +21,7 @@ from cloister.control.branches.rules import BRANCHES_MAX, checked_point
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
 from cloister.control.computes.model import Endpoint, NewEndpoint
-from cloister.control.computes.operations import FIRST_START, START_RESOURCE
+from cloister.control.computes.operations import FIRST_START, submit
 from cloister.control.computes.service import check_endpoint, new_endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
@@ -132,24 +132,11 @@ class Children:
             input=work(recipe, scrubs=scrubs),
         )
         starts = [
-            await submit_first_start(tx, self._engine, endpoint, after=creation)
+            await submit(tx, self._engine, FIRST_START, endpoint, after=creation)
             for endpoint in endpoints
             if not endpoint.is_disabled
         ]
         return [creation, *starts]
-
-
-async def submit_first_start(tx: Transaction, engine: Engine, endpoint: Endpoint, *, after: Operation) -> Operation:
-    return await engine.submit(
-        tx,
-        machine=FIRST_START.name,
-        project_id=endpoint.project_id,
-        branch_id=endpoint.branch_id,
-        endpoint_id=endpoint.id,
-        resource=START_RESOURCE.format(endpoint.id),
-        input={},
-        after=after.id,
-    )
 
 
 async def roles_of(tx: Transaction, branch_id: BranchId) -> list[RoleState]:

@@ -123,7 +123,7 @@ class BranchService:
                 tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, _origin_details(new, parent))
             )
             created = await self._created(tx, child, parent)
-        self._kick(created.operations)
+        self._engine.kick_all(created.operations)
         return created
 
     async def _parent(self, tx: Transaction, project_id: ProjectId, parent_id: BranchId | None) -> Branch:
@@ -229,7 +229,7 @@ class BranchService:
             details = {"is_final": hard}
             await record(tx, event(Action.BRANCH_DELETE, caller, branch, [operation], details))
         self._gateways.invalidate(project_id=project_id)
-        self._kick([operation])
+        self._engine.kick_all([operation])
         return branch, [operation]
 
     async def expire(self, branch: Branch) -> None:
@@ -238,7 +238,7 @@ class BranchService:
             branch, operation = await self._delete(tx, branch.project_id, branch.id, hard=False)
             await record(tx, _own_event(Action.BRANCH_DELETE, branch, operation, "expired"))
         self._gateways.invalidate(project_id=branch.project_id)
-        self._kick([operation])
+        self._engine.kick_all([operation])
 
     async def purge(self, branch: Branch) -> None:
         """Give up the data of one that nobody can recover any more."""
@@ -246,7 +246,7 @@ class BranchService:
             await claim_branch(tx, branch.project_id, branch.id)
             operation = await self._submit(tx, PURGE_BRANCH, branch)
             await record(tx, _own_event(Action.BRANCH_PURGE, branch, operation, "deleted long enough ago"))
-        self._kick([operation])
+        self._engine.kick_all([operation])
 
     async def _delete(
         self, tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, hard: bool
@@ -297,7 +297,7 @@ class BranchService:
                 "preserved_as": "" if restored.preserved is None else restored.preserved.id,
             }
             await record(tx, event(Action.BRANCH_RESTORE, caller, restored.branch, restored.operations, details))
-        self._kick(restored.operations)
+        self._engine.kick_all(restored.operations)
         return restored
 
     async def _submit(self, tx: Transaction, machine: Machine[BranchesWorld], branch: Branch) -> Operation:
@@ -309,10 +309,6 @@ class BranchService:
             resource=BRANCH_RESOURCE.format(branch.id),
             input={},
         )
-
-    def _kick(self, operations: list[Operation]) -> None:
-        for operation in operations:
-            self._engine.kick(operation.id)
 
 
 def event(

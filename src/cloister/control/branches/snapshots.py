@@ -162,8 +162,7 @@ class SnapshotService:
                 restored = await self._beside(tx, caller, origin, snapshot, target_id=target_id, name=name)
             details = {"target": target_id or "", "is_final": is_final, "branch": restored.branch.id}
             await record(tx, _event(Action.SNAPSHOT_RESTORE, caller, snapshot, restored.operations[0], details))
-        for operation in restored.operations:
-            self._engine.kick(operation.id)
+        self._engine.kick_all(restored.operations)
         return restored
 
     async def _over(

@@ -13,15 +13,14 @@ from cloister.base.database import Transaction
 from cloister.base.errors import UnprocessableError
 from cloister.base.ids import new_branch_id, new_timeline_id
 from cloister.control.branches import protection, rules, store, timelines
-from cloister.control.branches.children import Origin, ask, roles_of, submit_first_start
+from cloister.control.branches.children import Origin, ask, roles_of
 from cloister.control.branches.model import Branch, BranchRestored, NewPassword
 from cloister.control.branches.operations import BRANCH_RESOURCE, RESTORE_BRANCH, work
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
-from cloister.control.computes.operations import DOZE, ENDPOINT_RESOURCE
+from cloister.control.computes.operations import DOZE, FIRST_START, submit
 from cloister.control.naming import checked_name
 from cloister.control.operations.engine import Engine
-from cloister.control.operations.model import Operation
 from cloister.control.roles.passwords import Vault
 
 
@@ -77,9 +76,9 @@ class Successions:
         for endpoint in endpoints:
             if endpoint.is_disabled:
                 continue
-            operations.append(await submit_first_start(tx, self._engine, endpoint, after=restore))
+            operations.append(await submit(tx, self._engine, FIRST_START, endpoint, after=restore))
             if endpoint.id not in running:
-                operations.append(await self._submit_doze(tx, branch, endpoint.id, operations[-1]))
+                operations.append(await submit(tx, self._engine, DOZE, endpoint, after=operations[-1]))
         return BranchRestored(branch, preserved, passwords or [], operations)
 
     async def _preserve(self, tx: Transaction, caller: Caller, branch: Branch, name: str) -> Branch:
@@ -112,15 +111,3 @@ class Successions:
         if verifiers is None:
             return None
         return await ask(tx, self._vault, branch, theirs, verifiers)
-
-    async def _submit_doze(self, tx: Transaction, branch: Branch, endpoint_id: str, after: Operation) -> Operation:
-        return await self._engine.submit(
-            tx,
-            machine=DOZE.name,
-            project_id=branch.project_id,
-            branch_id=branch.id,
-            endpoint_id=endpoint_id,
-            resource=ENDPOINT_RESOURCE.format(endpoint_id),
-            input={},
-            after=after.id,
-        )

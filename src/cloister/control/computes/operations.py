@@ -17,6 +17,7 @@ from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.runner import Cause, Runner
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.suspend import Suspender
+from cloister.control.operations.engine import Engine
 from cloister.control.operations.machine import Apply, Go, Machine, Outcome, Step
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
@@ -171,6 +172,28 @@ DELETE: Final[Machine[ComputesWorld]] = Machine(
 )
 
 MACHINES: Final = (FIRST_START, START, SUSPEND, DOZE, DELETE)
+
+
+async def submit(
+    tx: Transaction,
+    engine: Engine,
+    machine: Machine[ComputesWorld],
+    endpoint: Endpoint,
+    *,
+    after: Operation | None = None,
+) -> Operation:
+    """One of these machines, for an endpoint; `after` is to finish first. Raises BusyError."""
+    is_start = machine in (START, FIRST_START)
+    return await engine.submit(
+        tx,
+        machine=machine.name,
+        project_id=endpoint.project_id,
+        branch_id=endpoint.branch_id,
+        endpoint_id=endpoint.id,
+        resource=(START_RESOURCE if is_start else ENDPOINT_RESOURCE).format(endpoint.id),
+        input={},
+        after=None if after is None else after.id,
+    )
 
 
 def _endpoint(operation: Operation) -> EndpointId:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from cloister.base.clock import Clock
-from cloister.base.database import Database, Transaction
+from cloister.base.database import Database
 from cloister.base.errors import BusyError, ConflictError, PreconditionError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId, ProjectId, new_endpoint_id
 from cloister.control.calling import Caller
@@ -14,9 +14,8 @@ from cloister.control.computes import operations, protection, store
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
-from cloister.control.computes.operations import ENDPOINT_RESOURCE, START_RESOURCE, ComputesWorld
+from cloister.control.computes.operations import START_RESOURCE
 from cloister.control.operations.engine import Engine
-from cloister.control.operations.machine import Machine
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
 from cloister.trust.audit import Action, Event, record
@@ -64,7 +63,7 @@ class EndpointService:
             check_endpoint(endpoint, await store.pg_version_of(tx, project_id))
             endpoint = await store.add(tx, endpoint)
             machine = operations.FIRST_START if endpoint.state is State.INIT else operations.START
-            started = [] if new.is_disabled else [await self._submit(tx, machine, endpoint)]
+            started = [] if new.is_disabled else [await operations.submit(tx, self._engine, machine, endpoint)]
             await record(tx, _event(Action.ENDPOINT_CREATE, caller, endpoint, started))
         return endpoint, self._kicked(started)
 
@@ -84,7 +83,7 @@ class EndpointService:
                 )
                 if old.socket_dir is not None:
                     await claim_endpoint(tx, project_id, endpoint_id)
-                    operations_ = [await self._submit(tx, operations.SUSPEND, wanted)]
+                    operations_ = [await operations.submit(tx, self._engine, operations.SUSPEND, wanted)]
             endpoint = await store.change(
                 tx,
                 endpoint_id,
@@ -110,7 +109,7 @@ class EndpointService:
             if endpoint.state is State.INIT:
                 raise BusyError(f"{endpoint_id} was never started")
             await store.delete(tx, endpoint_id)
-            operation = await self._submit(tx, operations.DELETE, endpoint)
+            operation = await operations.submit(tx, self._engine, operations.DELETE, endpoint)
             await record(tx, _event(Action.ENDPOINT_DELETE, caller, endpoint, [operation]))
         return endpoint, self._kicked([operation])
 
@@ -128,7 +127,7 @@ class EndpointService:
                 await claim_endpoint(tx, project_id, endpoint_id)
                 await store.want(tx, endpoint_id, State.ACTIVE)
                 machine = operations.FIRST_START if endpoint.state is State.INIT else operations.START
-                operations_ = [await self._submit(tx, machine, endpoint)]
+                operations_ = [await operations.submit(tx, self._engine, machine, endpoint)]
             await record(tx, _event(Action.ENDPOINT_START, caller, endpoint, operations_))
         return endpoint, self._kicked(operations_)
 
@@ -141,7 +140,7 @@ class EndpointService:
             endpoint = await store.get(tx, project_id, endpoint_id)
             operations_: list[Operation] = []
             if endpoint.socket_dir is not None:
-                operations_ = [await self._submit(tx, operations.SUSPEND, endpoint)]
+                operations_ = [await operations.submit(tx, self._engine, operations.SUSPEND, endpoint)]
             await store.want(tx, endpoint_id, State.IDLE)
             await record(tx, _event(Action.ENDPOINT_SUSPEND, caller, endpoint, operations_))
         return endpoint, self._kicked(operations_)
@@ -157,35 +156,14 @@ class EndpointService:
                 raise BusyError(f"{endpoint_id} was never started")
             operations_: list[Operation] = []
             if endpoint.socket_dir is not None:
-                operations_.append(await self._submit(tx, operations.SUSPEND, endpoint))
+                operations_.append(await operations.submit(tx, self._engine, operations.SUSPEND, endpoint))
             after = operations_[0] if operations_ else None
-            operations_.append(await self._submit(tx, operations.START, endpoint, after=after))
+            operations_.append(await operations.submit(tx, self._engine, operations.START, endpoint, after=after))
             await record(tx, _event(Action.ENDPOINT_RESTART, caller, endpoint, operations_))
         return endpoint, self._kicked(operations_)
 
-    async def _submit(
-        self,
-        tx: Transaction,
-        machine: Machine[ComputesWorld],
-        endpoint: Endpoint,
-        *,
-        after: Operation | None = None,
-    ) -> Operation:
-        is_start = machine in (operations.START, operations.FIRST_START)
-        return await self._engine.submit(
-            tx,
-            machine=machine.name,
-            project_id=endpoint.project_id,
-            branch_id=endpoint.branch_id,
-            endpoint_id=endpoint.id,
-            resource=(START_RESOURCE if is_start else ENDPOINT_RESOURCE).format(endpoint.id),
-            input={},
-            after=None if after is None else after.id,
-        )
-
     def _kicked(self, operations_: list[Operation]) -> list[Operation]:
-        for operation in operations_:
-            self._engine.kick(operation.id)
+        self._engine.kick_all(operations_)
         return operations_
 
 

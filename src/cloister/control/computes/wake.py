@@ -17,7 +17,7 @@ from cloister.base.ids import EndpointId, OperationId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes import store
 from cloister.control.computes.model import Endpoint, State
-from cloister.control.computes.operations import FIRST_START, START_RESOURCE
+from cloister.control.computes.operations import FIRST_START, submit
 from cloister.control.computes.runner import Cause, MovedError, Runner, Started
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.verifiers import Verifiers
@@ -127,15 +127,7 @@ class Waker:
             if under_way := await store.operations_under_way(tx, endpoint.id, FIRST_START.action):
                 return under_way[-1]
             try:
-                operation = await self._engine.submit(
-                    tx,
-                    machine=FIRST_START.name,
-                    project_id=endpoint.project_id,
-                    branch_id=endpoint.branch_id,
-                    endpoint_id=endpoint.id,
-                    resource=START_RESOURCE.format(endpoint.id),
-                    input={},
-                )
+                operation = await submit(tx, self._engine, FIRST_START, endpoint)
             except BusyError:
                 # Somebody was quicker by a moment.
                 if under_way := await store.operations_under_way(tx, endpoint.id, FIRST_START.action):

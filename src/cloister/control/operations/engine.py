@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -129,6 +130,11 @@ class Engine:
             return
         self._in_hand.add(operation_id)
         self._tasks.create_task(self._take(operation_id))
+
+    def kick_all(self, operations: Iterable[Operation]) -> None:
+        """Those that were just committed."""
+        for operation in operations:
+            self.kick(operation.id)
 
     async def signal(self, tx: Transaction, operation_id: OperationId) -> None:
         """What the operation waits for may have come: run its step again, wherever it runs, when `tx` commits."""

@@ -7,7 +7,7 @@ from typing import Final
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, NotFoundError
-from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
+from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_project_id, new_timeline_id
 from cloister.base.secret import new_password
 from cloister.base.settings import Settings
 from cloister.control.branches import protection
@@ -16,8 +16,9 @@ from cloister.control.calling import Caller, Page
 from cloister.control.claims import claim_project, hold_project
 from cloister.control.computes import store as computes
 from cloister.control.computes.gateways import Gateways
-from cloister.control.computes.model import Endpoint, State
-from cloister.control.computes.operations import FIRST_START, START_RESOURCE
+from cloister.control.computes.model import Endpoint, NewEndpoint
+from cloister.control.computes.operations import FIRST_START, submit
+from cloister.control.computes.service import new_endpoint
 from cloister.control.naming import checked_name
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
@@ -102,7 +103,7 @@ class ProjectService:
             operations = await self._submit_creation(tx, endpoint, is_pooled=is_pooled)
             details = {"pg_version": pg_version, "store_passwords": project.store_passwords, "from_pool": is_pooled}
             await record(tx, _event(Action.PROJECT_CREATE, caller, project, operations, details))
-        self._kick(operations)
+        self._engine.kick_all(operations)
         self._pool.poke()
         return ProjectCreated(project, branch, endpoint, role, password, database, operations)
 
@@ -157,7 +158,7 @@ class ProjectService:
             )
             await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation]))
         self._gateways.invalidate(project_id=project_id)
-        self._kick([operation])
+        self._engine.kick_all([operation])
         return project, [operation]
 
     async def _project(self, tx: Transaction, caller: Caller, new: NewProject, volume: store.Volume) -> Project:
@@ -194,28 +195,15 @@ class ProjectService:
         return org_id
 
     def _endpoint(self, project: Project, volume: store.Volume) -> Endpoint:
-        defaults = project.default_endpoint_settings
-        return Endpoint(
-            id=new_endpoint_id(),
-            project_id=project.id,
-            branch_id=volume.branch_id,
-            type="read_write",
-            min_cu=defaults.autoscaling_limit_min_cu,
-            max_cu=defaults.autoscaling_limit_max_cu,
-            suspend_timeout_seconds=defaults.suspend_timeout_seconds,
-            pg_settings=dict(defaults.pg_settings),
-            is_disabled=False,
-            desired=State.ACTIVE,
-            state=State.INIT,
-            generation=0,
-            socket_dir=None,
-            is_clean=True,
-            started_at=None,
-            last_active_at=None,
-            suspended_at=None,
-            created_at=self._clock.now(),
-            updated_at=self._clock.now(),
+        settings = project.default_endpoint_settings
+        defaults = computes.Defaults(
+            min_cu=settings.autoscaling_limit_min_cu,
+            max_cu=settings.autoscaling_limit_max_cu,
+            suspend_timeout_seconds=settings.suspend_timeout_seconds,
+            pg_settings=settings.pg_settings,
         )
+        new = NewEndpoint(branch_id=volume.branch_id)
+        return new_endpoint(project.id, volume.branch_id, new, defaults, self._clock.now(), is_first=True)
 
     async def _submit_creation(self, tx: Transaction, endpoint: Endpoint, *, is_pooled: bool) -> list[Operation]:
         """A pooled volume can be started from at once; one that is yet to be made, after that."""
@@ -227,21 +215,8 @@ class ProjectService:
             resource=PROJECT_RESOURCE.format(endpoint.project_id),
             input={},
         )
-        start = await self._engine.submit(
-            tx,
-            machine=FIRST_START.name,
-            project_id=endpoint.project_id,
-            branch_id=endpoint.branch_id,
-            endpoint_id=endpoint.id,
-            resource=START_RESOURCE.format(endpoint.id),
-            input={},
-            after=None if is_pooled else creation.id,
-        )
+        start = await submit(tx, self._engine, FIRST_START, endpoint, after=None if is_pooled else creation)
         return [creation, start]
-
-    def _kick(self, operations: list[Operation]) -> None:
-        for operation in operations:
-            self._engine.kick(operation.id)
 
 
 def _differences(old: Project, new: Project) -> dict[str, object]:
