@@ -6,9 +6,7 @@ on a file system with reflinks they take no room of their own, which is most of 
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import filecmp
 import os
 from collections.abc import Iterator
@@ -17,14 +15,15 @@ from typing import Final
 
 import msgspec
 
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import ExhaustedError, InternalError
 from cloister.node.postgres.access import ADMIN_ROLE, READER_ROLE
+from cloister.node.reflink import reflink
 
 OWNER_ROLE: Final = "neondb_owner"
 GROUP_ROLE: Final = "neon_superuser"
 DATABASE: Final = "neondb"
 
-_FICLONE: Final = 0x40049409
 _LEFT_OUT: Final = frozenset("postgresql.conf pg_hba.conf pg_ident.conf postmaster.pid postmaster.opts".split())
 # Configuration lies outside the data directory; a second copy inside would only look as if it counted.
 
@@ -105,7 +104,7 @@ def copy(cluster: Path, manifest: Path, data_dir: Path, uid: int) -> None:
                 os.chown(name, uid, uid, dir_fd=target, follow_symlinks=False)
             for entry in content.files:
                 _copy_file(source, target, entry, uid)
-            _sync(target)
+            sync_filesystem(data_dir)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ExhaustedError(f"{data_dir}: {error}", public="no space left for a new database") from error
@@ -132,21 +131,7 @@ def _copy_file(source: int, target: int, entry: _Entry, uid: int) -> None:
 def _share(same_as: str, target: int, out: int) -> bool:
     """Let `out` share the blocks of an earlier copy. False where the file system cannot."""
     with _file(same_as, target) as original:
-        try:
-            fcntl.ioctl(out, _FICLONE, original)
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EXDEV):
-                return False
-            raise
-    return True
-
-
-def _sync(directory: int) -> None:
-    """Everything on the file system of `directory`: one call instead of a thousand."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syncfs(directory) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        return reflink(original, out)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import write_durably
+from cloister.base.durable import sync_filesystem, write_durably
 from cloister.node.timelines import tree, wal
 from cloister.node.timelines.tree import Abort
 
@@ -160,7 +160,7 @@ class Archive:
     def _add(self, segments: list[Segment]) -> None:
         if not segments:
             return
-        tree.sync(self._directory)
+        sync_filesystem(self._directory)
         with open(os.open(self._index, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b") as index:
             end = index.seek(0, os.SEEK_END)
             is_torn = end > 0 and os.pread(index.fileno(), 1, end - 1) != b"\n"

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import PreconditionError
 from cloister.node.timelines import control, tree, wal
 from cloister.node.timelines.tree import Abort, Budget
@@ -82,7 +83,7 @@ def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_runn
             with tree.opened(control.PATH[0], below=from_) as inner, tree.opened(control.PATH[0], below=to) as outer:
                 work.file(control.PATH[1], inner, outer)
             if not work.count.is_shared:
-                tree.sync(target)
+                sync_filesystem(target)
     if work.count.skipped and not is_running:
         log.warning("%d entries of %s are neither files nor directories: left out", work.count.skipped, source)
     return work.count

@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import sync_directory
+from cloister.base.durable import sync_directory, sync_filesystem
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered
@@ -116,7 +116,7 @@ class Layout:
         timeline.directory.parent.mkdir(mode=0o700, exist_ok=True)
         unfinished = self.unfinished(timeline_id)
         if not is_on_disk:
-            tree.sync(unfinished.directory)
+            sync_filesystem(unfinished.directory)
         unfinished.directory.rename(timeline.directory)
         sync_directory(timeline.directory.parent)
 

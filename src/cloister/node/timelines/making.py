@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import sync_directory
+from cloister.base.durable import sync_directory, sync_filesystem
 from cloister.base.errors import InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered, TimelineInfo
@@ -181,7 +181,7 @@ class Making:
         history.give_up()
         if not timeline.frozen.exists():
             history.take_first(self._uid, self._now, self._abort)
-        tree.sync(timeline.directory)
+        sync_filesystem(timeline.directory)
 
     def collect(self, timeline_id: TimelineId, retention_s: int | None) -> None:
         history = self._history(self._layout.existing(timeline_id))

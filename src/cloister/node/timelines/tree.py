@@ -6,9 +6,7 @@ pipe or a device.
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import itertools
 import os
 import secrets
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cloister.base.errors import ConflictError, ExhaustedError, PreconditionError
+from cloister.node.reflink import reflink
 
 ENTRIES_MAX: Final = 2_000_000
 # Files of one timeline: a hundred thousand tables with their indexes and forks. At 20 µs each that is 40 s of work.
@@ -29,8 +28,6 @@ DEPTH_MAX: Final = 6
 _NAMES_AT_ONCE: Final = 1000
 # Held in memory while a directory is emptied.
 
-_FICLONE: Final = 0x40049409
-_CANNOT_SHARE: Final = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.EXDEV))
 GONE: Final = frozenset((errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV))
 # Removed since its name was read, or swapped: for a link, a socket, a device without a driver.
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
@@ -109,12 +106,7 @@ def read_small(name: str, below: int, limit: int) -> bytes | None:
 
 def share(source: int, target: int) -> bool:
     """Give the empty file `target` the content of `source`, by reference where the file system can: True."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno not in _CANNOT_SHARE:
-            raise
-    else:
+    if reflink(source, target):
         return True
     _copy(source, target)
     return False
@@ -218,12 +210,3 @@ def write_new(path: Path, content: bytes) -> None:
     with opened(path, NEW_FILE) as file:
         os.write(file, content)
         os.fsync(file)
-
-
-def sync(path: Path) -> None:
-    """Everything on the file system of `path`: one call instead of thousands. It waits for what others wrote, too."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with opened(path) as directory:
-        if libc.syncfs(directory) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))

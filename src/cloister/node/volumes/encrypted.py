@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from cloister.base.durable import sync_directory
+from cloister.base.durable import sync_directory, sync_filesystem
 from cloister.base.errors import ConflictError, NotFoundError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
@@ -115,7 +115,7 @@ class LuksDriver:
         mountpoint = Path(volume.mountpoint)
         # (1) Everything to the image. A failure is worth a word, but PostgreSQL has synced all it acknowledged.
         try:
-            mounts.sync_filesystem(mountpoint)
+            sync_filesystem(mountpoint)
         except OSError as error:
             log.warning("the volume of %s could not be written out: %s", project_id, error)
         # (2) The file system. It stays busy while a process uses it: then the volume stays open.

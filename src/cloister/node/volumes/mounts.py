@@ -68,15 +68,6 @@ def detach(target: Path) -> None:
             raise
 
 
-def sync_filesystem(directory: Path) -> None:
-    """Write everything of the file system that `directory` is on. Raises OSError if any of it could not be written."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _check(_LIBC.syncfs(descriptor), directory)
-    finally:
-        os.close(descriptor)
-
-
 def mounts_under(directory: Path) -> list[Mount]:
     """What is mounted directly on an entry of `directory`, in this process's mount namespace."""
     text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")

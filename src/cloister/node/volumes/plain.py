@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.base.settings import Paths
-from cloister.node.volumes import mounts
 from cloister.node.volumes.model import OpenVolume
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class PlainDriver:
 
     def close(self, volume: OpenVolume) -> None:
         """A directory is always open: closing it only writes out what was written, as with a real volume."""
-        mounts.sync_filesystem(Path(volume.mountpoint))
+        sync_filesystem(Path(volume.mountpoint))
 
     def discard(self, project_id: ProjectId) -> None:
         """Nothing is attached."""
