@@ -1,8 +1,10 @@
 """Real clients through a real gateway into a real PostgreSQL: who gets in, how, and what they are told."""
 
 import asyncio
+import errno
 import hashlib
 import signal
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -10,6 +12,7 @@ import pytest
 
 from cloister.base.directory import Wake
 from cloister.base.errors import NotFoundError, UnavailableError
+from cloister.edge.gateway import compute
 from cloister.protocol.pgwire.messages import cancel_request, gssenc_request, ssl_request, startup_message
 from tests.fix_gateway import DOMAIN, ENDPOINT, OTHER_ENDPOINT, PASSWORD, GatewayWorld
 
@@ -202,6 +205,26 @@ async def test_a_compute_that_is_gone_is_asked_for_again(gateway_world: GatewayW
     await gateway_world.start()
     await (await gateway_world.connect()).close()
     assert [wake.stale_generation for wake in directory.wakes] == [3]
+
+
+async def test_a_socket_without_its_mode_yet_is_waited_for(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL binds its socket before it opens it for others: a client that comes in between waits."""
+    log_in, tries = compute._log_in, 0
+
+    async def not_yet(*arguments: Any) -> compute.ComputeSession:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return await log_in(*arguments)
+
+    monkeypatch.setattr(compute, "_log_in", not_yet)
+    gateway_world.directory.is_asleep = True
+    await gateway_world.start()
+    await (await gateway_world.connect()).close()
+    assert tries == 3
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,10 @@ async def open_server(running: Running) -> ComputeServer:
         raise UnavailableError(f"{running.endpoint_id} does not accept connections") from None
 
 
+_NOT_LISTENING: Final = (FileNotFoundError, PermissionError, ConnectionRefusedError, ConnectionResetError)
+# PermissionError: PostgreSQL binds its socket under a umask of 077 and gives it its mode a moment later.
+
+
 class _NotYetError(Exception):
     """Nobody listens, or the server says that it is still starting."""
 
@@ -243,7 +247,7 @@ async def _connect(running: Running, database: str) -> "_Conversation":
             server_settings=_settings(running.pg_version),
             loop=metered,
         )
-    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, asyncpg.CannotConnectNowError) as error:
+    except (*_NOT_LISTENING, asyncpg.CannotConnectNowError) as error:
         raise _NotYetError from error
     except Exception as error:
         raise UnavailableError(f"{running.endpoint_id}: no session: {error!r}") from error

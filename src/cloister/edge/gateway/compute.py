@@ -81,7 +81,8 @@ async def _log_in_patiently(compute: Compute, parameters: Mapping[str, str], *, 
             return await _log_in(compute, parameters)
         except BlockingIOError:
             pass  # EAGAIN: its queue of connections is full, so it lives
-        except (ConnectionError, FileNotFoundError) as error:
+        except (ConnectionError, FileNotFoundError, PermissionError) as error:
+            # PermissionError: PostgreSQL binds its socket under a umask of 077 and gives it its mode a moment later.
             if loop.time() >= give_up_at:
                 raise ComputeGoneError from error
         except BackendError as error:
