@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from dataclasses import replace
 
 import asyncpg
 import psycopg
@@ -134,6 +135,18 @@ def test_an_idle_compute_sleeps_by_itself(instance: Instance) -> None:
         busy.execute("SELECT 1")
     assert ended.value.sqlstate in {"57P01", None}
     busy.close()
+
+
+def test_a_role_made_by_sql_gets_in_at_once(instance: Instance) -> None:
+    """Within the second in which the platform has read the list of roles, and although it was tried before it existed."""
+    tenant = instance.create_project("newcomer")
+    app = replace(tenant, role="app", password="npg_aB3dE5gH7jK9mN1p")
+    with tenant.connect() as connection:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            app.connect()
+        connection.execute(f"CREATE ROLE app LOGIN PASSWORD '{app.password}'")
+        connection.commit()
+        app.connect().close()
 
 
 def test_twenty_clients_knock_at_once(instance: Instance) -> None:

@@ -88,7 +88,7 @@ class ControlPlane:
         self.engine = Engine(database, clock, worker=WORKER)
         self.gateways = Gateways(lambda: self.directory.connections)
         self.sessions = Sessions(opener)
-        self.verifiers = Verifiers(self.sessions, clock)
+        self.verifiers = Verifiers(self.sessions)
         backoff = Backoff()
         self.runner = Runner(
             database, agent, sessions=self.sessions, gateways=self.gateways, clock=clock, backoff=backoff

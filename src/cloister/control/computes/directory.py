@@ -4,7 +4,7 @@ A look-up, in order:
 
 1. An endpoint that does not exist, and a role that cannot log in, get a mock verifier: stable per endpoint and role, of
    the form of a real one, and doomed. It is computed for every look-up, so that those that need it take no longer.
-2. Running: the server's own pg_authid says, at most a second old. If it cannot be asked, nobody is let in.
+2. Running: the server's own pg_authid says, as it is now. If it cannot be asked, nobody is let in.
 3. Asleep and clean: the copy taken at suspend says, and what was asked for through the API since. A branch that is being
    made as another one was at some moment has no copy yet: the look-up waits for its first start, and begins none.
 4. Asleep and not clean (it crashed): nobody can say until it has run again. The reconciler starts it by itself; a

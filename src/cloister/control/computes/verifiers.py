@@ -1,16 +1,18 @@
-"""Which roles of a running branch may log in, and with which verifier: its server's word, at most a second old.
+"""Which roles of a running branch may log in, and with which verifier: its server's word, read after the question came.
 
-The whole list is read, not one role, so that strangers who try names cost one query a second, however many they try, and
-a name that does not exist takes as long as one that does.
+So a role that was made a moment ago by SQL may log in at once. The whole list is read, not one role, so that all who ask
+meanwhile share one query, and a name that does not exist takes as long as one that does. Strangers who try names in
+numbers cost a few queries a second: then the list may be a second old, for them and for everybody.
 """
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Final
 
-from cloister.base.clock import Clock
+from cloister.base.buckets import Buckets
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.control.computes.sessions import Running, Sessions
@@ -18,8 +20,12 @@ from cloister.control.roles.server import RoleState
 
 _log: Final = logging.getLogger(__name__)
 
-FRESH_FOR: Final = timedelta(seconds=1)
-# How long a password that was changed by SQL stays good at the gateway.
+READS_BURST: Final = 20
+READS_PER_S: Final = 5.0
+# A reading takes the server about a millisecond. Gateways remember what they were told, so only new names cost one.
+STALE_S_MAX: Final = 1.0
+# With these used up: how long a password that was changed by SQL stays good.
+ENDPOINTS_MAX: Final = 50_000
 
 PATIENCE_S: Final = 10.0
 # A server that is just starting answers in a tenth of a second; one that replays WAL may take longer than its clients wait.
@@ -28,37 +34,44 @@ PATIENCE_S: Final = 10.0
 @dataclass(frozen=True, slots=True)
 class _Read:
     generation: int
-    at: datetime
+    at: float
+    """When it was begun."""
     roles: dict[str, RoleState]
 
 
 class Verifiers:
-    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, sessions: Sessions, now: Callable[[], float] = time.monotonic) -> None:
         self._sessions = sessions
-        self._clock = clock
+        self._now = now
         self._read: dict[EndpointId, _Read] = {}
         self._reading: dict[Running, asyncio.Lock] = {}
+        self._allowance = Buckets(per_s=READS_PER_S, burst=READS_BURST, keys_max=ENDPOINTS_MAX)
 
     async def of(self, running: Running, role: str) -> RoleState | None:
         """Raises UnavailableError: without the server's word nobody is let in."""
+        asked_at = self._now()
         lock = self._reading.setdefault(running, asyncio.Lock())
         try:
             async with asyncio.timeout(PATIENCE_S), lock:
-                return (await self._roles_of(running)).get(role)
+                return (await self._roles_of(running, asked_at)).get(role)
         except TimeoutError:
             raise UnavailableError(f"{running.endpoint_id} does not say who its roles are") from None
         finally:
             if not lock.locked():
                 self._reading.pop(running, None)
 
-    async def _roles_of(self, running: Running) -> dict[str, RoleState]:
+    async def _roles_of(self, running: Running, asked_at: float) -> dict[str, RoleState]:
         read = self._read.get(running.endpoint_id)
-        now = self._clock.now()
-        if read is None or read.generation != running.generation or now - read.at >= FRESH_FOR:
-            async with self._sessions.lasting(running) as server:
-                read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
-            self._tell_of_unchecked(running.endpoint_id, read)
-            self._read[running.endpoint_id] = read
+        now = self._now()
+        if read is not None and read.generation == running.generation:
+            if read.at >= asked_at:
+                return read.roles  # another asker's, begun after this one asked
+            if now - read.at < STALE_S_MAX and not self._allowance.take(running.endpoint_id, now):
+                return read.roles
+        async with self._sessions.lasting(running) as server:
+            read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
+        self._tell_of_unchecked(running.endpoint_id, read)
+        self._read[running.endpoint_id] = read
         return read.roles
 
     def _tell_of_unchecked(self, endpoint_id: EndpointId, read: _Read) -> None:

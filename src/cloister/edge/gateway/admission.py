@@ -1,7 +1,6 @@
-"""How often, and how many at once. Pure: the clock is an argument."""
+"""Who counts together, and how many may be half open at once. Pure."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
 from ipaddress import IPv4Address
 from typing import Final, Generic, TypeVar
 
@@ -20,34 +19,6 @@ def network_of(address: IpAddress) -> Network:
     """The /24 or /64 of an address: what limits count by."""
     bits = V4_NETWORK_BITS if isinstance(address, IPv4Address) else V6_NETWORK_BITS
     return (address.version, int(address) >> (address.max_prefixlen - bits))
-
-
-class Buckets:
-    """A token bucket per key: `burst` at once, `per_s` in the long run. Remembers at most `keys_max` keys."""
-
-    def __init__(self, *, per_s: float, burst: float, keys_max: int) -> None:
-        self._per_s = per_s
-        self._burst = burst
-        self._keys_max = keys_max
-        self._levels: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
-
-    def has_token(self, key: Hashable, now: float) -> bool:
-        return self._level(key, now) >= 1
-
-    def take(self, key: Hashable, now: float) -> bool:
-        """Take a token, if there is one."""
-        level = self._level(key, now)
-        if level < 1:
-            return False
-        self._levels[key] = (level - 1, now)
-        self._levels.move_to_end(key)
-        if len(self._levels) > self._keys_max:
-            self._levels.popitem(last=False)
-        return True
-
-    def _level(self, key: Hashable, now: float) -> float:
-        level, at = self._levels.get(key, (self._burst, now))
-        return min(self._burst, level + (now - at) * self._per_s)
 
 
 class HalfOpen(Generic[T]):

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cloister.base.buckets import Buckets
 from cloister.base.ipallow import AllowList
 from cloister.edge.gateway import limits
-from cloister.edge.gateway.admission import Buckets, HalfOpen
+from cloister.edge.gateway.admission import HalfOpen
 from cloister.edge.gateway.cancels import Cancels
 from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
