@@ -20,6 +20,8 @@ class Caller:
     grants: frozenset[Permission] = frozenset()
     """What the front door found the principal to hold beyond the route's own permission, of what the route states in
     `may_need`. For what only the service can see, inside its transaction: that the branch is protected."""
+    client: str = ""
+    """The program, as it calls itself: a hint for whoever reads the log, and nothing to decide by."""
 
     def require(self, permission: Permission) -> None:
         """Raises ForbiddenError. A route that forgot to state what it may need is refused, not let through."""
@@ -54,8 +56,13 @@ class Caller:
             address=self.address,
             request_id=self.request_id,
             reason=reason,
-            details=dict(details or {}),
+            details=named(self.client) | dict(details or {}),
         )
+
+
+def named(client: str) -> dict[str, object]:
+    """The detail that says which program called, where it said so."""
+    return {"client": client} if client else {}
 
 
 @dataclass(frozen=True, slots=True)

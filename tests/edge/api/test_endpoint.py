@@ -23,14 +23,22 @@ ROLES = f"{P}/branches/{BRANCH}/roles"
 async def test_a_read_is_recorded_before_it_is_answered() -> None:
     world = World()
     async with world.client() as client:
-        answer = await client.get(P)
+        answer = await client.get(P, headers={"User-Agent": "drill/1.2 (of the reader)"})
         (event,) = world.audit.events
         assert (event.action, event.outcome, event.actor) == (Action.PROJECT_GET, "ok", ADA.actor)
         assert (event.project_id, event.address) == (PROJECT, "192.0.2.1")
         assert event.request_id == answer.headers["x-request-id"]
-        assert event.details == {"key_id": ADA.key_id}
+        assert event.details == {"client": "drill/1.2", "key_id": ADA.key_id}
         world.audit.error = UnavailableError("the log cannot be written")
         assert (await client.get(P)).status_code == 503
+
+
+@pytest.mark.parametrize("said", ["", "drill", "/", "a b/1", "drill/" + "1" * 30, "drill\x1b[2J/1", "drill/1;x"])
+async def test_a_program_that_names_itself_strangely_is_not_quoted(said: str) -> None:
+    world = World()
+    async with world.client() as client:
+        await client.get(P, headers={"User-Agent": said})
+    assert world.audit.events[0].details == {"key_id": ADA.key_id}
 
 
 async def test_a_change_is_left_to_the_transaction_that_makes_it() -> None:

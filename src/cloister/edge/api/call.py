@@ -71,10 +71,18 @@ class Call(Generic[B_co, Q_co]):
     body: B_co
     grants: frozenset[Permission] = frozenset()
     """Of the route's `may_need`, what the principal holds on the path's project."""
+    client: str = ""
+    """The program, as it calls itself (`content.client`)."""
 
     @property
     def caller(self) -> Caller:
-        return Caller(principal=self.principal, request_id=self.request_id, address=self.address, grants=self.grants)
+        return Caller(
+            principal=self.principal,
+            request_id=self.request_id,
+            address=self.address,
+            grants=self.grants,
+            client=self.client,
+        )
 
     @property
     def control(self) -> Control:

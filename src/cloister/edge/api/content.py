@@ -6,6 +6,7 @@ the trouble is.
 """
 
 import asyncio
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -30,6 +31,16 @@ _MESSAGE_CHARS_MAX: Final = 300
 
 QUERY_BYTES_MAX: Final = 8 * 1024
 # As for the head of a request: a cursor, a search text and some flags fit many times.
+
+
+_PRODUCT: Final = re.compile(r"[A-Za-z0-9._-]{1,40}/[A-Za-z0-9._-]{1,20}(?![^ ])")
+# `cloister-mcp/0.1.0`, the first word of a User-Agent; what does not look like it is left out.
+
+
+def client(request: Request) -> str:
+    """The program that calls, as it calls itself; empty if it does not, or in a form that is none."""
+    match = _PRODUCT.match(request.headers.get("user-agent", ""))
+    return match[0] if match else ""
 
 
 def check_declared(request: Request) -> None:

@@ -33,6 +33,7 @@ from starlette.responses import Response
 
 from cloister.base.errors import CloisterError, ForbiddenError, InternalError, Kind, NotFoundError, UnauthenticatedError
 from cloister.base.ids import OrgId, ProjectId
+from cloister.control.calling import named
 from cloister.control.projects.model import Project
 from cloister.edge.api import content, errors, paths
 from cloister.edge.api.call import Call, NoBody, NoQuery, Services
@@ -148,6 +149,7 @@ class _Trace:
 
     request_id: str
     address: str
+    client: str = ""
     route: Route | None = None
     principal: Principal | None = None
     org_id: str = ""
@@ -173,7 +175,7 @@ class _Trace:
             address=self.address,
             request_id=self.request_id,
             reason=reason,
-            details={"key_id": self.principal.key_id, **(details or {})},
+            details=named(self.client) | {"key_id": self.principal.key_id, **(details or {})},
         )
 
 
@@ -188,7 +190,7 @@ class Boundary:
         # (1) A request id of our own: it joins the answer, the audit event and the log line. One that the client
         #     sends is not taken over, for it could be another call's.
         address = request.client.host if request.client else ""
-        trace = _Trace(str(uuid.uuid4()), address)
+        trace = _Trace(str(uuid.uuid4()), address, content.client(request))
         try:
             return await self._procedure(request, find_route, trace)
         except CloisterError as error:
@@ -255,6 +257,7 @@ class Boundary:
             services=self._services,
             request_id=trace.request_id,
             address=trace.address,
+            client=trace.client,
             now=now,
             principal=principal,
             org_ids=org_ids,
