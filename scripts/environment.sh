@@ -131,6 +131,27 @@ ensure_venv() {
     build_guard
 }
 
+# Other people's clients for Node, which tests use as they are: the versions and digests of tests/clients/package-lock.json.
+# Neon's command line wants Node 20.19, which is newer than Debian 12's.
+ensure_clients() {
+    local stamp wanted log clients=$root/tests/clients
+    node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' \
+        2>/dev/null && command -v npm >/dev/null ||
+        die "the tests of clients need Node 20.19 or newer, with npm; here is $(node --version 2>/dev/null || echo none)"
+    stamp=$clients/node_modules/.installed
+    wanted=$(cat "$clients/package.json" "$clients/package-lock.json" | sha256sum)
+    [[ ! -e $stamp || $(<"$stamp") != "$wanted" ]] || return 0
+    say "installing the clients of tests/clients"
+    log=$(mktemp)
+    if ! (cd "$clients" && npm ci) >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        die "npm could not install the clients of tests/clients"
+    fi
+    rm -f "$log"
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
 # The module that computes preload, for each PostgreSQL whose headers are here: those of the engine come with it. A second
 # of the compiler's time, and nothing at all when nothing changed.
 build_guard() {

@@ -7,7 +7,6 @@ private hosts file that leads the platform's names there.
 import contextlib
 import json
 import selectors
-import shutil
 import socket
 import ssl
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.instance import Instance, Tenant
+from tests.npm import NODE_MODULES
 
 pytestmark = pytest.mark.root
 
@@ -31,20 +31,6 @@ const url = process.env.DATABASE_URL;
 if (!globalThis.WebSocket) neonConfig.webSocketConstructor = require('ws');  // node 20 has none of its own
 const told = (error) => ({ message: error.message, code: error.code, name: error.name });
 """
-
-
-@pytest.fixture(scope="module")
-def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    if shutil.which("npm") is None:
-        pytest.fail("npm is needed: scripts/test installs it")
-    directory = tmp_path_factory.mktemp("serverless")
-    subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory,
-         "@neondatabase/serverless@1", "ws@8", "drizzle-orm@0"],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    yield directory / "node_modules"
-    shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +69,7 @@ def _forward(client: socket.socket, port: int) -> None:
 
 
 @pytest.fixture
-def node(tenant: Tenant, node_modules: Path, port_443: None, tmp_path: Path) -> Any:
+def node(tenant: Tenant, port_443: None, tmp_path: Path) -> Any:
     """Run a script with the tenant's connection string; what it says, a value a line."""
     domain = tenant.host.partition(".")[2]
     hosts = tmp_path / "hosts"
@@ -96,7 +82,7 @@ def node(tenant: Tenant, node_modules: Path, port_443: None, tmp_path: Path) -> 
             ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec node -e "$1"', hosts,
              f"{PRELUDE}(async () => {{ {script} }})().catch((e) => {{ console.error(e); process.exit(1); }});"],
             env={
-                "PATH": tenant.environment["PATH"], "NODE_PATH": str(node_modules), "DATABASE_URL": url,
+                "PATH": tenant.environment["PATH"], "NODE_PATH": str(NODE_MODULES), "DATABASE_URL": url,
                 "NODE_EXTRA_CA_CERTS": str(tenant.ca_file),
             },
             capture_output=True, text=True, timeout=60, check=False,
