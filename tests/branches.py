@@ -68,6 +68,24 @@ def ask_for_child(
     return (with_endpoint(child, answer["endpoints"][0]) if has_endpoint else child), answer
 
 
+def create_schema(
+    instance: Instance, parent: Tenant, name: str, point: dict[str, str] | None = None
+) -> tuple[Tenant, Any]:
+    """What is in the parent beside its rows; and the answer."""
+    body = {
+        "branch": {
+            "name": name,
+            "parent_id": parent.branch_id,
+            "init_source": "schema-only",
+            **point_of(point or {}, "parent"),
+        },
+        "endpoints": [READ_WRITE],
+    }
+    answer = ask(instance, "POST", f"/projects/{parent.project_id}/branches", body)
+    finish(instance, answer)
+    return with_endpoint(with_branch(parent, answer["branch"]["id"]), answer["endpoints"][0]), answer
+
+
 def create_child(
     instance: Instance, parent: Tenant, name: str, point: dict[str, str] | None = None, *, has_endpoint: bool = True
 ) -> Tenant:

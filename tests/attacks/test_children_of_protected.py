@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.back_doors import ROWS, can_log_in, child_with_passwords, fill, path_of, protect, superuser
-from tests.branches import ask, ask_for_child, ask_to_restore, connected, finish
+from tests.branches import ask, ask_for_child, ask_to_restore, connected, create_schema, finish
 from tests.instance import Instance, Tenant, tail
 
 pytestmark = pytest.mark.root
@@ -129,6 +129,25 @@ def test_stored_credentials_are_taken_out_of_the_child(platform: Instance, vault
     found = secrets_in(platform, child)
     assert STORED_SECRET not in found
     assert "password" not in found
+
+
+def test_the_schema_of_one_alone_brings_neither_rows_nor_passwords(platform: Instance) -> None:
+    parent = platform.create_project("schemas")
+    fill(parent)
+    with connected(parent) as connection:
+        connection.execute(f"CREATE ROLE app LOGIN PASSWORD '{SQL_MADE_PASSWORD}'")
+    protect(platform, parent)
+    child, answer = create_schema(platform, parent, "schema")
+    new = {role["name"]: role["password"] for role in answer["roles"] if role.get("password")}
+    assert set(new) == {parent.role, "app"}
+    assert not can_log_in(child, parent.role, parent.password)
+    assert not can_log_in(child, "app", SQL_MADE_PASSWORD)
+    child = replace(child, password=new[child.role])
+    with connected(child) as connection:
+        assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (0,)
+    parents, childs = verifiers(platform, parent), verifiers(platform, child)
+    assert set(parents) == set(childs)
+    assert not set(parents.values()) & set(childs.values())
 
 
 def test_a_child_at_a_past_moment_has_new_passwords_too(platform: Instance, vault: Tenant) -> None:

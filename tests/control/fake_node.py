@@ -33,6 +33,7 @@ from cloister.node.commands import (
     ComputeExited,
     ComputeInfo,
     ComputeSpec,
+    CopySchema,
     CopyTimeline,
     CreateVolume,
     DeleteTimeline,
@@ -388,6 +389,18 @@ class FakeNode:
         catalog = last.catalog if last else Catalog()
         self._put(command.project_id, command.target_id, catalog, writes, is_frozen=command.is_frozen)
         return Recovered(lsn=_lsn(last.lsn if last else source.began_lsn), at=last.at if last else None)
+
+    def _CopySchema(self, command: CopySchema) -> Done:  # noqa: N802
+        source = self._there(command.project_id, command.source_id)
+        assert source.is_frozen, "servers are to run on it: what was a branch's would be lost"
+        if command.target_id not in self.images[command.project_id].timelines:
+            self.calls.append("CopySchema")
+            self._put(command.project_id, command.target_id, source.catalog, [], is_frozen=False)
+            roles = self._there(command.project_id, command.target_id).catalog.roles
+            if not command.keeps_passwords:
+                for name, role in roles.items():
+                    roles[name] = RoleState(name, None, role.can_login, role.valid_until)
+        return Done()
 
     def _ScrubTimeline(self, command: ScrubTimeline) -> Done:  # noqa: N802
         timeline = self._there(command.project_id, command.timeline_id)

@@ -118,6 +118,23 @@ def test_a_branch_at_a_moment_and_at_an_lsn(instance: Instance, parent: Tenant) 
     assert numbers(parent) == [1, 2]
 
 
+def test_a_schema_alone_is_a_root_with_the_same_passwords_and_no_rows(instance: Instance, parent: Tenant) -> None:
+    write(parent, 1, 2)
+    at = datetime.now(UTC).isoformat()
+    with branches.connected(parent) as connection:
+        connection.execute("CREATE TABLE later (n integer)")
+    child, answer = branches.create_schema(instance, parent, "empty")
+    assert answer["branch"].get("parent_id") is None
+    assert numbers(child) == []
+    write(child, 7)
+    assert numbers(parent) == [1, 2]
+    suspend(instance, parent)
+    before, _ = branches.create_schema(instance, parent, "empty before", {"timestamp": at})
+    with branches.connected(before) as connection:
+        assert connection.execute("SELECT to_regclass('log'), to_regclass('later')").fetchone() == ("log", None)
+    branches.check_storage(instance, child)
+
+
 def test_a_reset_keeps_the_host_and_a_restore_keeps_what_was(instance: Instance, parent: Tenant) -> None:
     write(parent, 1)
     child = branches.create_child(instance, parent, "dev")

@@ -65,6 +65,7 @@ from cloister.node.postgres.access import Doors
 from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
 from cloister.node.single_user import SingleUserRuns
+from cloister.node.schemas import Schemas
 from cloister.node.timelines.keeper import Keeper, SingleUser
 from cloister.node.timelines.layout import Layout
 from cloister.node.volumes import KeySource, Volumes, choose_driver
@@ -170,16 +171,16 @@ class NodeAgent:
             self._answer,
             allowed=frozenset({Service.API, Service.AGENT}),
         )
-        if single_user is None:
-            single_user = SingleUserRuns(Runs(self._paths, detect(self._paths.instance)))
+        runs = Runs(self._paths, detect(self._paths.instance))
         self._timelines = Keeper(
             self._engines,
-            single_user,
+            SingleUserRuns(runs) if single_user is None else single_user,
             self._hold,
             self._has_compute,
             self._volumes.exists,
         )
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
+            schemas=Schemas(runs),
         self._holds: Counter[ProjectId] = Counter()
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()

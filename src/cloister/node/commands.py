@@ -213,6 +213,21 @@ class ScrubTimeline(Command[Done], frozen=True, kw_only=True):
 
 class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
     """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
+class CopySchema(Command[Done], frozen=True, kw_only=True):
+    """A fresh cluster with the roles and databases of a timeline, and what is in its databases beside their rows. The source
+    is one that was made for this alone: servers run on it, and it is of no other use afterwards. Twice is once. Raises
+    UnprocessableError with pg_restore's words for a schema that cannot be made anew."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    source_id: str
+    target_id: str
+    pg_version: int
+    uid: int
+    keeps_passwords: bool
+    """False: no verifier of the source comes to lie in the target."""
+
+
 
     reply: ClassVar[type] = Done
     project_id: str
@@ -278,13 +293,8 @@ class GetVolume(Command[VolumeInfo], frozen=True):
     project_id: str
 
 
-AnyCommand = (
-    CreateVolume
-    | DeleteVolume
-    | CloseVolume
-    | StartCompute
-    | StopCompute
-    | CreateTimeline
+AnyTimelineCommand = (
+    CreateTimeline
     | CloneTimeline
     | CopyTimeline
     | FinishCopy
@@ -292,9 +302,19 @@ AnyCommand = (
     | ScrubTimeline
     | DeleteTimeline
     | PruneTimeline
+    | CopySchema
     | GetTimeline
     | DumpSchema
     | GetStatus
+)
+
+AnyCommand = (
+    CreateVolume
+    | DeleteVolume
+    | CloseVolume
+    | StartCompute
+    | StopCompute
+    | AnyTimelineCommand
     | GetVolume
 )
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,7 +21,7 @@ import msgspec
 from cloister.base.errors import UnavailableError
 from cloister.base.settings import Paths
 from cloister.node.postgres.engines import Engine
-from cloister.node.postgres.tuning import DATA_DIR
+from cloister.node.postgres.tuning import DATA_DIR, SOCKET_DIR
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import NO_GROUP, Cgroups, Limits
@@ -29,6 +29,9 @@ from cloister.node.sandbox.launch import Launch, ended, launch, program_of
 from cloister.node.sandbox.mounts import Room
 
 PROCESSES_MAX: Final = 64
+
+BESIDE_DIR: Final = "/outbox"
+# A directory that every engine's root has, and a run no other use for.
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024
 # Read of what a run says, from its end. A recovery says some kilobytes.
@@ -52,6 +55,16 @@ class Run:
     patience_s: float
     output: Path | None = None
     """Where it writes, in a directory of root's, so that a tenant's log stays in the tenant's volume. None: in memory."""
+    output_bytes_max: int = OUTPUT_BYTES_MAX
+    said_bytes_max: int = 0
+    """More than none: what it says on its standard output is kept apart, up to one byte more than this."""
+    beside: Path | None = None
+    """Another data directory that `uid` owns, at BESIDE_DIR."""
+    has_sockets: bool = False
+    """SOCKET_DIR is there, and nobody outside reaches it."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Files of the engine's root that are others here: path inside → content."""
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,7 @@ class Ran:
     code: int
     output: str
     """Its end."""
+    said: bytes = b""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -103,7 +117,7 @@ class Runs:
                         public="this takes longer than it may: nothing was changed",
                     ) from None
                 raise
-            return Ran(code, await asyncio.to_thread(place.output))
+            return Ran(code, await asyncio.to_thread(place.output), await asyncio.to_thread(place.said))
 
 
 class _Place:
@@ -121,6 +135,8 @@ class _Place:
         self._passwd = self._directory / f"{name}.passwd"
         self._record_path = self._directory / f"{name}.json"
         self.status_path = self._directory / f"{name}.status"
+        self._texts: dict[str, Path] = {}
+        self._said: int | None = None
         self._files = contextlib.ExitStack()
 
     async def __aenter__(self) -> Self:
@@ -146,34 +162,51 @@ class _Place:
             sandbox=Sandbox(
                 root=what.engine.root,
                 uid=what.uid,
-                writable={DATA_DIR: self._room.data, "/dev/shm": self._room.shared_memory},  # noqa: S108 - inside
+                writable=self._writable(),
                 readable={
                     installation.inside(installation.bindir): installation.bindir,
                     "/bin": self._shell,
                     "/etc/passwd": self._passwd,
+                    **self._texts,
                 },
-                environment=_environment(what.engine),
+                environment=_environment(what.engine) | what.environment,
             ),
             program=what.program,
             status_path=self.status_path,
             input_fd=self._input,
             log_fd=self._output,
+            output_fd=self._said,
             group=self._group,
             processes_max=PROCESSES_MAX,
         )
 
     def output(self) -> str:
         """Its end; what an earlier run wrote into the same file is left out."""
-        start = max(self._output_start, os.fstat(self._output).st_size - OUTPUT_BYTES_MAX)
-        return os.pread(self._output, OUTPUT_BYTES_MAX, start).decode(errors="replace")
+        length = self._what.output_bytes_max
+        start = max(self._output_start, os.fstat(self._output).st_size - length)
+        return os.pread(self._output, length, start).decode(errors="replace")
+
+    def said(self) -> bytes:
+        return b"" if self._said is None else os.pread(self._said, self._what.said_bytes_max + 1, 0)
+
+    def _writable(self) -> dict[str, Path]:
+        what, room = self._what, self._room
+        return {
+            DATA_DIR: room.data,
+            "/dev/shm": room.shared_memory,  # noqa: S108 - a place inside
+            **({} if what.beside is None else {BESIDE_DIR: room.outbox}),
+            **({SOCKET_DIR: room.sockets} if what.has_sockets else {}),
+        }
 
     def _prepare(self) -> None:
         what = self._what
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._copy_shell()
         # Programs want a name for their user, though they are told another.
-        self._passwd.write_text(f"postgres:x:{what.uid}:{what.uid}::/:/nonexistent\n")
-        self._passwd.chmod(0o644)
+        self._write(self._passwd, f"postgres:x:{what.uid}:{what.uid}::/:/nonexistent\n")
+        for inside, text in what.texts.items():
+            self._texts[inside] = path = self._directory / f"{self._room.path.name}.text{len(self._texts)}"
+            self._write(path, text)
         self._input = self._open_in_memory("input")
         os.write(self._input, what.stdin)
         os.lseek(self._input, 0, os.SEEK_SET)
@@ -184,7 +217,16 @@ class _Place:
             self._output = os.open(what.output, flags, 0o600)
             self._files.callback(os.close, self._output)
         self._output_start = os.fstat(self._output).st_size
-        self._room.prepare(what.data, uid=what.uid, shared_gid=what.uid, memory_bytes=what.memory_bytes)
+        if what.said_bytes_max:
+            self._said = self._open_in_memory("said")
+        self._room.prepare(
+            what.data, uid=what.uid, shared_gid=what.uid, memory_bytes=what.memory_bytes, outbox=what.beside
+        )
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o644)
 
     def _copy_shell(self) -> None:
         """Below the engines, where files can be executed; /tmp and /run often forbid it."""
@@ -204,7 +246,7 @@ class _Place:
         self._files.close()
         self._group.kill()
         self._group.remove()
-        for path in (self._passwd, self.status_path, self._record_path):
+        for path in (self._passwd, *self._texts.values(), self.status_path, self._record_path):
             path.unlink(missing_ok=True)
 
 

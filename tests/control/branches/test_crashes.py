@@ -7,7 +7,7 @@ import pytest
 
 from cloister.base.secret import Secret
 from cloister.control.branches.making import BranchesWorld
-from cloister.control.branches.model import HEAD, BranchCreated, NewBranch, Point, Restore
+from cloister.control.branches.model import HEAD, SCHEMA_ONLY, BranchCreated, NewBranch, Point, Restore
 from cloister.control.branches.operations import (
     CREATE_BRANCH,
     DELETE_BRANCH,
@@ -111,6 +111,7 @@ SCENES = {
     "create of a sleeping parent": CREATE_BRANCH,
     "create at a moment": CREATE_BRANCH,
     "create of a protected parent": CREATE_BRANCH,
+    "create of a schema": CREATE_BRANCH,
     "restore": RESTORE_BRANCH,
     "restore with preserve": RESTORE_BRANCH,
     "delete": DELETE_BRANCH,
@@ -166,6 +167,9 @@ class Cases:
             case "create of a protected parent":
                 await protect(land, created)
                 child = await child_of(land, created)
+                return child.branch.id, child.operations[0].input
+            case "create of a schema":
+                child = await child_of(land, created, init_source=SCHEMA_ONLY)
                 return child.branch.id, child.operations[0].input
             case "restore" | "restore with preserve":
                 child = await grown_child_of(land, created)

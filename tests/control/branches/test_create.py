@@ -15,7 +15,7 @@ from cloister.base.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from cloister.control.branches.model import NewBranch, Point
+from cloister.control.branches.model import SCHEMA_ONLY, NewBranch, Point
 from cloister.control.computes.model import NewEndpoint
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import NewProject
@@ -240,3 +240,64 @@ async def test_a_failed_scrub_leaves_nothing(land: Land) -> None:
     await land.finish(child.operations[:1], Status.FAILED)
     assert land.node.find_timeline(child.branch.timeline_id) is None
     assert (await land.look_up(child.endpoints[0].id, "neondb_owner")).is_known is False
+
+
+# ── without rows ──
+
+
+async def test_a_schema_becomes_a_root_with_its_roles_and_nothing_of_its_copy_stays(land: Land) -> None:
+    created = await land.project()
+    land.node.write(created.endpoint.id, "a row")
+    async with land.plane.sessions.lasting(await running(land, created.endpoint.id)) as server:
+        await server.create_role("by_sql", VERIFIER, can_login=True)
+    child = await branched(land, created, init_source=SCHEMA_ONLY)
+    assert holds(land, child) == []
+    assert land.node.words_of(created.branch.timeline_id) == ["a row"]
+    assert len(land.node.images[created.project.id].timelines) == 2
+    branch = await land.control.branches.get(created.project.id, child.branch.id)
+    assert (branch.state, branch.parent_id, branch.parent_lsn, branch.parent_timestamp) == ("ready", None, None, None)
+    assert branch.init_source == SCHEMA_ONLY
+    assert {role.name for role in await land.control.roles.find(created.project.id, branch.id)} == {
+        "neondb_owner",
+        "by_sql",
+    }
+    route = await land.look_up(child.endpoints[0].id, "neondb_owner")
+    assert route.verifier == created.role.verifier
+    # It can be made again, so it can be deleted, root or not.
+    await land.control.branches.delete(CALLER, created.project.id, branch.id)
+
+
+async def test_a_schema_at_a_moment_comes_by_way_of_what_was_then(land: Land) -> None:
+    created = await land.project()
+    land.clock.advance(A_MOMENT)
+    at = land.clock.now()
+    child = await branched(land, created, init_source=SCHEMA_ONLY, point=Point(at=at), endpoints=[])
+    assert land.node.calls[2:] == ["RecoverTimeline", "CopySchema", "DeleteTimeline"]
+    assert holds(land, child) == []
+
+
+async def test_the_schema_of_a_protected_branch_comes_without_its_passwords(land: Land) -> None:
+    created = await land.project()
+    await protect(land, created)
+    with pytest.raises(ForbiddenError):
+        await land.control.branches.create(UNGRANTED, created.project.id, NewBranch(init_source=SCHEMA_ONLY))
+    child = await branched(land, created, init_source=SCHEMA_ONLY, finish=False)
+    [password] = child.passwords
+    await land.finish(child.operations[:1])
+    timeline = land.node.find_timeline(child.branch.timeline_id)
+    assert timeline is not None
+    assert timeline.catalog.roles["neondb_owner"].verifier is None
+    assert "ScrubTimeline" not in land.node.calls
+    await land.finish(child.operations[1:])
+    mine = land.node.catalog_of(child.endpoints[0].id).roles["neondb_owner"]
+    assert mine.verifier == password.role.verifier != created.role.verifier
+
+
+async def test_a_schema_that_cannot_be_made_anew_leaves_nothing(land: Land) -> None:
+    created = await land.project()
+    land.node.failing["CopySchema"] = UnprocessableError("no", public="the schema cannot be made anew: …")
+    child = await branched(land, created, init_source=SCHEMA_ONLY, finish=False)
+    await land.finish(child.operations[:1], Status.FAILED)
+    assert list(land.node.images[created.project.id].timelines) == [created.branch.timeline_id]
+    failed = await land.control.operations.get(created.project.id, child.operations[0].id)
+    assert failed.error == "the schema cannot be made anew: …"

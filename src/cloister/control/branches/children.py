@@ -5,7 +5,7 @@ its endpoint its host, and its roles may log in, unless nobody can know them yet
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cloister.base.clock import Clock
@@ -14,7 +14,7 @@ from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId, new_timeline_id
 from cloister.control.branches import protection, store, timelines
 from cloister.control.branches.making import Recipe
-from cloister.control.branches.model import Branch, NewPassword, Point
+from cloister.control.branches.model import PARENT_DATA, SCHEMA_ONLY, Branch, NewPassword, Point
 from cloister.control.branches.operations import BRANCH_RESOURCE, CREATE_BRANCH, work
 from cloister.control.branches.protection import Verifiers
 from cloister.control.branches.rules import BRANCHES_MAX, checked_point
@@ -102,6 +102,8 @@ class Children:
         await timelines.add(tx, branch.timeline_id, branch.project_id, branch_id=branch.id, source_id=origin.sources[0])
         theirs = await roles_of(tx, origin.branch.id)
         recipe = origin.recipe(branch.timeline_id)
+        if branch.init_source == SCHEMA_ONLY:
+            recipe = replace(recipe, way_id=new_timeline_id())
         verifiers = protection.verifiers_of_child(theirs, is_source_protected=origin.branch.is_protected)
         passwords: list[NewPassword] = []
         if verifiers is not None:
@@ -164,6 +166,12 @@ async def ask(
     ]
 
 
+def new_root(branch_id: BranchId, name: str, source: Branch, now: datetime) -> Branch:
+    """The row of a branch that takes another one's schema and nothing else: it has no parent."""
+    child = new_child(branch_id, name, source, Point(), now)
+    return replace(child, parent_id=None, parent_timestamp=None, init_source=SCHEMA_ONLY)
+
+
 def new_child(branch_id: BranchId, name: str, parent: Branch, point: Point, now: datetime) -> Branch:
     """A row in the making."""
     return Branch(
@@ -172,7 +180,7 @@ def new_child(branch_id: BranchId, name: str, parent: Branch, point: Point, now:
         parent_id=parent.id,
         parent_lsn=point.lsn,
         parent_timestamp=point.at or (None if point.lsn else now),
-        init_source="parent-data",
+        init_source=PARENT_DATA,
         timeline_id=new_timeline_id(),
         name=name,
         is_default=False,

@@ -8,13 +8,16 @@ Three ways, by where the source is:
    ends in the middle leaves nothing, and the next attempt finds it at rest.
 3. It is wanted as it was at a point: the agent recovers it from its history. Whether somebody works on it is all the same.
 
+Where only the schema is wanted, the agent makes it anew from such a copy, which is deleted then: no file of the source becomes
+the target's.
+
 Which of the first two it is may change under our hands; then the agent refuses, and the attempt is made again.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -30,13 +33,16 @@ from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.operations.model import Operation
 from cloister.control.roles.passwords import Vault
-from cloister.node.commands import CloneTimeline, CopyTimeline, FinishCopy, Recovered, RecoverTimeline
+from cloister.node.commands import CloneTimeline, CopySchema, CopyTimeline, FinishCopy, Recovered, RecoverTimeline
 
 COPY_TIMEOUT_S: Final = 120.0
 # Cloning a thousand files takes 30 ms; on a disk that others keep busy, seconds. A volume may have to be opened first.
 
 RECOVERY_TIMEOUT_S: Final = 1800.0
 # A window full of WAL between two snapshots: minutes of replay at worst. The agent has a limit of its own.
+
+SCHEMA_TIMEOUT_S: Final = 1200.0
+# A dump and a restore for each database. The agent's own limit is below.
 
 COPIES_AT_ONCE_MAX: Final = 2
 # While one waits for its checkpoint, another copies.
@@ -91,6 +97,8 @@ class Recipe:
     """The source is frozen: nobody ever works on it."""
     is_frozen: bool = False
     """The target will be."""
+    way_id: str | None = None
+    """Only roles, databases and schemas are wanted: by way of a timeline of this id, which is deleted again."""
 
     @classmethod
     def of(cls, operation: Operation) -> "Recipe":
@@ -138,6 +146,27 @@ async def make(world: BranchesWorld, operation: Operation, recipe: Recipe) -> Ma
     except ConflictError as error:
         raise UnavailableError(f"{recipe.source_branch_id} was woken meanwhile: {error}") from error
     return Made(recovered, None)
+
+
+async def make_schema(world: BranchesWorld, operation: Operation, recipe: Recipe, *, keeps_passwords: bool) -> Made:
+    """The schema alone, in a fresh cluster. Twice is once. Raises UnprocessableError for one that cannot be made anew, and what
+    `make` does."""
+    assert recipe.way_id is not None
+    made = await make(world, operation, replace(recipe, target_id=recipe.way_id, is_frozen=True))
+    async with world.database.reading() as tx:
+        place = await timelines.place_of(tx, operation.project_id)
+    await world.agent.call(
+        CopySchema(
+            project_id=place.project_id,
+            source_id=recipe.way_id,
+            target_id=recipe.target_id,
+            pg_version=place.pg_version,
+            uid=place.uid,
+            keeps_passwords=keeps_passwords,
+        ),
+        timeout_s=SCHEMA_TIMEOUT_S,
+    )
+    return made
 
 
 async def hold_and_copy(

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
 from cloister.control.computes.model import Endpoint, NewEndpoint
 from cloister.control.operations.model import Operation
 from cloister.control.roles.model import DatabaseInfo, Role
+
+PARENT_DATA: Final = "parent-data"
+SCHEMA_ONLY: Final = "schema-only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Branch:
     """Where it left its parent; None until the operation that made it has found out."""
     parent_timestamp: datetime | None
     init_source: str
-    """`parent-data` or `schema-only`"""
+    """PARENT_DATA or SCHEMA_ONLY"""
     timeline_id: TimelineId
     name: str
     is_default: bool
@@ -57,7 +61,8 @@ class NewBranch:
     parent_id: BranchId | None = None
     """None: the default branch."""
     point: Point = HEAD
-    init_source: str = "parent-data"
+    init_source: str = PARENT_DATA
+    """SCHEMA_ONLY: `parent_id` and `point` say whose schema; the branch is a root."""
     is_protected: bool = False
     expires_at: datetime | None = None
     endpoints: list[NewEndpoint] = field(default_factory=list)

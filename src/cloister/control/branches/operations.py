@@ -15,7 +15,7 @@ from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId
 from cloister.control.branches import endings, snapshot_store, store, timelines
-from cloister.control.branches.making import BranchesWorld, Made, Recipe, make
+from cloister.control.branches.making import BranchesWorld, Made, Recipe, make, make_schema
 from cloister.control.computes import store as computes
 from cloister.control.computes.model import State
 from cloister.control.computes.runner import Cause
@@ -59,11 +59,16 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
         hindrance = None if recipe.is_snapshot else await _hindrance(tx, recipe.source_branch_id)
     if hindrance is not None:
         return hindrance
-    made = await make(world, operation, recipe)
+    if recipe.way_id is None:
+        made = await make(world, operation, recipe)
+    else:
+        made = await make_schema(world, operation, recipe, keeps_passwords=not operation.input["scrubs"])
+        await _delete(world, operation, recipe.way_id)
 
     async def apply(tx: Transaction) -> None:
         await timelines.is_made(tx, recipe.target_id)
-        await store.left_parent(tx, branch_id, made.recovered.lsn, made.at)
+        if recipe.way_id is None:
+            await store.left_parent(tx, branch_id, made.recovered.lsn, made.at)
         await _note_catalog(tx, recipe, made)
         if recipe.is_catalog_known and not operation.input["scrubs"]:
             await catalog.copy_catalog(tx, BranchId(recipe.source_branch_id), branch_id, world.vault)
@@ -74,7 +79,10 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
 
 
 async def unmake_child(operation: Operation, world: BranchesWorld) -> Apply:
-    branch_id, target_id = _branch(operation), Recipe.of(operation).target_id
+    branch_id, recipe = _branch(operation), Recipe.of(operation)
+    target_id = recipe.target_id
+    if recipe.way_id is not None:
+        await _delete(world, operation, recipe.way_id)
     await _delete(world, operation, target_id)
 
     async def apply(tx: Transaction) -> None:
@@ -87,7 +95,8 @@ async def unmake_child(operation: Operation, world: BranchesWorld) -> Apply:
 async def scrub_child(operation: Operation, world: BranchesWorld) -> Outcome:
     """Before anybody can connect: the endpoint's first start comes after this operation."""
     branch_id = _branch(operation)
-    await _scrub(world, operation)
+    if Recipe.of(operation).way_id is None:  # Where only the schema was taken, no verifier came along.
+        await _scrub(world, operation)
 
     async def apply(tx: Transaction) -> None:
         await store.is_ready(tx, branch_id)

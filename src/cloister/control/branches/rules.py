@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cloister.base.errors import BadRequestError, UnprocessableError
-from cloister.control.branches.model import Branch, Point, Window
+from cloister.control.branches.model import SCHEMA_ONLY, Branch, Point, Window
 from cloister.control.branches.protection import refuse_expiry
 
 BRANCHES_MAX: Final = 5000
@@ -28,7 +28,7 @@ def refuse_delete(branch: Branch, children: Sequence[str]) -> None:
     """Raises UnprocessableError."""
     if branch.is_default:
         raise UnprocessableError(f"{branch.id} is the default", public="cannot delete default branch")
-    if branch.parent_id is None:
+    if branch.parent_id is None and branch.init_source != SCHEMA_ONLY:  # those can be made again at any time
         raise UnprocessableError(f"{branch.id} is a root", public="cannot delete root branch")
     if children:
         raise UnprocessableError(

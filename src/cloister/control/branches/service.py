@@ -8,10 +8,11 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_branch_id
 from cloister.control.branches import endings, protection, rules, store, timelines
-from cloister.control.branches.children import Child, Children, new_child, origin_of
+from cloister.control.branches.children import Child, Children, new_child, new_root, origin_of
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
 from cloister.control.branches.model import (
+    SCHEMA_ONLY,
     Branch,
     BranchChange,
     BranchCreated,
@@ -104,8 +105,6 @@ class BranchService:
 
     async def create(self, caller: Caller, project_id: ProjectId, new: NewBranch) -> BranchCreated:
         """Answers at once. A client that connects meanwhile is held."""
-        if new.init_source != "parent-data":
-            raise UnprocessableError(f"init_source {new.init_source[:40]!r}", public="init_source: not supported yet")
         branch_id = new_branch_id()
         name = branch_id if new.name is None else checked_name("branch name", new.name)
         await self._freshness.of_protected(project_id, new.parent_id)
@@ -114,10 +113,12 @@ class BranchService:
             parent = await self._parent(tx, project_id, new.parent_id)
             await claim_source(tx, project_id, parent.id)
             now = self._clock.now()
-            wanted = new_child(branch_id, name, parent, new.point, now)
-            wanted = self._wanted(caller, new, parent, wanted)
             origin = await origin_of(tx, parent, new.point, now)
-            wanted = replace(wanted, parent_lsn=origin.point.lsn)
+            if new.init_source == SCHEMA_ONLY:
+                wanted = new_root(branch_id, name, parent, now)
+            else:
+                wanted = replace(new_child(branch_id, name, parent, new.point, now), parent_lsn=origin.point.lsn)
+            wanted = self._wanted(caller, new, parent, wanted)
             child = await self._children.add(tx, caller, wanted, origin, new.endpoints)
             await record(
                 tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, _origin_details(new, parent))
@@ -133,7 +134,7 @@ class BranchService:
 
     def _wanted(self, caller: Caller, new: NewBranch, parent: Branch, wanted: Branch) -> Branch:
         protection.require_copying(caller, parent)
-        if parent.expires_at is not None:
+        if parent.expires_at is not None and wanted.parent_id is not None:
             raise UnprocessableError(
                 f"{parent.id} expires", public="a branch that has an expiration date cannot have children"
             )
@@ -343,6 +344,7 @@ def _own_event(action: Action, branch: Branch, operation: Operation, reason: str
 def _origin_details(new: NewBranch, parent: Branch) -> dict[str, object]:
     return {
         "parent": parent.id,
+        "init_source": new.init_source,
         "lsn": new.point.lsn or "",
         "at": "" if new.point.at is None else new.point.at.isoformat(),
         "is_protected": new.is_protected,

@@ -232,6 +232,7 @@ async def restored(
     """It begins anew: from where it left its (perhaps new) parent, and with all of its time to live."""
     await tx.execute(
         """UPDATE branch SET parent_id = $2, parent_lsn = $3, parent_timestamp = coalesce($4::text::timestamptz, now()),
+                  init_source = CASE WHEN $2::text IS NULL THEN init_source ELSE 'parent-data' END,
                   expires_at = CASE WHEN ttl_interval_seconds IS NULL THEN expires_at
                                     ELSE now() + ttl_interval_seconds * interval '1 second' END,
                   updated_at = now()

@@ -14,4 +14,5 @@
 - `label.py`: PostgreSQL's backup label
 - `recovery.py`: what a recovery is told, and what it tells
 - `scrub.py`: what is said to a cluster to take its secrets out
+- `schema_copy.py`: what is said to two, so that one gets the other's schema
 """

@@ -24,7 +24,9 @@ from cloister.base.errors import BadRequestError, ConflictError, InternalError, 
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.commands import (
+    AnyTimelineCommand,
     CloneTimeline,
+    CopySchema,
     CopyTimeline,
     CreateTimeline,
     DeleteTimeline,
@@ -47,18 +49,6 @@ from cloister.node.timelines.tree import Abort
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-AnyTimelineCommand = (
-    CreateTimeline
-    | CloneTimeline
-    | CopyTimeline
-    | FinishCopy
-    | RecoverTimeline
-    | ScrubTimeline
-    | DeleteTimeline
-    | PruneTimeline
-    | GetTimeline
-)
 
 MOMENT_MAX: Final = 2**33
 # The year 2242: what comes later is a mistake, and dates end in 9999.
@@ -84,6 +74,14 @@ class SingleUser(Protocol):
     async def run(
         self, engine: Any, timeline: Timeline, uid: int, *, database: str, settings: dict[str, str], stdin: bytes
     ) -> Ran: ...
+
+
+class SchemaCopier(Protocol):
+    """Lets the schema of one cluster be made anew in another: see `node/schemas.py`."""
+
+    async def copy(
+        self, engine: Any, source: Timeline, target: Timeline, uid: int, *, keeps_passwords: bool
+    ) -> None: ...
 
 
 class _Locked:
@@ -114,11 +112,13 @@ class Keeper:
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
+        schemas: SchemaCopier,
         clock: Clock | None = None,
     ) -> None:
         """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
         self._engines = engines
         self._single_user = single_user
+        self._schemas = schemas
         self._hold = hold
         self._is_running = is_running
         self._has_volume = has_volume
@@ -152,6 +152,8 @@ class Keeper:
                 work = self._recover(project_id, command)
             case ScrubTimeline():
                 work = self._scrub(project_id, command)
+            case CopySchema():
+                work = self._copy_schema(project_id, command)
             case DeleteTimeline():
                 work = self._delete(project_id, parse_timeline_id(command.timeline_id))
             case PruneTimeline():
@@ -349,6 +351,28 @@ class Keeper:
                 _require_scrubbed(ran)
             await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
             self._empty_trash_later(project_id, Layout(mountpoint))
+        return Done()
+
+    async def _copy_schema(self, project_id: ProjectId, command: CopySchema) -> Done:
+        source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
+        uid = checked_compute_uid(command.uid)
+        engine = self._engines.get(command.pg_version)
+        await self._engines.ensure_template(engine)
+        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id):
+            layout = Layout(mountpoint)
+            if layout.timeline(target_id).exists:
+                return Done()
+            self._require_rest(source_id)
+            source, target = layout.existing(source_id), layout.unfinished(target_id)
+
+            def begin(_abort: Abort) -> None:
+                self._engines.populate(engine, layout.begin(target_id, uid).data, uid)
+
+            await self._in_thread(begin)
+            await self._schemas.copy(engine, source, target, uid, keeps_passwords=command.keeps_passwords)
+            await self._in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=False, is_on_disk=False)
+            )
         return Done()
 
     async def _delete(self, project_id: ProjectId, timeline_id: TimelineId) -> Done:

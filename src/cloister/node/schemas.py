@@ -1,0 +1,149 @@
+"""Runs what is needed to make a cluster's schema anew in another one: two servers and the programs between them, in one
+sandbox, as the project's uid, with nothing in it but these two clusters.
+
+The servers listen on a socket that only this sandbox has, and let two roles in, neither of them a superuser. Whoever takes
+one of them over from inside a schema has what a tenant of a compute has: the project's own data. What they are told is
+`timelines/schema_copy.py`; what decides where the result goes is `timelines/keeper.py`.
+"""
+
+import shlex
+import unicodedata
+from pathlib import Path
+from typing import Final
+
+from cloister.base.errors import InternalError, UnprocessableError
+from cloister.node.postgres.access import READER_ROLE
+from cloister.node.postgres.engines import Engine
+from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR
+from cloister.node.runs import BESIDE_DIR, Ran, Run, Runs
+from cloister.node.timelines import recovery, schema_copy, scrub
+from cloister.node.timelines.layout import Timeline
+
+_MEMORY_BYTES: Final = 768 * 1024**2
+# Two servers and pg_restore, which holds the whole schema.
+_CPU_CORES: Final = 1.0
+_PATIENCE_S: Final = 600.0
+# Ten thousand tables take half a minute. The operation has an hour.
+
+_WORDS_MAX: Final = 300
+
+_SOURCE_PORT, _TARGET_PORT = 5432, 5433
+
+_SERVER_SETTINGS: Final = {
+    "archive_mode": "off",
+    "autovacuum": "off",
+    "max_connections": "20",
+    "superuser_reserved_connections": "0",
+    "shared_buffers": "32MB",
+    "max_logical_replication_workers": "0",
+    # The whole file system is written out before the result counts.
+    "fsync": "off",
+}
+
+_COPY: Final = f"""set -eu
+"$BIN/pg_ctl" start -s -w -t 300 -D {BESIDE_DIR} -o "$SOURCE_OPTIONS"
+"$BIN/pg_ctl" start -s -w -t 300 -D {DATA_DIR} -o "$TARGET_OPTIONS"
+export PGHOST={SOCKET_DIR}
+for database in $DATABASES; do
+    "$BIN/pg_dump" -p {_SOURCE_PORT} -U {READER_ROLE} --format=custom --compress=none --schema-only --no-subscriptions \\
+        --no-security-labels --no-tablespaces --file={SOCKET_DIR}/schema "$database"
+    "$BIN/psql" -p {_TARGET_PORT} -U {schema_copy.RESTORER_ROLE} --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \\
+        --command='{schema_copy.SCHEMAS_OPEN}' "$database"
+    "$BIN/pg_restore" -p {_TARGET_PORT} -U {schema_copy.RESTORER_ROLE} --single-transaction --exit-on-error \\
+        --dbname="$database" {SOCKET_DIR}/schema
+done
+"$BIN/pg_ctl" stop -s -w -m immediate -D {BESIDE_DIR}
+"$BIN/pg_ctl" stop -s -w -t 300 -m fast -D {DATA_DIR}
+"""
+
+
+class Schemas:
+    """Implements `timelines.keeper.SchemaCopier`."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
+    async def copy(
+        self, engine: Engine, source: Timeline, target: Timeline, uid: int, *, keeps_passwords: bool
+    ) -> None:
+        """`target` is a copy of the template, and `source` of no use afterwards. Both are at rest, before and after. Raises
+        UnprocessableError with pg_restore's words."""
+        # (1) The source tells how its roles and databases are made, and gives its databases names of ours.
+        questions = schema_copy.questions(engine.major, keeps_passwords=keeps_passwords)
+        output = await self._single(engine, source.data, uid, questions)
+        oids = schema_copy.databases(output)
+        output += await self._single(
+            engine, source.data, uid, schema_copy.questions_inside(oids) + schema_copy.preparations()
+        )
+        told = schema_copy.told(output)
+        # (2) The target makes them.
+        await self._single(engine, target.data, uid, schema_copy.foundation(told))
+        # (3) What is in the databases goes from server to server.
+        _require_restored(await self._runs.run(self._between(engine, source.data, target.data, uid, oids)))
+        # (4) What the restorer made is handed over; it leaves nothing behind, and goes.
+        for oid in oids:
+            statements = schema_copy.completion(told.inside.get(oid, []))
+            await self._single(engine, target.data, uid, statements, database=schema_copy.name_of(oid))
+        await self._single(engine, target.data, uid, schema_copy.conclusion(told))
+
+    async def _single(
+        self, engine: Engine, data: Path, uid: int, statements: bytes, *, database: str = scrub.DATABASE
+    ) -> str:
+        ran = await self._runs.run(
+            Run(
+                engine=engine,
+                data=data,
+                uid=uid,
+                program=recovery.single_user(engine, database, {}),
+                stdin=statements,
+                memory_bytes=recovery.MEMORY_BYTES,
+                cpu_cores=_CPU_CORES,
+                patience_s=_PATIENCE_S,
+                output_bytes_max=schema_copy.OUTPUT_BYTES_MAX,
+            )
+        )
+        if scrub.has_failed(ran.code, ran.output):
+            raise InternalError(f"copying a schema ended with {ran.code}: {ran.output[-2000:]}")
+        return ran.output
+
+    def _between(self, engine: Engine, source: Path, target: Path, uid: int, oids: list[int]) -> Run:
+        installation = engine.installation
+        return Run(
+            engine=engine,
+            data=target,
+            beside=source,
+            uid=uid,
+            program=["/bin/sh", "-c", _COPY],
+            memory_bytes=_MEMORY_BYTES,
+            cpu_cores=_CPU_CORES,
+            patience_s=_PATIENCE_S,
+            has_sockets=True,
+            texts={f"{CONFIG_DIR}/pg_hba.conf": schema_copy.CLIENTS},
+            environment={
+                "BIN": installation.inside(installation.bindir),
+                "SOURCE_OPTIONS": _options(engine, BESIDE_DIR, _SOURCE_PORT),
+                "TARGET_OPTIONS": _options(engine, DATA_DIR, _TARGET_PORT),
+                "DATABASES": " ".join(map(schema_copy.name_of, oids)),
+                "LC_ALL": "C",
+            },
+        )
+
+
+def _options(engine: Engine, data: str, port: int) -> str:
+    """For the shell that pg_ctl starts a server with. A compute's command line, which no file in the data directory can
+    override, and then what is different here."""
+    _binary, _flag, _data, *words = engine.command_line()
+    chosen = (
+        word for name, value in (*_SERVER_SETTINGS.items(), ("port", str(port))) for word in ("-c", f"{name}={value}")
+    )
+    return shlex.join(["-D", data, *words, *chosen])
+
+
+def _require_restored(ran: Ran) -> None:
+    if ran.code == 0:
+        return
+    refused = [line for line in ran.output.splitlines() if line.startswith(("pg_restore: error:", "pg_dump: error:"))]
+    if not refused:
+        raise InternalError(f"copying a schema ended with {ran.code}: {ran.output[-2000:]}")
+    shown = "".join(it if unicodedata.category(it)[0] != "C" else " " for it in refused[0])
+    raise UnprocessableError(ran.output[-2000:], public=f"the schema cannot be made anew: {shown.strip()[:_WORDS_MAX]}")
