@@ -64,7 +64,6 @@ from cloister.node.dumps import Dumps
 from cloister.node.postgres.access import Doors
 from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
-from cloister.node.single_user import SingleUserRuns
 from cloister.node.schemas import Schemas
 from cloister.node.timelines.keeper import Keeper, SingleUser
 from cloister.node.timelines.layout import Layout
@@ -178,9 +177,9 @@ class NodeAgent:
             self._hold,
             self._has_compute,
             self._volumes.exists,
+            schemas=Schemas(runs),
         )
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
-            schemas=Schemas(runs),
         self._holds: Counter[ProjectId] = Counter()
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -211,8 +211,6 @@ class ScrubTimeline(Command[Done], frozen=True, kw_only=True):
     uid: int
 
 
-class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
-    """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
 class CopySchema(Command[Done], frozen=True, kw_only=True):
     """A fresh cluster with the roles and databases of a timeline, and what is in its databases beside their rows. The source
     is one that was made for this alone: servers run on it, and it is of no other use afterwards. Twice is once. Raises
@@ -228,6 +226,8 @@ class CopySchema(Command[Done], frozen=True, kw_only=True):
     """False: no verifier of the source comes to lie in the target."""
 
 
+class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
+    """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
 
     reply: ClassVar[type] = Done
     project_id: str
@@ -300,12 +300,10 @@ AnyTimelineCommand = (
     | FinishCopy
     | RecoverTimeline
     | ScrubTimeline
+    | CopySchema
     | DeleteTimeline
     | PruneTimeline
-    | CopySchema
     | GetTimeline
-    | DumpSchema
-    | GetStatus
 )
 
 AnyCommand = (
@@ -315,6 +313,8 @@ AnyCommand = (
     | StartCompute
     | StopCompute
     | AnyTimelineCommand
+    | DumpSchema
+    | GetStatus
     | GetVolume
 )
 
