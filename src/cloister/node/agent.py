@@ -65,6 +65,7 @@ from cloister.node.postgres.access import Doors
 from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
 from cloister.node.schemas import Schemas
+from cloister.node.single_user import SingleUserRuns
 from cloister.node.timelines.keeper import Keeper, SingleUser
 from cloister.node.timelines.layout import Layout
 from cloister.node.volumes import KeySource, Volumes, choose_driver
