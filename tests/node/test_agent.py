@@ -98,7 +98,7 @@ class FakeComputes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def start(self, spec: ComputeSpec, mountpoint: Path, *, floor: Floor | None = None) -> ComputeInfo:
+    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
         if self.refusal is not None:
             raise self.refusal
         assert (mountpoint / "timelines" / spec.timeline_id / "data" / "PG_VERSION").exists()
