@@ -82,7 +82,7 @@ def test_reset_password_ends_the_old_one(instance: Instance) -> None:
 
 
 def test_a_password_changed_in_sql_is_the_password(instance: Instance) -> None:
-    """ALTER ROLE in the tenant's own session is honoured at once, and still after a suspend."""
+    """ALTER ROLE in the tenant's own session is honoured within a moment, and still after a suspend."""
     tenant = instance.create_project("alter")
     new = "npg_" + "Zk7Qw2Lp9Xv4Rt6N"
     with tenant.connect() as connection:
@@ -90,7 +90,9 @@ def test_a_password_changed_in_sql_is_the_password(instance: Instance) -> None:
     deadline = time.monotonic() + 5
     while tenant.psql("SELECT 1", PGPASSWORD=new).returncode != 0:
         assert time.monotonic() < deadline, "the new password is not accepted"
-    assert tenant.psql("SELECT 1").returncode != 0
+    while tenant.psql("SELECT 1").returncode == 0:
+        # Another worker has yet to hear of it; it forgets by itself after a second.
+        assert time.monotonic() < deadline, "the old password is still accepted"
     instance.suspend(tenant)
     assert tenant.psql("SELECT 1").returncode != 0
     assert tenant.psql("SELECT 1", PGPASSWORD=new).stdout == "1\n"

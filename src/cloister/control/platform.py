@@ -88,7 +88,9 @@ class ControlPlane:
         self.engine = Engine(database, clock, worker=WORKER)
         self.gateways = Gateways(lambda: self.directory.connections)
         self.sessions = Sessions(opener)
-        self.verifiers = Verifiers(self.sessions)
+        self.verifiers = Verifiers(
+            self.sessions, tell=lambda endpoint_id: self.gateways.invalidate(endpoint_id=endpoint_id)
+        )
         backoff = Backoff()
         self.runner = Runner(
             database, agent, sessions=self.sessions, gateways=self.gateways, clock=clock, backoff=backoff

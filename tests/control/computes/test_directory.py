@@ -64,7 +64,9 @@ async def test_nologin_and_valid_until_are_honoured_before_anything_wakes(land: 
     assert (await land.look_up(created.endpoint.id, "soon")).is_doomed
 
 
-async def test_what_is_changed_by_sql_counts_at_once(land: Land) -> None:
+async def test_what_is_changed_by_sql_counts_at_once(land: Land, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(land.plane.gateways, "invalidate", lambda **what: told.append(what["endpoint_id"]))
     created = await land.project()
     assert (await land.look_up(created.endpoint.id, "neondb_owner")).verifier == created.role.verifier
     assert (await land.look_up(created.endpoint.id, "app")).is_doomed
@@ -73,6 +75,7 @@ async def test_what_is_changed_by_sql_counts_at_once(land: Land) -> None:
     roles["app"] = RoleState("app", VERIFIER, can_login=True, valid_until=None)
     assert (await land.look_up(created.endpoint.id, "neondb_owner")).verifier == VERIFIER
     assert not (await land.look_up(created.endpoint.id, "app")).is_doomed
+    assert told == [created.endpoint.id], "once, and the gateways that did not ask forget too"
 
 
 @pytest.mark.parametrize("at_once", [1, 20])

@@ -13,7 +13,13 @@ import pytest
 from cloister.base.directory import Wake
 from cloister.base.errors import NotFoundError, UnavailableError
 from cloister.edge.gateway import compute
-from cloister.protocol.pgwire.messages import cancel_request, gssenc_request, ssl_request, startup_message
+from cloister.protocol.pgwire.messages import (
+    cancel_request,
+    error_response,
+    gssenc_request,
+    ssl_request,
+    startup_message,
+)
 from tests.fix_gateway import DOMAIN, ENDPOINT, OTHER_ENDPOINT, PASSWORD, GatewayWorld
 
 
@@ -196,6 +202,27 @@ async def test_a_sleeping_compute_is_woken_once_for_all_who_knock(gateway_world:
     assert len(directory.wakes) == 1
     opened = await directory.until("connection.opened", 8)
     assert any(event.was_cold for event in opened)
+
+
+async def test_a_session_that_was_ended_before_it_was_used_is_replaced(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compute was stopped between its greeting and the client's: libpq would take the farewell for a notice."""
+    reached: list[compute.ComputeSession] = []
+
+    async def ended_at_first(*arguments: Any) -> compute.ComputeSession:
+        session = await compute.reach(*arguments)
+        reached.append(session)
+        if len(reached) == 1:
+            session.login.rest += error_response("57P01", "terminating connection due to administrator command")
+        return session
+
+    monkeypatch.setattr("cloister.edge.gateway.visit.reach", ended_at_first)
+    await gateway_world.start()
+    async with await gateway_world.connect() as connection:
+        assert await (await connection.execute("SELECT pg_backend_pid()")).fetchone() == (reached[1].login.pid,)
+    assert len(reached) == 2
+    assert reached[0].transport.is_closing()
 
 
 async def test_a_compute_that_is_gone_is_asked_for_again(gateway_world: GatewayWorld) -> None:

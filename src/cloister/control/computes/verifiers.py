@@ -40,8 +40,13 @@ class _Read:
 
 
 class Verifiers:
-    def __init__(self, sessions: Sessions, now: Callable[[], float] = time.monotonic) -> None:
+    """`tell` hears of each endpoint whose roles are seen to be others than a moment ago: gateways remember verifiers."""
+
+    def __init__(
+        self, sessions: Sessions, tell: Callable[[EndpointId], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._sessions = sessions
+        self._tell = tell
         self._now = now
         self._read: dict[EndpointId, _Read] = {}
         self._reading: dict[Running, asyncio.Lock] = {}
@@ -70,8 +75,11 @@ class Verifiers:
                 return read.roles
         async with self._sessions.lasting(running) as server:
             read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
+        known = self._read.get(running.endpoint_id)
         self._tell_of_unchecked(running.endpoint_id, read)
         self._read[running.endpoint_id] = read
+        if known is not None and known.generation == read.generation and known.roles != read.roles:
+            self._tell(running.endpoint_id)
         return read.roles
 
     def _tell_of_unchecked(self, endpoint_id: EndpointId, read: _Read) -> None:

@@ -30,6 +30,9 @@ _CANNOT_CONNECT_NOW: Final = "57P03"
 # Starting up, in recovery, or shutting down: worth another try, until the socket is gone or it accepts.
 
 
+_ERROR_RESPONSE: Final = b"E"
+
+
 class ComputeGoneError(Exception):
     """Nobody listens on the socket."""
 
@@ -46,6 +49,11 @@ class ComputeSession:
     since: float
     """When it logged in, by the loop's clock."""
 
+    @property
+    def has_ended(self) -> bool:
+        """The server has closed it, or said that it will: after ReadyForQuery nothing but a farewell is an error."""
+        return self.transport.is_closing() or self.login.rest.startswith(_ERROR_RESPONSE)
+
 
 async def reach(directory: Directory, route: Route, parameters: Mapping[str, str]) -> ComputeSession:
     """A ready session, waking the compute if it sleeps. The caller limits the time. Raises CloisterError where waking
@@ -55,7 +63,7 @@ async def reach(directory: Directory, route: Route, parameters: Mapping[str, str
             endpoint_id=route.endpoint_id, socket_dir=route.socket_dir, generation=route.generation, was_cold=False
         )
         try:
-            return await _log_in_patiently(compute, parameters, refusing_s=0.0)
+            return await log_in_patiently(compute, parameters, refusing_s=0.0)
         except ComputeGoneError:
             directory.forget_compute(route.endpoint_id)
     stale = route.generation if route.socket_dir is not None else 0
@@ -64,14 +72,15 @@ async def reach(directory: Directory, route: Route, parameters: Mapping[str, str
         compute = await directory.wake(route.endpoint_id, stale)
         was_cold = was_cold or compute.was_cold
         try:
-            session = await _log_in_patiently(compute, parameters, refusing_s=REFUSING_COMPUTE_S)
+            session = await log_in_patiently(compute, parameters, refusing_s=REFUSING_COMPUTE_S)
         except ComputeGoneError:
             stale = compute.generation
         else:
             return replace(session, was_cold=was_cold)
 
 
-async def _log_in_patiently(compute: Compute, parameters: Mapping[str, str], *, refusing_s: float) -> ComputeSession:
+async def log_in_patiently(compute: Compute, parameters: Mapping[str, str], *, refusing_s: float) -> ComputeSession:
+    """Raises ComputeGoneError when nobody has listened for so long, BackendError."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + refusing_s
     eager_until = loop.time() + CONNECT_EAGER_S

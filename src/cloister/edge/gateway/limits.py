@@ -55,6 +55,9 @@ CONNECT_PAUSE_MAX_S: Final = 0.05
 REFUSING_COMPUTE_S: Final = 5.0
 # A compute that was started and still has no socket after this has failed: ask for another.
 
+ENDED_SESSIONS_MAX: Final = 5
+# Each takes a stop of the compute at the very moment, or a tenant that ends its own sessions as fast as they begin.
+
 FREEZE_S_MAX: Final = 30.0
 # The control plane decides within a second; if it died meanwhile, clients must not hang for ever.
 

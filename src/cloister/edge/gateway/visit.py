@@ -109,21 +109,35 @@ class Visit:
     async def enter(self) -> tuple[Running, ComputeSession]:
         """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`."""
         assert self.route is not None
-        assert self.startup is not None
-        running = Running(self.route, self.user, self.address)
         self._check_service(self.route)
         try:
             async with asyncio.timeout(WAKE_TIMEOUT_S):
-                await self._gateway.sessions.pass_gate(running)
-                # A route may be older than the gate was shut: then it names a compute that has stopped since.
-                running.route = await self._gateway.directory.look_up(
-                    self.target.endpoint or "", self.user, self.startup.database
-                )
-                self.check_address(running.route)
-                return running, await self._reach(running.route)
+                for _ in range(limits.ENDED_SESSIONS_MAX):
+                    running, compute = await self._enter(self.route)
+                    if not compute.has_ended:
+                        break
+                    # It was being stopped when it let us in. A client that hears the greeting and the farewell in one
+                    # breath cannot tell why it lost its session, so it gets one that lasts.
+                    self.leave(running)
+                    compute.transport.close()
+                    self._gateway.directory.forget_compute(self.route.endpoint_id)
+                else:
+                    raise errors.compute_unavailable("it ends every session at once")
+                return running, compute
         except TimeoutError:
-            self.leave(running)
             raise errors.compute_unavailable("it did not accept in time") from None
+
+    async def _enter(self, route: Route) -> tuple[Running, ComputeSession]:
+        assert self.startup is not None
+        running = Running(route, self.user, self.address)
+        try:
+            await self._gateway.sessions.pass_gate(running)
+            # A route may be older than the gate was shut: then it names a compute that has stopped since.
+            running.route = await self._gateway.directory.look_up(
+                self.target.endpoint or "", self.user, self.startup.database
+            )
+            self.check_address(running.route)
+            return running, await self._reach(running.route)
         except BaseException:
             self.leave(running)
             raise
