@@ -95,8 +95,9 @@ class Instance:
         self.state_dir.chmod(0o755)
         self.paths = Paths(self.state_dir)
         self.postgres_port, self.https_port = _free_ports(2)
+        self.domain = "db.localhost"
         self._options = [
-            "--domain", "db.localhost",
+            "--domain", self.domain,
             "--listen-postgres", f"localhost:{self.postgres_port}",
             "--listen-https", f"localhost:{self.https_port}",
             "--storage", storage,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.front import Front
 from tests.instance import Instance, Tenant, tail
 
 
@@ -28,3 +29,9 @@ def shared_tenant(shared_instance: Instance) -> Tenant:
 @pytest.fixture
 def tenant(shared_tenant: Tenant, instance: Instance) -> Tenant:
     return shared_tenant
+
+
+@pytest.fixture(scope="session")
+def front(shared_instance: Instance) -> Iterator[Front]:
+    with Front(shared_instance) as front:
+        yield front

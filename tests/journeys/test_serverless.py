@@ -1,28 +1,18 @@
-"""The serverless driver as npm has it, unmodified and with its defaults: port 443 of names below the domain.
+"""The serverless driver as npm has it, unmodified and with its defaults: port 443 of names below the domain."""
 
-Where this platform listens on another port, a forwarder stands on port 443 of an address of its own, and node sees a
-private hosts file that leads the platform's names there.
-"""
-
-import contextlib
 import json
-import selectors
 import socket
 import ssl
 import subprocess
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.front import Front
 from tests.instance import Instance, Tenant
 from tests.npm import NODE_MODULES
 
 pytestmark = pytest.mark.root
-
-FORWARDER = "127.0.43.1"
 
 PRELUDE = """
 const { neon, neonConfig, Pool, Client } = require('@neondatabase/serverless');
@@ -33,54 +23,16 @@ const told = (error) => ({ message: error.message, code: error.code, name: error
 """
 
 
-@pytest.fixture(scope="module")
-def port_443(shared_instance: Instance) -> Iterator[None]:
-    """Port 443 of FORWARDER is the platform's HTTPS port."""
-    with socket.create_server((FORWARDER, 443)) as listening:
-        thread = threading.Thread(target=_accept, args=(listening, shared_instance.https_port), daemon=True)
-        thread.start()
-        yield
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
-def _accept(listening: socket.socket, port: int) -> None:
-    threads = []
-    with contextlib.suppress(OSError):
-        while True:
-            client, _ = listening.accept()
-            threads.append(threading.Thread(target=_forward, args=(client, port), daemon=True))
-            threads[-1].start()
-    for thread in threads:
-        thread.join(10)
-
-
-def _forward(client: socket.socket, port: int) -> None:
-    with client, socket.create_connection(("127.0.0.1", port)) as server, selectors.DefaultSelector() as selector:
-        selector.register(client, selectors.EVENT_READ, server)
-        selector.register(server, selectors.EVENT_READ, client)
-        with contextlib.suppress(OSError):
-            while True:
-                for key, _ in selector.select():
-                    data = key.fileobj.recv(65_536)  # type: ignore[union-attr]
-                    if not data:
-                        return
-                    key.data.sendall(data)
-
-
 @pytest.fixture
-def node(tenant: Tenant, port_443: None, tmp_path: Path) -> Any:
+def node(tenant: Tenant, front: Front) -> Any:
     """Run a script with the tenant's connection string; what it says, a value a line."""
-    domain = tenant.host.partition(".")[2]
-    hosts = tmp_path / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost\n{FORWARDER} api.{domain} {tenant.host}\n")
 
     def run(script: str, **changes: str) -> list[Any]:
         parts = {"role": tenant.role, "password": tenant.password, "host": tenant.host} | changes
         url = f"postgresql://{parts['role']}:{parts['password']}@{parts['host']}/{tenant.database}?sslmode=require"
+        whole = f"{PRELUDE}(async () => {{ {script} }})().catch((e) => {{ console.error(e); process.exit(1); }});"
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec node -e "$1"', hosts,
-             f"{PRELUDE}(async () => {{ {script} }})().catch((e) => {{ console.error(e); process.exit(1); }});"],
+            front.seen_by(["node", "-e", whole], tenant.host),
             env={
                 "PATH": tenant.environment["PATH"], "NODE_PATH": str(NODE_MODULES), "DATABASE_URL": url,
                 "NODE_EXTRA_CA_CERTS": str(tenant.ca_file),

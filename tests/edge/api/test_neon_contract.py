@@ -5,14 +5,11 @@ answered is what it expects. And our own description holds every route.
 """
 
 import json
-import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import msgspec
 import pytest
-import yaml
 
 from cloister.edge.api import openapi
 from cloister.edge.api.call import NoBody
@@ -20,7 +17,7 @@ from cloister.edge.api.endpoint import Route
 from cloister.edge.api.routes import ROUTES
 from tests.edge.api.test_routes import BY_NAME, CASES, Case
 from tests.edge.api.world import PASSWORD, World
-from tests.npm import NEON_OPENAPI
+from tests.neon_description import description, faults, noun, resolved
 
 ONLY_OURS = {"set_as_primary", "reset_to_parent"}
 """What older clients call and Neon does not describe, beside what is below /cloister/."""
@@ -62,56 +59,6 @@ ASKED_BY_NEWER_CLIENTS = {
     "update_snapshot": {".snapshot.expires_at"},
 }
 """What `@neon/sdk` sends and the description, which is older, does not have yet."""
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-}
-
-
-@cache
-def description() -> Any:
-    return yaml.load(NEON_OPENAPI.read_text(), Loader=yaml.CSafeLoader)
-
-
-def resolved(schema: Any) -> Any:
-    while "$ref" in schema:
-        found = description()
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        schema = found
-    return schema
-
-
-def faults(value: Any, schema: Any, where: str = "") -> Iterator[str]:
-    """Where the value is not what the schema says; fields that the schema does not know are allowed."""
-    schema = resolved(schema)
-    for part in schema.get("allOf", []):
-        yield from faults(value, part, where)
-    if value is None and schema.get("nullable"):
-        return
-    kind = schema.get("type")
-    if kind and (not isinstance(value, _TYPES[kind]) or (kind != "boolean" and isinstance(value, bool))):
-        yield f"{where}: {value!r} is no {kind}"
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{where}: {value!r} is none of {schema['enum']}"
-    if "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{where}: {value!r} does not match {schema['pattern']}"
-    if kind == "array":
-        for number, item in enumerate(value):
-            yield from faults(item, schema["items"], f"{where}[{number}]")
-    if isinstance(value, dict):
-        for name in schema.get("required", []):
-            if name not in value:
-                yield f"{where}.{name} is missing"
-        for name, inner in schema.get("properties", {}).items():
-            if name in value:
-                yield from faults(value[name], inner, f"{where}.{name}")
 
 
 def described(route: Route) -> Any:
@@ -222,7 +169,7 @@ def test_our_own_description_holds_every_route() -> None:
 
 
 def test_an_answer_that_is_not_what_neon_describes_is_found() -> None:
-    schema = description()["components"]["schemas"]["Branch"]
+    schema = noun("Branch")
     assert ".name is missing" in set(faults({"id": "br-calm-forest-aaaaaaaa", "default": "yes"}, schema))
     assert ".default: 'yes' is no boolean" in set(faults({"default": "yes"}, schema))
 
