@@ -40,6 +40,7 @@ from cloister.node.commands import (
     DeleteVolume,
     Done,
     DumpSchema,
+    DumpSchemaAt,
     FinishCopy,
     GetStatus,
     GetTimeline,
@@ -450,6 +451,25 @@ class FakeNode:
         if isinstance(dump := self.dumps[command.database], CloisterError):
             raise dump
         return SchemaDump(dump)
+
+    def _DumpSchemaAt(self, command: DumpSchemaAt) -> SchemaDump:  # noqa: N802
+        """The words that were there stand for the schema."""
+        self._RecoverTimeline(
+            RecoverTimeline(
+                project_id=command.project_id,
+                source_id=command.source_id,
+                target_id=command.target_id,
+                pg_version=command.pg_version,
+                uid=command.uid,
+                lsn=command.lsn,
+                at=command.at,
+                is_frozen=True,
+            )
+        )
+        timeline = self.images[command.project_id].timelines.pop(command.target_id)
+        if isinstance(dump := self.dumps.get(command.database, b""), CloisterError):
+            raise dump
+        return SchemaDump(" ".join(timeline.words()).encode())
 
     def _GetStatus(self, _command: GetStatus) -> NodeStatus:  # noqa: N802
         return NodeStatus(

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import psycopg
 import pytest
@@ -132,6 +133,17 @@ def test_a_schema_alone_is_a_root_with_the_same_passwords_and_no_rows(instance: 
     before, _ = branches.create_schema(instance, parent, "empty before", {"timestamp": at})
     with branches.connected(before) as connection:
         assert connection.execute("SELECT to_regclass('log'), to_regclass('later')").fetchone() == ("log", None)
+    # The parent sleeps, and is not woken to tell what it was.
+    path = f"/projects/{parent.project_id}/branches/{parent.branch_id}"
+    then = {"db_name": "neondb", "timestamp": at}
+    told = branches.ask(instance, "GET", f"{path}/schema?{urlencode(then)}")["sql"]
+    assert "CREATE TABLE public.log" in told
+    assert "later" not in told
+    assert state_of(instance, parent) == "idle"
+    between = {"db_name": "neondb", "base_branch_id": parent.branch_id, "base_timestamp": at}
+    diff = branches.ask(instance, "GET", f"{path}/compare_schema?{urlencode(between)}")["diff"]
+    assert "+CREATE TABLE public.later (" in diff
+    assert "public.log" not in diff
     branches.check_storage(instance, child)
 
 

@@ -162,7 +162,7 @@ class ControlPlane:
             ),
             branches=branches,
             snapshots=snapshots,
-            schemas=SchemaService(database, agent, self.waker),
+            schemas=SchemaService(database, agent, self.waker, clock),
             endpoints=EndpointService(database, self.engine, self.gateways, clock),
             roles=RoleService(database, self.engine, vault),
             databases=DatabaseService(database, self.engine),

@@ -1,7 +1,7 @@
 """What the node agent can be asked to do: the whole surface of the only root process.
 
 Every command is a typed struct; every name in it is an id of ours (see `base/ids.py`), parsed again by the agent before
-it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema. The agent knows nothing of rights: it checks by
+it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema and DumpSchemaAt. The agent knows nothing of rights: it checks by
 peer credentials that the API process asks, and does what it is told, idempotently.
 """
 
@@ -267,6 +267,21 @@ class DumpSchema(Command[SchemaDump], frozen=True, kw_only=True):
     database: str
 
 
+class DumpSchemaAt(Command[SchemaDump], frozen=True, kw_only=True):
+    """The same of a timeline as it was at a point, whether or not a compute runs. It is recovered under the name `target_id`, and
+    removed again. Raises PreconditionError as RecoverTimeline does, and else as DumpSchema."""
+
+    reply: ClassVar[type] = SchemaDump
+    project_id: str
+    source_id: str
+    target_id: str
+    pg_version: int
+    uid: int
+    database: str
+    lsn: str | None = None
+    at: float | None = None
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     computes: list[ComputeInfo]
     volumes: list[VolumeInfo]
@@ -304,6 +319,7 @@ AnyTimelineCommand = (
     | DeleteTimeline
     | PruneTimeline
     | GetTimeline
+    | DumpSchemaAt
 )
 
 AnyCommand = (

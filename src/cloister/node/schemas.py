@@ -1,17 +1,19 @@
-"""Runs what is needed to make a cluster's schema anew in another one: two servers and the programs between them, in one
-sandbox, as the project's uid, with nothing in it but these two clusters.
+"""Schemas of clusters that no compute works on: made anew in another cluster, or told as text.
 
-The servers listen on a socket that only this sandbox has, and let two roles in, neither of them a superuser. Whoever takes
-one of them over from inside a schema has what a tenant of a compute has: the project's own data. What they are told is
-`timelines/schema_copy.py`; what decides where the result goes is `timelines/keeper.py`.
+Each time a server is started, and pg_dump beside it, in one sandbox, as the project's uid, with nothing in it but the project's own
+clusters. The server listens on a socket that only this sandbox has, and lets two roles in, neither of them a superuser.
+Whoever takes it over from inside a schema has what a tenant of a compute has. What two clusters are told so that one gets the
+other's schema is `timelines/schema_copy.py`; which clusters these are, and what becomes of them, is `timelines/keeper.py`.
 """
 
+import dataclasses
 import shlex
 import unicodedata
 from pathlib import Path
 from typing import Final
 
-from cloister.base.errors import InternalError, UnprocessableError
+from cloister.base.errors import ExhaustedError, InternalError, UnprocessableError
+from cloister.base.limits import SCHEMA_BYTES_MAX
 from cloister.node.postgres.access import READER_ROLE
 from cloister.node.postgres.engines import Engine
 from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR
@@ -57,11 +59,42 @@ done
 """
 
 
+_DUMP: Final = f"""set -eu
+"$BIN/pg_ctl" start -s -w -t 300 -D {DATA_DIR} -o "$OPTIONS" >&2
+export PGHOST={SOCKET_DIR} PGUSER={READER_ROLE}
+exec "$BIN/pg_dump" --schema-only --no-password --encoding=UTF8
+"""
+# When it ends, the server does: it is process 1 of the sandbox.
+
+
 class Schemas:
-    """Implements `timelines.keeper.SchemaCopier`."""
+    """Implements `timelines.keeper.SchemaPrograms`."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
+
+    async def dump(self, engine: Engine, timeline: Timeline, uid: int, database: str) -> bytes:
+        """The timeline is of no use afterwards. Raises UnprocessableError with what pg_dump says, ExhaustedError."""
+        what = self._with_servers(
+            engine,
+            timeline.data,
+            uid,
+            _DUMP,
+            # As a variable it is a name and nothing else; as an argument it could be a whole connection string.
+            {"PGDATABASE": database, "OPTIONS": _options(engine, DATA_DIR, _SOURCE_PORT)},
+        )
+        ran = await self._runs.run(dataclasses.replace(what, said_bytes_max=SCHEMA_BYTES_MAX))
+        if len(ran.said) > SCHEMA_BYTES_MAX:
+            raise ExhaustedError(
+                f"the schema in {timeline.directory.name} is too large",
+                public=f"the schema is larger than {SCHEMA_BYTES_MAX // 1024**2} MB",
+            )
+        if ran.code != 0:
+            _log, told, words = ran.output.partition("pg_dump: error: ")
+            if not told:
+                raise InternalError(f"reading a schema ended with {ran.code}: {ran.output[-2000:]}")
+            raise UnprocessableError(told + words[-2000:])
+        return ran.said
 
     async def copy(
         self, engine: Engine, source: Timeline, target: Timeline, uid: int, *, keeps_passwords: bool
@@ -107,25 +140,28 @@ class Schemas:
         return ran.output
 
     def _between(self, engine: Engine, source: Path, target: Path, uid: int, oids: list[int]) -> Run:
+        environment = {
+            "SOURCE_OPTIONS": _options(engine, BESIDE_DIR, _SOURCE_PORT),
+            "TARGET_OPTIONS": _options(engine, DATA_DIR, _TARGET_PORT),
+            "DATABASES": " ".join(map(schema_copy.name_of, oids)),
+        }
+        return dataclasses.replace(self._with_servers(engine, target, uid, _COPY, environment), beside=source)
+
+    @staticmethod
+    def _with_servers(engine: Engine, data: Path, uid: int, script: str, environment: dict[str, str]) -> Run:
         installation = engine.installation
+        bindir = installation.inside(installation.bindir)
         return Run(
             engine=engine,
-            data=target,
-            beside=source,
+            data=data,
             uid=uid,
-            program=["/bin/sh", "-c", _COPY],
+            program=["/bin/sh", "-c", script],
             memory_bytes=_MEMORY_BYTES,
             cpu_cores=_CPU_CORES,
             patience_s=_PATIENCE_S,
             has_sockets=True,
             texts={f"{CONFIG_DIR}/pg_hba.conf": schema_copy.CLIENTS},
-            environment={
-                "BIN": installation.inside(installation.bindir),
-                "SOURCE_OPTIONS": _options(engine, BESIDE_DIR, _SOURCE_PORT),
-                "TARGET_OPTIONS": _options(engine, DATA_DIR, _TARGET_PORT),
-                "DATABASES": " ".join(map(schema_copy.name_of, oids)),
-                "LC_ALL": "C",
-            },
+            environment={"BIN": bindir, "LC_ALL": "C", **environment},
         )
 
 

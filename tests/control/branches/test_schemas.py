@@ -1,14 +1,18 @@
 """Schemas: whose compute is asked, what is made of the answer, and what of a refusal."""
 
+from datetime import timedelta
+
 import pytest
 
 from cloister.base.errors import CloisterError, NotFoundError, UnprocessableError
-from cloister.control.branches.model import Point
+from cloister.control.branches.model import Point, Restore
 from cloister.control.branches.schemas import comparable
 from cloister.control.computes.model import EndpointChange
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import branched, refused
 from tests.control.land import CALLER, Land
+
+A_MOMENT = timedelta(seconds=1)
 
 DUMP = b"""--
 -- PostgreSQL database dump
@@ -90,10 +94,48 @@ async def test_what_is_not_a_tenants_is_not_there(land: Land) -> None:
             await sql(land, created, database)
 
 
-async def test_a_point_in_time_is_refused_with_the_way_to_it(land: Land) -> None:
+async def test_a_schema_as_it_was_needs_no_compute_and_leaves_nothing(land: Land) -> None:
     created = await land.project()
-    with refused(UnprocessableError, "create a branch from that point"):
+    land.clock.advance(A_MOMENT)
+    lsn = land.node.write(created.endpoint.id, "one")
+    at = land.clock.now()
+    land.clock.advance(A_MOMENT)
+    land.node.write(created.endpoint.id, "two")
+    _, operations = await land.control.endpoints.suspend(CALLER, created.project.id, created.endpoint.id)
+    await land.finish(operations)
+    assert await sql(land, created, point=Point(at=at)) == "one"
+    assert await sql(land, created, point=Point(lsn=lsn)) == "one"
+    assert land.node.computes == {}
+    assert list(land.node.images[created.project.id].timelines) == [created.branch.timeline_id]
+
+
+async def test_a_schema_before_a_restore_is_found_in_what_the_branch_was(land: Land) -> None:
+    created = await land.project()
+    land.clock.advance(A_MOMENT)
+    child = await branched(land, created)
+    land.clock.advance(A_MOMENT)
+    lsn = land.node.write(child.endpoints[0].id, "mine")
+    land.node.write(created.endpoint.id, "the parent's, and later")
+    restored = await land.control.branches.restore(
+        CALLER, created.project.id, child.branch.id, Restore(source_id=created.branch.id)
+    )
+    await land.finish(restored.operations)
+    told = await land.control.schemas.sql(CALLER, created.project.id, child.branch.id, "neondb", Point(lsn=lsn))
+    assert told == "mine"
+
+
+async def test_a_point_outside_the_history_is_refused_with_the_window(land: Land) -> None:
+    created = await land.project()
+    lsn = land.node.write(created.endpoint.id, "one")
+    with refused(UnprocessableError, "must lie between"):
+        await sql(land, created, point=Point(at=land.clock.now() - timedelta(days=2)))
+    with refused(UnprocessableError, "must lie between"):
         await sql(land, created, point=Point(lsn="0/1"))
+    with refused(NotFoundError, "database not found"):
+        await sql(land, created, "postgres", point=Point(lsn="0/1"))
+    land.node.dumps["nothing"] = UnprocessableError('database "nothing" does not exist')
+    with refused(NotFoundError, "database not found"):
+        await sql(land, created, "nothing", point=Point(lsn=lsn))
 
 
 async def test_a_branch_that_nobody_can_wake_cannot_tell(land: Land) -> None:

@@ -1,5 +1,6 @@
 """A schema made anew, with real PostgreSQL: what comes along, what does not, and who is in the way."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.base.errors import UnprocessableError
-from cloister.base.ids import new_endpoint_id, new_timeline_id
-from cloister.node.commands import CloneTimeline, ComputeSpec, CopySchema, StopCompute
+from cloister.base.errors import PreconditionError, UnprocessableError
+from cloister.base.ids import new_endpoint_id, new_timeline_id, parse_project_id
+from cloister.node.commands import CloneTimeline, ComputeSpec, CopySchema, DumpSchemaAt, StopCompute
 from cloister.node.timelines.layout import Layout
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import UID, Node, running_node
@@ -193,6 +194,47 @@ async def test_what_a_tenant_wrote_is_restored_as_no_superuser(node: Node) -> No
     await node.ask(StopCompute(endpoint_id=parent.endpoint_id))
     with pytest.raises(UnprocessableError, match="no role can be a superuser"):
         await schema_of(node, parent, keeps_passwords=True)
+
+
+async def test_a_schema_is_told_as_it_was_and_nothing_of_it_stays(node: Node) -> None:
+    parent = msgspec.structs.replace(await node.create(), history_retention_s=3600)
+    info = await node.start(parent)
+    admin = await connect(info)
+    await admin.execute("""CREATE DATABASE "o'dd = data""base" """)
+    await admin.execute(f"CREATE TABLE public.before AS SELECT '{CANARY}'::text AS note")
+    lsn = await value(admin, "SELECT pg_current_wal_insert_lsn()::text")
+    at = (await value(admin, "SELECT clock_timestamp()")).timestamp()
+    await admin.execute("CREATE TABLE public.after (n integer)")
+
+    async def ask(database: str, **point: Any) -> str:
+        command = DumpSchemaAt(
+            project_id=parent.project_id,
+            source_id=parent.timeline_id,
+            target_id=new_timeline_id(),
+            pg_version=18,
+            uid=UID,
+            database=database,
+            **point,
+        )
+        return str((await node.ask(command)).text, "utf-8")
+
+    for point in ({"lsn": lsn}, {"at": at}):
+        text = await ask("neondb", **point)
+        assert "CREATE TABLE public.before" in text
+        assert "CREATE TABLE public.after" not in text
+        assert CANARY not in text
+    assert "database dump" in await ask("o'dd = data\"base", lsn=lsn)
+    with pytest.raises(UnprocessableError, match='database "host=/tmp" does not exist'):
+        await ask("host=/tmp", lsn=lsn)
+    with pytest.raises(PreconditionError):
+        await ask("neondb", lsn="0/10")
+    layout = Layout(mountpoint(node, parent))
+    assert [path.name for path in (layout.mountpoint / "timelines").iterdir()] == [parent.timeline_id]
+    assert not list((layout.mountpoint / "unfinished").iterdir())
+    await admin.close()
+    await node.ask(StopCompute(endpoint_id=parent.endpoint_id))
+    assert "CREATE TABLE public.after" in await ask("neondb", at=time.time())
+    assert node.agent._volumes.mountpoint(parse_project_id(parent.project_id)) is None
 
 
 def mountpoint(node: Node, spec: ComputeSpec) -> Path:

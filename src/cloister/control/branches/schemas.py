@@ -1,6 +1,7 @@
 """The schema of a branch's database, as SQL: pg_dump's, run by the node on the branch's compute (`node/dumps.py`).
 
-The compute is woken if it sleeps, and not found idle meanwhile. What comes back was said by a tenant's server and is text:
+The compute is woken if it sleeps, and not found idle meanwhile. The schema as it was at a point needs none: the node recovers the
+branch's data to there, aside, and looks at that. What comes back was said by a tenant's server and is text:
 it is decoded and cut, and nothing in it is believed. Of pg_dump's own words only a refusal is looked at, to give it a name.
 """
 
@@ -8,10 +9,12 @@ import re
 import unicodedata
 from typing import Final, NoReturn
 
+from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.errors import NotFoundError, UnprocessableError
-from cloister.base.ids import BranchId, EndpointId, ProjectId
+from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.base.ids import BranchId, EndpointId, ProjectId, new_timeline_id
 from cloister.control.branches import store, timelines
+from cloister.control.branches.children import origin_of
 from cloister.control.branches.model import HEAD, Point
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
@@ -19,7 +22,7 @@ from cloister.control.computes.agent import Agent
 from cloister.control.computes.model import Endpoint
 from cloister.control.computes.wake import Waker
 from cloister.control.roles.names import PLATFORM_DATABASES
-from cloister.node.commands import DumpSchema
+from cloister.node.commands import DumpSchema, DumpSchemaAt, SchemaDump
 
 DUMP_CALL_TIMEOUT_S: Final = 50.0
 # Two run at once, each for at most 20 s; who waits longer is told to come again. Clients wait a minute.
@@ -32,8 +35,9 @@ _SOCKET: Final = re.compile(r'connection to server on socket "[^"]*" failed: ')
 
 
 class SchemaService:
-    def __init__(self, database: Database, agent: Agent, waker: Waker) -> None:
+    def __init__(self, database: Database, agent: Agent, waker: Waker, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._agent = agent
         self._waker = waker
 
@@ -43,24 +47,55 @@ class SchemaService:
         """Raises NotFoundError, UnprocessableError, UnavailableError, ExhaustedError. The wake is recorded as the platform's,
         the reading by the front door as the caller's."""
         del caller
-        if not point.is_head:
-            raise UnprocessableError(
-                f"schema of {branch_id} at {point}",
-                public="the schema at a point in time is not served: create a branch from that point and read its schema",
-            )
         if database in PLATFORM_DATABASES:
             raise NotFoundError(f"{database} is the platform's", public="database not found")
+        if point.is_head:
+            dump = await self._now(project_id, branch_id, database)
+        else:
+            dump = await self._then(project_id, branch_id, database, point)
+        return comparable(dump.text.decode(errors="replace"))
+
+    async def _now(self, project_id: ProjectId, branch_id: BranchId, database: str) -> SchemaDump:
         async with self._database.reading() as tx:
             await store.get(tx, project_id, branch_id)
             endpoint_id = _suitable(await computes.find(tx, project_id, branch_id))
             pg_version = (await timelines.place_of(tx, project_id)).pg_version
         async with self._waker.awake(endpoint_id):
             command = DumpSchema(endpoint_id=endpoint_id, pg_version=pg_version, database=database)
+            return await self._told(command)
+
+    async def _then(self, project_id: ProjectId, branch_id: BranchId, database: str, point: Point) -> SchemaDump:
+        """Which of the branch's timelines holds an LSN, only the node can say."""
+        async with self._database.reading() as tx:
+            branch = await store.get(tx, project_id, branch_id)
+            origin = await origin_of(tx, branch, point, self._clock.now())
+            place = await timelines.place_of(tx, project_id)
+        outside: PreconditionError | None = None
+        for source_id in origin.sources:
+            command = DumpSchemaAt(
+                project_id=project_id,
+                source_id=source_id,
+                target_id=new_timeline_id(),
+                pg_version=place.pg_version,
+                uid=place.uid,
+                database=database,
+                lsn=origin.point.lsn,
+                at=None if origin.point.at is None else origin.point.at.timestamp(),
+            )
             try:
-                dump = await self._agent.call(command, timeout_s=DUMP_CALL_TIMEOUT_S)
-            except UnprocessableError as error:
-                _refused(str(error))
-        return comparable(dump.text.decode(errors="replace"))
+                return await self._told(command)
+            except PreconditionError as error:
+                outside = outside or error
+        raise UnprocessableError(
+            f"{point} of {branch_id}: {outside}",
+            public="the point is outside the branch's history" if outside is None else outside.public,
+        )
+
+    async def _told(self, command: DumpSchema | DumpSchemaAt) -> SchemaDump:
+        try:
+            return await self._agent.call(command, timeout_s=DUMP_CALL_TIMEOUT_S)
+        except UnprocessableError as error:
+            _refused(str(error))
 
 
 def comparable(text: str) -> str:

@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from cloister.base.clock import Clock, SystemClock
 from cloister.base.errors import BadRequestError, ConflictError, InternalError, UnavailableError
 from cloister.base.identities import checked_compute_uid
-from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
+from cloister.base.ids import ProjectId, TimelineId, parse_identifier, parse_project_id, parse_timeline_id
 from cloister.node.commands import (
     AnyTimelineCommand,
     CloneTimeline,
@@ -31,11 +31,13 @@ from cloister.node.commands import (
     CreateTimeline,
     DeleteTimeline,
     Done,
+    DumpSchemaAt,
     FinishCopy,
     GetTimeline,
     PruneTimeline,
     Recovered,
     RecoverTimeline,
+    SchemaDump,
     ScrubTimeline,
     TimelineInfo,
 )
@@ -52,6 +54,12 @@ T = TypeVar("T")
 
 MOMENT_MAX: Final = 2**33
 # The year 2242: what comes later is a mistake, and dates end in 9999.
+
+LOOK_BACK_TIMEOUT_S: Final = 45.0
+# A client waits for the answer, and most give up after a minute.
+
+LOOKS_BACK_MAX: Final = 2
+# Each recovers a cluster, starts a server and takes a core; the rest waits its turn.
 
 _THREADS_MAX: Final = 8
 # Copies and removals of different projects side by side: they wait for the kernel.
@@ -76,8 +84,10 @@ class SingleUser(Protocol):
     ) -> Ran: ...
 
 
-class SchemaCopier(Protocol):
-    """Lets the schema of one cluster be made anew in another: see `node/schemas.py`."""
+class SchemaPrograms(Protocol):
+    """pg_dump and pg_restore on clusters that no compute works on: see `node/schemas.py`."""
+
+    async def dump(self, engine: Any, timeline: Timeline, uid: int, database: str) -> bytes: ...
 
     async def copy(
         self, engine: Any, source: Timeline, target: Timeline, uid: int, *, keeps_passwords: bool
@@ -112,7 +122,7 @@ class Keeper:
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
-        schemas: SchemaCopier,
+        schemas: SchemaPrograms,
         clock: Clock | None = None,
     ) -> None:
         """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
@@ -126,6 +136,7 @@ class Keeper:
         self._locks: WeakValueDictionary[TimelineId, asyncio.Lock] = WeakValueDictionary()
         self._work: defaultdict[ProjectId, set[asyncio.Task[Any]]] = defaultdict(set)
         self._emptying: set[ProjectId] = set()
+        self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "timelines")
 
     async def start(self) -> None:
@@ -154,6 +165,8 @@ class Keeper:
                 work = self._scrub(project_id, command)
             case CopySchema():
                 work = self._copy_schema(project_id, command)
+            case DumpSchemaAt():
+                work = self._dump_schema_at(project_id, command)
             case DeleteTimeline():
                 work = self._delete(project_id, parse_timeline_id(command.timeline_id))
             case PruneTimeline():
@@ -273,7 +286,7 @@ class Keeper:
 
     async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
-        uid, target = checked_compute_uid(command.uid), _target(command)
+        uid, target = checked_compute_uid(command.uid), _target(command.lsn, command.at)
         engine = self._engines.get(command.pg_version)
         async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id) as locked:
             if (known := Layout(mountpoint).origin_of(target_id)) is not None:
@@ -352,6 +365,50 @@ class Keeper:
             await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
             self._empty_trash_later(project_id, Layout(mountpoint))
         return Done()
+
+    async def _dump_schema_at(self, project_id: ProjectId, command: DumpSchemaAt) -> SchemaDump:
+        source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
+        uid, target = checked_compute_uid(command.uid), _target(command.lsn, command.at)
+        database = parse_identifier("database name", command.database)
+        engine = self._engines.get(command.pg_version)
+        try:
+            async with (
+                asyncio.timeout(LOOK_BACK_TIMEOUT_S),
+                self._looks_back,
+                self._was(project_id, engine, uid, (source_id, target_id), target) as timeline,
+            ):
+                return SchemaDump(await self._schemas.dump(engine, timeline, uid, database))
+        except TimeoutError:
+            raise UnavailableError(
+                f"the schema of {source_id} at {target} took longer than {LOOK_BACK_TIMEOUT_S:.0f} s",
+                public="reading the schema as it was takes too long: create a branch from that point and read its schema",
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _was(
+        self, project_id: ProjectId, engine: Any, uid: int, ids: tuple[TimelineId, TimelineId], target: Target
+    ) -> AsyncIterator[Timeline]:
+        """What a timeline was at a point, for the time of the context."""
+        source_id, target_id = ids
+        await self._engines.ensure_root(engine)
+        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id) as locked:
+            layout, is_running = Layout(mountpoint), self._is_running(source_id)
+            try:
+                assembled = await self._in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).assemble(
+                        source_id, target_id, target, is_running=is_running, is_frozen=True
+                    )
+                )
+                locked.let_go(source_id)
+                timeline = layout.unfinished(target_id)
+                if assembled is not None:
+                    _ran, has_missed = await self._replay(engine, timeline, uid, target, assembled)
+                    self._making(mountpoint, uid, Abort()).reached(target_id, target, assembled, has_missed=has_missed)
+                yield timeline
+            finally:
+                # What is left, should this be interrupted too, is swept with the next opening of the volume.
+                await self._in_thread(lambda _abort: layout.abandon(target_id))
+                self._empty_trash_later(project_id, layout)
 
     async def _copy_schema(self, project_id: ProjectId, command: CopySchema) -> Done:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
@@ -471,12 +528,12 @@ def _given(*timeline_ids: TimelineId | None) -> list[TimelineId]:
     return [timeline_id for timeline_id in timeline_ids if timeline_id is not None]
 
 
-def _target(command: RecoverTimeline) -> Target:
-    if (command.lsn is None) == (command.at is None):
+def _target(lsn: str | None, at: float | None) -> Target:
+    if (lsn is None) == (at is None):
         raise BadRequestError("a recovery goes to an LSN or to a moment")
-    if command.at is not None and not 0 <= command.at < MOMENT_MAX:
-        raise BadRequestError(f"{command.at} is no moment")
-    return Target(lsn=None if command.lsn is None else wal.parse_lsn(command.lsn), at=command.at)
+    if at is not None and not 0 <= at < MOMENT_MAX:
+        raise BadRequestError(f"{at} is no moment")
+    return Target(lsn=None if lsn is None else wal.parse_lsn(lsn), at=at)
 
 
 def _require_success(ran: Ran, what: str) -> None:

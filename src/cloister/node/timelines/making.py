@@ -136,10 +136,15 @@ class Making:
         is_frozen: bool,
     ) -> Recovered:
         """After the replay. Raises PreconditionError if the WAL ended before the LSN that was asked for."""
+        lsn = self.reached(target_id, target, assembled, has_missed=has_missed)
+        return self.finish(target_id, is_frozen=is_frozen, lsn=lsn, at=recovery.last_commit(output), is_on_disk=False)
+
+    def reached(self, target_id: TimelineId, target: Target, assembled: Assembled, *, has_missed: bool) -> int:
+        """Where a replay ended. Raises PreconditionError if that is before the LSN that was asked for."""
         lsn = _left_at(self._layout.unfinished(target_id).data)
         if has_missed and target.lsn is not None and target.lsn > lsn + wal.PAGE_HEADER_BYTES_MAX:
             raise assembled.outside
-        return self.finish(target_id, is_frozen=is_frozen, lsn=lsn, at=recovery.last_commit(output), is_on_disk=False)
+        return lsn
 
     def finish(
         self,
