@@ -31,6 +31,9 @@ BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 # A list of 10 000 branches has some 8 MB: more than this is not an answer.
 PAGE_ROWS: Final = 100
 
+PRODUCT: Final = "cloister-cli"
+"""How the audit log names a call of the command line."""
+
 
 class ApiError(CommandError):
     """The API refused. `status` is HTTP's; the message is the API's own."""
@@ -43,10 +46,11 @@ class ApiError(CommandError):
 class Api:
     """Calls on one platform, over one connection that is opened when first needed."""
 
-    def __init__(self, target: Target, *, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(self, target: Target, *, timeout_s: float = REQUEST_TIMEOUT_S, product: str = PRODUCT) -> None:
         self._target = target
         self._timeout_s = timeout_s
-        self._connection: _Connection | None = None
+        self._product = product
+        self._connection: Connection | None = None
 
     @property
     def target(self) -> Target:
@@ -97,7 +101,7 @@ class Api:
         headers = {
             "Authorization": f"Bearer {self._target.key.reveal()}",
             "Accept": "application/json",
-            "User-Agent": f"cloister-cli/{__version__}",
+            "User-Agent": f"{self._product}/{__version__}",
         }
         if method == "POST":
             headers["Idempotency-Key"] = secrets.token_hex(16)
@@ -120,7 +124,7 @@ class Api:
         for attempt in (1, 2):
             is_kept = self._connection is not None
             try:
-                connection = self._connection or self._connect()
+                connection = self._connection = self._connection or connect(self._target, self._timeout_s)
                 connection.request(method, url, body=content, headers=headers)
                 response = connection.getresponse()
                 answer = response.read(BODY_BYTES_MAX + 1)
@@ -145,29 +149,8 @@ class Api:
             return response.status, answer
         raise AssertionError
 
-    def _connect(self) -> "_Connection":
-        connection = _Connection(self._target, _tls(self._target), self._timeout_s)
-        try:
-            connection.connect()
-        except socket.gaierror as error:
-            raise CommandError(
-                f"the name {self._target.dial} cannot be resolved ({error.strerror}): check {HOST_VARIABLE}"
-            ) from error
-        except ssl.SSLCertVerificationError as error:
-            raise CommandError(_distrust(self._target, error)) from error
-        except ssl.SSLError as error:
-            raise CommandError(f"{self._target.url} does not speak TLS as it must: {_reason(error)}") from error
-        except TimeoutError as error:
-            raise CommandError(f"{self._target.url} cannot be reached: no answer from {self._target.dial}") from error
-        except OSError as error:
-            raise CommandError(
-                f"{self._target.url} cannot be reached: {_reason(error)}. Is it up (`cloister status` on the server)?"
-            ) from error
-        self._connection = connection
-        return connection
 
-
-class _Connection(http.client.HTTPSConnection):
+class Connection(http.client.HTTPSConnection):
     """Connects to `target.dial` and proves that it is `target.host`."""
 
     def __init__(self, target: Target, tls: ssl.SSLContext, timeout_s: float) -> None:
@@ -183,6 +166,28 @@ class _Connection(http.client.HTTPSConnection):
         except BaseException:
             plain.close()
             raise
+
+
+def connect(target: Target, timeout_s: float) -> Connection:
+    """A connection to the platform over verified TLS. Raises CommandError that says what is in the way."""
+    connection = Connection(target, _tls(target), timeout_s)
+    try:
+        connection.connect()
+    except socket.gaierror as error:
+        raise CommandError(
+            f"the name {target.dial} cannot be resolved ({error.strerror}): check {HOST_VARIABLE}"
+        ) from error
+    except ssl.SSLCertVerificationError as error:
+        raise CommandError(_distrust(target, error)) from error
+    except ssl.SSLError as error:
+        raise CommandError(f"{target.url} does not speak TLS as it must: {_reason(error)}") from error
+    except TimeoutError as error:
+        raise CommandError(f"{target.url} cannot be reached: no answer from {target.dial}") from error
+    except OSError as error:
+        raise CommandError(
+            f"{target.url} cannot be reached: {_reason(error)}. Is it up (`cloister status` on the server)?"
+        ) from error
+    return connection
 
 
 def _reachable(host: str, port: int) -> tuple[str, int]:

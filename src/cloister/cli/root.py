@@ -27,6 +27,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "api-keys": "cloister.cli.api_keys:api_keys",
     "me": "cloister.cli.account:me",
     "regions": "cloister.cli.account:regions",
+    "mcp": "cloister.cli.mcp.command:mcp",
 }
 """Commands that ask the HTTP API, from anywhere."""
 

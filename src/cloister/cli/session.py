@@ -11,7 +11,7 @@ import click
 
 from cloister.cli import output as out
 from cloister.cli import target
-from cloister.cli.api import Api, Json, segment
+from cloister.cli.api import PRODUCT, Api, Json, segment
 from cloister.cli.failure import CommandError
 from cloister.cli.progress import Progress
 from cloister.cli.waiting import wait_for
@@ -28,9 +28,10 @@ _BRANCH_ID: Final = re.compile(r"br-[a-z0-9]+-[a-z0-9]+-[a-z0-9]+")
 class Session:
     """One run of one client command."""
 
-    def __init__(self, state_dir: Path | None, output: str) -> None:
+    def __init__(self, state_dir: Path | None, output: str, *, product: str = PRODUCT) -> None:
         self._state_dir = state_dir
         self._output = output
+        self._product = product
 
     @property
     def is_json(self) -> bool:
@@ -47,7 +48,7 @@ class Session:
 
     @functools.cached_property
     def api(self) -> Api:
-        return Api(target.find(os.environ, self._state_dir))
+        return Api(target.find(os.environ, self._state_dir), product=self._product)
 
     def project_id(self, given: str | None) -> str:
         """The project named by --project-id or CLOISTER_PROJECT, or the only one there is."""

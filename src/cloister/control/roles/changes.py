@@ -12,7 +12,7 @@ from cloister.control.operations.machine import Machine
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store
 from cloister.control.roles.operations import RolesWorld
-from cloister.trust.audit import Action, Event, record
+from cloister.trust.audit import Action, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,13 @@ class Change:
         )
         await record(
             tx,
-            Event(
-                action=action,
-                actor=self.caller.principal.actor,
+            self.caller.event(
+                action,
                 project_id=self.project_id,
                 branch_id=self.branch_id,
                 endpoint_id=self.endpoint_id,
-                operation_id=operation.id,
                 resource=self.name,
-                address=self.caller.address,
-                request_id=self.caller.request_id,
+                operations=[operation],
                 details=more,
             ),
         )
