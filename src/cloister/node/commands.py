@@ -169,7 +169,8 @@ class CopyTimeline(Command[Done], frozen=True, kw_only=True):
 
 class FinishCopy(Command[Recovered], frozen=True, kw_only=True):
     """After `pg_backup_stop`: the WAL up to there and the backup label. The target starts by recovering to its end; for
-    the source's own history it becomes a place to recover from."""
+    the source's own history it becomes a place to recover from. Raises UnavailableError where a segment is missing, which the guard
+    leaves out when a volume is full, and NotFoundError where nothing was copied: in both cases a new copy may succeed."""
 
     reply: ClassVar[type] = Recovered
     project_id: str

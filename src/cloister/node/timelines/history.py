@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cloister.base.durable import sync_directory
-from cloister.base.errors import PreconditionError
+from cloister.base.errors import PreconditionError, UnavailableError
 from cloister.node.timelines import clone, control, snapshots, tree, wal
 from cloister.node.timelines.archive import Archive
 from cloister.node.timelines.layout import Layout, Timeline
@@ -133,10 +133,10 @@ class History:
         return reach
 
     def add_wal_between(self, target: Path, wal_timeline: int, between: tuple[int, int], uid: int) -> None:
-        """All segments from one LSN up to another. Raises PreconditionError when one is missing."""
+        """All segments from one LSN up to another. Raises UnavailableError when one is missing: what is copied anew begins later."""
         first, end = wal.segment_number(between[0]), wal.segment_number(max(between[1] - 1, between[0])) + 1
         if self._add_wal(target, wal_timeline, first, end, uid).end < end:
-            raise PreconditionError("WAL of the copy is missing", public="the branch's WAL is incomplete; try again")
+            raise UnavailableError("WAL of the copy is missing", public="the branch's WAL is incomplete; try again")
 
     def _add_wal(self, target: Path, wal_timeline: int, first: int, end: int | None, uid: int) -> Reach:
         with tree.opened(target) as data, tree.opened(clone.WAL, below=data) as segments:
