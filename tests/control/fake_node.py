@@ -45,6 +45,7 @@ from cloister.node.commands import (
     GetStatus,
     GetTimeline,
     GetVolume,
+    KeepHistory,
     NodeStatus,
     PruneTimeline,
     Recovered,
@@ -143,6 +144,8 @@ class FakeNode:
         self.images: dict[str, Image] = {}
         self.computes: dict[str, ComputeInfo] = {}
         self.specs: dict[str, ComputeSpec] = {}
+        self.history_retentions_s: dict[str, int] = {}
+        """What this agent was told; one that is started anew knows of none."""
         self.calls: list[str] = []
         """Names of the commands that did something."""
         self.failing: dict[str, CloisterError] = {}
@@ -282,6 +285,7 @@ class FakeNode:
         self._last_generation += 1
         image.is_open = True
         self.specs[spec.endpoint_id] = spec
+        self.history_retentions_s[spec.endpoint_id] = spec.history_retention_s
         self.computes[spec.endpoint_id] = ComputeInfo(
             endpoint_id=spec.endpoint_id,
             project_id=spec.project_id,
@@ -471,9 +475,15 @@ class FakeNode:
             raise dump
         return SchemaDump(" ".join(timeline.words()).encode())
 
+    def _KeepHistory(self, command: KeepHistory) -> Done:  # noqa: N802
+        self.calls.append("KeepHistory")
+        self.history_retentions_s[command.endpoint_id] = command.history_retention_s
+        return Done()
+
     def _GetStatus(self, _command: GetStatus) -> NodeStatus:  # noqa: N802
         return NodeStatus(
             computes=list(self.computes.values()),
+            history_retentions_s=dict(self.history_retentions_s),
             volumes=[self._info(project_id) for project_id, image in self.images.items() if image.is_open],
             driver="luks",
             opener="qemu-storage-daemon",

@@ -38,6 +38,7 @@ from cloister.node.commands import (
     DumpSchema,
     GetStatus,
     GetVolume,
+    KeepHistory,
     StartCompute,
     StopCompute,
 )
@@ -315,7 +316,20 @@ async def test_a_compute_and_its_volume_are_adopted(settings: Settings, monkeypa
     try:
         assert node.computes.killed == [OTHER]
         assert [info.endpoint_id for info in node.computes.running()] == [ENDPOINT]
+        # For how long its history is kept the new agent does not know, until it is told.
+        kept: list[int | None] = []
+
+        async def after_stop(_mountpoint: Path, _timeline_id: str, retention_s: int | None) -> None:
+            kept.append(retention_s)
+
+        monkeypatch.setattr(node.agent._timelines, "after_stop", after_stop)
+        assert (await node.ask(GetStatus())).history_retentions_s == {}
+        await node.ask(KeepHistory(endpoint_id=ENDPOINT, history_retention_s=60))
+        assert (await node.ask(GetStatus())).history_retentions_s == {ENDPOINT: 60}
+        with pytest.raises(BadRequestError):
+            await node.ask(KeepHistory(endpoint_id=ENDPOINT, history_retention_s=-1))
         await node.ask(StopCompute(endpoint_id=ENDPOINT))
+        assert kept == [60]
         assert not await node.is_open()
     finally:
         await node.agent.stop()

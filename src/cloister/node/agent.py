@@ -52,6 +52,7 @@ from cloister.node.commands import (
     DumpSchema,
     GetStatus,
     GetVolume,
+    KeepHistory,
     NodeStatus,
     SchemaDump,
     StartCompute,
@@ -89,6 +90,9 @@ COLLECT_INTERVAL_S: Final = 5.0
 
 HOST_CHECK_INTERVAL_S: Final = 1.0
 # At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
+
+HISTORY_RETENTION_MAX_S: Final = 30 * 24 * 3600
+# Neon's limit.
 
 VOLUME_BYTES_MIN: Final = 64 * 1024**2
 VOLUME_BYTES_MAX: Final = 8 * 1024**5
@@ -135,7 +139,7 @@ class _Place(NamedTuple):
     project_id: ProjectId
     timeline_id: TimelineId
     retention_s: int | None = None
-    """None where it was started by an earlier agent: then nothing is pruned."""
+    """None where it was started by an earlier agent: nothing is pruned until the API has said it again (KeepHistory)."""
 
 
 class NodeAgent:
@@ -255,6 +259,8 @@ class NodeAgent:
                 return await self._start_compute(command.spec)
             case StopCompute():
                 return await self._stop_compute(parse_endpoint_id(command.endpoint_id), command.close_volume)
+            case KeepHistory():
+                return self._keep_history(parse_endpoint_id(command.endpoint_id), command.history_retention_s)
             case DumpSchema():
                 return await self._dump_schema(command)
             case GetStatus():
@@ -332,6 +338,13 @@ class NodeAgent:
                 await self._close_unused(place.project_id)
         return Done()
 
+    def _keep_history(self, endpoint_id: str, retention_s: int) -> Done:
+        if not 0 <= retention_s <= HISTORY_RETENTION_MAX_S:
+            raise BadRequestError(f"a history of {retention_s} seconds")
+        if (place := self._places.get(endpoint_id)) is not None:
+            self._places[endpoint_id] = place._replace(retention_s=retention_s)
+        return Done()
+
     async def _dump_schema(self, command: DumpSchema) -> SchemaDump:
         """Without a lock: a compute that is stopped meanwhile ends the dump, and nothing else."""
         endpoint_id = parse_endpoint_id(command.endpoint_id)
@@ -342,9 +355,14 @@ class NodeAgent:
         raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
 
     async def _status(self) -> NodeStatus:
-        driver = self._volumes.driver
+        driver, running = self._volumes.driver, self._computes.running()
         return NodeStatus(
-            computes=self._computes.running(),
+            computes=running,
+            history_retentions_s={
+                compute.endpoint_id: retention_s
+                for compute in running
+                if (retention_s := self._places[compute.endpoint_id].retention_s) is not None
+            },
             volumes=self._volumes.opened(),
             driver=driver.name,
             opener=driver.opener_name,

@@ -106,6 +106,15 @@ class StopCompute(Command[Done], frozen=True, kw_only=True):
     close_volume: bool = True
 
 
+class KeepHistory(Command[Done], frozen=True, kw_only=True):
+    """For how long the history of what a compute works on is kept, from now on: said at its start too, but an agent that adopts
+    it does not know, and a project may have changed its mind. Not running is success."""
+
+    reply: ClassVar[type] = Done
+    endpoint_id: str
+    history_retention_s: int
+
+
 class TimelineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes and places of one timeline. Moments are seconds since 1970."""
 
@@ -285,6 +294,8 @@ class DumpSchemaAt(Command[SchemaDump], frozen=True, kw_only=True):
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     computes: list[ComputeInfo]
+    history_retentions_s: dict[str, int] = {}
+    """By endpoint, of the computes for which it is known."""
     volumes: list[VolumeInfo]
     """The open ones."""
     driver: str
@@ -329,6 +340,7 @@ AnyCommand = (
     | CloseVolume
     | StartCompute
     | StopCompute
+    | KeepHistory
     | AnyTimelineCommand
     | DumpSchema
     | GetStatus

@@ -4,6 +4,7 @@ import pytest
 
 from cloister.base.errors import ExhaustedError, UnavailableError
 from cloister.control.computes.runner import Cause
+from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
 from cloister.node.commands import StartCompute, VolumeFailed
 from tests.control.land import CALLER, Land
@@ -107,6 +108,19 @@ async def test_a_compute_whose_start_was_cut_short_by_our_crash_is_adopted(land:
     row = await land.row(created.endpoint.id)
     assert (row["state"], row["is_clean"]) == ("active", False)
     assert row["generation"] == land.node.computes[created.endpoint.id].generation
+
+
+async def test_an_agent_that_adopted_a_compute_is_told_for_how_long_its_history_is_kept(land: Land) -> None:
+    created = await land.project()
+    await land.plane.reconciler.compare()
+    assert "KeepHistory" not in land.node.calls, "it knows"
+    land.node.history_retentions_s.clear()
+    await land.plane.reconciler.compare()
+    assert land.node.history_retentions_s == {created.endpoint.id: created.project.history_retention_seconds}
+    # So is one whose project changed its mind meanwhile.
+    await land.control.projects.update(CALLER, created.project.id, ProjectChange(history_retention_seconds=60))
+    await land.plane.reconciler.compare()
+    assert land.node.history_retentions_s == {created.endpoint.id: 60}
 
 
 async def test_a_compute_of_nobody_is_stopped_and_an_unused_volume_locked(land: Land) -> None:

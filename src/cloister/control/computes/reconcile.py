@@ -7,7 +7,7 @@ It acts on two occasions, and goes on from the second:
 - The agent was connected (again): at our start, at its own restart, after the power came back; and every
   `idle_check_interval_s`, for what was said while nobody listened is lost. What the node runs is compared with the rows: a
   compute that the rows have and the node does not has died; one that the node has and the rows do not is adopted if its
-  endpoint is alive, and stopped if not.
+  endpoint is alive, and stopped if not. For how long history is kept is said again where the agent does not know it.
 - After each comparison: starts what is owed (with pauses for what keeps dying), and looks at every running compute
   whether it is idle (`idle.py` decides, `suspend.py` does it).
 """
@@ -37,6 +37,7 @@ from cloister.node.commands import (
     ComputeExited,
     ComputeInfo,
     GetStatus,
+    KeepHistory,
     NodeStatus,
     StopCompute,
     VolumeFailed,
@@ -181,7 +182,18 @@ class Reconciler:
         for compute in status.computes:
             if (known := rows.get(EndpointId(compute.endpoint_id))) is None or known.generation != compute.generation:
                 await self._adopt(compute)
+        await self._keep_histories(status)
         await self._lock_leftovers(status)
+
+    async def _keep_histories(self, status: NodeStatus) -> None:
+        """An agent that was started anew does not know how long the history of what it found running is kept."""
+        async with self._database.reading() as tx:
+            wanted = await store.history_retentions(tx)
+        for compute in status.computes:
+            endpoint_id = EndpointId(compute.endpoint_id)
+            retention_s = wanted.get(endpoint_id)
+            if retention_s is not None and status.history_retentions_s.get(endpoint_id) != retention_s:
+                await self._agent.call(KeepHistory(endpoint_id=endpoint_id, history_retention_s=retention_s))
 
     async def _adopt(self, compute: ComputeInfo) -> None:
         """A compute that no row knew of a moment ago: its start may have been cut short by a crash of ours, or is just

@@ -270,6 +270,15 @@ async def running(tx: Transaction) -> list[Endpoint]:
     return [endpoint_of(row) for row in rows]
 
 
+async def history_retentions(tx: Transaction) -> dict[EndpointId, int]:
+    """In seconds, of everything that runs and writes."""
+    rows = await tx.fetch(
+        """SELECT e.id, p.history_retention_seconds AS seconds FROM endpoint e JOIN project p ON p.id = e.project_id
+            WHERE e.socket_dir IS NOT NULL AND e.type = 'read_write'"""
+    )
+    return {EndpointId(row["id"]): row["seconds"] for row in rows}
+
+
 async def awake(tx: Transaction) -> list[Endpoint]:
     """Those whose compute serves clients, and on which no operation works: the ones that may be found idle."""
     rows = await tx.fetch(
