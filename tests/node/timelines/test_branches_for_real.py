@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloister.base.errors import ConflictError, PreconditionError, UnavailableError
+from cloister.base.errors import ConflictError, InternalError, PreconditionError, UnavailableError
 from cloister.base.ids import new_endpoint_id, new_timeline_id, parse_timeline_id
 from cloister.node.commands import (
     CloneTimeline,
@@ -31,7 +31,7 @@ from cloister.node.commands import (
     TimelineInfo,
 )
 from cloister.node.runs import Run, Runs
-from cloister.node.timelines import recovery
+from cloister.node.timelines import recovery, scrub
 from cloister.node.timelines.layout import Layout
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import PATIENCE_S, UID, Node, running_node
@@ -224,7 +224,7 @@ async def test_any_moment_comes_back_exactly(node: Node, is_running: bool) -> No
         await session.close()
 
 
-async def test_secrets_are_taken_out(node: Node) -> None:
+async def test_secrets_are_taken_out(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = await node.create()
     secret = "a-secret-of-the-parent"
     await run(
@@ -234,13 +234,32 @@ async def test_secrets_are_taken_out(node: Node) -> None:
         "CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere')",
         f"CREATE USER MAPPING FOR neondb_owner SERVER far OPTIONS (user 'u', password '{secret}')",
         f"UPDATE pg_authid SET rolpassword = 'SCRAM-SHA-256$4096:{secret}' WHERE rolname = 'neondb_owner'",
+        """CREATE DATABASE "o'dd = data""base" """,
         "SELECT 1",
     )
     child = await clone(node, parent)
+    await node.start(parent)  # keeps the volume open
+    words: list[str] = []
+    plain = recovery.single_user
+
+    def noted(engine: Any, database: str, more: dict[str, str]) -> list[str]:
+        words.append(database)
+        return plain(engine, database, more)
+
+    monkeypatch.setattr(recovery, "single_user", noted)
     command = ScrubTimeline(project_id=parent.project_id, timeline_id=child.timeline_id, pg_version=18, uid=UID)
+    # One that is cut short leaves names of ours; the next gives them back.
+    with monkeypatch.context() as cut_short:
+        cut_short.setattr(scrub, "statements_for_each", lambda: b"SELECT 1/0;\n")
+        with pytest.raises(InternalError):
+            await node.ask(command)
     await node.ask(command)
     await node.ask(command)
+    assert all(word == "template1" or word.startswith("cloister_") for word in words), "no tenant's name in a command"
     session = await connect(await node.start(child))
+    names = await session.fetch("SELECT datname FROM pg_database ORDER BY 1")
+    assert [name for (name,) in names] == ["neondb", "o'dd = data\"base", "postgres", "template0", "template1"]
+    assert await session.fetchval("SELECT count(*) FROM pg_shseclabel WHERE classoid = 1262") == 0
     assert await session.fetchval("SELECT count(*) FROM pg_authid WHERE rolpassword IS NOT NULL") == 0
     assert await session.fetchval("SELECT count(*) FROM pg_user_mapping WHERE umoptions IS NOT NULL") == 0
     mountpoint = node.host.paths.mounts / parent.project_id

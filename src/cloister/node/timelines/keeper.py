@@ -11,6 +11,7 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -118,14 +119,13 @@ class Keeper:
         self,
         engines: Engines,
         single_user: SingleUser,
-        hold: Callable[[ProjectId], AbstractAsyncContextManager[Path]],
+        hold: Hold,
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
         schemas: SchemaPrograms,
         clock: Clock | None = None,
     ) -> None:
-        """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
         self._engines = engines
         self._single_user = single_user
         self._schemas = schemas
@@ -355,13 +355,11 @@ class Keeper:
         async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
             self._require_rest(timeline_id)
             timeline = Layout(mountpoint).existing(timeline_id)
-            ran = await self._single(engine, timeline, uid, settings={}, stdin=scrub.statements_for_all())
-            _require_scrubbed(ran)
-            for database in scrub.databases(ran.output):
-                ran = await self._single(
-                    engine, timeline, uid, settings={}, stdin=scrub.statements_for_each(), database=database
-                )
-                _require_scrubbed(ran)
+            token = secrets.token_hex(8)
+            output = await self._say(engine, timeline, uid, scrub.statements_for_all(token))
+            for oid in scrub.databases(output):
+                await self._say(engine, timeline, uid, scrub.statements_for_each(), database=scrub.name_of(token, oid))
+            await self._say(engine, timeline, uid, scrub.statements_at_the_end())
             await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
             self._empty_trash_later(project_id, Layout(mountpoint))
         return Done()
@@ -431,6 +429,14 @@ class Keeper:
                 lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=False, is_on_disk=False)
             )
         return Done()
+
+    async def _say(
+        self, engine: Any, timeline: Timeline, uid: int, statements: bytes, *, database: str = scrub.DATABASE
+    ) -> str:
+        ran = await self._single(engine, timeline, uid, settings={}, stdin=statements, database=database)
+        if scrub.has_failed(ran.code, ran.output):
+            raise InternalError(f"taking the secrets out ended with {ran.code}: {ran.output[-2000:]}")
+        return ran.output
 
     async def _delete(self, project_id: ProjectId, timeline_id: TimelineId) -> Done:
         if not self._has_volume(project_id):
@@ -541,8 +547,3 @@ def _require_success(ran: Ran, what: str) -> None:
         raise InternalError(
             f"{what} ended with {ran.code}: {ran.output[-2000:]}", public="the branch's data is damaged"
         )
-
-
-def _require_scrubbed(ran: Ran) -> None:
-    if scrub.has_failed(ran.code, ran.output):
-        raise InternalError(f"taking the secrets out ended with {ran.code}: {ran.output[-2000:]}")

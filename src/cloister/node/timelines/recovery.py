@@ -76,7 +76,8 @@ def single_user(engine: Engine, database: str, more: dict[str, str]) -> list[str
         "timezone": "UTC",
         "log_timezone": "UTC",
         "lc_messages": "C",
-        "log_min_messages": "log",
+        # For the server's log, LOG stands above ERROR: with `log`, a statement that failed would not be told.
+        "log_min_messages": "error",
         "log_line_prefix": "%m ",
         **more,
     }

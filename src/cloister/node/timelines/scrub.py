@@ -4,7 +4,9 @@ Taking a value away is not enough. The old row stays in the table's file until a
 files; so the tables are written anew. The WAL of it stays in its segment; so the log goes on in another one, and the
 older ones are removed (`clone.tidy_wal`). Of a clone's history nothing stays either.
 
-In single-user mode no trigger on an event fires and no setting of a role or database applies.
+In single-user mode no trigger on an event fires and no setting of a role or database applies. It takes the name of a database as
+a word of the command, and a tenant's name is never one: while they are scrubbed, databases have names of ours, and their own ones
+lie beside them in the catalog as labels. So an attempt that is cut short loses none, and the next one goes on.
 """
 
 import re
@@ -16,7 +18,14 @@ DATABASE: Final = "template1"
 DATABASES_MAX: Final = 1000
 # One run for each that has user mappings: a tenth of a second.
 
-_NAME: Final = re.compile(r'database_name = "([0-9a-f]{2,126})"')
+_OID: Final = re.compile(r'\bdatabase_oid = "(\d{1,10})"')
+
+_PROVIDER: Final = "cloister-scrub"
+# Nobody can make a label of a provider that is not loaded, but in this mode.
+_IS_LABELLED: Final = (
+    "EXISTS (SELECT FROM pg_catalog.pg_shseclabel l WHERE l.objoid = d.oid "
+    f"AND l.classoid = 1262 AND l.provider = '{_PROVIDER}')"
+)
 
 # Table, change, condition. To take out more, add a line.
 _SHARED: Final = (
@@ -28,26 +37,44 @@ _PER_DATABASE: Final = (("pg_user_mapping", "umoptions = NULL", "umoptions IS NO
 _END: Final = ("CHECKPOINT", "SELECT pg_catalog.pg_switch_wal()")
 
 
-def statements_for_all() -> bytes:
-    """For DATABASE: what all databases share, and the names of the others."""
-    # Nothing in this sentence comes from anywhere but this file.
-    names = (
-        "SELECT pg_catalog.encode(pg_catalog.convert_to(datname::text, 'UTF8'), 'hex') AS database_name "  # noqa: S608
-        f"FROM pg_catalog.pg_database WHERE datconnlimit <> -2 AND datname <> '{DATABASE}' LIMIT {DATABASES_MAX + 1}"
+def name_of(token: str, oid: int) -> str:
+    """A database, while it is scrubbed. `token` is nothing that a tenant could have thought of."""
+    return f"cloister_{token}_{oid}"
+
+
+def statements_for_all(token: str) -> bytes:
+    """For DATABASE: what all databases share, and names for the others. Nothing in these sentences comes from anywhere but this
+    file, and `token` is hexadecimal."""
+    kept = (
+        "INSERT INTO pg_catalog.pg_shseclabel (objoid, classoid, provider, label) SELECT d.oid, 1262, "  # noqa: S608
+        f"'{_PROVIDER}', pg_catalog.encode(pg_catalog.convert_to(d.datname::text, 'UTF8'), 'hex') "
+        f"FROM pg_catalog.pg_database d WHERE d.datconnlimit <> -2 AND d.datname <> '{DATABASE}' AND NOT {_IS_LABELLED}"
     )
-    return _lines(*_changes(_SHARED), *_changes(_PER_DATABASE), names, *_END)
+    renamed = f"UPDATE pg_catalog.pg_database d SET datname = '{name_of(token, 0)[:-1]}' || d.oid WHERE {_IS_LABELLED}"  # noqa: S608
+    told = f"SELECT oid AS database_oid FROM pg_catalog.pg_database d WHERE {_IS_LABELLED} LIMIT {DATABASES_MAX + 1}"  # noqa: S608
+    return _lines(*_changes(_SHARED), *_changes(_PER_DATABASE), kept, renamed, told, *_END)
 
 
 def statements_for_each() -> bytes:
     return _lines(*_changes(_PER_DATABASE), *_END)
 
 
-def databases(output: str) -> list[str]:
-    """The names, from what the statements for all printed: in hexadecimal, so that no name can look like something else."""
-    names = [bytes.fromhex(found).decode(errors="surrogateescape") for found in _NAME.findall(output)]
-    if len(names) > DATABASES_MAX:
+def statements_at_the_end() -> bytes:
+    """For DATABASE: the others get their names back."""
+    return _lines(
+        "UPDATE pg_catalog.pg_database d SET datname = pg_catalog.convert_from(pg_catalog.decode(l.label, 'hex'), 'UTF8') "  # noqa: S608
+        f"FROM pg_catalog.pg_shseclabel l WHERE l.objoid = d.oid AND l.classoid = 1262 AND l.provider = '{_PROVIDER}'",
+        f"DELETE FROM pg_catalog.pg_shseclabel WHERE classoid = 1262 AND provider = '{_PROVIDER}'",  # noqa: S608
+        *_END,
+    )
+
+
+def databases(output: str) -> list[int]:
+    """Their oids, from what the statements for all printed."""
+    oids = [int(found) for found in _OID.findall(output)]
+    if len(oids) > DATABASES_MAX:
         raise InternalError(f"more than {DATABASES_MAX} databases")
-    return names
+    return oids
 
 
 def has_failed(code: int, output: str) -> bool:
