@@ -47,7 +47,7 @@ install_packages() {
 # The programs that a platform starts, and the Debian package of each.
 platform_packages() {
     packages_for bwrap:bubblewrap cryptsetup:cryptsetup-bin mkfs.xfs:xfsprogs qemu-storage-daemon:qemu-system-common \
-        losetup:mount useradd:passwd setpriv:util-linux ip:iproute2 psql:postgresql-client
+        losetup:mount useradd:passwd setpriv:util-linux ip:iproute2 psql:postgresql-client pgbouncer:pgbouncer
     # For guard.so, which is built here (build_guard).
     command -v "${CC:-gcc}" >/dev/null || printf 'gcc\n'
     [[ -e /usr/include/stdio.h ]] || printf 'libc6-dev\n'
@@ -80,6 +80,10 @@ ensure_platform_packages() {
         fi
     fi
     install_packages "${missing[@]}"
+    # Its package starts a service on port 6432, which nobody asked for: the platform runs its own, beside computes.
+    if [[ " ${missing[*]} " == *' pgbouncer '* && -d /run/systemd/system ]]; then
+        systemctl disable --quiet --now pgbouncer || say "${0##*/}: the service pgbouncer could not be stopped"
+    fi
     # Some releases keep it with the other disk tools.
     command -v qemu-storage-daemon >/dev/null || install_packages qemu-utils
     mapfile -t missing < <(platform_packages)
@@ -89,7 +93,7 @@ ensure_platform_packages() {
 # What tests and benchmarks need beside the platform: peers to compare with, and clients.
 ensure_test_packages() {
     local missing
-    mapfile -t missing < <(packages_for pgbouncer:pgbouncer openssl:openssl npm:npm)
+    mapfile -t missing < <(packages_for openssl:openssl npm:npm)
     # pgbench comes with the distribution's server, whose package would start one on port 5432 unless told otherwise first.
     if ! pgbench --version >/dev/null 2>&1; then
         if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then

@@ -159,9 +159,11 @@ async def connect(info: ComputeInfo, user: str = "cloister_admin", database: str
                 await asyncio.sleep(0.005)
 
 
-def knock(info: ComputeInfo, *, uid: int, gid: int, user: str, replication: str | None = None) -> str:
+def knock(
+    info: ComputeInfo, *, uid: int, gid: int, user: str, replication: str | None = None, database: str = "neondb"
+) -> str:
     """Connect as this uid of the host and ask to be `user`: `in`, `refused: …` as the server says it, or the errno."""
-    words = {"user": user, "database": "neondb"} | ({"replication": replication} if replication else {})
+    words = {"user": user, "database": database} | ({"replication": replication} if replication else {})
     body = struct.pack("!I", 196608) + b"".join(f"{k}\0{v}\0".encode() for k, v in words.items()) + b"\0"
     groups = os.getgroups()
     with socket.socket(socket.AF_UNIX) as connection:

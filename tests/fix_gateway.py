@@ -37,11 +37,13 @@ from cloister.base.directory import (
     ConnectionEvent,
     Frozen,
     LookUp,
+    Pool,
+    Pooler,
     Record,
     Route,
     Wake,
 )
-from cloister.base.errors import CloisterError
+from cloister.base.errors import CloisterError, NotFoundError
 from cloister.base.identities import service_of_uid
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
@@ -154,6 +156,10 @@ class FakeDirectory:
     is_disabled: bool = False
     connection_limit: int = 0
     wake_error: CloisterError | None = None
+    pool_error: CloisterError | None = None
+    pool_dir: str = ""
+    """Where a pooler listens; empty: the compute plays it."""
+    pooled_roles: set[str] = field(default_factory=set)
     may_wake: asyncio.Event = field(default_factory=asyncio.Event)
     generation: int = 1
     asked: list[AnyCommand] = field(default_factory=list)
@@ -215,6 +221,13 @@ class FakeDirectory:
                 return Compute(
                     endpoint_id=endpoint_id, socket_dir=self.socket_dir, generation=self.generation, was_cold=was_cold
                 )
+            case Pool(endpoint_id=endpoint_id, role=role):
+                if self.is_asleep:
+                    raise NotFoundError(f"{endpoint_id} does not run")
+                if self.pool_error is not None:
+                    raise self.pool_error
+                self.pooled_roles.add(role)
+                return Pooler(self.pool_dir or self.socket_dir)
             case Record(events):
                 if not self.is_recording:
                     await asyncio.Event().wait()

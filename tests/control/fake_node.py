@@ -47,12 +47,14 @@ from cloister.node.commands import (
     GetVolume,
     KeepHistory,
     NodeStatus,
+    PoolerInfo,
     PruneTimeline,
     Recovered,
     RecoverTimeline,
     SchemaDump,
     ScrubTimeline,
     StartCompute,
+    StartPooler,
     StopCompute,
     TimelineInfo,
     VolumeInfo,
@@ -307,6 +309,13 @@ class FakeNode:
             ):
                 self.images[compute.project_id].is_open = False
         return Done()
+
+    def _StartPooler(self, command: StartPooler) -> PoolerInfo:  # noqa: N802
+        compute = self.computes.get(command.endpoint_id)
+        if compute is None or compute.generation != command.generation:
+            raise NotFoundError(public="the compute does not run")
+        self.calls.append("StartPooler")
+        return PoolerInfo(f"{compute.socket_dir}/pool")
 
     # ── timelines ──
 

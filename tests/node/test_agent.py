@@ -109,6 +109,11 @@ class FakeComputes:
     async def stop(self, endpoint_id: str) -> None:
         self.end(endpoint_id, was_asked=True)
 
+    async def pool(self, endpoint_id: str, generation: int, role: str) -> str:
+        if endpoint_id not in self.infos:
+            raise NotFoundError(f"{endpoint_id} does not run")
+        return f"/pool/{endpoint_id}/{generation}/{role}"
+
     async def kill_all_on(self, project_id: str) -> None:
         self.killed.append(project_id)
         for endpoint_id in [name for name, info in self.infos.items() if info.project_id == project_id]:

@@ -61,6 +61,22 @@ class Wake(Command[Compute], frozen=True, kw_only=True):
     """The generation whose socket refused the gateway, if one did: not to be given again."""
 
 
+class Pooler(msgspec.Struct, frozen=True):
+    """It may need some milliseconds more before it accepts, and before it knows the role."""
+
+    socket_dir: str
+
+
+class Pool(Command[Pooler], frozen=True, kw_only=True):
+    """A pooler beside this compute, for clients of this role. Only sent for a client that has authenticated as it. Raises
+    NotFoundError (that compute does not run any more), PreconditionError (there is none on that node), ExhaustedError."""
+
+    reply: ClassVar[type] = Pooler
+    endpoint_id: str
+    generation: int
+    role: str
+
+
 class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the connection audit."""
 
@@ -105,7 +121,7 @@ class Frozen(Command[int], frozen=True, kw_only=True):
     """A client of it sent something that the compute has not answered yet: it is not idle."""
 
 
-AnyCommand = LookUp | Wake | Record | Frozen
+AnyCommand = LookUp | Wake | Pool | Record | Frozen
 
 
 class Invalidate(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -27,6 +27,9 @@ COMPUTE_UID_COUNT: Final = 100_000_000
 # Above what systemd-nspawn (to 1 879 048 191) and subuid ranges use, below 2^31, where some tools turn negative.
 
 
+POOLER_UID: Final = COMPUTE_UID_FIRST + COMPUTE_UID_COUNT - 3
+"""Of the PgBouncers that stand beside computes. Each is in a sandbox of its own, and owns nothing but its socket."""
+
 READER_UID: Final = COMPUTE_UID_FIRST + COMPUTE_UID_COUNT - 2
 """Of programs that read a tenant's server from outside of it (pg_dump). It owns nothing; the last uids of the range are
 never a project's."""

@@ -100,6 +100,7 @@ class ControlPlane:
         self.directory = DirectoryServer(
             settings.paths,
             database,
+            agent,
             runner=self.runner,
             waker=self.waker,
             verifiers=self.verifiers,

@@ -54,8 +54,10 @@ from cloister.node.commands import (
     GetVolume,
     KeepHistory,
     NodeStatus,
+    PoolerInfo,
     SchemaDump,
     StartCompute,
+    StartPooler,
     StopCompute,
     VolumeFailed,
     VolumeInfo,
@@ -111,6 +113,7 @@ class ComputesPort(Protocol):
     def expecting(self) -> AbstractAsyncContextManager[None]: ...
     async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo: ...
     async def stop(self, endpoint_id: str) -> None: ...
+    async def pool(self, endpoint_id: str, generation: int, role: str) -> str: ...
     async def kill_all_on(self, project_id: str) -> None: ...
     async def adopt(self) -> None: ...
     def running(self) -> list[ComputeInfo]: ...
@@ -263,6 +266,8 @@ class NodeAgent:
                 return self._keep_history(parse_endpoint_id(command.endpoint_id), command.history_retention_s)
             case DumpSchema():
                 return await self._dump_schema(command)
+            case StartPooler():
+                return await self._start_pooler(command)
             case GetStatus():
                 return await self._status()
             case GetVolume():
@@ -353,6 +358,12 @@ class NodeAgent:
             if compute.endpoint_id == endpoint_id and self._dumps is not None:
                 return SchemaDump(await self._dumps.schema(compute, command.pg_version, database))
         raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
+
+    async def _start_pooler(self, command: StartPooler) -> PoolerInfo:
+        """Without a lock of ours: a compute that is stopped meanwhile takes its pooler along."""
+        endpoint_id = parse_endpoint_id(command.endpoint_id)
+        role = parse_identifier("role name", command.role)
+        return PoolerInfo(await self._computes.pool(endpoint_id, command.generation, role))
 
     async def _status(self) -> NodeStatus:
         driver, running = self._volumes.driver, self._computes.running()

@@ -309,6 +309,21 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`v1`, `v2`, or why there are no limits."""
 
 
+class PoolerInfo(msgspec.Struct, frozen=True):
+    socket_dir: str
+    """The gateway's user reaches it. The socket is there a few milliseconds later."""
+
+
+class StartPooler(Command[PoolerInfo], frozen=True, kw_only=True):
+    """PgBouncer beside a compute that runs, for clients of this role. Running already is success. Raises NotFoundError when
+    this compute does not run, PreconditionError where PgBouncer is not installed."""
+
+    reply: ClassVar[type] = PoolerInfo
+    endpoint_id: str
+    generation: int
+    role: str
+
+
 class GetStatus(Command[NodeStatus], frozen=True):
     reply: ClassVar[type] = NodeStatus
 
@@ -343,6 +358,7 @@ AnyCommand = (
     | KeepHistory
     | AnyTimelineCommand
     | DumpSchema
+    | StartPooler
     | GetStatus
     | GetVolume
 )

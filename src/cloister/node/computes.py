@@ -34,9 +34,18 @@ from cloister.base.ids import parse_branch_id, parse_endpoint_id, parse_project_
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S
 from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
+from cloister.node.poolers import Place, Poolers
 from cloister.node.postgres.engines import Engine, Engines
 from cloister.node.postgres.log import ServerLog
-from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, OUTBOX_DIR, SOCKET_DIR, Size, postgresql_conf
+from cloister.node.postgres.tuning import (
+    CONFIG_DIR,
+    CONNECTIONS_MIN,
+    DATA_DIR,
+    OUTBOX_DIR,
+    SOCKET_DIR,
+    Size,
+    postgresql_conf,
+)
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import Cgroups, Group, Limits, detect
@@ -70,6 +79,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     info: ComputeInfo
     cpu_cores: float
     timeline_dir: str
+    max_connections: int = CONNECTIONS_MIN
     monitor: ProcessRecord
     program: ProcessRecord | None = None
     """None while it is being launched."""
@@ -96,7 +106,10 @@ class _Compute:
     room: Room
     timeline_dir: Path
     cpu_cores: float
+    max_connections: int
     was_asked: bool = False
+    is_ending: bool = False
+    """What was made for it is being taken away."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -121,6 +134,7 @@ class Computes:
         self._clock = clock if clock is not None else SystemClock()
         self._extra_readable = extra_readable or {}
         self._records = paths.run / "compute-records"
+        self._poolers = Poolers(paths, engines.doors)
         self._computes: dict[str, _Compute] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expected = 0
@@ -202,6 +216,22 @@ class Computes:
                 async with asyncio.timeout(SIGNAL_INTERVAL_S):
                     await compute.gone.wait()
 
+    async def pool(self, endpoint_id: str, generation: int, role: str) -> str:
+        """The directory with the socket of the pooler beside this compute, which has heard of the role. Raises
+        NotFoundError when this compute does not run, PreconditionError, ExhaustedError, ForbiddenError."""
+        async with self._poolers.lock(endpoint_id):
+            compute = self._computes.get(endpoint_id)
+            if compute is None or compute.is_ending or compute.info.generation != generation:
+                raise NotFoundError(f"{endpoint_id} does not run as {generation}", public="the compute does not run")
+            place = Place(
+                endpoint_id=endpoint_id,
+                room=compute.room,
+                timeline_dir=compute.timeline_dir,
+                group=compute.group,
+                max_connections=compute.max_connections,
+            )
+            return await self._poolers.ensure(place, role)
+
     async def kill_all_on(self, project_id: str) -> None:
         """Their volume is lost: no shutdown can be written. They count as crashed, not as stopped."""
         doomed = [compute for compute in self._computes.values() if compute.info.project_id == project_id]
@@ -230,6 +260,7 @@ class Computes:
                 room=Room(self._paths.computes / endpoint_id),
                 timeline_dir=Path(record.timeline_dir),
                 cpu_cores=record.cpu_cores,
+                max_connections=record.max_connections,
             )
             if record.program is None and program.is_alive():
                 with contextlib.suppress(OSError):
@@ -239,6 +270,9 @@ class Computes:
             if name not in self._computes:
                 await asyncio.to_thread(self._cgroups.find(name).kill)
                 await self._tear_down(name)
+        for name in self._poolers.names():
+            if name not in self._computes:
+                await self._end_pooler(name)
         if self._paths.computes.is_dir():
             for path in self._paths.computes.glob("ep-*"):
                 if path.name not in self._computes:
@@ -265,7 +299,11 @@ class Computes:
             pid=0,
         )
         record = _Record(
-            info=info, cpu_cores=spec.cpu_cores, timeline_dir=str(timeline_dir), monitor=ProcessRecord(0, 0)
+            info=info,
+            cpu_cores=spec.cpu_cores,
+            timeline_dir=str(timeline_dir),
+            max_connections=size.max_connections,
+            monitor=ProcessRecord(0, 0),
         )
         record_path = self._record_path(endpoint_id)
 
@@ -296,7 +334,7 @@ class Computes:
                 raise
         info = msgspec.structs.replace(info, pid=launched.program.pid)
         write_record(record_path, msgspec.structs.replace(record, info=info, program=launched.program))
-        return _Compute(info, launched, group, room, timeline_dir, spec.cpu_cores)
+        return _Compute(info, launched, group, room, timeline_dir, spec.cpu_cores, size.max_connections)
 
     def _prepare(self, plan: _Plan, fds: contextlib.ExitStack) -> tuple[Group, int, int]:
         """Everything that must be there before the process is: its group, the lock and the log, both kept open by
@@ -392,6 +430,7 @@ class Computes:
                 upkeep.cancel()
         except Exception:
             _log.exception("watching %s", endpoint_id)
+        compute.is_ending = True
         try:
             # Its end is the end of all its processes, for it is process 1 of them; the group is asked to make sure.
             await self._tear_down(endpoint_id)
@@ -427,7 +466,13 @@ class Computes:
         await compute.gone.wait()
 
     async def _tear_down(self, endpoint_id: str) -> None:
+        # First: its log is on the volume, and its socket in the room.
+        await self._end_pooler(endpoint_id)
         await asyncio.to_thread(self._remove_all, endpoint_id)
+
+    async def _end_pooler(self, endpoint_id: str) -> None:
+        async with self._poolers.lock(endpoint_id):
+            await self._poolers.end(endpoint_id)
 
     def _remove_all(self, endpoint_id: str) -> None:
         """What was made for a compute, whose processes have ended. What is already gone is fine. The record is last:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cloister.base.directory import AnyCommand, ConnectionEvent, Frozen, LookUp, Record
-from cloister.base.errors import BadRequestError, UnavailableError
+from cloister.base.directory import AnyCommand, ConnectionEvent, Frozen, LookUp, Pool, Record
+from cloister.base.errors import BadRequestError, ForbiddenError, NotFoundError, UnavailableError
 from cloister.control.computes.directory import allowed_ips
 from cloister.control.computes.verifiers import READS_BURST, READS_PER_S, STALE_S_MAX
 from cloister.control.projects.model import ProjectChange
@@ -170,3 +170,22 @@ async def test_an_answer_to_no_freeze_changes_nothing(land: Land) -> None:
     assert await ask(land, Frozen(endpoint_id="ep-no-such-00000000", token=1, has_unanswered=False)) == 0
     route = await ask(land, LookUp(endpoint="ep-no-such-00000000", role="x"))
     assert route.is_doomed
+
+
+async def test_a_pooler_is_asked_of_the_node_that_runs_the_compute(land: Land) -> None:
+    created = await land.project()
+    endpoint_id = created.endpoint.id
+    compute = land.node.computes[endpoint_id]
+
+    async def pool(role: str, generation: int = compute.generation) -> str:
+        return (
+            await land.plane.directory.pool(Pool(endpoint_id=endpoint_id, generation=generation, role=role))
+        ).socket_dir
+
+    assert await pool("neondb_owner") == f"{compute.socket_dir}/pool"
+    with pytest.raises(NotFoundError):
+        await pool("neondb_owner", compute.generation + 1)
+    for role in ("cloister_admin", "cloister_reader"):
+        with pytest.raises(ForbiddenError):
+            await pool(role)
+    assert land.node.calls.count("StartPooler") == 1

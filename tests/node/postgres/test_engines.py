@@ -191,12 +191,13 @@ def test_the_superuser_is_asked_for_before_everybody_else() -> None:
         ["platform", "cloister-api", "cloister_admin"],
         ["reader", "cloister-reader", "cloister_reader"],
         ["gateway", "cloister-gateway", "all"],
+        ["gateway", "cloister-pooler", "all"],
     ]
 
 
 def test_inside_only_the_callers_have_names() -> None:
     names = [line.split(":")[0] for line in DOORS.passwd().splitlines()]
-    assert names == ["cloister-api", "cloister-gateway", "cloister-reader"]
+    assert names == ["cloister-api", "cloister-gateway", "cloister-reader", "cloister-pooler"]
 
 
 def test_initdb_knows_the_builtin_collation_since_17() -> None:

@@ -38,7 +38,7 @@ GROUPS: Final = (
     ),
     Group(
         "Programs",
-        (programs.python, programs.engine, programs.installed, programs.client),
+        (programs.python, programs.engine, programs.installed, programs.pooler, programs.client),
         needs_platform=False,
     ),
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),

@@ -20,6 +20,9 @@ NEEDED: Final = (
 )
 """Program, how it tells its version, and the Debian package that has it."""
 
+POOLER_PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
+# Where the agent looks for it: its package puts it where only root's PATH leads.
+
 POSTGRES_MAJOR_MIN: Final = 16
 # Up to 15 a role with CREATEROLE can grant itself pg_execute_server_program.
 _VERSION: Final = re.compile(r"\d+(\.\d+)+")
@@ -34,6 +37,10 @@ def installed(_subject: Subject) -> list[Finding]:
 def _program(name: str, arguments: Sequence[str], package: str) -> Finding:
     if (path := shutil.which(name)) is None:
         return fail(name, "not installed", f"apt-get install {package}")
+    return _running(name, path, arguments, package)
+
+
+def _running(name: str, path: str, arguments: Sequence[str], package: str) -> Finding:
     said = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     if said.returncode != 0:
         return fail(name, f"{path} does not run: {said.stderr.strip()[:80]}", f"apt-get install --reinstall {package}")
@@ -45,6 +52,12 @@ def client(_subject: Subject) -> list[Finding]:
     if shutil.which("psql"):
         return [ok("psql", "installed")]
     return [warning("psql", "not installed", "apt-get install postgresql-client, if people use psql here")]
+
+
+def pooler(_subject: Subject) -> list[Finding]:
+    if (path := shutil.which("pgbouncer", path=POOLER_PATH)) is None:
+        return [warning("pgbouncer", "not installed", "apt-get install pgbouncer, or -pooler hosts are refused")]
+    return [_running("pgbouncer", path, ("--version",), "pgbouncer")]
 
 
 def python(_subject: Subject) -> list[Finding]:

@@ -22,13 +22,25 @@ import msgspec
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.directory import AnyCommand, Compute, Frozen, Invalidate, LookUp, Record, Route, Wake
-from cloister.base.errors import BadRequestError, InvalidIdError, UnavailableError
+from cloister.base.directory import (
+    AnyCommand,
+    Compute,
+    Frozen,
+    Invalidate,
+    LookUp,
+    Pool,
+    Pooler,
+    Record,
+    Route,
+    Wake,
+)
+from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, UnavailableError
 from cloister.base.identities import Service
 from cloister.base.ids import EndpointId, parse_endpoint_id, parse_identifier
 from cloister.base.rpc import Connection, Server
 from cloister.base.secret import Secret
 from cloister.base.settings import Paths
+from cloister.control.computes.agent import Agent
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.model import State
 from cloister.control.computes.runner import Runner
@@ -37,6 +49,7 @@ from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
 from cloister.control.roles.names import is_platform_role
 from cloister.control.roles.server import RoleState
+from cloister.node.commands import StartPooler
 from cloister.protocol.scram import Verifier
 from cloister.trust.audit import Action, Event, record
 
@@ -66,6 +79,7 @@ class DirectoryServer:
         self,
         paths: Paths,
         database: Database,
+        agent: Agent,
         *,
         runner: Runner,
         waker: Waker,
@@ -75,6 +89,7 @@ class DirectoryServer:
         allowed: frozenset[Service] = frozenset({Service.GATEWAY}),
     ) -> None:
         self._database = database
+        self._agent = agent
         self._runner = runner
         self._waker = waker
         self._verifiers = verifiers
@@ -102,7 +117,7 @@ class DirectoryServer:
         # Whatever it kept from before may have changed while it was not connected.
         connection.send_event(Invalidate())
 
-    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | Compute | int:
+    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | Compute | Pooler | int:
         match command:
             case LookUp():
                 return await self.look_up(command)
@@ -110,6 +125,8 @@ class DirectoryServer:
                 return await self._waker.wake(
                     parse_endpoint_id(command.endpoint_id), stale_generation=command.stale_generation
                 )
+            case Pool():
+                return await self.pool(command)
             case Record():
                 return await self._record(command)
             case Frozen():
@@ -173,6 +190,13 @@ class DirectoryServer:
         if role.valid_until is not None and role.valid_until <= self._clock.now():
             return None
         return role.verifier
+
+    async def pool(self, command: Pool) -> Pooler:
+        endpoint_id, role = parse_endpoint_id(command.endpoint_id), parse_identifier("role name", command.role)
+        if is_platform_role(role):
+            raise ForbiddenError(f"{role} is not a tenant's")
+        info = await self._agent.call(StartPooler(endpoint_id=endpoint_id, generation=command.generation, role=role))
+        return Pooler(info.socket_dir)
 
     async def _record(self, command: Record) -> int:
         if not command.events:

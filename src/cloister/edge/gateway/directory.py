@@ -21,6 +21,7 @@ from cloister.base.directory import (
     Frozen,
     Invalidate,
     LookUp,
+    Pool,
     Record,
     Route,
     Wake,
@@ -74,6 +75,7 @@ class Directory:
         self._on_reconnect = on_reconnect
         self._was_connected = False
         self._routes: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._pools: OrderedDict[tuple[str, int, str], str] = OrderedDict()
         self._generation = 0
         """Grows with every invalidation: an answer to a question from before is not remembered."""
         self._asking: dict[Hashable, asyncio.Task[Any]] = {}
@@ -111,6 +113,19 @@ class Directory:
         key = ("wake", endpoint_id, stale_generation)
         return await asyncio.shield(self._once(key, lambda: self._ask_wake(endpoint_id, stale_generation)))
 
+    async def pool(self, endpoint_id: str, generation: int, role: str) -> str:
+        """Where the pooler's socket is, started if need be. One question for all who wait for the same. Raises
+        CloisterError."""
+        key = ("pool", endpoint_id, generation, role)
+        return await asyncio.shield(self._once(key, lambda: self._ask_pool(endpoint_id, generation, role)))
+
+    def known_pool(self, route: Route, role: str) -> str | None:
+        """What `pool` said before of the compute that this route names."""
+        return self._pools.get((route.endpoint_id, route.generation, role)) if route.socket_dir is not None else None
+
+    def forget_pool(self, route: Route, role: str) -> None:
+        self._pools.pop((route.endpoint_id, route.generation, role), None)
+
     async def record(self, events: list[ConnectionEvent]) -> None:
         await self._client.call(Record(events))
 
@@ -142,6 +157,13 @@ class Directory:
         )
         self.forget_compute(endpoint_id)  # routes that say it sleeps
         return compute
+
+    async def _ask_pool(self, endpoint_id: str, generation: int, role: str) -> str:
+        pooler = await self._client.call(Pool(endpoint_id=endpoint_id, generation=generation, role=role))
+        self._pools[endpoint_id, generation, role] = pooler.socket_dir
+        if len(self._pools) > ROUTES_MAX:
+            self._pools.popitem(last=False)
+        return pooler.socket_dir
 
     def _once(self, key: Hashable, ask: Callable[[], Any]) -> asyncio.Task[Any]:
         """Join the question under way, or ask it. The tasks are awaited by those who ask, and ended by `run`."""

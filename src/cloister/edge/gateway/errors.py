@@ -87,6 +87,14 @@ def past_unavailable() -> RefusedError:
     return RefusedError("past_unavailable", "0A000", text)
 
 
+def unsupported_parameter(which: str) -> RefusedError:
+    text = (
+        f"unsupported startup parameter{which}. Please use unpooled connection or remove this parameter from the startup"
+        " package."
+    )
+    return RefusedError("unsupported_parameter", "08P01", text)
+
+
 def audit_unavailable() -> RefusedError:
     return RefusedError("audit_unavailable", "57P03", "temporarily unavailable: try again in a moment")
 

@@ -118,11 +118,13 @@ class Relay:
 
     def compute_left(self) -> None:
         """A compute that stops says so itself, and one that was told goodbye just closes; one that was killed under an
-        idle client cannot say anything."""
+        idle client cannot say anything, and a pooler says nothing at its end. Frozen, it was stopped for good reasons."""
         if self._has_taken_leave:
             self.end("client_left")
         elif self.is_unanswered:
             self.end("compute_closed")
+        elif self._is_frozen:
+            self.end("compute_closed", sqlstate="57P01", text="terminating connection due to administrator command")
         else:
             self.end("compute_closed", sqlstate="57P02", text="terminating connection because the compute went away")
 

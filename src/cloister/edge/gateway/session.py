@@ -29,7 +29,7 @@ from cloister.edge.gateway.errors import ClientLeftError, RefusedError
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
-from cloister.edge.gateway.target import Target, in_password, target_of
+from cloister.edge.gateway.target import Target, canonical, in_password, is_pooler, target_of
 from cloister.edge.gateway.visit import Visit
 from cloister.edge.gateway.wire import Wire
 from cloister.protocol.pgwire.backend import BackendError
@@ -215,7 +215,7 @@ class Session:
             if (parts := in_password(text)) is None:
                 raise errors.endpoint_missing()
             endpoint, password = parts
-            visit.target = Target(endpoint, visit.target.parameters)
+            visit.target = Target(canonical(endpoint), visit.target.parameters, is_pooled=is_pooler(endpoint))
         return PasswordVerdict(await visit.is_right(await visit.verifier(), password))
 
     async def _cancel(self, request: CancelRequest) -> None:

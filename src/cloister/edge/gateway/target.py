@@ -1,4 +1,4 @@
-"""Which endpoint a client means, and what of its startup packet goes on to the compute. Pure.
+"""Which endpoint a client means, whether it wants it pooled, and what of its startup packet goes on to the compute. Pure.
 
 The endpoint is the first label of the server name under our domain, or `endpoint=`/`project=` in `options`. Whatever
 says it must say the same: a client that names two is refused, so that no part of the gateway can take one and another
@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.edge.gateway.errors import endpoint_inconsistent, endpoint_malformed, past_unavailable
+from cloister.edge.gateway.errors import (
+    endpoint_inconsistent,
+    endpoint_malformed,
+    past_unavailable,
+    unsupported_parameter,
+)
 from cloister.protocol.pgwire.messages import Startup
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -26,6 +31,14 @@ _IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DO
 
 POOLER_SUFFIX: Final = "-pooler"
 
+_POOLED: Final = frozenset(
+    (
+        "user database client_encoding datestyle timezone standard_conforming_strings application_name extra_float_digits"
+    ).split()
+)
+# What PgBouncer tracks, and the one that it is told to ignore, because drivers for Java send it always.
+_SETTING: Final = re.compile(r"(?:-c\s*|--)([A-Za-z_][\w.-]{0,62})=")
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -33,6 +46,8 @@ class Target:
     """Canonical: lower case, without `-pooler`. None: nobody said."""
     parameters: Mapping[str, str]
     """For the compute."""
+    is_pooled: bool = False
+    """Whatever named the endpoint did so with `-pooler`, once at least."""
 
 
 def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
@@ -54,13 +69,29 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     parameters = {name: value for name, value in startup.parameters.items() if name != "options"}
     if kept:
         parameters["options"] = " ".join(kept)
-    return Target(endpoints[0] if endpoints else None, parameters)
+    is_pooled = any(is_pooler(name) for name in named)
+    return Target(endpoints[0] if endpoints else None, parameters, is_pooled=is_pooled)
 
 
 def in_password(text: str) -> tuple[str, str] | None:
-    """`endpoint=ID;PASSWORD` or `endpoint=ID$PASSWORD` → (endpoint, password)."""
+    """`endpoint=ID;PASSWORD` or `endpoint=ID$PASSWORD` → (ID as it stands there, password)."""
     match = _IN_PASSWORD.fullmatch(text)
-    return None if match is None else (canonical(match[1]), match[2])
+    return None if match is None else (match[1], match[2])
+
+
+def is_pooler(name: str) -> bool:
+    return name.lower().endswith(POOLER_SUFFIX)
+
+
+def check_pooled(parameters: Mapping[str, str]) -> None:
+    """Raises RefusedError for what PgBouncer cannot keep with a client whose transactions go to one server after another.
+    Left out without a word, it would be missed later, in somebody's data."""
+    for name, value in parameters.items():
+        if name == "options":
+            match = _SETTING.search(value)
+            raise unsupported_parameter(f" in options: {value[:40] if match is None else match[1]}")
+        if name.lower() not in _POOLED:
+            raise unsupported_parameter(f": {name[:63]}")
 
 
 def canonical(name: str) -> str:

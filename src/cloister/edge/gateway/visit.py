@@ -18,10 +18,11 @@ from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.certificates import ServerTls
 from cloister.edge.gateway.compute import ComputeSession, reach
 from cloister.edge.gateway.errors import RefusedError
+from cloister.edge.gateway.pooled import reach_pooled
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Spares
-from cloister.edge.gateway.target import Target
+from cloister.edge.gateway.target import Target, check_pooled
 from cloister.edge.gateway.trail import timestamp
 from cloister.protocol.pgwire.backend import BackendError
 from cloister.protocol.pgwire.messages import Startup
@@ -110,6 +111,8 @@ class Visit:
         """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`."""
         assert self.route is not None
         self._check_service(self.route)
+        if self.target.is_pooled:
+            check_pooled(self.parameters)
         try:
             async with asyncio.timeout(WAKE_TIMEOUT_S):
                 for _ in range(limits.ENDED_SESSIONS_MAX):
@@ -146,7 +149,10 @@ class Visit:
         self._gateway.sessions.leave(running)
 
     def keep(self, running: Running, compute: ComputeSession) -> bool:
-        """Offer the session of a client that is through with it to the next of its kind; False if it is not wanted."""
+        """Offer the session of a client that is through with it to the next of its kind; False if it is not wanted. A
+        pooled one is cheap, and its pool is elsewhere."""
+        if self.target.is_pooled:
+            return False
         kind = Spares.kind_of(
             running.route.endpoint_id, (compute.socket_dir, compute.generation), self.target.parameters
         )
@@ -159,6 +165,8 @@ class Visit:
             raise errors.too_many_connections()
 
     async def _reach(self, route: Route) -> ComputeSession:
+        if self.target.is_pooled:
+            return await reach_pooled(self._gateway.directory, route, self.user, self.parameters)
         spares = self._gateway.spares
         if route.socket_dir is not None:
             kind = Spares.kind_of(route.endpoint_id, (route.socket_dir, route.generation), self.parameters)

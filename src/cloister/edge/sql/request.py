@@ -6,7 +6,7 @@ name different endpoints.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
@@ -222,4 +222,5 @@ def _target(host: str, server_name: str, domain: str, startup: Startup) -> Targe
     label = server_name.partition(".")[0]
     if label not in COMMON_LABELS and canonical(label) != target.endpoint:
         raise endpoint_inconsistent(label, target.endpoint)
-    return target
+    # A statement over HTTPS has no session to keep: the gateway's own sessions serve it, whichever name it comes by.
+    return replace(target, is_pooled=False)

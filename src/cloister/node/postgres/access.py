@@ -1,6 +1,6 @@
 """Who may log in to a compute, and as whom: pg_hba.conf, pg_ident.conf and the accounts that they name.
 
-A compute has one socket and three callers. The kernel says which uid is calling, and that is all the authentication
+A compute has one socket and four callers. The kernel says which uid is calling, and that is all the authentication
 there is inside: the gateway has checked the client's password before it connects.
 
 (1) `cloister_admin`, the bootstrap superuser, is for the API's process alone.
@@ -8,7 +8,9 @@ there is inside: the gateway has checked the client's password before it connect
 (3) `cloister_reader`, who may read and change nothing, is for pg_dump in a sandbox of its own (`node/dumps.py`). pg_dump
     reads what a tenant's server says, so it may be led to anything: neither the gateway nor the API can become that role,
     and the uid that can become it can become no other.
-(4) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
+(4) The compute's pooler (`node/poolers.py`) may become whom the gateway may become, and nobody else: it speaks for clients
+    that the gateway has let in.
+(5) Nobody else gets in. The compute's own uid is in no map: code that runs inside as PostgreSQL cannot come back through
     the socket as the superuser.
 
 A physical replication connection matches no line, so it is refused: `all` does not include it. That is no wall around a
@@ -21,11 +23,12 @@ import grp
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.base.identities import READER_UID, SHARED_GROUP, Service, uid_of
+from cloister.base.identities import POOLER_UID, READER_UID, SHARED_GROUP, Service, uid_of
 
 ADMIN_ROLE: Final = "cloister_admin"
 READER_ROLE: Final = "cloister_reader"
 _READER_USER: Final = "cloister-reader"
+_POOLER_USER: Final = "cloister-pooler"
 
 PG_HBA: Final = f"""\
 # TYPE  DATABASE  USER            METHOD
@@ -39,6 +42,7 @@ PG_IDENT: Final = f"""\
 platform  {Service.API}      {ADMIN_ROLE}
 reader    {_READER_USER}      {READER_ROLE}
 gateway   {Service.GATEWAY}  all
+gateway   {_POOLER_USER}      all
 """
 
 
@@ -62,6 +66,7 @@ class Doors:
             f"{Service.API}:x:{self.api_uid}:{self.shared_gid}::{nowhere}\n"
             f"{Service.GATEWAY}:x:{self.gateway_uid}:{self.shared_gid}::{nowhere}\n"
             f"{_READER_USER}:x:{READER_UID}:{READER_UID}::{nowhere}\n"
+            f"{_POOLER_USER}:x:{POOLER_UID}:{POOLER_UID}::{nowhere}\n"
         )
 
     def group(self) -> str:

@@ -6,6 +6,7 @@
     room/shm    POSIX shared memory, seen as /dev/shm inside
     room/data   the branch's data directory, bound here once more so that it is noexec whatever the volume is
     room/outbox the directory for finished WAL, likewise, where there is one
+    room/pool   the pooler's socket, where the gateway connects; there from the first pooled client on, and not inside
 
 Nothing that a tenant can write can be executed, therefore, or mapped as code: a superuser's COPY TO or lo_export of a
 shared library ends at the first LOAD. `nosymfollow` on the room keeps a compute from putting a symbolic link where its
@@ -16,6 +17,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,7 @@ class Room:
         self.shared_memory = path / "shm"
         self.data = path / "data"
         self.outbox = path / "outbox"
+        self.pool = path / "pool"
 
     def prepare(self, data: Path, *, uid: int, shared_gid: int, memory_bytes: int, outbox: Path | None = None) -> None:
         """Mount the room and bind `data` and `outbox` into it. The sockets' directory can be reached by `shared_gid`, whose members
@@ -72,6 +75,14 @@ class Room:
         except BaseException:
             self.clear()
             raise
+
+    def make_pool(self, *, owner: int, group: int) -> None:
+        """A new, empty directory for the pooler's socket, reached by these two and by nobody else: `owner` passes through,
+        `group` makes the socket."""
+        shutil.rmtree(self.pool, ignore_errors=True)
+        self.pool.mkdir(mode=0o700)
+        os.chown(self.pool, owner, group)
+        self.pool.chmod(0o570)
 
     def clear(self) -> None:
         """Unmount and remove it. Already gone is fine."""
