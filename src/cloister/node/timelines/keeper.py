@@ -119,13 +119,14 @@ class Keeper:
         self,
         engines: Engines,
         single_user: SingleUser,
-        hold: Hold,
+        hold: Callable[[ProjectId], AbstractAsyncContextManager[Path]],
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
         schemas: SchemaPrograms,
         clock: Clock | None = None,
     ) -> None:
+        """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
         self._engines = engines
         self._single_user = single_user
         self._schemas = schemas
