@@ -12,7 +12,7 @@ import pytest
 
 from tests.back_doors import ROWS, can_log_in, child_with_passwords, fill, path_of, protect, superuser
 from tests.branches import ask, ask_for_child, ask_to_restore, connected, create_schema, finish
-from tests.instance import Instance, Tenant, tail
+from tests.instance import Instance, Tenant
 
 pytestmark = pytest.mark.root
 
@@ -26,12 +26,6 @@ KNOCK_PAUSE_S: Final = 0.2
 def shared_platform() -> Iterator[Instance]:
     with Instance("--store-passwords") as instance:
         yield instance
-
-
-@pytest.fixture
-def platform(shared_platform: Instance) -> Iterator[Instance]:
-    with tail(shared_platform):
-        yield shared_platform
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from cloister.control.branches import protection as words
 from cloister.control.computes import protection as endpoint_words
 from tests.back_doors import ROWS, child_with_passwords, control, fill, path_of, protect, try_control, wait_until
 from tests.branches import ask, connected, create_child, finish
-from tests.instance import Instance, Tenant, tail
+from tests.instance import Instance, Tenant
 from tests.protected import ATTEMPTS, FORBIDDEN, Attempt, Target
 
 pytestmark = pytest.mark.root
@@ -70,12 +70,6 @@ class Prod:
 def shared_platform() -> Iterator[Instance]:
     with Instance("--idle-check-interval", "1", "--store-passwords") as instance:
         yield instance
-
-
-@pytest.fixture
-def platform(shared_platform: Instance) -> Iterator[Instance]:
-    with tail(shared_platform):
-        yield shared_platform
 
 
 @pytest.fixture(scope="module")

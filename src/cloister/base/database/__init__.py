@@ -4,7 +4,8 @@
 who commits is visible. Query texts are literals beside the store that uses them.
 """
 
+from cloister.base.database.jsonb import jsonb
 from cloister.base.database.migrate import migrate
 from cloister.base.database.pool import Database, Transaction
 
-__all__ = ["Database", "Transaction", "migrate"]
+__all__ = ["Database", "Transaction", "jsonb", "migrate"]

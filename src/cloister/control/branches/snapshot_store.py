@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.base.database import Transaction
+from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, TimelineId
 from cloister.control.branches.model import ScheduleItem, Snapshot
@@ -101,7 +101,7 @@ async def set_schedule(tx: Transaction, branch_id: BranchId, items: list[Schedul
     await tx.execute(
         "UPDATE branch SET backup_schedule = $2::jsonb, scheduled_at = $3, updated_at = now() WHERE id = $1",
         branch_id,
-        msgspec.json.encode(items).decode(),
+        jsonb(items),
         now,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.base.database import Transaction
+from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId, TimelineId
 from cloister.control.computes.model import Endpoint, State
@@ -80,7 +80,7 @@ async def add(tx: Transaction, endpoint: Endpoint) -> Endpoint:
         endpoint.min_cu,
         endpoint.max_cu,
         endpoint.suspend_timeout_seconds,
-        _json(endpoint.pg_settings),
+        jsonb(endpoint.pg_settings),
         endpoint.is_disabled,
         endpoint.desired,
         endpoint.state,
@@ -108,7 +108,7 @@ async def change(
         min_cu,
         max_cu,
         suspend_timeout_seconds,
-        _json(dict(pg_settings)),
+        jsonb(dict(pg_settings)),
         is_disabled,
     )
     assert row is not None
@@ -353,7 +353,3 @@ def endpoint_of(row: Any) -> Endpoint:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
     )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

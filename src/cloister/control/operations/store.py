@@ -18,7 +18,7 @@ from typing import Any, Final, LiteralString
 
 import msgspec
 
-from cloister.base.database import Transaction
+from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import BusyError, ConflictError, NotFoundError
 from cloister.base.ids import OperationId, new_operation_id, parse_operation_id
 from cloister.control.calling import Page
@@ -56,7 +56,7 @@ async def insert(
         RETURNING *
         """,
         *(new_operation_id(), project_id, branch_id, endpoint_id, action, machine.name, machine.steps[0].name),
-        *(_encode(work), resource, now, now + machine.deadline),
+        *(jsonb(work), resource, now, now + machine.deadline),
     )
     if row is None:
         raise BusyError(f"{resource} is held by another operation")
@@ -99,7 +99,7 @@ async def insert_after(
         RETURNING *
         """,
         *(new_operation_id(), project_id, branch_id, endpoint_id, action, machine.name, machine.steps[0].name),
-        *(_encode(work), resource, after, status.has_ended, now, now + machine.deadline),
+        *(jsonb(work), resource, after, status.has_ended, now, now + machine.deadline),
     )
     if row is None:
         raise BusyError(f"{resource} was taken a moment ago")
@@ -188,7 +188,7 @@ async def commit(
          WHERE id = $1 AND lease = $2
         RETURNING *
         """,
-        *(held.id, held.lease, move.status, move.step, move.is_undoing, _encode(move.facts)),
+        *(held.id, held.lease, move.status, move.step, move.is_undoing, jsonb(move.facts)),
         *(move.failures_count, move.error, held.wakes, move.run_at, now, move.deadline_at, leased_until),
         move.status.has_ended,
     )
@@ -303,10 +303,6 @@ async def find(tx: Transaction, project_id: str, page: Page) -> list[Operation]:
         *(project_id, None if page.cursor is None else parse_operation_id(page.cursor), min(page.limit, LIST_MAX)),
     )
     return [_operation(row) for row in rows]
-
-
-def _encode(value: dict[str, Any]) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _operation(row: Any) -> Operation:

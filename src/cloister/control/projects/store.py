@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.base.database import Transaction
+from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, OrgId, ProjectId, TimelineId
 from cloister.control.calling import Page
@@ -65,8 +65,8 @@ async def add(tx: Transaction, project: Project) -> Project:
         project.pg_version,
         project.store_passwords,
         project.history_retention_seconds,
-        _json(project.settings),
-        _json(project.default_endpoint_settings),
+        jsonb(project.settings),
+        jsonb(project.default_endpoint_settings),
     )
     assert row is not None
     return project_of(row)
@@ -80,8 +80,8 @@ async def change(tx: Transaction, project: Project) -> Project:
         project.id,
         project.name,
         project.history_retention_seconds,
-        _json(project.settings),
-        _json(project.default_endpoint_settings),
+        jsonb(project.settings),
+        jsonb(project.default_endpoint_settings),
     )
     assert row is not None
     return project_of(row)
@@ -191,7 +191,3 @@ def _volume(row: Any) -> Volume:
         size_bytes=row["size_bytes"],
         state=row["state"],
     )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

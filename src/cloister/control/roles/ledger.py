@@ -5,9 +5,6 @@ it came into the catalog past the check of passwords, however that was done, and
 """
 
 import hashlib
-from typing import Final
-
-PROVIDER: Final = "cloister"
 
 
 def is_vouched_for(verifier: str, label: str | None) -> bool:

@@ -99,9 +99,6 @@ class Archive:
                 found[segment.name] = segment
         return sorted(found.values(), key=lambda segment: segment.name)
 
-    def bytes_held(self) -> int:
-        return sum(segment.size for segment in self.segments())
-
     def give_up_before(self, number: int) -> None:
         """Everything that ends where segment `number` begins, or before."""
         segments = self.segments()

@@ -19,7 +19,6 @@ PATIENCE_S: Final = 1800.0
 # Replay of 1 GB of WAL takes some 20 s here. Snapshots keep it far below this; a tenant's WAL must not run for ever.
 
 _TARGET_NOT_REACHED: Final = "recovery ended before configured recovery target was reached"
-_REDO_DONE: Final = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 _LAST_COMMIT: Final = re.compile(
     r"last completed transaction was at log time (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?)\+00"
 )

@@ -56,12 +56,6 @@ def parse_segment_name(name: str) -> tuple[int, int] | None:
     return (wal_timeline, high * _PER_HIGH + low) if low < _PER_HIGH else None
 
 
-def names_between(wal_timeline: int, start_lsn: int, stop_lsn: int) -> list[str]:
-    """Of the segments that hold everything from `start_lsn` up to `stop_lsn`, which is where a record ends."""
-    last = segment_number(max(stop_lsn - 1, start_lsn))
-    return [segment_name(wal_timeline, number) for number in range(segment_number(start_lsn), last + 1)]
-
-
 def unbroken(numbers: Iterable[int], start: int) -> int:
     """The number after the last of those that follow each other from `start` on; `start` if that is missing itself."""
     present = set(numbers)
