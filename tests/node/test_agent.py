@@ -29,6 +29,7 @@ from cloister.node import agent as agent_module
 from cloister.node.agent import NodeAgent
 from cloister.node.commands import (
     AnyEvent,
+    CloneTimeline,
     CloseVolume,
     ComputeExited,
     ComputeInfo,
@@ -37,6 +38,7 @@ from cloister.node.commands import (
     DeleteVolume,
     DumpSchema,
     GetStatus,
+    GetTimeline,
     GetVolume,
     KeepHistory,
     StartCompute,
@@ -47,7 +49,7 @@ from cloister.node.volumes.plain import PlainDriver
 from tests.node.timelines.clusters import make_cluster
 
 PROJECT, OTHER = new_project_id(), new_project_id()
-BRANCH, TIMELINE = new_branch_id(), new_timeline_id()
+BRANCH, TIMELINE, OTHER_TIMELINE = new_branch_id(), new_timeline_id(), new_timeline_id()
 ENDPOINT, SECOND = new_endpoint_id(), new_endpoint_id()
 UID = COMPUTE_UID_FIRST + 7
 GIB = 1024**3
@@ -253,6 +255,46 @@ async def test_a_volume_is_open_from_its_first_compute_to_its_last(node: Node) -
     await node.ask(StopCompute(endpoint_id=SECOND, close_volume=False))
     assert await node.is_open()
     await node.ask(CloseVolume(PROJECT))
+    assert not await node.is_open()
+
+
+CLONE = CloneTimeline(project_id=PROJECT, source_id=TIMELINE, target_id=OTHER_TIMELINE, uid=UID)
+
+
+async def test_a_volume_in_which_a_timeline_was_made_is_still_open_for_its_start(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LINGER_S", 3600.0)
+    await node.ask(CREATE)
+    await node.ask(CLONE)
+    assert await node.is_open()
+    await node.ask(GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE))
+    assert await node.is_open(), "nor does what others do in between close it"
+    await node.ask(StartCompute(spec=spec()))
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert not await node.is_open(), "a stop does not wait for it"
+    await node.ask(DeleteVolume(PROJECT))
+
+
+async def test_a_volume_in_which_a_timeline_was_made_is_closed_if_nobody_starts_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LINGER_S", 0.0)
+    await node.ask(CREATE)
+    await node.ask(CLONE)
+    await node.settled()
+    assert not await node.is_open()
+
+
+async def test_nothing_is_left_open_for_what_failed_or_is_never_started(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LINGER_S", 3600.0)
+    await node.ask(CREATE)
+    await node.ask(msgspec.structs.replace(CLONE, is_frozen=True))
+    assert not await node.is_open()
+    with pytest.raises(NotFoundError):
+        await node.ask(msgspec.structs.replace(CLONE, source_id=new_timeline_id(), target_id=new_timeline_id()))
     assert not await node.is_open()
 
 

@@ -93,6 +93,10 @@ COLLECT_INTERVAL_S: Final = 5.0
 HOST_CHECK_INTERVAL_S: Final = 1.0
 # At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
 
+LINGER_S: Final = 1.0
+# How long a volume stays open after a timeline was made in it, for that is most often started next: closing and opening it
+# takes longer than making the timeline did. The request for the start comes some milliseconds later.
+
 HISTORY_RETENTION_MAX_S: Final = 30 * 24 * 3600
 # Neon's limit.
 
@@ -189,6 +193,7 @@ class NodeAgent:
         )
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._holds: Counter[ProjectId] = Counter()
+        self._lingering: Counter[ProjectId] = Counter()
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
@@ -474,18 +479,28 @@ class NodeAgent:
         return mountpoint
 
     @contextlib.asynccontextmanager
-    async def _hold(self, project_id: ProjectId) -> AsyncIterator[Path]:
-        """The volume is open for the time of the context, and afterwards if a compute or somebody else needs it. The
-        project's lock is held at both ends only."""
+    async def _hold(self, project_id: ProjectId, *, lingers: bool = False) -> AsyncIterator[Path]:
+        """The volume is open for the time of the context, and afterwards if a compute or somebody else needs it; for
+        LINGER_S in any case if it `lingers` and nothing went wrong. The project's lock is held at both ends only."""
         async with self._locks[project_id]:
             mountpoint = await self._open(project_id)
             self._holds[project_id] += 1
         try:
             yield mountpoint
+            if lingers:
+                self._lingering[project_id] += 1
+                self._begin(self._close_later(project_id))
         finally:
             self._holds[project_id] -= 1
-            async with self._locks[project_id]:
-                await self._close_unused(project_id)
+            if not self._lingering[project_id]:
+                await self._close_if_unused(project_id)
+
+    async def _close_later(self, project_id: ProjectId) -> None:
+        """Whoever stops a compute or closes the volume meanwhile does not wait for this."""
+        await asyncio.sleep(LINGER_S)
+        self._lingering[project_id] -= 1
+        if not self._lingering[project_id]:
+            await self._close_if_unused(project_id)
 
     def _require_no_work(self, project_id: ProjectId) -> None:
         if self._holds[project_id]:

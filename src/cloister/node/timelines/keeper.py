@@ -95,6 +95,13 @@ class SchemaPrograms(Protocol):
     ) -> None: ...
 
 
+class Hold(Protocol):
+    """Keeps a project's volume open for the time of a context, and gives where it is mounted. `lingers`: what was made there
+    is most likely started next, so a moment longer."""
+
+    def __call__(self, project_id: ProjectId, *, lingers: bool = False) -> AbstractAsyncContextManager[Path]: ...
+
+
 class _Locked:
     """Locks that were taken together and can be let go one by one."""
 
@@ -119,14 +126,13 @@ class Keeper:
         self,
         engines: Engines,
         single_user: SingleUser,
-        hold: Callable[[ProjectId], AbstractAsyncContextManager[Path]],
+        hold: Hold,
         is_running: Callable[[TimelineId], bool],
         has_volume: Callable[[ProjectId], bool],
         *,
         schemas: SchemaPrograms,
         clock: Clock | None = None,
     ) -> None:
-        """`hold` keeps a project's volume open for the time of a context, and gives where it is mounted."""
         self._engines = engines
         self._single_user = single_user
         self._schemas = schemas
@@ -243,7 +249,7 @@ class Keeper:
     async def _clone(self, project_id: ProjectId, command: CloneTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
         uid = checked_compute_uid(command.uid)
-        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id):
+        async with self._hold(project_id, lingers=not command.is_frozen) as mountpoint, self.lock(source_id, target_id):
             if (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
             self._require_rest(source_id)
@@ -289,7 +295,10 @@ class Keeper:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
         uid, target = checked_compute_uid(command.uid), _target(command.lsn, command.at)
         engine = self._engines.get(command.pg_version)
-        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id) as locked:
+        async with (
+            self._hold(project_id, lingers=not command.is_frozen) as mountpoint,
+            self.lock(source_id, target_id) as locked,
+        ):
             if (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
             is_running = self._is_running(source_id)
@@ -353,7 +362,7 @@ class Keeper:
         timeline_id, uid = parse_timeline_id(command.timeline_id), checked_compute_uid(command.uid)
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_root(engine)
-        async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
+        async with self._hold(project_id, lingers=True) as mountpoint, self.lock(timeline_id):
             self._require_rest(timeline_id)
             timeline = Layout(mountpoint).existing(timeline_id)
             token = secrets.token_hex(8)
@@ -414,7 +423,7 @@ class Keeper:
         uid = checked_compute_uid(command.uid)
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_template(engine)
-        async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id):
+        async with self._hold(project_id, lingers=True) as mountpoint, self.lock(source_id, target_id):
             layout = Layout(mountpoint)
             if layout.timeline(target_id).exists:
                 return Done()
