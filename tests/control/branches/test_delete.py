@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from cloister.base.errors import ConflictError, NotFoundError
-from cloister.control.branches.model import Restore
+from cloister.control.branches.model import SCHEMA_ONLY, BranchChange, Restore
 from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import CAUSE, branched, holds, of_project, seen
@@ -113,6 +113,32 @@ async def test_a_branch_whose_parent_is_gone_comes_back_under_the_nearest_ancest
         await land.finish(operations)
     await land.control.branches.recover(CALLER, created.project.id, leaf.branch.id)
     assert (await seen(land, leaf.branch)).parent_id == created.branch.id
+
+
+async def test_a_branch_comes_back_above_one_that_expires(land: Land) -> None:
+    """Under it, it would keep it from ever expiring."""
+    created = await a_project(land)
+    middle = await branched(land, created, name="middle", endpoints=[])
+    leaf = await branched(land, created, name="leaf", parent_id=middle.branch.id, endpoints=[])
+    _, operations = await land.control.branches.delete(CALLER, created.project.id, leaf.branch.id)
+    await land.finish(operations)
+    soon = BranchChange(expires_at=land.clock.now() + timedelta(hours=1))
+    await land.control.branches.update(CALLER, created.project.id, middle.branch.id, soon)
+    await land.control.branches.recover(CALLER, created.project.id, leaf.branch.id)
+    assert (await seen(land, leaf.branch)).parent_id == created.branch.id
+
+
+async def test_a_branch_whose_root_is_gone_comes_back_under_the_default_one(land: Land) -> None:
+    created = await a_project(land)
+    root = await branched(land, created, name="empty", init_source=SCHEMA_ONLY, endpoints=[])
+    leaf = await branched(land, created, name="leaf", parent_id=root.branch.id, endpoints=[])
+    for branch_id in (leaf.branch.id, root.branch.id):
+        _, operations = await land.control.branches.delete(CALLER, created.project.id, branch_id)
+        await land.finish(operations)
+    await land.control.branches.recover(CALLER, created.project.id, leaf.branch.id)
+    assert (await seen(land, leaf.branch)).parent_id == created.branch.id
+    await land.control.branches.recover(CALLER, created.project.id, root.branch.id)
+    assert (await seen(land, root.branch)).parent_id is None
 
 
 async def test_a_branch_that_expired_is_deleted_and_can_be_recovered(land: Land) -> None:

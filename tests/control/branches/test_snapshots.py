@@ -162,6 +162,19 @@ async def test_a_deleted_branch_leaves_its_snapshots(land: Land) -> None:
     assert restored.branch.parent_id == created.branch.id
 
 
+async def test_a_snapshot_of_a_branch_that_expires_is_restored_above_it(land: Land) -> None:
+    created = await a_project(land)
+    child = await branched(land, created, name="dev", expires_at=land.clock.now() + timedelta(hours=1), endpoints=[])
+    snapshot, operations = await land.control.snapshots.create(
+        CALLER, created.project.id, child.branch.id, name="kept", point=HEAD, expires_at=None
+    )
+    await land.finish(operations)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="again", target_id=None, is_final=False
+    )
+    assert restored.branch.parent_id == created.branch.id
+
+
 async def test_a_schedule_takes_one_when_it_is_due_and_lets_it_expire(land: Land) -> None:
     created = await a_project(land)
     items = [ScheduleItem(frequency="hourly", retention_seconds=3600)]

@@ -41,15 +41,15 @@ async def recover(tx: Transaction, branch: Branch, parent_id: BranchId | None) -
 
 
 async def living_ancestor(tx: Transaction, branch_id: BranchId) -> BranchId | None:
-    """The nearest one above it that is there."""
+    """The nearest one above it that is there, and stays: one that expires has no children, or it never could."""
     found = await tx.fetch_value(
         """WITH RECURSIVE above AS (
-               SELECT p.id, p.parent_id, p.deleted_at, 1 AS distance
+               SELECT p.id, p.parent_id, p.deleted_at IS NULL AND p.expires_at IS NULL AS stays, 1 AS distance
                  FROM branch b JOIN branch p ON p.id = b.parent_id WHERE b.id = $1
                UNION ALL
-               SELECT p.id, p.parent_id, p.deleted_at, distance + 1
-                 FROM above JOIN branch p ON p.id = above.parent_id WHERE above.deleted_at IS NOT NULL
-           ) SELECT id FROM above WHERE deleted_at IS NULL ORDER BY distance LIMIT 1""",
+               SELECT p.id, p.parent_id, p.deleted_at IS NULL AND p.expires_at IS NULL, distance + 1
+                 FROM above JOIN branch p ON p.id = above.parent_id WHERE NOT above.stays
+           ) SELECT id FROM above WHERE stays ORDER BY distance LIMIT 1""",
         branch_id,
     )
     return None if found is None else BranchId(found)

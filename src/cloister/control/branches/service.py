@@ -271,7 +271,10 @@ class BranchService:
             if branch.deleted_at <= self._clock.now() - rules.RECOVERABLE_FOR:
                 raise NotFoundError(f"{branch_id} is past recovery", public="branch not found")
             await store.require_free_name(tx, project_id, branch.name)
-            branch = await endings.recover(tx, branch, await endings.living_ancestor(tx, branch_id))
+            parent_id = branch.parent_id
+            if parent_id is not None:
+                parent_id = await endings.living_ancestor(tx, branch_id) or (await store.default(tx, project_id)).id
+            branch = await endings.recover(tx, branch, parent_id)
             await record(tx, event(Action.BRANCH_RECOVER, caller, branch))
         self._gateways.invalidate(project_id=project_id)
         return branch, []

@@ -190,7 +190,7 @@ class SnapshotService:
         if target_id is not None:
             protection.refuse_reset(await store.get(tx, snapshot.project_id, target_id))
         parent = origin.branch
-        if parent.deleted_at is not None:
+        if parent.deleted_at is not None or parent.expires_at is not None:
             ancestor_id = await endings.living_ancestor(tx, parent.id)
             parent = (
                 await store.default(tx, parent.project_id) if ancestor_id is None else await store.load(tx, ancestor_id)
