@@ -95,9 +95,19 @@ class BarePostgres:
 
 
 class PgBouncer:
-    """Debian's PgBouncer in session mode: TLS required, SCRAM-SHA-256, in front of a BarePostgres."""
+    """Debian's PgBouncer: TLS required, SCRAM-SHA-256, in front of a BarePostgres."""
 
-    def __init__(self, directory: Path, server: BarePostgres, certificate: Path, key: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        server: BarePostgres,
+        certificate: Path,
+        key: Path,
+        *,
+        pool_mode: str = "session",
+        pool_size: int = 64,
+        clients_max: int = 500,
+    ) -> None:
         self.port = free_port()
         self.password = secrets.token_urlsafe(18)
         self._directory = directory
@@ -115,9 +125,10 @@ class PgBouncer:
 listen_addr = 127.0.0.1
 listen_port = {self.port}
 unix_socket_dir =
-pool_mode = session
-default_pool_size = 64
-max_client_conn = 500
+pool_mode = {pool_mode}
+default_pool_size = {pool_size}
+max_client_conn = {clients_max}
+listen_backlog = 1024
 auth_type = scram-sha-256
 auth_file = {directory}/users.txt
 client_tls_sslmode = require
@@ -145,6 +156,11 @@ log_disconnections = 0
             else:
                 return
         raise RuntimeError("pgbouncer did not start")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def stop(self) -> None:
         if self._process is not None:

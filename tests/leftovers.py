@@ -17,7 +17,10 @@ def of_projects(instance: Instance) -> dict[str, list[str]]:
     loops = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     mounts = Path(f"/proc/{instance.await_ready()['agent']}/mounts").read_text().splitlines()
     places = tuple(f"{place}/" for place in (instance.paths.mounts, run / "exports", instance.paths.computes))
-    records = (run / directory for directory in ("volumes", "compute-records", "exports", "mounts", "computes"))
+    records = (
+        run / directory
+        for directory in ("volumes", "compute-records", "pooler-records", "exports", "mounts", "computes")
+    )
     found = {
         "processes": processes(instance),
         "loop devices": [file for file in loops if file.startswith(str(run))],
