@@ -21,6 +21,7 @@ from cloister.trust.keys import store
 from cloister.trust.keys.broker import KeyBroker
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import Context, FileProvider, create_root_key
 from tests.fix_database import UNPRIVILEGED_UID, ControlDatabase, DatabaseAs
 
@@ -59,7 +60,7 @@ async def database(database_as: DatabaseAs) -> Database:
 
 @pytest.fixture
 async def broker(place: Place, database: Database) -> AsyncIterator[KeyBroker]:
-    broker = KeyBroker(database, place.provider, place.socket)
+    broker = KeyBroker(database, place.provider, place.socket, Notary(place.provider, place.directory))
     await broker.start()
     yield broker
     await broker.stop()
@@ -165,6 +166,7 @@ from cloister.base.identities import Service
 from cloister.base.rpc import Peer
 from cloister.trust.keys.broker import KeyBroker
 from cloister.trust.keys.memory import harden_process
+from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider
 
 async def serve(url, directory):
@@ -172,9 +174,9 @@ async def serve(url, directory):
     provider = FileProvider(directory / "root.key")
     database = Database(url=url)
     await database.open()
-    await KeyBroker(database, provider, directory / "keys.sock").start()
+    await KeyBroker(database, provider, directory / "keys.sock", Notary(provider, directory)).start()
     as_api = lambda sock: Peer(os.getpid(), 1, Service.API)
-    await KeyBroker(database, provider, directory / "api.sock", peer_of=as_api).start()
+    await KeyBroker(database, provider, directory / "api.sock", Notary(provider, directory), peer_of=as_api).start()
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -2,9 +2,11 @@
 
 import json
 import socket
+import time
 
 import pytest
 
+from cloister.trust.keys.notary import read_last
 from tests.instance import Instance, Tenant, tail
 
 pytestmark = pytest.mark.root
@@ -122,5 +124,18 @@ def test_the_audit_log_tells_the_story(instance: Instance) -> None:
         "compute.stop",
     ):
         assert action in actions, actions
+    _await_signature(instance, max(event["seq"] for event in json.loads(said.stdout)))
     verified = instance.cloister("audit", "verify", "--state-dir", str(instance.state_dir))
     assert verified.returncode == 0
+    assert "\nsigned: the first " in verified.stdout
+
+
+def _await_signature(instance: Instance, seq: int) -> None:
+    """Until the key broker has signed a tree with that event in it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        last = read_last(instance.paths.notary)
+        if last is not None and last.size >= seq:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"event {seq} was never signed")

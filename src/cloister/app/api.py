@@ -19,6 +19,7 @@ from cloister.edge.api.tls import ServerCertificate
 from cloister.node.commands import GetStatus
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
+from cloister.trust.audit.checkpoints import Checkpoints
 from cloister.trust.keys.client import KeyClient
 
 
@@ -67,7 +68,10 @@ async def run(process: Process) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(plane.run(process.stop))
             tasks.create_task(serve(app, [], certificate, process.stop, handed_over=paths.https_socket))
+            checkpoints = tasks.create_task(Checkpoints(database, keys).run())
             process.ready()
+            await process.stop.wait()
+            checkpoints.cancel()
     finally:
         await agent.close()
         await database.close()

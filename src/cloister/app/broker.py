@@ -4,6 +4,7 @@ from cloister.app.process import Process
 from cloister.base.database import Database
 from cloister.trust.keys.broker import KeyBroker
 from cloister.trust.keys.memory import harden_process
+from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import open_provider
 
 
@@ -13,7 +14,7 @@ async def run(process: Process) -> None:
     provider = open_provider(paths.root_key)
     database = Database(socket_dir=paths.control_socket_dir, role="cloister_keys", url=process.settings.database_url)
     await database.open()
-    broker = KeyBroker(database, provider, paths.broker_socket)
+    broker = KeyBroker(database, provider, paths.broker_socket, Notary(provider, paths.notary))
     await broker.start()
     process.ready()
     await process.stop.wait()

@@ -122,6 +122,8 @@ class Paths:
         self.ca_file = self.certificates / "ca.pem"
         self.control_data = state_dir / "control"
         """The embedded control database: its configuration, and PGDATA in `data`."""
+        self.notary = state_dir / "notary"
+        """The key that signs checkpoints of the audit log, wrapped, and the last one signed. The key broker's."""
         self.volumes = state_dir / "volumes"
         """One image (or directory, with `plain`) per project, 0700 root."""
         self.engines = state_dir / "engines"

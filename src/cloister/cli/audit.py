@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,6 +17,7 @@ from cloister.cli.progress import Progress
 from cloister.cli.session import PROJECT_VARIABLE, Session, client_command
 
 if TYPE_CHECKING:
+    from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
     from cloister.trust.audit.verify import Broken, Head, Intact
 
 EVENTS_PATH: Final = "/cloister/audit/events"
@@ -69,6 +71,22 @@ class HeadType(click.ParamType["Head"]):
             self.fail(f"{value!r} is not SEQ:HASH as `cloister audit verify` prints it", param, ctx)
 
 
+class KeyType(click.ParamType["VerifierKey"]):
+    """The key that checkpoints are signed with, as `cloister audit checkpoint --key` printed it."""
+
+    name = "KEY"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "VerifierKey":
+        from cloister.protocol.merkle.notes import NoteError, VerifierKey  # noqa: PLC0415 - heavy
+
+        if isinstance(value, VerifierKey):
+            return value
+        try:
+            return VerifierKey.parse(str(value))
+        except NoteError as error:
+            self.fail(f"{value!r} is no key as `cloister audit checkpoint --key` prints it: {error}", param, ctx)
+
+
 @click.group()
 def audit() -> None:
     """Read the audit log, and verify it."""
@@ -105,30 +123,160 @@ def list_(
 @click.option(
     "--noted", type=HeadType(), multiple=True, help="A head noted earlier, which the log must contain. Repeatable."
 )
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="A file of checkpoints taken earlier: the log must begin with each of them. Repeatable; only on the server.",
+)
+@click.option("--key", type=KeyType(), help="The key that must have signed them; by default the one kept here.")
 @client_command
-def verify(session: Session, *, noted: Sequence["Head"]) -> int:
+def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path], key: "VerifierKey | None") -> int:
     """Replay the whole log. Exit code 1 with the first broken link if it was changed.
 
-    On the server the log is read from the control database itself; elsewhere the API is asked. Note the head that it
-    prints somewhere else: whoever rules the control database can rewrite the log as a whole, and only a head from
-    before shows that (--noted).
+    On the server the log is read from the control database itself and held to the last checkpoint that the key broker
+    signed; elsewhere the API is asked, which replays the chain of hashes. Keep checkpoints (`cloister audit checkpoint
+    --print`) and their key somewhere else: who rules the whole server can put everything back to yesterday, and only
+    what lies elsewhere shows that.
     """
     with Progress("Replaying the audit log"):
         place = session.state_dir
         if place is None:
+            if against or key:
+                raise CommandError("--against and --key are for the server itself")
             verdict = session.api.get(VERIFY_PATH, noted=",".join(map(str, noted)) or None)
         else:
-            verdict = _verdict(asyncio.run(replay(load(place), noted)))
+            settings = load(place)
+            last, checkpoints = signed_trees(settings, against, key)
+            verdict = _verdict(asyncio.run(replay(settings, noted, checkpoints)))
+            verdict["checkpoint"] = None if last is None else last.size
     if session.is_json:
         out.show_json(verdict)
     elif verdict["is_intact"]:
-        click.echo(f"intact: {str(verdict['head']).partition(':')[0]} events, head {verdict['head']}")
+        events = str(verdict["head"]).partition(":")[0]
+        click.echo(f"intact: {events} events, head {verdict['head']}")
+        if "checkpoint" in verdict:
+            click.echo(_covered(int(events), verdict["checkpoint"], len(against)))
     if not verdict["is_intact"]:
-        raise CommandError(
-            f"the audit log is BROKEN at event {verdict['broken_at']} ({verdict['fault']}); "
-            "everything before it is as it was appended"
+        rest = (
+            "it is not the log that was signed or noted then"
+            if verdict["fault"] == "rolled back"
+            else "everything before it is as it was appended"
         )
+        raise CommandError(f"the audit log is BROKEN at event {verdict['broken_at']} ({verdict['fault']}); {rest}")
     return 0
+
+
+@audit.command()
+@click.option("--print", "is_printed", is_flag=True, help="The signed note itself, to be kept elsewhere.")
+@click.option("--key", "is_key", is_flag=True, help="The key that verifies it, to be kept elsewhere once.")
+@client_command
+def checkpoint(session: Session, *, is_printed: bool, is_key: bool) -> None:
+    """The last checkpoint of the log: how many events, the root of their tree, signed by the key broker.
+
+    Append it to a file on another host, or print it; `cloister audit verify --against FILE` then proves that the log of
+    today begins with the log of then.
+    """
+    last = _last(_settings(session))
+    if last is None:
+        raise CommandError("nothing was signed yet")
+    if session.is_json:
+        out.show_json({"size": last.size, "note": last.note, "key": last.key})
+    elif is_printed or is_key:
+        click.echo(last.note if is_printed else last.key, nl=not is_printed)
+    else:
+        click.echo(f"{last.size} events, root {_opened(last, None).root.hex()}\nsigned by {last.key}")
+
+
+@audit.command()
+@click.option(
+    "--tiles",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Where to; a directory that holds an earlier export is added to.",
+)
+@client_command
+def export(session: Session, *, tiles: Path) -> None:
+    """Write the log with its tree as files that anybody can verify (C2SP tlog-tiles), up to the last checkpoint.
+
+    Fails if the log is not what was signed, or not what DIR says that it was.
+    """
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.trust.audit import export as tiling  # noqa: PLC0415 - heavy
+
+    settings = _settings(session)
+    last = _last(settings)
+    if last is None:
+        raise CommandError("nothing was signed yet")
+
+    async def write() -> int:
+        async with connected(settings) as database:
+            return await tiling.export(database, last, tiles)
+
+    with Progress("Exporting the audit log"):
+        files = asyncio.run(write())
+    if session.is_json:
+        out.show_json({"size": last.size, "new_files": files, "key": last.key})
+    else:
+        click.echo(f"{last.size} events in {tiles}, {files} new files\nsigned by {last.key}")
+
+
+def signed_trees(
+    settings: Settings, against: Sequence[Path], key: "VerifierKey | None"
+) -> "tuple[SignedTree | None, list[Checkpoint]]":
+    """The last tree signed here, and every checkpoint that the log is to be held to, their signatures verified.
+
+    `key`, or the one kept here, must have signed each.
+    """
+    from cloister.protocol.merkle.notes import NoteError, VerifierKey, split  # noqa: PLC0415 - heavy
+
+    last = _last(settings)
+    found = [] if last is None else [_opened(last, key)]
+    if against and key is None:
+        if last is None:
+            raise CommandError("nothing was signed here: name the --key of these checkpoints")
+        key = VerifierKey.parse(last.key)
+    for path in against:
+        assert key is not None
+        try:
+            notes = [key.opened(note) for note in split(path.read_text())]
+        except (NoteError, UnicodeDecodeError) as error:
+            raise CommandError(f"{path}: {error}") from error
+        if not notes:
+            raise CommandError(f"{path}: no checkpoint")
+        found += notes
+    return last, found
+
+
+def _settings(session: Session) -> Settings:
+    place = session.state_dir
+    if place is None:
+        raise CommandError("this reads the platform's own files: run it on the server, with --state-dir")
+    return load(place)
+
+
+def _last(settings: Settings) -> "SignedTree | None":
+    from cloister.trust.keys.notary import read_last  # noqa: PLC0415 - heavy
+
+    return read_last(settings.paths.notary)
+
+
+def _opened(last: "SignedTree", key: "VerifierKey | None") -> "Checkpoint":
+    """Its checkpoint, if `key` signed it."""
+    from cloister.protocol.merkle.notes import NoteError, VerifierKey  # noqa: PLC0415 - heavy
+
+    try:
+        return (key or VerifierKey.parse(last.key)).opened(last.note)
+    except NoteError as error:
+        raise CommandError(f"the last checkpoint kept here: {error}") from error
+
+
+def _covered(events: int, size: int | None, files: int) -> str:
+    """What the signatures say about these events."""
+    signed = "no checkpoint was signed yet" if size is None else f"signed: the first {size}"
+    later = "" if size is None or events == size else f", not yet the {events - size} after them"
+    return signed + later + (f"; extends every checkpoint in {files} file{'s' if files > 1 else ''}" if files else "")
 
 
 def _verdict(outcome: "Intact | Broken") -> Json:
@@ -145,13 +293,15 @@ def _flat(recorded: Json) -> Json:
     return {"seq": recorded["seq"], **recorded["event"], "hash": recorded["hash"]}
 
 
-async def replay(settings: Settings, noted: Sequence["Head"]) -> "Intact | Broken":
+async def replay(
+    settings: Settings, noted: Sequence["Head"], checkpoints: "Sequence[Checkpoint]" = ()
+) -> "Intact | Broken":
     """The verdict on the log, read from the control database itself."""
     from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import verify as chain  # noqa: PLC0415 - heavy
 
     async with connected(settings) as database:
-        return await chain.verify(database, noted)
+        return await chain.verify(database, noted, checkpoints)
 
 
 def _target(event: Json) -> str:

@@ -25,10 +25,13 @@ from cloister.base.errors import (
 from cloister.base.identities import Service
 from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, Reply, Request, frame
+from cloister.protocol.merkle.notes import VerifierKey
+from cloister.protocol.merkle.tree import Tree, consistency_proof
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.keys.commands import AnyCommand, ListKeys
+from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
 from tests.fix_database import DatabaseAs
 
@@ -68,7 +71,7 @@ def caller() -> Caller:
 async def client(
     database: Database, provider: FileProvider, tmp_path: Path, caller: Caller
 ) -> AsyncIterator[KeyClient]:
-    broker = KeyBroker(database, provider, tmp_path / "keys.sock", peer_of=caller.peer_of)
+    broker = KeyBroker(database, provider, tmp_path / "keys.sock", Notary(provider, tmp_path), peer_of=caller.peer_of)
     await broker.start()
     yield KeyClient(tmp_path / "keys.sock")
     await broker.stop()
@@ -214,7 +217,7 @@ async def test_a_broker_that_is_restarted_is_waited_for(  # type: ignore[no-unty
 ) -> None:
     asking = asyncio.create_task(KeyClient(tmp_path / "late.sock").list())
     await asyncio.sleep(0)  # it has tried once and found nobody
-    broker = KeyBroker(database, provider, tmp_path / "late.sock", peer_of=caller.peer_of)
+    broker = KeyBroker(database, provider, tmp_path / "late.sock", Notary(provider, tmp_path), peer_of=caller.peer_of)
     await broker.start()
     assert await asking == []
     await broker.stop()
@@ -305,3 +308,29 @@ async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> 
         caller.service = stranger
         with pytest.raises(UnavailableError):
             await client.unwrap(PROJECT, "open")
+
+
+async def test_checkpoints_are_signed_for_the_api_if_they_extend_the_last(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    leaves = [bytes([number]) * 32 for number in range(9)]
+    assert (await client.last_checkpoint()).size == 0
+    five, nine = Tree().extended(leaves[:5]), Tree().extended(leaves)
+    await client.sign_checkpoint(five, [])
+    signed = await client.sign_checkpoint(nine, consistency_proof(five, leaves[5:]))
+    assert await client.last_checkpoint() == signed
+    assert VerifierKey.parse(signed.key).opened(signed.note).root == nine.root
+    with pytest.raises(ConflictError, match="no extension"):
+        await client.sign_checkpoint(five, [])
+    (refused,) = await recorded()
+    assert (refused.event.action, refused.event.actor) == ("key.denied", "platform:api")
+    assert refused.event.details["command"].startswith("SignCheckpoint: a tree of 5 events is no extension of the 9")
+    caller.service = Service.AGENT
+    with pytest.raises(ForbiddenError):
+        await client.last_checkpoint()
+    with pytest.raises(ForbiddenError):
+        await client.sign_checkpoint(five, [])
+
+
+async def test_the_largest_tree_that_can_be_fits_into_a_request(client) -> None:  # type: ignore[no-untyped-def]
+    largest = Tree(2**63 - 1, (bytes(32),) * 63)
+    with pytest.raises(ConflictError, match="no extension"):
+        await client.sign_checkpoint(largest, [bytes(32)] * 126)

@@ -35,9 +35,10 @@ def decide_migrations(applied: dict[int, str], ours: dict[int, str], version: st
 
 
 def audit_log(subject: Subject) -> list[Finding]:
-    from cloister.cli.audit import replay  # noqa: PLC0415 - heavy
+    from cloister.cli.audit import replay, signed_trees  # noqa: PLC0415 - heavy
 
-    return [decide_audit(asyncio.run(replay(subject.platform, ())))]
+    _, checkpoints = signed_trees(subject.platform, (), None)
+    return [decide_audit(asyncio.run(replay(subject.platform, (), checkpoints)))]
 
 
 def decide_audit(outcome: Any) -> Finding:

@@ -4,8 +4,8 @@
 one snapshot, so that the log may grow meanwhile.
 
 What this finds: a row edited, deleted, moved, added or cut off by anybody who cannot also recompute every later hash
-and the head. A superuser of the control database can do that; only a head noted elsewhere shows it. So every report
-names the head it ends at, and `verify` takes heads noted earlier and holds the log to them (docs/adr/0006).
+and the head. A superuser of the control database can do that. What shows it lies elsewhere: checkpoints that the key
+broker signed, and heads noted earlier; `verify` takes both and holds the log to them (docs/adr/0006, 0017).
 """
 
 import hashlib
@@ -16,6 +16,9 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cloister.base.database import Database
+from cloister.protocol.merkle.notes import Checkpoint
+from cloister.protocol.merkle.tree import Tree, leaf_hash
+from cloister.trust.audit.checkpoints import entry
 
 GENESIS: Final = hashlib.sha256(b"cloister audit log 1").digest()
 """The hash before the first event, as migration 0001 writes it into `audit_head`."""
@@ -42,7 +45,8 @@ class Fault(StrEnum):
     HEAD = "head"
     """Every row fits, but the head has another hash."""
     ROLLED_BACK = "rolled back"
-    """The log does not contain a head that was noted earlier: it was rewritten or rolled back."""
+    """The log does not contain a head that was noted earlier, or does not begin with a tree that was signed: it was
+    rewritten or rolled back, at this event or before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,14 @@ def link(previous: bytes, seq: int, body: str) -> bytes:
 
 
 class Replay:
-    """The chain, one batch after another. `feed` rows in order of `seq`, then ask `finish`."""
+    """The chain, one batch after another, and beside it the tree, if checkpoints are given to hold it to. `feed` rows in
+    order of `seq`, then ask `finish`."""
 
-    def __init__(self, head: Head, noted: Sequence[Head] = ()) -> None:
+    def __init__(self, head: Head, noted: Sequence[Head] = (), checkpoints: Sequence[Checkpoint] = ()) -> None:
         self._head = head
         self._noted = noted
+        self._roots = [(each.size, each.root) for each in checkpoints]
+        self._tree = Tree()
         self._last = Head(0, GENESIS)
 
     def feed(self, rows: Sequence[Row]) -> Broken | None:
@@ -127,16 +134,32 @@ class Replay:
             self._last = Head(row.seq, row.hash)
             if any(mark.seq == row.seq and mark != self._last for mark in self._noted):
                 return Broken(row.seq, Fault.ROLLED_BACK)
-        return None
+        return self._grow(rows)
 
     def finish(self) -> Intact | Broken:
         if self._last.seq < self._head.seq:
             return self._truncated()
         if self._last != self._head:
             return Broken(self._head.seq, Fault.HEAD)
-        if any(mark.seq > self._last.seq for mark in self._noted):
+        ends = [mark.seq for mark in self._noted] + [size for size, _ in self._roots]
+        if any(end > self._last.seq for end in ends):
             return Broken(self._last.seq + 1, Fault.ROLLED_BACK)
+        if any(root != Tree().root for size, root in self._roots if size == 0):
+            return Broken(0, Fault.ROLLED_BACK)
         return Intact(self._last)
+
+    def _grow(self, rows: Sequence[Row]) -> Broken | None:
+        """The tree with these rows, which the chain has found in order."""
+        if not self._roots:
+            return None
+        leaves = [leaf_hash(entry(row.body)) for row in rows]
+        for size in sorted({size for size, _ in self._roots if self._tree.size < size <= self._last.seq}):
+            done = len(leaves) - (self._last.seq - self._tree.size)
+            self._tree = self._tree.extended(leaves[done : done + size - self._tree.size])
+            if any(each == size and root != self._tree.root for each, root in self._roots):
+                return Broken(size, Fault.ROLLED_BACK)
+        self._tree = self._tree.extended(leaves[len(leaves) - (self._last.seq - self._tree.size) :])
+        return None
 
     def _truncated(self) -> Broken:
         return Broken(self._last.seq + 1, Fault.TRUNCATED)
@@ -147,15 +170,18 @@ class Replay:
         return Fault.REORDERED if moved else Fault.EDITED
 
 
-async def verify(database: Database, noted: Sequence[Head] = ()) -> Intact | Broken:
-    """Replay the whole log, and hold it to the heads noted earlier. Any role that may read the log can do this."""
+async def verify(
+    database: Database, noted: Sequence[Head] = (), checkpoints: Sequence[Checkpoint] = ()
+) -> Intact | Broken:
+    """Replay the whole log, and hold it to heads noted and checkpoints signed earlier, whose signatures the caller has
+    verified. Any role that may read the log can do this."""
     async with database.transaction() as tx:
         # One snapshot: the head and the rows are of the same moment.
         await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         head = await tx.fetch_row("SELECT seq, hash FROM audit_head")
         if head is None:
             return Broken(0, Fault.HEAD)
-        replay = Replay(Head(head["seq"], head["hash"]), noted)
+        replay = Replay(Head(head["seq"], head["hash"]), noted, checkpoints)
         after: int | None = None
         while True:
             found = await tx.fetch(

@@ -35,8 +35,18 @@ from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, Reply, Request, frame, frame_length
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys import store
-from cloister.trust.keys.commands import AnyCommand, CreateKey, DestroyKeys, KeyInfo, ListKeys, UnwrapKey
+from cloister.trust.keys.commands import (
+    AnyCommand,
+    CreateKey,
+    DestroyKeys,
+    GetCheckpoint,
+    KeyInfo,
+    ListKeys,
+    SignCheckpoint,
+    UnwrapKey,
+)
 from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
+from cloister.trust.keys.notary import ForkError, Notary
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, Provider
 from cloister.trust.keys.refusals import Refusals
 from cloister.trust.keys.store import WrappedKey
@@ -46,7 +56,9 @@ log = logging.getLogger(__name__)
 MAY: Final[dict[type[Command[Any]], Service]] = {
     CreateKey: Service.API,
     DestroyKeys: Service.API,
+    GetCheckpoint: Service.API,
     ListKeys: Service.API,
+    SignCheckpoint: Service.API,
     UnwrapKey: Service.AGENT,
 }
 """Who may send what. A command that is not here is refused."""
@@ -56,8 +68,8 @@ CALLERS: Final = frozenset(MAY.values())
 CONNECTIONS_MAX: Final = 64
 # The agent opens one for each volume that wakes; more wait in the kernel's queue.
 
-REQUEST_BYTES_MAX: Final = 4096
-# The largest command is an id and two words.
+REQUEST_BYTES_MAX: Final = 8192
+# The largest command is a tree of 2^63 leaves and a proof: 190 hashes.
 
 IDLE_TIMEOUT_S: Final = 30.0
 # Our client asks once and leaves. A connection that says nothing for this long is somebody holding sockets.
@@ -81,6 +93,7 @@ class KeyBroker:
         database: Database,
         provider: Provider,
         path: Path,
+        notary: Notary,
         *,
         mode: int = 0o666,
         peer_of: Callable[[socket.socket], Peer] = Peer.of,
@@ -89,6 +102,8 @@ class KeyBroker:
         self._database = database
         self._provider = provider
         self._path = path
+        self._notary = notary
+        self._notary_is_free = asyncio.Lock()
         self._mode = mode
         self._peer_of = peer_of
         self._commands = msgspec.msgpack.Decoder(AnyCommand)
@@ -180,6 +195,11 @@ class KeyBroker:
                     return Answer(await store.list_keys(tx, command.project_id))
             case UnwrapKey():
                 return await self._unwrap(peer, command)
+            case GetCheckpoint():
+                async with self._notary_is_free:
+                    return Answer(await asyncio.to_thread(self._notary.last))
+            case SignCheckpoint():
+                return await self._sign(peer, command)
             case unreachable:
                 assert_never(unreachable)
 
@@ -253,6 +273,16 @@ class KeyBroker:
             raise
         # 7. The rest is _serve's.
         return Answer(key.info, descriptor)
+
+    async def _sign(self, peer: Peer, command: SignCheckpoint) -> Answer:
+        try:
+            async with self._notary_is_free:
+                # In a thread: it waits for the disk, and wakes do not wait for it.
+                signed = await asyncio.to_thread(self._notary.sign, command.size, command.peaks, command.proof)
+        except ForkError as error:
+            await self._record_refusal(peer, f"{type(command).__name__}: {error.public}")
+            raise
+        return Answer(signed)
 
     def _open_into_memfd(self, key: WrappedKey) -> int:
         if (key.info.provider, key.root_version) != (self._provider.name, self._provider.root_version):

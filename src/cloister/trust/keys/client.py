@@ -1,6 +1,6 @@
 """Asking the key broker: a connection per question, so that no call waits for another's key.
 
-The API creates, destroys and lists; the node agent unwraps. An unwrapped key arrives as a descriptor and is never read
+The API creates, destroys and lists, and has checkpoints signed; the node agent unwraps. An unwrapped key arrives as a descriptor and is never read
 here: pass it on as `/proc/self/fd/N`.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,7 +17,17 @@ import msgspec
 from cloister.base.errors import InternalError, UnavailableError
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc.wire import LENGTH, Command, FrameTooLongError, Reply, Request, frame, frame_length
-from cloister.trust.keys.commands import CreateKey, DestroyKeys, KeyInfo, ListKeys, UnwrapKey
+from cloister.protocol.merkle.notes import SignedTree
+from cloister.protocol.merkle.tree import Tree
+from cloister.trust.keys.commands import (
+    CreateKey,
+    DestroyKeys,
+    GetCheckpoint,
+    KeyInfo,
+    ListKeys,
+    SignCheckpoint,
+    UnwrapKey,
+)
 from cloister.trust.keys.memory import is_sealed
 from cloister.trust.keys.providers.provider import KEY_BYTES
 
@@ -50,6 +60,15 @@ class KeyClient:
     async def list(self, project_id: str | None = None) -> list[KeyInfo]:
         keys, _ = await self._ask(ListKeys(project_id=project_id))
         return keys
+
+    async def last_checkpoint(self) -> SignedTree:
+        signed, _ = await self._ask(GetCheckpoint())
+        return signed
+
+    async def sign_checkpoint(self, tree: Tree, proof: Sequence[bytes]) -> SignedTree:
+        """Raises ConflictError if the tree is no extension of the last that was signed."""
+        signed, _ = await self._ask(SignCheckpoint(size=tree.size, peaks=list(tree.peaks), proof=[*proof]))
+        return signed
 
     async def unwrap(self, project_id: str, reason: str, purpose: str = "volume") -> int:
         """A descriptor of a sealed memfd with the 32 bytes as 64 hexadecimal digits, close-on-exec. The caller closes it."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from cloister.base.rpc.wire import Command
+from cloister.protocol.merkle.notes import SignedTree
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,4 +61,21 @@ class ListKeys(Command[list[KeyInfo]], frozen=True):
     project_id: str | None = None
 
 
-AnyCommand = CreateKey | UnwrapKey | DestroyKeys | ListKeys
+class GetCheckpoint(Command[SignedTree], frozen=True):
+    """The last checkpoint of the audit log that was signed. Allowed to the API."""
+
+    reply: ClassVar[type] = SignedTree
+
+
+class SignCheckpoint(Command[SignedTree], frozen=True, kw_only=True):
+    """Sign a checkpoint of the audit log. `proof` shows that the tree of `size` leaves with these `peaks` begins with the
+    last that was signed; the broker has that one itself. Refused, and recorded, if it does not. Allowed to the API. Twice
+    is once."""
+
+    reply: ClassVar[type] = SignedTree
+    size: int
+    peaks: list[bytes]
+    proof: list[bytes]
+
+
+AnyCommand = CreateKey | UnwrapKey | DestroyKeys | ListKeys | GetCheckpoint | SignCheckpoint

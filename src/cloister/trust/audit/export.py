@@ -1,0 +1,62 @@
+"""The log as tiles: what an outsider takes home to check, without us and without a database.
+
+What a directory holds already is never replaced: a later export adds to it, or finds that the log says something else
+now. So a directory that another host keeps is a witness by itself. The checkpoint is written last and names only what
+lies there.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from cloister.base.database import Database
+from cloister.base.durable import write_durably
+from cloister.base.errors import ConflictError
+from cloister.protocol.merkle.notes import SignedTree, VerifierKey
+from cloister.protocol.merkle.tiles import Tiler
+from cloister.protocol.merkle.tree import Tree, leaf_hash
+from cloister.trust.audit.checkpoints import BATCH_ROWS, entry
+
+CHECKPOINT: Final = "checkpoint"
+KEY: Final = "key"
+
+
+async def export(database: Database, signed: SignedTree, directory: Path) -> int:
+    """Write every event that `signed` covers, the tiles, the checkpoint and its key. The number of files that are new.
+    Raises ConflictError if the log is not what was signed, or not what was exported before."""
+    checkpoint = VerifierKey.parse(signed.key).opened(signed.note)
+    tiler, tree, written = Tiler(), Tree(), 0
+    while tree.size < checkpoint.size:
+        async with database.reading() as tx:
+            rows = await tx.fetch(
+                "SELECT seq, body FROM audit_event WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3",
+                tree.size,
+                checkpoint.size,
+                BATCH_ROWS,
+            )
+        entries = [entry(row["body"]) for row in rows]
+        if [row["seq"] for row in rows] != list(range(tree.size + 1, tree.size + 1 + len(rows))) or not rows:
+            raise ConflictError(public=f"an event between {tree.size + 1} and {checkpoint.size} is missing")
+        tree = tree.extended([leaf_hash(each) for each in entries])
+        written += sum(_add(directory, *file) for each in entries for file in tiler.add(each))
+    written += sum(_add(directory, *file) for file in tiler.finish())
+    if tree.root != checkpoint.root:
+        raise ConflictError(public=f"the first {checkpoint.size} events are not those that were signed")
+    _add(directory, KEY, f"{signed.key}\n".encode())
+    write_durably(directory / CHECKPOINT, signed.note.encode())
+    return written
+
+
+def _add(directory: Path, name: str, content: bytes) -> bool:
+    """Whether the file is new."""
+    path = directory / name
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+        return True
+    if before != content:
+        raise ConflictError(public=f"{path} was exported before and says something else: the log was changed")
+    return False
