@@ -21,8 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.instance import Instance
 
-ADDRESS = "127.0.43.1"
-CONSOLE_ADDRESS = "127.0.43.2"
 CONSOLE = "console.neon.tech"
 
 _PATIENCE_S = 30
@@ -33,6 +31,9 @@ class Front:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        # Addresses of its own, as its port is: several platforms under test may run on one machine.
+        own = f"{instance.https_port >> 8}.{instance.https_port & 255}"
+        self._address, self._console_address = f"127.43.{own}", f"127.44.{own}"
         self._directory = tempfile.TemporaryDirectory(prefix="front-")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="front")
@@ -60,7 +61,9 @@ class Front:
         """The command, as one that finds these hosts, `api.DOMAIN` and the console here."""
         api = f"api.{self._instance.domain}"
         file = Path(self._directory.name) / f"hosts-{len(list(Path(self._directory.name).iterdir()))}"
-        file.write_text(f"127.0.0.1 localhost\n{ADDRESS} {' '.join((api, *hosts))}\n{CONSOLE_ADDRESS} {CONSOLE}\n")
+        file.write_text(
+            f"127.0.0.1 localhost\n{self._address} {' '.join((api, *hosts))}\n{self._console_address} {CONSOLE}\n"
+        )
         return ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', file, *words]
 
     async def _listen(self) -> None:
@@ -72,9 +75,9 @@ class Front:
         https, postgres = self._instance.https_port, self._instance.postgres_port
         trust = ssl.create_default_context(cafile=str(self._instance.paths.ca_file))
         self._servers = [
-            await self._server(ADDRESS, 443, https),
-            await self._server(ADDRESS, 5432, postgres),
-            await self._server(CONSOLE_ADDRESS, 443, https, its_tls=console, our_tls=trust),
+            await self._server(self._address, 443, https),
+            await self._server(self._address, 5432, postgres),
+            await self._server(self._console_address, 443, https, its_tls=console, our_tls=trust),
         ]
 
     async def _server(
