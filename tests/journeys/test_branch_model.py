@@ -1,5 +1,5 @@
-"""Branches at random: created, written to, reset, restored, deleted, recovered, put to sleep, with deaths in between; at
-every moment each of them holds exactly what it must, by `tests/branch_model.py`, and every page and index is sound.
+"""Branches at random: created, written to, reset, restored, deleted, recovered, put to sleep, kept in snapshots and replaced by
+them, left to expire, with deaths in between; at every moment each of them holds exactly what it must, by `tests/branch_model.py`, and every page and index is sound.
 
 Deaths come after a request was answered, while its operations are at work: they must end well all the same.
 """
@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import psycopg
@@ -28,8 +28,19 @@ LINES_MAX: Final = 6
 # Each has a compute, and there are two cores.
 MARKS_MAX: Final = 4
 STREAM_MAX: Final = 60
+EXPIRES_IN: Final = timedelta(seconds=20)
+# The request may have to be repeated while a part of the platform is on its way back.
 PLATFORM: Final = ("agent", "api", "broker", "database", "gateway-1", "gateway-2")
 TENANT: Final = "a tenant's"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A snapshot, and what it holds."""
+
+    id: str
+    branch_id: str
+    contents: Contents
 
 
 class World:
@@ -40,6 +51,9 @@ class World:
         self.chance = chance
         self.journal: list[str] = []
         self.deleted: list[Line] = []
+        self.expiring: list[Line] = []
+        """Nobody touches them any more. They go by themselves."""
+        self.kept: list[Kept] = []
         self._numbers = 0
         tenant = instance.create_project("many-branched")
         self.project = f"/projects/{tenant.project_id}"
@@ -136,6 +150,16 @@ class World:
     def shown(self) -> list[Any]:
         found: list[Any] = branches.ask(self.instance, "GET", f"{self.project}/branches?limit=1000")["branches"]
         return found
+
+    def await_expired(self) -> None:
+        """Those that were to expire are gone."""
+        ids = {line.id for line in self.expiring}
+        deadline = time.monotonic() + branches.PATIENCE_S
+        while left := ids & {branch["id"] for branch in self.shown()}:
+            assert time.monotonic() < deadline, f"{left} do not expire"
+            time.sleep(0.2)
+        self.deleted += self.expiring
+        self.expiring = []
 
     def preserve(self, line: Line, name: str) -> Line:
         """What a line was goes on under another name, with its history."""
@@ -311,6 +335,51 @@ def _recover(world: World) -> None:
     world.lines.append(line)
 
 
+def _expire(world: World) -> None:
+    """It goes by itself, some seconds later. Nobody has to wait for that but the end."""
+    line = world.chance.choice([line for line in world.lines if _can_go(world, line)])
+    world.note(line.name)
+    at = (datetime.now(UTC) + EXPIRES_IN).isoformat()
+    change = {"branch": {"expires_at": at}}
+    branches.ask(world.instance, "PATCH", f"{world.project}/branches/{line.id}", change)
+    world.lines.remove(line)
+    world.expiring.append(line)
+
+
+def _take_snapshot(world: World) -> None:
+    line = world.any_line()
+    name = f"snapshot-{world.number()}"
+    world.note(f"{line.name} → {name}")
+    world.check(line, storage=False)
+    contents = line.contents.copy()
+    answer = branches.ask(world.instance, "POST", f"{world.project}/branches/{line.id}/snapshot?name={name}")
+    world.finish(answer)
+    world.kept.append(Kept(answer["snapshot"]["id"], line.id, contents))
+
+
+def _restore_snapshot(world: World) -> None:
+    """To look at; in every other case it takes the place of a branch, with its name, its host and its rank."""
+    kept = world.chance.choice(world.kept)
+    target = world.any_line() if world.chance.random() < 0.5 else None
+    name, old_name = f"again-{world.number()}", f"replaced-{world.number()}"
+    world.note(f"{kept.id} → {name}" + (f", in the place of {target.name}" if target else ""))
+    body = {"name": name} | ({"target_branch_id": target.id} if target else {})
+    answer = branches.ask(world.instance, "POST", f"{world.project}/snapshots/{kept.id}/restore", body)
+    world.finish(answer)
+    tenant = branches.with_branch(world.lines[0].tenant, answer["branch"]["id"])
+    line = Line(branches.with_endpoint(tenant, answer["endpoints"][0]), name, kept.contents.copy())
+    world.lines.append(line)
+    if target is None:
+        return
+    world.check(line, storage=False)
+    path = f"{world.project}/branches/{line.id}/finalize_restore"
+    world.finish(branches.ask(world.instance, "POST", path, {"name": old_name}))
+    line.name, target.name = target.name, old_name
+    if target.tenant.endpoint_id:
+        line.tenant = replace(target.tenant, branch_id=line.id)
+        target.tenant = branches.with_branch(target.tenant, target.id)
+
+
 def _suspend(world: World) -> None:
     line = world.any_line()
     if line.tenant.endpoint_id:
@@ -361,6 +430,10 @@ def _has_too_many(world: World) -> bool:
     return len(world.lines) > LINES_MAX // 2 and any(_can_go(world, line) for line in world.lines)
 
 
+def _has_kept(world: World) -> bool:
+    return _has_room(world) and bool(world.kept)
+
+
 def _has_deleted(world: World) -> bool:
     return _has_room(world) and bool(world.deleted)
 
@@ -378,6 +451,9 @@ DEEDS: Final[dict[Deed, tuple[int, Callable[[World], bool]]]] = {
     _go_back: (3, _has_past),
     _delete: (4, _has_too_many),
     _recover: (1, _has_deleted),
+    _expire: (1, _has_too_many),
+    _take_snapshot: (2, _always),
+    _restore_snapshot: (3, _has_kept),
     _suspend: (2, _always),
     _look: (2, _always),
     _somebody_dies: (2, _always),
@@ -397,6 +473,7 @@ def test_every_branch_equals_its_model(steps: int) -> None:
             for _ in range(steps):
                 world.step()
             world.journal.append("the end")
+            world.await_expired()
             for line in world.lines:
                 world.check(line, storage=True)
             assert sorted(branch["name"] for branch in world.shown()) == sorted(line.name for line in world.lines)
