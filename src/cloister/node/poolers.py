@@ -112,7 +112,7 @@ class Poolers:
         PreconditionError where PgBouncer is not installed, ExhaustedError, ForbiddenError."""
         if role in (ADMIN_ROLE, READER_ROLE):
             raise ForbiddenError(f"{role} is not a tenant's")
-        found = self._read(place.endpoint_id)
+        found = read_record(self._record_path(place.endpoint_id), _Record)
         roles = [] if found is None else found.roles
         if role not in roles:
             if len(roles) >= ROLES_MAX:
@@ -123,6 +123,7 @@ class Poolers:
                 await asyncio.to_thread(self._add_roles, place.endpoint_id, found, roles)
                 found.program.signal(signal.SIGHUP)
         else:
+            # It died; or an agent was killed while it launched one, which may not be in its group, and is made anew.
             await self.end(place.endpoint_id)
             bouncer = await self._ready_bouncer()
             try:
@@ -134,13 +135,14 @@ class Poolers:
 
     async def end(self, endpoint_id: str) -> None:
         """Nothing of it is left afterwards. Not running is success."""
-        found = self._read(endpoint_id)
+        found = read_record(self._record_path(endpoint_id), _Record)
         if found is not None:
-            if found.program is None:
+            program = found.program or program_of(found.monitor, self._status_path(endpoint_id))
+            if program is None:  # It never came to be.
                 found.monitor.signal(signal.SIGKILL)
             else:
-                found.program.signal(signal.SIGKILL)
-                await ended(Launched(found.monitor, found.program), self._status_path(endpoint_id))
+                program.signal(signal.SIGKILL)
+                await ended(Launched(found.monitor, program), self._status_path(endpoint_id))
         await asyncio.to_thread(shutil.rmtree, self._directory / endpoint_id, ignore_errors=True)
 
     # -- inside
@@ -194,13 +196,6 @@ class Poolers:
     def _add_roles(self, endpoint_id: str, found: _Record, roles: list[str]) -> None:
         _write(self._config_dir(endpoint_id) / USERS_NAME, users_txt(roles))
         write_record(self._record_path(endpoint_id), msgspec.structs.replace(found, roles=roles))
-
-    def _read(self, endpoint_id: str) -> _Record | None:
-        record = read_record(self._record_path(endpoint_id), _Record)
-        if record is None or record.program is not None:
-            return record
-        # The agent that launched it did not live to see its pid.
-        return msgspec.structs.replace(record, program=program_of(record.monitor, self._status_path(endpoint_id)))
 
     async def _ready_bouncer(self) -> _Bouncer:
         async with self._building:

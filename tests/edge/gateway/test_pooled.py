@@ -79,6 +79,19 @@ async def test_a_pooler_that_is_gone_is_asked_for_again(world: GatewayWorld, poo
     assert len(asked(world)) == 2
 
 
+async def test_a_pooler_that_never_listens_is_asked_for_until_there_is_another(
+    world: GatewayWorld, tmp_path: Path
+) -> None:
+    """The node may take one that was just killed for alive."""
+    world.directory.pool_dir = str(tmp_path)
+    connecting = asyncio.create_task(world.connect(endpoint=POOLER))
+    await world.directory.until_asked(Pool)
+    world.directory.pool_dir = ""
+    async with asyncio.timeout(20):
+        await (await connecting).close()
+    assert len(asked(world)) >= 2
+
+
 async def test_a_pooler_that_does_not_know_the_role_is_told_again(world: GatewayWorld, pool_dir: Path) -> None:
     """It was started again, for another."""
     await (await world.connect(endpoint=POOLER)).close()

@@ -24,6 +24,9 @@ from cloister.protocol.pgwire.messages import TERMINATE
 
 _TOO_MANY_CONNECTIONS: Final = "53300"
 
+_LISTENS_WITHIN_S: Final = 0.5
+# A pooler that was just started listens after some 15 ms.
+
 _UNKNOWN_ROLE: Final = '"trust" authentication failed'
 # What PgBouncer says of a role that is not in its list.
 
@@ -42,11 +45,7 @@ async def reach_pooled(directory: Directory, route: Route, role: str, parameters
                 raise
             directory.forget_pool(route, role)
     generation, was_cold = await _look(directory, route, parameters)
-    try:
-        socket_dir = await directory.pool(route.endpoint_id, generation, role)
-        session = await _log_in(_pooler(route.endpoint_id, socket_dir, generation), parameters)
-    except (NotFoundError, ComputeGoneError) as error:
-        raise compute_unavailable("the compute or its pooler ended meanwhile") from error
+    session = await _ask_and_log_in(directory, route.endpoint_id, generation, role, parameters)
     return replace(session, was_cold=was_cold)
 
 
@@ -64,14 +63,25 @@ async def _look(directory: Directory, route: Route, parameters: Mapping[str, str
     return session.generation, session.was_cold
 
 
-async def _log_in(pooler: Compute, parameters: Mapping[str, str]) -> ComputeSession:
-    """To one that was just started, or told of a role."""
+async def _ask_and_log_in(
+    directory: Directory, endpoint_id: str, generation: int, role: str, parameters: Mapping[str, str]
+) -> ComputeSession:
+    """To one that was just started, or told of a role. It is asked for anew while it does not listen: the one there was may
+    have been dying."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + REFUSING_COMPUTE_S
     pause_s = CONNECT_PAUSE_MAX_S / 16
     while True:
         try:
-            return await log_in_patiently(pooler, parameters, refusing_s=REFUSING_COMPUTE_S)
+            socket_dir = await directory.pool(endpoint_id, generation, role)
+            return await log_in_patiently(
+                _pooler(endpoint_id, socket_dir, generation), parameters, refusing_s=_LISTENS_WITHIN_S
+            )
+        except NotFoundError as error:
+            raise compute_unavailable("the compute ended meanwhile") from error
+        except ComputeGoneError as error:
+            if loop.time() >= give_up_at:
+                raise compute_unavailable("its pooler does not listen") from error
         except BackendError as error:
             if not _is_unknown_role(error) or loop.time() >= give_up_at:
                 raise
