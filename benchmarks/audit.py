@@ -1,0 +1,147 @@
+"""`audit`: events appended a second with the builder of checkpoints running, against without, in turns.
+
+Appenders, builder and notary share one process and its interpreter here, where the platform has the broker apart; and the
+builder looks every second instead of every five. The control database syncs as the platform's does. Then: how fast a log
+that nobody signed yet is caught up with, verified and exported.
+"""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from benchmarks.baselines import BarePostgres
+from benchmarks.measure import Result
+from cloister.base.database import Database, migrate
+from cloister.protocol.merkle.notes import SignedTree, VerifierKey
+from cloister.protocol.merkle.tree import Tree
+from cloister.trust.audit import Event, record
+from cloister.trust.audit.checkpoints import Checkpoints
+from cloister.trust.audit.export import export
+from cloister.trust.audit.verify import Intact, verify
+from cloister.trust.keys.notary import Notary
+from cloister.trust.keys.providers import FileProvider, create_root_key
+
+LOADS: Final = ((8, 1), (1, 100))
+"""Clients, and events in each one's transaction: changes come one by one, connections in batches."""
+
+INTERVAL_S: Final = 1.0
+
+EVENT: Final = Event(
+    action="connection.opened", actor="role:neondb_owner", address="203.0.113.7", project_id="calm-forest-12345678",
+    endpoint_id="ep-calm-forest-12345678", details={"application": "psql", "database": "neondb", "tls": "TLSv1.3"},
+)  # fmt: skip
+
+
+class Direct:
+    """The notary, without a broker's process around it."""
+
+    def __init__(self, notary: Notary) -> None:
+        self._notary = notary
+
+    async def last_checkpoint(self) -> SignedTree:
+        return await asyncio.to_thread(self._notary.last)
+
+    async def sign_checkpoint(self, tree: Tree, proof: Sequence[bytes]) -> SignedTree:
+        return await asyncio.to_thread(self._notary.sign, tree.size, list(tree.peaks), [*proof])
+
+
+def run(n: int = 10, seconds: float = 3.0) -> Result:
+    with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        server = BarePostgres(directory / "server")
+        server.initialise()
+        server.start()
+        try:
+            asyncio.run(server.first_row())
+            return asyncio.run(_measure(server, directory, n, seconds))
+        finally:
+            server.stop()
+
+
+async def _measure(server: BarePostgres, directory: Path, n: int, seconds: float) -> Result:
+    result = Result("audit")
+    connection = await asyncpg.connect(host=str(server.directory), user="bench", database="postgres")
+    await migrate(connection)
+    await connection.close()
+    database = Database(url=f"postgresql://bench@/postgres?host={server.directory}")
+    await database.open()
+    create_root_key(directory / "root.key", uid=os.geteuid(), gid=os.getegid())
+    provider = FileProvider(directory / "root.key")
+    signer = Direct(Notary(provider, directory))
+    try:
+        for clients, batch in LOADS:
+            without: list[float] = []
+            beside: list[float] = []
+            for _ in range(n):
+                without.append(await _appended(database, clients, batch, seconds))
+                # What came without it is caught up with before its turn is timed.
+                await Checkpoints(database, signer).sign_new()
+                async with _building(Checkpoints(database, signer, interval_s=INTERVAL_S)):
+                    beside.append(await _appended(database, clients, batch, seconds))
+            load = f"{clients} × {batch}"
+            ours = result.add(f"{load}, with checkpoints", beside, "events/s")
+            theirs = result.add(f"{load}, without", without, "events/s")
+            result.ratio(f"{load}: with ÷ without", ours, theirs)
+        result.facts |= await _whole(database, signer, provider, directory)
+    finally:
+        provider.close()
+        await database.close()
+    return result
+
+
+async def _appended(database: Database, clients: int, batch: int, seconds: float) -> float:
+    """Events a second that were committed."""
+    end = time.monotonic() + seconds
+
+    async def append() -> int:
+        events = 0
+        while time.monotonic() < end:
+            async with database.transaction() as tx:
+                await record(tx, *[EVENT] * batch)
+            events += batch
+        return events
+
+    started = time.monotonic()
+    counts = await asyncio.gather(*(append() for _ in range(clients)))
+    return sum(counts) / (time.monotonic() - started)
+
+
+@contextlib.asynccontextmanager
+async def _building(checkpoints: Checkpoints) -> AsyncIterator[None]:
+    task = asyncio.create_task(checkpoints.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _whole(database: Database, signer: Direct, provider: FileProvider, directory: Path) -> dict[str, object]:
+    """The same log from its first event to its last: signed by another notary, verified, exported."""
+    last = await signer.last_checkpoint()
+    checkpoint = VerifierKey.parse(last.key).opened(last.note)
+    events = checkpoint.size
+    other = directory / "other"
+    other.mkdir()
+    rates: dict[str, object] = {"events in the log": events}
+    started = time.monotonic()
+    await Checkpoints(database, Direct(Notary(provider, other))).sign_new()
+    rates["events/s caught up with and signed"] = round(events / (time.monotonic() - started))
+    for name, checkpoints in (("the chain", ()), ("chain and tree", (checkpoint,))):
+        started = time.monotonic()
+        verdict = await verify(database, (), checkpoints)
+        rates[f"events/s verified, {name}"] = round(events / (time.monotonic() - started))
+        if not isinstance(verdict, Intact):
+            raise RuntimeError(f"the log is broken: {verdict}")  # noqa: TRY004 - not a matter of types
+    started = time.monotonic()
+    await export(database, last, directory / "tiles")
+    rates["events/s exported as tiles"] = round(events / (time.monotonic() - started))
+    return rates
