@@ -1,0 +1,52 @@
+"""Every operation that Neon's API has is served, refused in a sentence, or left out for a reason that is written down."""
+
+import re
+
+from cloister.edge.api.routes import LATER, ROUTES
+from tests.house.source import ROOT
+from tests.neon_description import description
+from tests.npm import NODE_MODULES
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+def operations() -> set[tuple[str, str]]:
+    """Method and path: of the description, and of the SDK, which is newer."""
+    found = {
+        (method.upper(), path) for path, item in description()["paths"].items() for method in METHODS & item.keys()
+    }
+    source = (NODE_MODULES / "@neon/sdk/dist/client/sdk.gen.js").read_text()
+    calls = re.findall(r'client\)\.(get|post|put|patch|delete)\(\{.*?url: "(/[^"]*)"', source, re.DOTALL)
+    assert len(calls) > 150
+    return found | {(method.upper(), path) for method, path in calls}
+
+
+def left_out() -> list[re.Pattern[str]]:
+    """What docs/compatibility.md leaves out."""
+    _, _, section = (ROOT / "docs/compatibility.md").read_text().partition("## What is not there")
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return [
+        re.compile(".+".join(map(re.escape, words.split("…"))))
+        for row in rows
+        for words in re.findall("`([^`]+)`", row)
+    ]
+
+
+def test_none_is_forgotten() -> None:
+    ours = {(route.method, route.path) for route in (*ROUTES, *LATER)}
+    unspoken = {
+        f"{method} {path}"
+        for method, path in operations() - ours
+        if not any(pattern.fullmatch(path) for pattern in left_out())
+    }
+    assert unspoken == set()
+
+
+def test_each_reason_is_about_something() -> None:
+    paths = {path for _, path in operations()}
+    assert [it.pattern for it in left_out() if not any(it.fullmatch(path) for path in paths)] == []
+
+
+def test_neon_has_as_many_operations_as_we_know_of() -> None:
+    """More would be a new version's, to be looked at."""
+    assert len(operations()) == 180
