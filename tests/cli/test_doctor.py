@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,14 @@ def test_migrations() -> None:
     assert "not applied" in records.decide_migrations({}, {1: "a"}, "18").seen
     assert "newer" in records.decide_migrations({1: "a", 2: "b"}, {1: "a"}, "18").seen
     assert "as it is here" in records.decide_migrations({1: "b"}, {1: "a"}, "18").seen
+
+
+@pytest.mark.parametrize(
+    ("since", "level"),
+    [(None, Level.OK), ("2026-01-01T11:59:30.000000Z", Level.OK), ("2026-01-01T11:58:30.000000Z", Level.WARNING)],
+)
+def test_an_audit_log_that_is_no_longer_signed_is_a_warning(since: str | None, level: Level) -> None:
+    """An event that came a moment ago is not: however long nothing had come before."""
+    finding = records.decide_checkpoints(7, since, datetime(2026, 1, 1, 12, tzinfo=UTC))
+    assert finding.level is level
+    assert ("7 events" if level is Level.OK else "not signed") in finding.seen

@@ -1,10 +1,14 @@
-"""That the control database answers, its schema is ours, and the audit log is whole."""
+"""That the control database answers, its schema is ours, and the audit log is whole and signed."""
 
 import asyncio
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from cloister.cli.doctor.finding import Finding, Subject, fail, ok
+from cloister.cli.doctor.finding import Finding, Subject, fail, ok, warning
 from cloister.cli.failure import CommandError
+
+UNSIGNED_MAX: Final = timedelta(minutes=1)
+# Checkpoints come every 5 seconds; a broker that was killed is back in one.
 
 
 def control_database(subject: Subject) -> list[Finding]:
@@ -37,8 +41,31 @@ def decide_migrations(applied: dict[int, str], ours: dict[int, str], version: st
 def audit_log(subject: Subject) -> list[Finding]:
     from cloister.cli.audit import replay, signed_trees  # noqa: PLC0415 - heavy
 
-    _, checkpoints = signed_trees(subject.platform, (), None)
-    return [decide_audit(asyncio.run(replay(subject.platform, (), checkpoints)))]
+    last, checkpoints = signed_trees(subject.platform, (), None)
+    size = 0 if last is None else last.size
+    outcome = asyncio.run(replay(subject.platform, (), checkpoints))
+    since = asyncio.run(_unsigned_since(subject, size))
+    return [decide_audit(outcome), decide_checkpoints(size, since, datetime.now(UTC))]
+
+
+async def _unsigned_since(subject: Subject, size: int) -> str | None:
+    """When the first event came that no signature covers."""
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+
+    async with connected(subject.platform) as database, database.reading() as tx:
+        at: str | None = await tx.fetch_value("SELECT at FROM cloister.audit_event WHERE seq = $1", size + 1)
+    return at
+
+
+def decide_checkpoints(size: int, unsigned_since: str | None, now: datetime) -> Finding:
+    about = "audit checkpoints"
+    if unsigned_since is None or now - datetime.fromisoformat(unsigned_since) <= UNSIGNED_MAX:
+        return ok(about, f"the key broker has signed {size} events")
+    return warning(
+        about,
+        f"events since {unsigned_since} are not signed",
+        "logs/api.log and logs/broker.log say why; docs/audit.md",
+    )
 
 
 def decide_audit(outcome: Any) -> Finding:
