@@ -311,7 +311,8 @@ async def test_a_run_that_takes_too_long_is_ended_and_nothing_is_left(
         await node.ask(
             ScrubTimeline(project_id=parent.project_id, timeline_id=child.timeline_id, pg_version=18, uid=UID)
         )
-    await node.ask(CloseVolume(parent.project_id))  # it lingers after the clone; anything that still held it would refuse
+    # It lingers after the clone; anything that still held it would make this a refusal.
+    await node.ask(CloseVolume(parent.project_id))
     assert not (await node.ask(GetVolume(parent.project_id))).is_open
     assert node.host.traces() == []
 
