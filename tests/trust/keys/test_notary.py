@@ -1,11 +1,14 @@
 """The notary signs extensions of what it signed last, and nothing else, whatever it is told."""
 
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cloister.base.durable import write_durably
 from cloister.base.errors import BadRequestError, PreconditionError
 from cloister.protocol.merkle.notes import VerifierKey
 from cloister.protocol.merkle.tree import Tree, consistency_proof, leaf_hash
@@ -82,6 +85,31 @@ def test_what_is_no_extension_is_refused_and_nothing_changes(
         with pytest.raises(BadRequestError):
             each.sign(9, [b"no hash"], [])
     assert ask(notary, 5, 11) == 11
+
+
+def test_of_two_that_extend_the_same_tree_at_once_one_is_signed(
+    notary: Notary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first waits for the disk while the second asks: whoever asked first may have given up waiting."""
+    assert ask(notary, 0, 5) == 5
+    begun, disk = threading.Event(), threading.Event()
+
+    def write_slowly(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        begun.set()
+        assert disk.wait(30)
+        write_durably(path, content, mode=mode)
+
+    monkeypatch.setattr("cloister.trust.keys.notary.write_durably", write_slowly)
+    other = [*LEAVES[:7], *FORGED[:3]]
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask, notary, 5, 8)
+        assert begun.wait(30)
+        second = threads.submit(ask, notary, 5, 9, other)
+        disk.set()
+        assert first.result(30) == 8
+        with pytest.raises(ForkError):
+            second.result(30)
+    assert notary.last().size == 8
 
 
 def test_a_notary_that_lost_half_of_what_it_knew_signs_nothing(

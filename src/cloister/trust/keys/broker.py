@@ -103,7 +103,6 @@ class KeyBroker:
         self._provider = provider
         self._path = path
         self._notary = notary
-        self._notary_is_free = asyncio.Lock()
         self._mode = mode
         self._peer_of = peer_of
         self._commands = msgspec.msgpack.Decoder(AnyCommand)
@@ -196,8 +195,7 @@ class KeyBroker:
             case UnwrapKey():
                 return await self._unwrap(peer, command)
             case GetCheckpoint():
-                async with self._notary_is_free:
-                    return Answer(await asyncio.to_thread(self._notary.last))
+                return Answer(await asyncio.to_thread(self._notary.last))
             case SignCheckpoint():
                 return await self._sign(peer, command)
             case unreachable:
@@ -276,9 +274,8 @@ class KeyBroker:
 
     async def _sign(self, peer: Peer, command: SignCheckpoint) -> Answer:
         try:
-            async with self._notary_is_free:
-                # In a thread: it waits for the disk, and wakes do not wait for it.
-                signed = await asyncio.to_thread(self._notary.sign, command.size, command.peaks, command.proof)
+            # In a thread: it waits for the disk, and wakes do not wait for it.
+            signed = await asyncio.to_thread(self._notary.sign, command.size, command.peaks, command.proof)
         except ForkError as error:
             await self._record_refusal(peer, f"{type(command).__name__}: {error.public}")
             raise

@@ -12,6 +12,7 @@ own, and so on; the checkpoint is the record.
 """
 
 import secrets
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -42,17 +43,21 @@ class KeyFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Notary:
-    """Serial: the caller lets one `sign` end before the next. Raises PreconditionError if its files are not as it wrote
-    them: it then signs nothing, rather than begin a second history."""
+    """Called from threads, because it waits for the disk. Raises PreconditionError if its files are not as it wrote them:
+    it then signs nothing, rather than begin a second history."""
 
     def __init__(self, provider: Provider, directory: Path) -> None:
         self._provider = provider
         self._directory = directory
         self._opened: tuple[KeyFile, SignedTree] | None = None
+        # Two at once would both extend the same tree, each its own way. Held by the thread: a caller who gave up waiting
+        # has not ended it.
+        self._one_at_a_time = threading.Lock()
 
     def last(self) -> SignedTree:
         """The last tree that was signed; at first an empty one."""
-        return self._state()[1]
+        with self._one_at_a_time:
+            return self._state()[1]
 
     def sign(self, size: int, peaks: list[bytes], proof: list[bytes]) -> SignedTree:
         """Sign the tree, if it extends the last.
@@ -63,6 +68,10 @@ class Notary:
         4. Sign, with the private key in a page of its own.
         5. Keep what was signed, on disk. Only then is it given away: a crash before leaves a signature nobody has seen.
         """
+        with self._one_at_a_time:
+            return self._extended(size, peaks, proof)
+
+    def _extended(self, size: int, peaks: list[bytes], proof: list[bytes]) -> SignedTree:
         key, last = self._state()
         # 1.
         try:
