@@ -11,7 +11,7 @@ from cloister.base.errors import UnauthenticatedError
 from cloister.base.secret import new_api_key
 from cloister.trust.access import keys as keys_module
 from cloister.trust.access.bootstrap import bootstrap
-from cloister.trust.access.keys import ApiKeys, insert_key
+from cloister.trust.access.keys import ApiKeys, NewKey, insert_key
 from cloister.trust.access.principals import Principal
 from tests.fix_database import ControlDatabase, DatabaseAs
 
@@ -105,7 +105,7 @@ async def test_a_key_of_one_account_never_speaks_for_another(database: Database,
     other, account_id = new_api_key(), UUID(int=7)
     async with database.transaction() as tx:
         await tx.execute("INSERT INTO account VALUES ($1, 'eve@example.com', 'Eve')", account_id)
-        await insert_key(tx, account_id, "hers", other, (await tx.fetch_value("SELECT now()")))
+        await insert_key(tx, account_id, NewKey(name="hers"), other, (await tx.fetch_value("SELECT now()")))
     principal = await ApiKeys(database).authenticate(other.reveal(), "::1")
     assert principal.account_id == account_id
     assert principal.memberships == {}

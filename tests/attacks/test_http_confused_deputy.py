@@ -10,12 +10,15 @@ import pytest
 from cloister.edge.api.endpoint import Public, Route
 from cloister.edge.api.routes import ROUTES
 from tests.edge.api.world import (
+    ADA,
     ADA_KEY,
     BOB_KEY,
     BRANCH,
     ENDPOINT,
+    GRANT,
     OPERATION,
     ORG,
+    OTHER_ORG,
     OTHER_PROJECT,
     PROJECT,
     SNAPSHOT,
@@ -34,6 +37,13 @@ BODIES: dict[str, Any] = {
     "create_database": {"database": {"name": "shop", "owner_name": "neondb_owner"}},
     "update_database": {"database": {"name": "shop"}},
     "create_api_key": {"key_name": "ci"},
+    "create_org_api_key": {"key_name": "ci"},
+    "update_member": {"role": "viewer"},
+    "create_invitations": {"invitations": [{"email": "eve@example.com", "role": "viewer"}]},
+    "transfer_projects": {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]},
+    "create_organization": {"name": "Example"},
+    "create_account": {"email": "eve@example.com", "name": "Eve"},
+    "grant_permission": {"email": "eve@example.com"},
     "create_branch": {"branch": {"name": "preview"}, "endpoints": [{"type": "read_write"}]},
     "update_branch": {"branch": {"name": "renamed"}},
     "restore_branch": {"source_branch_id": BRANCH},
@@ -56,6 +66,8 @@ def path_of(route: Route) -> str:
         database_name="neondb",
         key_id=7,
         snapshot_id=SNAPSHOT,
+        member_id=ADA.account_id,
+        permission_id=GRANT,
     )
 
 
@@ -77,6 +89,8 @@ def changes(world: World) -> tuple[Any, ...]:
             world.schemas.asked,
             world.endpoints.created,
             world.endpoints.changes,
+            world.organizations.changes,
+            world.keys.created,
         )
         for it in made
     )

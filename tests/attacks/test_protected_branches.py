@@ -272,7 +272,7 @@ def member(shared_platform: Instance) -> Iterator[httpx.Client]:
         f"""INSERT INTO account (id, email, name)
                 VALUES ('00000000-0000-4000-8000-00000000aaaa', 'member@example.org', 'Member');
             INSERT INTO membership (org_id, account_id, role)
-                SELECT id, '00000000-0000-4000-8000-00000000aaaa', 'member' FROM organization;
+                SELECT id, '00000000-0000-4000-8000-00000000aaaa', 'editor' FROM organization;
             INSERT INTO api_key (name, digest, account_id)
                 VALUES ('test', decode('{digest}', 'hex'), '00000000-0000-4000-8000-00000000aaaa')""",
     )

@@ -3,7 +3,7 @@
 import asyncio
 
 from cloister import __version__
-from cloister.app.guards import BrokersKeys, StoredAudit, StoredOrganizations
+from cloister.app.guards import BrokersKeys, StoredAudit
 from cloister.app.process import Process
 from cloister.base.clock import SystemClock
 from cloister.base.database import Database
@@ -53,7 +53,6 @@ async def run(process: Process) -> None:
             control=plane.control,
             api_keys=ApiKeys(database, clock),
             decider=Decider(own=paths.policies),
-            organizations=StoredOrganizations(database),
             audit=StoredAudit(database),
             volume_keys=BrokersKeys(keys),
             answers=Answers(database, control_key),

@@ -25,6 +25,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "connection-string": "cloister.cli.connecting:connection_string",
     "psql": "cloister.cli.connecting:psql",
     "api-keys": "cloister.cli.api_keys:api_keys",
+    "orgs": "cloister.cli.organizations:orgs",
     "me": "cloister.cli.account:me",
     "regions": "cloister.cli.account:regions",
     "mcp": "cloister.cli.mcp.command:mcp",
@@ -52,6 +53,7 @@ ALIASES: Final[Mapping[str, str]] = {
     "database": "databases",
     "db": "databases",
     "operation": "operations",
+    "org": "orgs",
     "cs": "connection-string",
 }
 """Names that fingers know from the Neon CLI."""

@@ -37,6 +37,7 @@ from cloister.control.computes.suspend import Suspender
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
 from cloister.control.operations.engine import Engine
+from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import operations as project_operations
 from cloister.control.projects.engines import Engines
 from cloister.control.projects.operations import Keys, ProjectsWorld
@@ -168,6 +169,7 @@ class ControlPlane:
             roles=RoleService(database, self.engine, vault),
             databases=DatabaseService(database, self.engine),
             operations=self.engine,
+            organizations=OrganizationService(database, clock),
         )
 
     def heard(self, event: AnyEvent) -> None:

@@ -6,9 +6,11 @@ transaction, and returns at once: the operations it returns do the work. Errors 
 door has already checked the permission; a service checks what is possible.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.secret import Secret
@@ -31,6 +33,15 @@ from cloister.control.branches.model import (
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.operations.model import Operation
+from cloister.control.organizations.model import (
+    Account,
+    Invitation,
+    Member,
+    Organization,
+    OrganizationRole,
+    ProjectGrant,
+    ProjectRole,
+)
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 
@@ -40,6 +51,7 @@ __all__ = [
     "Databases",
     "Endpoints",
     "Operations",
+    "Organizations",
     "ProjectCreated",
     "Projects",
     "RoleChanged",
@@ -51,12 +63,42 @@ __all__ = [
 
 class Projects(Protocol):
     async def create(self, caller: Caller, new: NewProject) -> ProjectCreated: ...
-    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]: ...
+    async def find(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
+        """All of the organizations', and these."""
+        ...
+
     async def get(self, project_id: ProjectId) -> Project: ...
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
     ) -> tuple[Project, list[Operation]]: ...
     async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]: ...
+
+
+class Organizations(Protocol):
+    """Whoever asks in a project's or an organization's name was permitted to; see control/organizations/service.py."""
+
+    async def find(self, org_ids: Sequence[OrgId]) -> list[Organization]: ...
+    async def project_ids(self, org_ids: Sequence[OrgId]) -> list[ProjectId]:
+        """Every project they have or had."""
+        ...
+
+    async def create(self, caller: Caller, name: str) -> Organization: ...
+    async def create_account(self, caller: Caller, email: str, name: str) -> tuple[Account, Secret[str]]: ...
+    async def members(self, org_id: OrgId) -> list[Member]: ...
+    async def member(self, org_id: OrgId, account_id: UUID) -> Member: ...
+    async def invite(self, caller: Caller, org_id: OrgId, invitations: Sequence[Invitation]) -> list[Member]: ...
+    async def change_role(self, caller: Caller, org_id: OrgId, account_id: UUID, role: OrganizationRole) -> Member: ...
+    async def remove(self, caller: Caller, org_id: OrgId, account_id: UUID) -> None: ...
+    async def grants(self, project_id: ProjectId) -> list[ProjectGrant]: ...
+    async def grant(
+        self, caller: Caller, project: Project, email: str, role: ProjectRole, *, may_add_members: bool
+    ) -> ProjectGrant: ...
+    async def revoke_grant(self, caller: Caller, project: Project, grant_id: UUID) -> ProjectGrant: ...
+    async def transfer(
+        self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
+    ) -> None: ...
 
 
 class Branches(Protocol):
@@ -230,3 +272,4 @@ class Control:
     roles: Roles
     databases: Databases
     operations: Operations
+    organizations: Organizations

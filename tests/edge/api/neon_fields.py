@@ -30,6 +30,8 @@ REQUIRED = {
         address_city address_country address_line1 address_line2 address_postal_code address_state""",
     "Organization": "id name handle plan created_at managed_by updated_at",
     "Member": "id user_id org_id role",
+    "Invitation": "id email org_id invited_by invited_at role",
+    "ProjectPermission": "id granted_to_email granted_at",
     "ApiKey": "id name created_at created_by last_used_at last_used_from_addr",
     "ApiKeyCreated": "id key name created_at created_by",
     "ApiKeyRevoked": "id name created_at created_by last_used_at last_used_from_addr revoked",

@@ -1,7 +1,6 @@
 """Kept answers in a real table: one effect for one key, sealed bodies, a day's life."""
 
 import asyncio
-import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,7 +26,7 @@ async def database(database_as: DatabaseAs) -> Database:
 
 
 def slot(key: str = "k", body: bytes = b"{}") -> Slot:
-    return Slot.of(ADA.account_id, key, method="POST", target=b"/api/v2/projects?", body=body)
+    return Slot.of(ADA, key, method="POST", target=b"/api/v2/projects?", body=body)
 
 
 async def test_the_same_request_gets_the_same_answer(database: Database) -> None:
@@ -106,7 +105,7 @@ async def test_an_answer_is_noise_without_its_key_and_in_another_row(database: D
 
 def test_parts_of_a_request_cannot_be_moved_between_each_other() -> None:
     def digest(target: bytes, body: bytes) -> bytes:
-        return Slot.of(uuid.UUID(int=1), "k", method="POST", target=target, body=body).digest
+        return Slot.of(ADA, "k", method="POST", target=target, body=body).digest
 
     assert digest(b"/a", b"bc") != digest(b"/ab", b"c")
 

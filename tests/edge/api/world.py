@@ -1,6 +1,6 @@
 """The API over a control plane of dictionaries, with two organizations that may not see each other.
 
-`ada` is an admin of the first, `bob` a member of the second, `eve` has a key of neither. The fakes follow the contracts
+`ada` is an admin of the first, `bob` an editor of the second, `eve` has a key of neither. The fakes follow the contracts
 of `control/services.py` and `edge/api/ports.py` and remember what was asked of them.
 """
 
@@ -48,6 +48,15 @@ from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
 from cloister.control.naming import checked_name
 from cloister.control.operations.model import Operation, Status
+from cloister.control.organizations.model import (
+    Account,
+    Invitation,
+    Member,
+    Organization,
+    OrganizationRole,
+    ProjectGrant,
+    ProjectRole,
+)
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.roles.model import DatabaseInfo, Role
@@ -55,9 +64,9 @@ from cloister.control.services import Control, ProjectCreated, RoleChanged
 from cloister.edge.api.application import create_app
 from cloister.edge.api.call import Services
 from cloister.edge.api.idempotency import Answer, Answers, Slot
-from cloister.edge.api.ports import Decider, Member, Organization
-from cloister.trust.access.keys import ApiKey
-from cloister.trust.access.permissions import Permission
+from cloister.edge.api.ports import Decider
+from cloister.trust.access.keys import ApiKey, NewKey
+from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
@@ -95,16 +104,21 @@ def principal(number: int, memberships: dict[str, str]) -> Principal:
 
 
 ADA: Final = principal(1, {ORG: "admin"})
-BOB: Final = principal(2, {OTHER_ORG: "member"})
+BOB: Final = principal(2, {OTHER_ORG: "editor"})
+GRANT: Final = uuid.UUID(int=99)
 
-_MEMBERS_MAY_NOT: Final = {Permission.PROJECT_DELETE, Permission.AUDIT_READ, Permission.KEY_READ}
+_EDITORS_MAY_NOT: Final = {Permission.PROJECT_DELETE, Permission.AUDIT_READ, Permission.KEY_READ}
 
 
 class FakeKeys:
     def __init__(self) -> None:
         self.principals = {ADA_KEY: ADA, BOB_KEY: BOB}
         self.asked = 0
-        self.keys = {7: ApiKey(7, "laptop", ADA.account_id, ADA.name, NOW, None, None)}
+        self.keys = {
+            7: ApiKey(7, "laptop", ADA.account_id, ADA.name, NOW, None, None),
+            9: ApiKey(9, "ci", ADA.account_id, ADA.name, NOW, None, None, ORG),
+        }
+        self.created: list[NewKey] = []
 
     async def authenticate(self, bearer: str, address: str) -> Principal:
         self.asked += 1
@@ -112,51 +126,107 @@ class FakeKeys:
             raise UnauthenticatedError(public="invalid API key")
         return self.principals[bearer]
 
-    async def create(self, caller: Caller, name: str) -> tuple[ApiKey, Secret[str]]:
-        key = ApiKey(8, name, caller.principal.account_id, caller.principal.name, NOW, None, None)
+    async def create(self, caller: Caller, new: NewKey) -> tuple[ApiKey, Secret[str]]:
+        self.created.append(new)
+        who = caller.principal
+        key = ApiKey(8, new.name, who.account_id, who.name, NOW, None, None, new.org_id, new.project_id)
         self.keys[8] = key
         return key, Secret("napi_" + "n" * 64)
 
     async def find(self, principal: Principal) -> list[ApiKey]:
-        return [key for key in self.keys.values() if key.account_id == principal.account_id]
+        return [it for it in self.keys.values() if it.account_id == principal.account_id and it.org_id is None]
 
-    async def revoke(self, caller: Caller, key_id: int) -> ApiKey:
+    async def find_of(self, org_id: str) -> list[ApiKey]:
+        return [it for it in self.keys.values() if it.org_id == org_id]
+
+    async def revoke(self, caller: Caller, key_id: int, org_id: str | None = None) -> ApiKey:
         key = self.keys.get(key_id)
-        if key is None or key.account_id != caller.principal.account_id:
+        if key is None or key.org_id != org_id or (org_id is None and key.account_id != caller.principal.account_id):
             raise NotFoundError(public="API key not found")
         return key
 
 
 class FakeDecider:
-    """Admins may everything in their organization, members nearly; for others it does not exist."""
+    """Admins may everything in their organization, everybody else nearly; for others it does not exist."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Permission]] = []
         self.refused: set[Permission] = set()
 
     def authorize(
-        self, principal: Principal, permission: Permission, *, org_id: str, project_id: str | None = None
+        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
     ) -> None:
         self.asked.append((principal.email, permission))
+        if permission in self.refused or (permission is Permission.PLATFORM_READ and not principal.is_operator):
+            raise ForbiddenError
+        if permission in OF_ONESELF | OF_THE_PLATFORM:
+            return
+        assert org_id is not None
         role = principal.memberships.get(org_id)
         if role is None:
             raise NotFoundError
-        if permission in self.refused or (role != "admin" and permission in _MEMBERS_MAY_NOT):
+        if role != "admin" and permission in _EDITORS_MAY_NOT:
             raise ForbiddenError
 
 
 class FakeOrganizations:
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+        self.rows = [Member(ADA.account_id, ADA.email, "admin", NOW)]
+
     async def find(self, org_ids: Sequence[OrgId]) -> list[Organization]:
         return [Organization(it, "Example", NOW) for it in (ORG, OTHER_ORG) if it in org_ids]
 
-    async def members(self, org_id: OrgId) -> list[Member]:
-        return [Member(ADA.account_id, ADA.email, "admin")]
-
-    async def are_all(self, org_ids: Sequence[OrgId]) -> bool:
-        return {ORG, OTHER_ORG} <= set(org_ids)
-
     async def project_ids(self, org_ids: Sequence[OrgId]) -> list[ProjectId]:
         return [it for org, it in ((ORG, PROJECT), (OTHER_ORG, OTHER_PROJECT)) if org in org_ids]
+
+    async def create(self, caller: Caller, name: str) -> Organization:
+        self.changes.append(name)
+        return Organization(ORG, name, NOW)
+
+    async def create_account(self, caller: Caller, email: str, name: str) -> tuple[Account, Secret[str]]:
+        self.changes.append(email)
+        return Account(uuid.UUID(int=3), email, name, NOW), Secret("napi_" + "n" * 64)
+
+    async def members(self, org_id: OrgId) -> list[Member]:
+        return self.rows
+
+    async def member(self, org_id: OrgId, account_id: uuid.UUID) -> Member:
+        for row in self.rows:
+            if row.account_id == account_id:
+                return row
+        raise NotFoundError(public="member not found")
+
+    async def invite(self, caller: Caller, org_id: OrgId, invitations: Sequence[Invitation]) -> list[Member]:
+        self.changes.extend(invitations)
+        return [Member(uuid.UUID(int=3), it.email, it.role, NOW) for it in invitations]
+
+    async def change_role(self, caller: Caller, org_id: OrgId, account_id: uuid.UUID, role: OrganizationRole) -> Member:
+        self.changes.append(role)
+        return replace(await self.member(org_id, account_id), role=role)
+
+    async def remove(self, caller: Caller, org_id: OrgId, account_id: uuid.UUID) -> None:
+        self.changes.append(await self.member(org_id, account_id))
+
+    async def grants(self, project_id: ProjectId) -> list[ProjectGrant]:
+        return [ProjectGrant(GRANT, project_id, BOB.account_id, BOB.email, "editor", NOW)]
+
+    async def grant(
+        self, caller: Caller, project: Project, email: str, role: ProjectRole, *, may_add_members: bool
+    ) -> ProjectGrant:
+        self.changes.append((email, role, may_add_members))
+        return ProjectGrant(GRANT, project.id, BOB.account_id, email, role, NOW)
+
+    async def revoke_grant(self, caller: Caller, project: Project, grant_id: uuid.UUID) -> ProjectGrant:
+        if grant_id != GRANT:
+            raise NotFoundError(public="permission not found")
+        self.changes.append(grant_id)
+        return (await self.grants(project.id))[0]
+
+    async def transfer(
+        self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
+    ) -> None:
+        self.changes.append((source, destination, *project_ids))
 
 
 class FakeAudit:
@@ -365,8 +435,10 @@ class FakeProjects:
             operations=[operation()],
         )
 
-    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
-        rows = [row for row in self.rows.values() if row.org_id in org_ids]
+    async def find(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
+        rows = [row for row in self.rows.values() if row.org_id in org_ids or row.id in project_ids]
         return _after([row for row in rows if search is None or search in row.name], page)
 
     async def get(self, project_id: ProjectId) -> Project:
@@ -725,6 +797,7 @@ class World:
         self.roles = FakeRoles()
         self.databases = FakeDatabases()
         self.operations = FakeOperations()
+        self.organizations = FakeOrganizations()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -743,10 +816,10 @@ class World:
                 roles=self.roles,
                 databases=self.databases,
                 operations=self.operations,
+                organizations=self.organizations,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,
-            organizations=FakeOrganizations(),
             audit=self.audit,
             volume_keys=FakeVolumeKeys(),
             answers=self.answers,

@@ -11,8 +11,8 @@ from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, NotFoundError, UnauthenticatedError
 from cloister.base.secret import Secret, new_api_key
 from cloister.trust.access.bootstrap import ADMIN_EMAIL, KEY_NAME, bootstrap
-from cloister.trust.access.keys import ApiKeys, digest_of, insert_key
-from cloister.trust.access.principals import Principal
+from cloister.trust.access.keys import ApiKeys, NewKey, digest_of, insert_key
+from cloister.trust.access.principals import Grant, Holder, Principal
 from cloister.trust.audit.reader import events
 from tests.fix_database import DatabaseAs
 
@@ -33,7 +33,7 @@ async def database(database_as: DatabaseAs) -> Database:
         for account_id, name in ((ADA, "Ada"), (BOB, "Bob")):
             await tx.execute("INSERT INTO account VALUES ($1, $2, $3)", account_id, f"{name}@example.com", name)
         await tx.execute("INSERT INTO organization VALUES ('org-1', 'One'), ('org-2', 'Two')")
-        await tx.execute("INSERT INTO membership VALUES ('org-1', $1, 'admin'), ('org-2', $1, 'member')", ADA)
+        await tx.execute("INSERT INTO membership VALUES ('org-1', $1, 'admin'), ('org-2', $1, 'editor')", ADA)
     return database
 
 
@@ -51,7 +51,7 @@ def keys(database: Database, clock: FakeClock) -> ApiKeys:
 async def key(database: Database, clock: FakeClock) -> str:
     key = new_api_key()
     async with database.transaction() as tx:
-        await insert_key(tx, ADA, "first", key, clock.now())
+        await insert_key(tx, ADA, NewKey(name="first"), key, clock.now())
     return key.reveal()
 
 
@@ -63,7 +63,7 @@ async def ada(keys: ApiKeys, key: str) -> Call:
 async def test_a_key_says_who_holds_it(ada: Call) -> None:
     principal = ada.principal
     assert (principal.account_id, principal.email, principal.name) == (ADA, "Ada@example.com", "Ada")
-    assert principal.memberships == {"org-1": "admin", "org-2": "member"}
+    assert principal.memberships == {"org-1": "admin", "org-2": "editor"}
 
 
 async def test_an_account_without_an_organization_is_of_none(
@@ -71,12 +71,12 @@ async def test_an_account_without_an_organization_is_of_none(
 ) -> None:
     key = new_api_key()
     async with database.transaction() as tx:
-        await insert_key(tx, BOB, "first", key, clock.now())
+        await insert_key(tx, BOB, NewKey(name="first"), key, clock.now())
     assert (await keys.authenticate(key.reveal(), "::1")).memberships == {}
 
 
 async def test_a_created_key_works_until_it_is_revoked(keys: ApiKeys, ada: Call, database: Database) -> None:
-    created, secret = await keys.create(ada, "deploy")
+    created, secret = await keys.create(ada, NewKey(name="deploy"))
     assert (created.name, created.account_id, created.account_name, created.last_used_at) == (
         "deploy",
         ADA,
@@ -115,7 +115,7 @@ async def test_use_is_noted_at_most_once_a_minute(keys: ApiKeys, ada: Call, key:
 
 
 async def test_anothers_key_is_not_there(keys: ApiKeys, ada: Call) -> None:
-    created, _ = await keys.create(ada, "deploy")
+    created, _ = await keys.create(ada, NewKey(name="deploy"))
     bob = Call(Principal(BOB, 0, "Bob@example.com", "Bob", {}))
     for key_id in (created.id, 0, -1, 2**63, 10**30):
         with pytest.raises(NotFoundError):
@@ -127,7 +127,7 @@ async def test_anothers_key_is_not_there(keys: ApiKeys, ada: Call) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", "a\0b", "\x1b[31m", "\ud800"])
 async def test_a_name_is_a_line_of_text(keys: ApiKeys, ada: Call, name: str) -> None:
     with pytest.raises(BadRequestError):
-        await keys.create(ada, name)
+        await keys.create(ada, NewKey(name=name))
 
 
 async def test_the_first_start_makes_an_organization_and_its_admin(database_as: DatabaseAs) -> None:
@@ -168,3 +168,100 @@ async def test_a_key_of_somebody_else_is_not_the_administrators(
 def test_digests_are_of_the_bytes() -> None:
     assert digest_of("napi_x") != digest_of("napi_y")
     assert len(digest_of("\udcff")) == 32, "a header that is no text is hashed, not a crash"
+
+
+HERE, PROJECT = "org-1", "calm-forest-00000001"
+
+
+@pytest.fixture
+async def project(database: Database) -> str:
+    async with database.transaction() as tx:
+        await tx.execute("INSERT INTO volume VALUES ($1, 'br', 'timeline', 1, 18, 1, 'taken')", PROJECT)
+        await tx.execute(
+            """INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords)
+               VALUES ($1, 'org-1', $2, 'x', 'here', 18, false)""",
+            PROJECT,
+            ADA,
+        )
+    return PROJECT
+
+
+async def test_an_organizations_key_is_nobodys(keys: ApiKeys, ada: Call, project: str, database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE account SET is_operator = true")
+    wide, wide_key = await keys.create(ada, NewKey(name="ci", org_id=HERE))
+    narrow, narrow_key = await keys.create(ada, NewKey(name="shop", org_id=HERE, project_id=project))
+    principal = await keys.authenticate(wide_key.reveal(), "::1")
+    assert (principal.holder, principal.actor) == (Holder.ORGANIZATION, f"key:{wide.id}")
+    assert (principal.memberships, principal.grants) == ({HERE: "admin"}, {})
+    assert not principal.is_operator
+    principal = await keys.authenticate(narrow_key.reveal(), "::1")
+    assert (principal.holder, principal.actor) == (Holder.PROJECT, f"key:{narrow.id}")
+    assert (principal.memberships, principal.grants) == ({}, {project: Grant(HERE, "editor")})
+    assert [it.name for it in await keys.find(ada.principal)] == ["first"], "it is not a key of hers"
+    assert [it.name for it in await keys.find_of(HERE)] == ["ci", "shop"]
+    assert await keys.find_of("org-2") == []
+
+
+async def test_a_key_is_revoked_only_by_its_own_holder(keys: ApiKeys, ada: Call) -> None:
+    mine, _ = await keys.create(ada, NewKey(name="mine"))
+    ours, secret = await keys.create(ada, NewKey(name="ours", org_id=HERE))
+    for key_id, org_id in ((ours.id, None), (mine.id, HERE), (ours.id, "org-2")):
+        with pytest.raises(NotFoundError):
+            await keys.revoke(ada, key_id, org_id)
+    await keys.revoke(ada, ours.id, HERE)
+    with pytest.raises(UnauthenticatedError):
+        await keys.authenticate(secret.reveal(), "::1")
+
+
+async def test_a_key_for_a_project_of_another_organization_is_not_made(keys: ApiKeys, ada: Call, project: str) -> None:
+    for org_id, project_id in (("org-2", project), (HERE, "calm-forest-99999999")):
+        with pytest.raises(NotFoundError):
+            await keys.create(ada, NewKey(name="x", org_id=org_id, project_id=project_id))
+
+
+async def test_a_key_ends_when_it_said_it_would(keys: ApiKeys, ada: Call, clock: FakeClock) -> None:
+    ends = clock.now() + timedelta(hours=1)
+    created, secret = await keys.create(ada, NewKey(name="x", expires_at=ends))
+    assert created.expires_at == ends
+    clock.advance(timedelta(minutes=59, seconds=59))
+    assert (await keys.authenticate(secret.reveal(), "::1")).is_limited
+    clock.advance(timedelta(seconds=1))
+    with pytest.raises(UnauthenticatedError):
+        await keys.authenticate(secret.reveal(), "::1")
+    with pytest.raises(BadRequestError):
+        await keys.create(ada, NewKey(name="x", expires_at=clock.now()))
+
+
+async def test_a_key_opens_from_the_addresses_it_is_bound_to(keys: ApiKeys, ada: Call) -> None:
+    allowed = ("192.0.2.0/24", "2001:db8::1")
+    _, secret = await keys.create(ada, NewKey(name="x", allowed_ips=allowed))
+    for address in ("192.0.2.200", "::ffff:192.0.2.1", "2001:db8::1"):
+        assert (await keys.authenticate(secret.reveal(), address)).is_limited
+    for address in ("192.0.3.1", "2001:db8::2", "", "unix", "192.0.2.1%eth0"):
+        with pytest.raises(UnauthenticatedError):
+            await keys.authenticate(secret.reveal(), address)
+    for entries in (("nonsense",), ("192.0.2.1",) * 65):
+        with pytest.raises(BadRequestError):
+            await keys.create(ada, NewKey(name="x", allowed_ips=entries))
+
+
+async def test_people_see_how_a_key_begins_and_no_more(keys: ApiKeys, ada: Call) -> None:
+    created, secret = await keys.create(ada, NewKey(name="x"))
+    assert created.prefix == secret.reveal()[:9]
+    assert created.prefix.startswith("napi_")
+
+
+async def test_an_organizations_key_of_the_same_name_is_not_the_administrators(
+    database_as: DatabaseAs,
+) -> None:
+    database = await database_as("cloister_api")
+    keys = ApiKeys(database)
+    admin_key = await bootstrap(database, None)
+    admin = Call(await keys.authenticate(admin_key.reveal(), "::1"))
+    assert admin.principal.is_operator
+    (org_id,) = admin.principal.memberships
+    _, ours = await keys.create(admin, NewKey(name=KEY_NAME, org_id=org_id))
+    again = await bootstrap(database, ours)
+    assert again.reveal() not in (ours.reveal(), admin_key.reveal()), "it is replaced: the file holds the wrong key"
+    assert (await keys.authenticate(ours.reveal(), "::1")).holder is Holder.ORGANIZATION, "and not revoked"

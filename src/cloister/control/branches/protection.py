@@ -68,6 +68,12 @@ def refuse_deleting_project(protected: Sequence[str]) -> None:
         raise UnprocessableError(public=f"{CANNOT_DELETE_PROJECT}: {names}")
 
 
+def refuse_moving_project(protected: Sequence[str]) -> None:
+    """To another organization, whose people would decide about the protection. Raises UnprocessableError."""
+    if protected:
+        raise UnprocessableError(f"protected: {', '.join(protected[:NAMES_MAX])}", public=CANNOT_MOVE_PROJECT)
+
+
 def refuse_expiry(*, is_protected: bool) -> None:
     """For a branch that is to have an expiry: one that is protected, or to be. Raises BadRequestError."""
     if is_protected:

@@ -1,7 +1,7 @@
 """The verbs on projects. Each is one transaction: rows, operations, audit event."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cloister.base.clock import Clock
@@ -107,9 +107,11 @@ class ProjectService:
         self._pool.poke()
         return ProjectCreated(project, branch, endpoint, role, password, database, operations)
 
-    async def find(self, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
+    async def find(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
         async with self._database.reading() as tx:
-            return await store.find(tx, org_ids, page, search)
+            return await store.find(tx, org_ids, project_ids, page, search)
 
     async def get(self, project_id: ProjectId) -> Project:
         async with self._database.reading() as tx:

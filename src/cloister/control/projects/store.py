@@ -1,5 +1,6 @@
 """Rows of `project` and `volume`, in and out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,19 +29,23 @@ class Volume:
 # ── projects ──
 
 
-async def find(tx: Transaction, org_ids: list[OrgId], page: Page, search: str | None) -> list[Project]:
-    """Newest first; `search` is a part of a name or an id. After an unknown cursor there is nothing."""
+async def find(
+    tx: Transaction, org_ids: Sequence[OrgId], project_ids: Sequence[ProjectId], page: Page, search: str | None
+) -> list[Project]:
+    """All of the organizations', and these; newest first. `search` is a part of a name or an id. After an unknown cursor
+    there is nothing."""
     rows = await tx.fetch(
         """SELECT p.* FROM project p LEFT JOIN project c ON c.id = $3
-            WHERE p.deleted_at IS NULL AND p.org_id = ANY ($1::text[])
+            WHERE p.deleted_at IS NULL AND (p.org_id = ANY ($1::text[]) OR p.id = ANY ($5::text[]))
               AND ($2::text IS NULL OR position(lower($2) IN lower(p.name)) > 0 OR position($2 IN p.id) > 0)
               AND ($3::text IS NULL OR p.created_at < c.created_at OR (p.created_at = c.created_at AND p.id > c.id))
             ORDER BY p.created_at DESC, p.id
             LIMIT $4""",
-        org_ids,
+        list(org_ids),
         search,
         page.cursor,
         page.limit,
+        list(project_ids),
     )
     return [project_of(row) for row in rows]
 

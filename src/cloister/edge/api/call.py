@@ -9,18 +9,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeAlias, TypeVar, cast
+from uuid import UUID
 
 import msgspec
 
 from cloister.base.clock import Clock
-from cloister.base.errors import CloisterError
+from cloister.base.errors import CloisterError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.settings import Settings
 from cloister.control.calling import Caller
 from cloister.control.projects.model import Project
 from cloister.control.services import Control
 from cloister.edge.api.idempotency import Answers
-from cloister.edge.api.ports import ApiKeys, AuditLog, Decider, Organizations, VolumeKeys
+from cloister.edge.api.ports import ApiKeys, AuditLog, Decider, VolumeKeys
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 
@@ -43,7 +44,6 @@ class Services:
     control: Control
     api_keys: ApiKeys
     decider: Decider
-    organizations: Organizations
     audit: AuditLog
     volume_keys: VolumeKeys
     answers: Answers
@@ -62,13 +62,16 @@ class Call(Generic[B_co, Q_co]):
     now: datetime
     principal: Principal
     org_ids: tuple[OrgId, ...]
-    """Where the principal holds the route's permission: the one organization the path leads to, or all there are."""
+    """Where the principal holds the route's permission: the one organization the path leads to, or all there are. Empty for
+    what is asked of oneself or of the platform."""
     project: Project | None
     """The project the path names."""
     path: dict[str, Any]
     """The path's parameters, parsed."""
     query: Q_co
     body: B_co
+    project_ids: tuple[ProjectId, ...] = ()
+    """Projects of other organizations in which it is held: granted for them alone."""
     grants: frozenset[Permission] = frozenset()
     """Of the route's `may_need`, what the principal holds on the path's project."""
     client: str = ""
@@ -125,19 +128,34 @@ class Call(Generic[B_co, Q_co]):
         return cast("str", self.path["database_name"])
 
     @property
+    def member_id(self) -> UUID:
+        return cast("UUID", self.path["member_id"])
+
+    @property
+    def permission_id(self) -> UUID:
+        return cast("UUID", self.path["permission_id"])
+
+    @property
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 
     def also_permits(self, permission: Permission) -> bool:
-        """Whether the principal holds a further permission on the path's project."""
-        assert self.project is not None
+        """Whether the principal holds a further permission: on the path's project, in its organization, or at all."""
+        org_id = None if self.project is None else self.project.org_id
+        project_id = None if self.project is None else self.project.id
         try:
-            self.services.decider.authorize(
-                self.principal, permission, org_id=self.project.org_id, project_id=self.project.id
-            )
+            self.services.decider.authorize(self.principal, permission, org_id=org_id, project_id=project_id)
         except CloisterError:
             return False
         return True
+
+    def require_in(self, org_id: OrgId, permission: Permission) -> None:
+        """In another organization than the path's. Raises ForbiddenError, or NotFoundError where the principal may not
+        know of it."""
+        try:
+            self.services.decider.authorize(self.principal, permission, org_id=org_id)
+        except NotFoundError:
+            raise NotFoundError(public="organization not found") from None
 
 
 Plain: TypeAlias = Call[NoBody, NoQuery]

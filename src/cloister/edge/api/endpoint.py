@@ -41,7 +41,8 @@ from cloister.edge.api.errors import json_response
 from cloister.edge.api.idempotency import Answer, Slot
 from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS, Rates, address_group
 from cloister.edge.api.refusals import Refusal, Refusals
-from cloister.trust.access.permissions import Permission
+from cloister.trust.access.keys import KeyRefusedError
+from cloister.trust.access.permissions import OF_AN_ORGANIZATION, OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Action, Event
 
@@ -54,6 +55,9 @@ _BEARER: Final = re.compile(r"[Bb]earer +([!-~]{1,256})")
 
 _SWEEP_INTERVAL_S: Final = 3600.0
 # Kept answers are kept for a day; an hour more does no harm.
+
+_RESOURCES: Final = ("role_name", "database_name", "snapshot_id", "key_id", "member_id", "permission_id")
+"""Of a path's parameters, those that name what it is about and have no field of their own in an event."""
 
 _UNDONE: Final = frozenset(Kind) - {Kind.INTERNAL, Kind.UNAVAILABLE}
 """Errors after which nothing was changed for certain. A lost database connection may have lost only the answer."""
@@ -160,7 +164,7 @@ class _Trace:
         assert self.route is not None
         assert self.route.audit is not None
         assert self.principal is not None
-        names = (self.path.get(each) for each in ("role_name", "database_name", "snapshot_id", "key_id"))
+        names = (self.path.get(each) for each in _RESOURCES)
         resource = next((name for name in names if name is not None), "")
         return Event(
             action=self.route.audit,
@@ -177,6 +181,17 @@ class _Trace:
             reason=reason,
             details=named(self.client) | {"key_id": self.principal.key_id, **(details or {})},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where a principal holds a permission."""
+
+    org_ids: tuple[OrgId, ...] = ()
+    project_ids: tuple[ProjectId, ...] = ()
+    """Besides what is in these organizations."""
+    project: Project | None = None
+    """The one that the path names."""
 
 
 class Boundary:
@@ -246,7 +261,7 @@ class Boundary:
         trace.path = paths.parse(parameters)
 
         # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
-        org_ids, project = await self._authorize(principal, route.permission, trace)
+        where = await self._authorize(principal, route.permission, trace)
         trace.is_permitted = True
 
         # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
@@ -260,18 +275,19 @@ class Boundary:
             client=trace.client,
             now=now,
             principal=principal,
-            org_ids=org_ids,
-            project=project,
+            org_ids=where.org_ids,
+            project_ids=where.project_ids,
+            project=where.project,
             path=trace.path,
             query=query,
             body=body,
-            grants=self._grants(principal, route, project),
+            grants=self._grants(principal, route, where.project),
         )
 
         # (8) The same request again, with the same Idempotency-Key, gets the same answer and no second effect.
         key = request.headers.get("idempotency-key")
         if key is not None and route.method == "POST":
-            slot = Slot.of(principal.account_id, key, method=route.method, target=_target(request), body=raw)
+            slot = Slot.of(principal, key, method=route.method, target=_target(request), body=raw)
             return await self._answer_once(route, call, slot, trace)
 
         # (9) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
@@ -284,12 +300,13 @@ class Boundary:
             await self._services.audit.record(trace.event("ok", details={"was_there": False}))
         return json_response(answer.body, answer.status, trace.request_id)
 
-    async def _authorize(
-        self, principal: Principal, permission: Permission, trace: _Trace
-    ) -> tuple[tuple[OrgId, ...], Project | None]:
-        """Where the principal has the permission: the organization of the path's project, the one the path names, or,
-        where it names neither, all of the principal's that grant it. Raises ForbiddenError or NotFoundError."""
+    async def _authorize(self, principal: Principal, permission: Permission, trace: _Trace) -> _Where:
+        """Where the principal has the permission: in the organization of the path's project, in the one the path names,
+        or, where it names neither, everywhere that grants it. Raises ForbiddenError or NotFoundError."""
         decider = self._services.decider
+        if permission in OF_ONESELF or permission in OF_THE_PLATFORM:
+            decider.authorize(principal, permission)
+            return _Where()
         if "project_id" in trace.path:
             try:
                 project = await self._services.control.projects.get(ProjectId(trace.path["project_id"]))
@@ -297,26 +314,40 @@ class Boundary:
             except NotFoundError:
                 raise NotFoundError(public="project not found") from None
             trace.org_id = project.org_id
-            return (project.org_id,), project
+            return _Where((project.org_id,), project=project)
         if "org_id" in trace.path:
             try:
                 decider.authorize(principal, permission, org_id=trace.path["org_id"])
             except NotFoundError:
                 raise NotFoundError(public="organization not found") from None
             trace.org_id = trace.path["org_id"]
-            return (OrgId(trace.path["org_id"]),), None
-        granting = []
+            return _Where((OrgId(trace.path["org_id"]),))
+        where = self._everywhere(principal, permission)
+        if len(where.org_ids) == 1:
+            trace.org_id = where.org_ids[0]
+        return where
+
+    def _everywhere(self, principal: Principal, permission: Permission) -> _Where:
+        """Organizations in which it is held for all there is, and single projects of others."""
+        refusal: CloisterError = ForbiddenError()
+        org_ids, project_ids = [], []
         for org_id in sorted(principal.memberships):
             try:
-                decider.authorize(principal, permission, org_id=org_id)
-            except (ForbiddenError, NotFoundError):
+                self._services.decider.authorize(principal, permission, org_id=org_id)
+                org_ids.append(OrgId(org_id))
+            except (ForbiddenError, NotFoundError) as error:
+                refusal = error
+        for project_id, grant in sorted(principal.grants.items()):
+            if grant.org_id in org_ids or permission in OF_AN_ORGANIZATION:
                 continue
-            granting.append(OrgId(org_id))
-        if not granting:
-            raise ForbiddenError
-        if len(granting) == 1:
-            trace.org_id = granting[0]
-        return tuple(granting), None
+            try:
+                self._services.decider.authorize(principal, permission, org_id=grant.org_id, project_id=project_id)
+                project_ids.append(ProjectId(project_id))
+            except (ForbiddenError, NotFoundError) as error:
+                refusal = error
+        if not org_ids and not project_ids:
+            raise ForbiddenError(str(refusal), public=refusal.public if refusal.kind is Kind.FORBIDDEN else None)
+        return _Where(tuple(org_ids), tuple(project_ids))
 
     def _grants(self, principal: Principal, route: Route, project: Project | None) -> frozenset[Permission]:
         """Of what the route may need, what the principal holds."""
@@ -377,9 +408,12 @@ class Boundary:
         """A call that was permitted and failed gets its own event. What was refused before is counted (refusals.py)."""
         reason = errors.reason_of(error)
         if not trace.is_permitted:
+            actor = trace.principal.actor if trace.principal else ""
+            if isinstance(error, KeyRefusedError):
+                reason, actor = error.why, error.actor
             refusal = Refusal(
                 reason=reason,
-                actor=trace.principal.actor if trace.principal else "",
+                actor=actor,
                 address=trace.address,
                 attempted=trace.route.audit or "" if trace.route else "",
                 project_id=trace.path.get("project_id", ""),

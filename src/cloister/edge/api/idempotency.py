@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, ConflictError, InternalError, UnprocessableError
 from cloister.base.secret import Secret
+from cloister.trust.access.principals import Holder, Principal
 
 KEPT_FOR: Final = timedelta(days=1)
 
@@ -38,14 +39,17 @@ class Slot:
     digest: bytes
 
     @classmethod
-    def of(cls, account_id: UUID, key: str, *, method: str, target: bytes, body: bytes) -> "Slot":
-        """Raises BadRequestError for a key that is not 1 to 255 printable ASCII characters."""
+    def of(cls, principal: Principal, key: str, *, method: str, target: bytes, body: bytes) -> "Slot":
+        """Raises BadRequestError for a key that is not 1 to 255 printable ASCII characters. An organization's key has
+        slots of its own: it must not be given what was answered to the person who made it, nor they what it was."""
         if not 1 <= len(key) <= KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
             raise BadRequestError(public=f"Idempotency-Key must be 1 to {KEY_CHARS_MAX} printable ASCII characters")
         digest = hashlib.sha256()
         for part in (method.encode(), target, body):
             digest.update(len(part).to_bytes(8, "big") + part)
-        return cls(account_id, key, digest.digest())
+        if principal.holder is not Holder.PERSON:
+            key = f"{principal.actor}\n{key}"  # no key of a person's has a line break
+        return cls(principal.account_id, key, digest.digest())
 
     @property
     def bound_to(self) -> bytes:

@@ -7,6 +7,7 @@ exist here: 404, so that a client which remembers a project of elsewhere treats 
 import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from cloister.base import ids
 from cloister.base.errors import BadRequestError, InvalidIdError, NotFoundError
@@ -14,6 +15,8 @@ from cloister.base.errors import BadRequestError, InvalidIdError, NotFoundError
 T = TypeVar("T")
 
 _NEON_ID: Final = re.compile(r"[a-z0-9-]{1,60}")
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _KEY_ID_DIGITS_MAX: Final = 18
 # What fits bigint.
@@ -56,6 +59,17 @@ def database_name(text: str) -> str:
     return ids.parse_identifier("database name", text)
 
 
+def _uuid(noun: str) -> Callable[[str], UUID]:
+    def parse_it(text: str) -> UUID:
+        if not _NEON_ID.fullmatch(text):
+            raise BadRequestError(f"{noun} id {text[:80]!r}", public=f"invalid {noun} id")
+        if not _UUID.fullmatch(text):
+            raise NotFoundError(public=f"{noun} not found")
+        return UUID(text)
+
+    return parse_it
+
+
 def _key_id(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise InvalidIdError("API key id", text)
@@ -78,8 +92,10 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "database_name": database_name,
     "endpoint_id": endpoint_id,
     "key_id": _key_id,
+    "member_id": _uuid("member"),
     "operation_id": operation_id,
     "org_id": org_id,
+    "permission_id": _uuid("permission"),
     "project_id": project_id,
     "role_name": role_name,
     "snapshot_id": snapshot_id,

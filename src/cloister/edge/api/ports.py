@@ -4,15 +4,11 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
-from uuid import UUID
 
-from cloister.base.ids import OrgId, ProjectId
 from cloister.base.secret import Secret
 from cloister.control.calling import Caller
-from cloister.trust.access.keys import ApiKey
+from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
@@ -23,51 +19,26 @@ from cloister.trust.keys.commands import KeyInfo
 
 class ApiKeys(Protocol):
     async def authenticate(self, bearer: str, address: str) -> Principal:
-        """Raises UnauthenticatedError for a key that is unknown or revoked, in the same words."""
+        """Raises UnauthenticatedError for a key that is unknown, revoked or expired, or that does not open from there, in
+        the same words."""
         ...
 
-    async def create(self, caller: Caller, name: str) -> tuple[ApiKey, Secret[str]]: ...
+    async def create(self, caller: Caller, new: NewKey) -> tuple[ApiKey, Secret[str]]: ...
 
     async def find(self, principal: Principal) -> list[ApiKey]: ...
 
-    async def revoke(self, caller: Caller, key_id: int) -> ApiKey:
-        """Raises NotFoundError for a key that is not this account's."""
+    async def find_of(self, org_id: str) -> list[ApiKey]: ...
+
+    async def revoke(self, caller: Caller, key_id: int, org_id: str | None = None) -> ApiKey:
+        """Of the caller's own, or of the organization. Raises NotFoundError for any other."""
         ...
 
 
 class Decider(Protocol):
     def authorize(
-        self, principal: Principal, permission: Permission, *, org_id: str, project_id: str | None = None
+        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
     ) -> None:
         """Raises ForbiddenError, or NotFoundError where the principal may not know that it exists."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Organization:
-    id: OrgId
-    name: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    account_id: UUID
-    email: str
-    role: str
-
-
-class Organizations(Protocol):
-    async def find(self, org_ids: Sequence[OrgId]) -> list[Organization]: ...
-
-    async def members(self, org_id: OrgId) -> list[Member]: ...
-
-    async def are_all(self, org_ids: Sequence[OrgId]) -> bool:
-        """There is no other organization on this platform."""
-        ...
-
-    async def project_ids(self, org_ids: Sequence[OrgId]) -> list[ProjectId]:
-        """Every project they have or had."""
         ...
 
 

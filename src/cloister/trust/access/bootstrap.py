@@ -11,7 +11,7 @@ from cloister.base.clock import Clock, SystemClock
 from cloister.base.database import Database, Transaction
 from cloister.base.ids import new_org_id
 from cloister.base.secret import Secret, new_api_key
-from cloister.trust.access.keys import digest_of, insert_key
+from cloister.trust.access.keys import NewKey, digest_of, insert_key
 from cloister.trust.audit import Action, Event, record
 
 ADMIN_EMAIL: Final = "admin@localhost"
@@ -36,13 +36,13 @@ async def bootstrap(database: Database, admin_key: Secret[str] | None, clock: Cl
             return admin_key
         lost = await tx.fetch(
             """UPDATE api_key SET revoked_at = $3
-                WHERE account_id = $1 AND name = $2 AND revoked_at IS NULL RETURNING id""",
+                WHERE account_id = $1 AND name = $2 AND org_id IS NULL AND revoked_at IS NULL RETURNING id""",
             account_id,
             KEY_NAME,
             now,
         )
         admin_key = new_api_key()
-        key_id = await insert_key(tx, account_id, KEY_NAME, admin_key, now)
+        key_id = await insert_key(tx, account_id, NewKey(name=KEY_NAME), admin_key, now)
         await record(
             tx,
             *(_event(Action.API_KEY_REVOKE, row["id"]) for row in lost),
@@ -56,7 +56,12 @@ async def _administrator(tx: Transaction) -> UUID:
     if known is not None:
         return known
     account_id, org_id = uuid4(), new_org_id()
-    await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, $2, $3)", account_id, ADMIN_EMAIL, ADMIN_NAME)
+    await tx.execute(
+        "INSERT INTO account (id, email, name, is_operator) VALUES ($1, $2, $3, true)",
+        account_id,
+        ADMIN_EMAIL,
+        ADMIN_NAME,
+    )
     await tx.execute("INSERT INTO organization (id, name) VALUES ($1, $2)", org_id, ORGANIZATION_NAME)
     await tx.execute("INSERT INTO membership (org_id, account_id, role) VALUES ($1, $2, 'admin')", org_id, account_id)
     return account_id
@@ -65,7 +70,8 @@ async def _administrator(tx: Transaction) -> UUID:
 async def _opens(tx: Transaction, account_id: UUID, key: Secret[str]) -> bool:
     return bool(
         await tx.fetch_value(
-            "SELECT EXISTS (SELECT FROM api_key WHERE digest = $1 AND account_id = $2 AND revoked_at IS NULL)",
+            """SELECT EXISTS (SELECT FROM api_key WHERE digest = $1 AND account_id = $2 AND org_id IS NULL
+                                 AND expires_at IS NULL AND allowed_ips = '{}' AND revoked_at IS NULL)""",
             digest_of(key.reveal()),
             account_id,
         )

@@ -14,21 +14,28 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
 
 import cedarpy
 
 from cloister.base.errors import ForbiddenError, NotFoundError
-from cloister.trust.access.permissions import Permission
-from cloister.trust.access.principals import Principal
+from cloister.trust.access.permissions import OF_AN_ORGANIZATION, OF_ONESELF, OF_THE_PLATFORM, Permission
+from cloister.trust.access.principals import Holder, Principal
 
 log = logging.getLogger(__name__)
 
 SHIPPED: Final = resources.files("cloister.trust.access") / "policies"
 
 _SEE: Final = "see"
-_GROUP_OF_ROLE: Final = {"admin": "Admins", "member": "Members"}
-"""What a membership makes of an account. Any other word makes it nothing."""
+_GROUP_OF_ROLE: Final = {"admin": "admins", "editor": "editors", "viewer": "viewers", "collaborator": "members"}
+"""What a role in an organization makes of whoever has it. Any other word makes them nothing."""
+_GROUP_OF_GRANT: Final = {"admin": "admins", "editor": "editors", "viewer": "viewers"}
+_PLATFORM: Final = "platform"
+_REFUSALS: Final = {
+    Holder.PERSON: "permission denied",
+    Holder.ORGANIZATION: "not allowed for organization API keys",
+    Holder.PROJECT: "not allowed for project-scoped API keys",
+}
+"""The second is Neon's sentence, which its command line knows."""
 
 
 class Decider:
@@ -45,30 +52,20 @@ class Decider:
             log.critical("every request will be denied: %s", self.problem)
 
     def authorize(
-        self,
-        principal: Principal,
-        permission: Permission,
-        *,
-        org_id: str,
-        project_id: str | None = None,
-        owner_id: UUID | None = None,
+        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
     ) -> None:
-        """Returns if `principal` may do `permission` in the organization, or to its project.
+        """Returns if `principal` may do `permission`: in the organization, to its project, or, for what is asked of
+        neither (`OF_ONESELF`, `OF_THE_PLATFORM`), at all.
 
         Raises NotFoundError where the principal may not even know that the thing exists, ForbiddenError otherwise. That
-        the project belongs to the organization is the caller's to know. For `api_key:manage`, `owner_id` is the account
-        whose keys they are, a member of the organization, which is the caller's to know too; None: the principal's own.
+        the project belongs to the organization is the caller's to know.
         """
-        question = _Question(principal, org_id, project_id)
-        if permission is Permission.API_KEY_MANAGE:
-            is_allowed = self._is_allowed(question.about_keys_of(owner_id or principal.account_id))
-        else:
-            is_allowed = self._is_allowed(question.about(permission.value))
-        if is_allowed:
+        question = _Question(principal, permission, org_id, project_id)
+        if self._is_allowed(question.about(permission.value)):
             return
         detail = f"{principal.actor} may not {permission} in {org_id}" + (f" to {project_id}" if project_id else "")
-        if self._is_allowed(question.about(_SEE)):
-            raise ForbiddenError(detail)
+        if not question.is_of_a_tenant or self._is_allowed(question.about(_SEE)):
+            raise ForbiddenError(detail, public=_REFUSALS[principal.holder])
         raise NotFoundError(detail)
 
     def _is_allowed(self, asked: tuple[dict[str, Any], list[dict[str, Any]]]) -> bool:
@@ -90,36 +87,69 @@ class _Question:
     Ids are passed apart from their types, never put into Cedar text.
     """
 
-    def __init__(self, principal: Principal, org_id: str, project_id: str | None) -> None:
-        self._account = _uid("Account", str(principal.account_id))
-        members, admins = _uid("Members", org_id), _uid("Admins", org_id)
-        self._people = {"members": _reference(members), "admins": _reference(admins)}
-        self._members = members
-        group = _GROUP_OF_ROLE.get(principal.memberships.get(org_id, ""))
-        self._resource = _uid("Project", project_id) if project_id is not None else _uid("Organization", org_id)
+    def __init__(
+        self, principal: Principal, permission: Permission, org_id: str | None, project_id: str | None
+    ) -> None:
+        person = principal.holder is Holder.PERSON
+        self._principal = _uid("Account", str(principal.account_id)) if person else _uid("Key", str(principal.key_id))
+        self._context = {"isLimited": principal.is_limited}
+        self.is_of_a_tenant = permission not in OF_ONESELF | OF_THE_PLATFORM
+        if permission in OF_ONESELF:
+            self._resource, self._entities = self._principal, [_entity(self._principal)]
+            return
+        if permission in OF_THE_PLATFORM:
+            operators = _uid("Group", f"{_PLATFORM}/operators")
+            self._resource = _uid("Platform", _PLATFORM)
+            self._entities = [
+                _entity(self._principal, parents=[operators] if principal.is_operator else []),
+                _entity(self._resource, {"operators": _reference(operators)}),
+            ]
+            return
+        assert org_id is not None, f"{permission} is asked of an organization"
+        self._ask_of_tenant(principal, org_id, None if permission in OF_AN_ORGANIZATION else project_id)
+
+    def _ask_of_tenant(self, principal: Principal, org_id: str, project_id: str | None) -> None:
+        members, viewers, editors, admins = (
+            _uid("Group", f"organization/{org_id}/{name}") for name in ("members", "viewers", "editors", "admins")
+        )
+        held = []
+        if role := _GROUP_OF_ROLE.get(principal.memberships.get(org_id, "")):
+            held.append(_uid("Group", f"organization/{org_id}/{role}"))
+        if project_id is None:
+            self._resource = _uid("Organization", org_id)
+            groups = {"members": members, "viewers": viewers, "editors": editors, "admins": admins}
+            inner: list[dict[str, Any]] = [
+                _entity(viewers, parents=[members]),
+                _entity(editors, parents=[viewers]),
+                _entity(admins, parents=[editors]),
+            ]
+        else:
+            self._resource = _uid("Project", project_id)
+            groups = {name: _uid("Group", f"project/{project_id}/{name}") for name in ("viewers", "editors", "admins")}
+            inner = [
+                _entity(groups["editors"], parents=[groups["viewers"]]),
+                _entity(groups["admins"], parents=[groups["editors"]]),
+                _entity(viewers, parents=[members, groups["viewers"]]),
+                _entity(editors, parents=[viewers, groups["editors"]]),
+                _entity(admins, parents=[editors, groups["admins"]]),
+            ]
+            grant = principal.grants.get(project_id)
+            if grant is not None and grant.org_id == org_id and (role := _GROUP_OF_GRANT.get(grant.role)):
+                held.append(groups[role])
         self._entities = [
-            _entity(self._account, parents=[_uid(group, org_id)] if group else []),
-            _entity(admins, parents=[members]),
-            _entity(self._resource, self._people),
+            _entity(self._principal, parents=held),
+            *inner,
+            _entity(self._resource, {name: _reference(uid) for name, uid in groups.items()}),
         ]
 
     def about(self, action: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return self._request(action, self._resource, {}), self._entities
-
-    def about_keys_of(self, owner_id: UUID) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        owner = _uid("Account", str(owner_id))
-        entities = (
-            self._entities if owner == self._account else [*self._entities, _entity(owner, parents=[self._members])]
-        )
-        return self._request(Permission.API_KEY_MANAGE.value, owner, self._people), entities
-
-    def _request(self, action: str, resource: dict[str, str], context: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "principal": self._account,
+        request = {
+            "principal": self._principal,
             "action": _uid("Action", action),
-            "resource": resource,
-            "context": context,
+            "resource": self._resource,
+            "context": self._context,
         }
+        return request, self._entities
 
 
 def _load(policies: Traversable, own: list[str]) -> tuple[cedarpy.PolicySet, cedarpy.Schema]:

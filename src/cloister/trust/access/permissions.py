@@ -1,11 +1,23 @@
-"""What may be done, as `resource:verb`. Sorted; a test finds a permission that no route checks."""
+"""What may be done, as `resource:verb`. Sorted; a test finds a permission that no route checks.
+
+A permission is asked of one project, or of an organization (which then means all of its projects). The sets below name
+those that are asked of something else. docs/access.md has the table of who holds which.
+"""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Permission(StrEnum):
+    ACCESS_MANAGE = "access:manage"
+    """Grant a project to somebody, and take it back."""
+    ACCESS_READ = "access:read"
+    ACCOUNT_CREATE = "account:create"
+    API_KEY_CREATE = "api_key:create"
     API_KEY_MANAGE = "api_key:manage"
+    """List and revoke: one's own."""
     AUDIT_READ = "audit:read"
+    AUTH_READ = "auth:read"
     BRANCH_CREATE = "branch:create"
     BRANCH_CREATE_FROM_PROTECTED = "branch:create_from_protected"
     """In addition, wherever data of a protected branch comes to lie in another one: create, restore, restore a snapshot."""
@@ -26,10 +38,24 @@ class Permission(StrEnum):
     """Start, suspend, restart."""
     ENDPOINT_READ = "endpoint:read"
     KEY_READ = "key:read"
+    MEMBER_MANAGE = "member:manage"
+    """Add, change the role of, remove."""
+    MEMBER_READ = "member:read"
     OPERATION_READ = "operation:read"
+    ORGANIZATION_CREATE = "organization:create"
+    ORGANIZATION_KEY_CREATE = "organization_key:create"
+    ORGANIZATION_KEY_MANAGE = "organization_key:manage"
+    """List and revoke."""
+    ORGANIZATION_READ = "organization:read"
+    """Its name. Its people are `member:read`."""
+    PLATFORM_READ = "platform:read"
+    """The audit log as a whole, and what in it belongs to nobody's project."""
     PROJECT_CREATE = "project:create"
+    """Also to receive one from another organization."""
     PROJECT_DELETE = "project:delete"
     PROJECT_READ = "project:read"
+    PROJECT_TRANSFER = "project:transfer"
+    """To give one to another organization."""
     PROJECT_UPDATE = "project:update"
     REGION_READ = "region:read"
     ROLE_MANAGE = "role:manage"
@@ -39,3 +65,29 @@ class Permission(StrEnum):
     """Take, rename, expire, delete, schedule. Restoring one is `branch:create` or `branch:restore`."""
     SNAPSHOT_READ = "snapshot:read"
     USER_READ = "user:read"
+
+
+OF_ONESELF: Final = frozenset(
+    {
+        Permission.API_KEY_CREATE,
+        Permission.API_KEY_MANAGE,
+        Permission.AUTH_READ,
+        Permission.REGION_READ,
+        Permission.USER_READ,
+    }
+)
+OF_THE_PLATFORM: Final = frozenset(
+    {Permission.ACCOUNT_CREATE, Permission.ORGANIZATION_CREATE, Permission.PLATFORM_READ}
+)
+OF_AN_ORGANIZATION: Final = frozenset(
+    {
+        Permission.MEMBER_MANAGE,
+        Permission.MEMBER_READ,
+        Permission.ORGANIZATION_KEY_CREATE,
+        Permission.ORGANIZATION_KEY_MANAGE,
+        Permission.ORGANIZATION_READ,
+        Permission.PROJECT_CREATE,
+        Permission.PROJECT_TRANSFER,
+    }
+)
+"""Even where the question comes up about one of its projects."""

@@ -1,25 +1,52 @@
 """Who asks."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
 
+class Holder(StrEnum):
+    """Whose an API key is."""
+
+    PERSON = "person"
+    ORGANIZATION = "organization"
+    PROJECT = "project"
+    """An organization's, for one of its projects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A role in one project."""
+
+    org_id: str
+    """The project's organization when the grant was read. Of a project that moved, an old grant is worth nothing."""
+    role: str
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated holder of an API key."""
+    """Who an authenticated API key speaks for."""
 
     account_id: UUID
+    """Whose the key is; of an organization's key, who made it."""
     key_id: int
     email: str
     name: str
-    memberships: dict[str, str]
-    """Organization id → `admin` or `member`."""
+    memberships: Mapping[str, str]
+    """Organization id → `admin`, `editor`, `viewer` or `collaborator`."""
+    grants: Mapping[str, Grant] = field(default_factory=dict)
+    """Project id → what was granted for it alone."""
+    holder: Holder = Holder.PERSON
+    is_operator: bool = False
+    is_limited: bool = False
+    """The key expires, or is bound to addresses."""
 
     @property
     def actor(self) -> str:
         """As the audit log names it."""
-        return f"user:{self.account_id}"
+        return f"user:{self.account_id}" if self.holder is Holder.PERSON else f"key:{self.key_id}"
 
 
 class Calling(Protocol):

@@ -11,6 +11,8 @@ from cloister.edge.api.routes import (
     endpoints,
     later,
     operations,
+    organizations,
+    permissions,
     platform,
     projects,
     roles,
@@ -29,6 +31,8 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     databases,
     operations,
     accounts,
+    organizations,
+    permissions,
     platform,
     later,
 )

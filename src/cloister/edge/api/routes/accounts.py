@@ -1,11 +1,13 @@
-"""The user, their organizations and their API keys; the regions there are."""
+"""The user and their API keys; the regions there are."""
 
-from cloister.base.errors import NotFoundError
+from cloister.base.ids import OrgId
 from cloister.edge.api.call import Call, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import accounts as wire
-from cloister.edge.api.wire.common import NextPage, moment
+from cloister.edge.api.wire import organizations
+from cloister.edge.api.wire.common import moment
 from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Holder
 from cloister.trust.audit import Action
 
 
@@ -15,31 +17,23 @@ async def get_user(call: Plain) -> wire.UserAnswer:
 
 
 @endpoint("GET", "/users/me/organizations", permission=Permission.USER_READ, audit=Action.USER_GET)
-async def list_organizations(call: Plain) -> wire.OrganizationList:
-    found = await call.services.organizations.find(call.org_ids)
-    return wire.OrganizationList(organizations=[wire.organization(it) for it in found])
+async def list_organizations(call: Plain) -> organizations.OrganizationList:
+    mine = [OrgId(it) for it in call.principal.memberships]
+    found = await call.control.organizations.find(mine)
+    return organizations.OrganizationList(organizations=[organizations.organization(it) for it in found])
 
 
-@endpoint("GET", "/auth", permission=Permission.USER_READ, audit=Action.USER_GET)
+@endpoint("GET", "/auth", permission=Permission.AUTH_READ, audit=Action.USER_GET)
 async def get_auth(call: Plain) -> wire.AuthAnswer:
+    """Of an organization's key the account is the organization."""
+    principal = call.principal
+    org_ids = [*principal.memberships, *(it.org_id for it in principal.grants.values())]
+    is_personal = principal.holder is Holder.PERSON
     return wire.AuthAnswer(
-        account_id=str(call.principal.account_id),
-        auth_method="api_key_user",
-        auth_data=str(call.principal.key_id),
+        account_id=str(principal.account_id) if is_personal else org_ids[0],
+        auth_method="api_key_user" if is_personal else "api_key_org",
+        auth_data=str(principal.key_id),
     )
-
-
-@endpoint("GET", "/organizations/{org_id}", permission=Permission.USER_READ, audit=Action.USER_GET)
-async def get_organization(call: Plain) -> wire.OrganizationView:
-    for it in await call.services.organizations.find([call.org_id]):
-        return wire.organization(it)
-    raise NotFoundError(public="organization not found")
-
-
-@endpoint("GET", "/organizations/{org_id}/members", permission=Permission.USER_READ, audit=Action.USER_GET)
-async def list_members(call: Plain) -> wire.MemberList:
-    found = await call.services.organizations.members(call.org_id)
-    return wire.MemberList(members=[wire.member(it, call.org_id) for it in found], pagination=NextPage())
 
 
 @endpoint("GET", "/api_keys", permission=Permission.API_KEY_MANAGE, audit=Action.API_KEY_LIST)
@@ -47,9 +41,9 @@ async def list_api_keys(call: Plain) -> list[wire.ApiKeyView]:
     return [wire.api_key(it) for it in await call.services.api_keys.find(call.principal)]
 
 
-@endpoint("POST", "/api_keys", permission=Permission.API_KEY_MANAGE, audit=Action.API_KEY_CREATE)
+@endpoint("POST", "/api_keys", permission=Permission.API_KEY_CREATE, audit=Action.API_KEY_CREATE)
 async def create_api_key(call: Call[wire.CreateApiKey, NoQuery]) -> wire.ApiKeyCreated:
-    it, key = await call.services.api_keys.create(call.caller, call.body.key_name)
+    it, key = await call.services.api_keys.create(call.caller, wire.new_key(call.body))
     return wire.api_key_created(it, key.reveal())
 
 

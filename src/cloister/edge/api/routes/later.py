@@ -51,9 +51,4 @@ def _later(method: str, path: str, what: str) -> Route:
     return endpoint(method, path, permission=Public("says only that it is not served"), audit=None)(refuse)
 
 
-LATER: Final = (
-    _later("POST", "/projects/{project_id}/recover", "recovering deleted projects"),
-    _later("POST", "/projects/{project_id}/permissions", "sharing projects with single people"),
-    _later("GET", "/organizations/{org_id}/api_keys", "API keys of organizations"),
-    _later("POST", "/organizations/{org_id}/api_keys", "API keys of organizations"),
-)
+LATER: Final = (_later("POST", "/projects/{project_id}/recover", "recovering deleted projects"),)

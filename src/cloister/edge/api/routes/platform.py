@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from cloister.base.errors import BadRequestError, ForbiddenError, NotFoundError
+from cloister.base.errors import BadRequestError, NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.edge.api import paths
 from cloister.edge.api.call import Call, NoBody, Plain
@@ -53,10 +53,9 @@ class VerifyAudit(msgspec.Struct, frozen=True):
     """Heads noted earlier, `SEQ:HASH`, separated by commas."""
 
 
-@endpoint("GET", "/cloister/audit/verify", permission=Permission.AUDIT_READ, audit=Action.AUDIT_READ)
+@endpoint("GET", "/cloister/audit/verify", permission=Permission.PLATFORM_READ, audit=Action.AUDIT_READ)
 async def verify_audit(call: Call[NoBody, VerifyAudit]) -> wire.AuditVerdict:
-    if not await call.services.organizations.are_all(call.org_ids):
-        raise ForbiddenError(public="the chain is the whole platform's: only who may read all of it can verify it")
+    """The chain is the whole platform's: only who may read all of it can verify it."""
     try:
         noted = [Head.parse(text.strip()) for text in call.query.noted.split(",")] if call.query.noted else []
     except ValueError:
@@ -79,14 +78,15 @@ async def list_volume_keys(call: Call[NoBody, ListVolumeKeys]) -> wire.VolumeKey
 
 
 async def _visible_projects(call: Call[Any, Any], asked: str | None) -> list[ProjectId] | None:
-    """The project asked for, if it is (or was) one of the principal's organizations; else all of theirs. None, which
-    is the whole platform and what belongs to no project, only for who holds the permission in every organization."""
-    organizations = call.services.organizations
-    if asked is not None:
-        project_id = paths.project_id(asked)
-        if project_id not in await organizations.project_ids(call.org_ids):
-            raise NotFoundError(public="project not found")
-        return [project_id]
-    if await organizations.are_all(call.org_ids):
+    """The project asked for, if it is (or was) one of those that the principal holds the permission in; else all of these.
+    None, which is the whole platform and what belongs to no project, only for who may read that."""
+    sees_all = call.also_permits(Permission.PLATFORM_READ)
+    if sees_all and asked is None:
         return None
-    return await organizations.project_ids(call.org_ids)
+    visible = [*await call.control.organizations.project_ids(call.org_ids), *call.project_ids]
+    if asked is None:
+        return visible
+    project_id = paths.project_id(asked)
+    if project_id not in visible and not sees_all:
+        raise NotFoundError(public="project not found")
+    return [project_id]

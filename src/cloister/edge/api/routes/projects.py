@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from cloister.base.errors import BadRequestError, NotFoundError, PreconditionError
-from cloister.base.ids import OrgId
+from cloister.base.ids import OrgId, ProjectId
 from cloister.control.branches.model import Branch
 from cloister.control.calling import Page
 from cloister.control.computes.model import Endpoint
@@ -32,11 +32,14 @@ class ListProjects(msgspec.Struct, frozen=True):
 @endpoint("GET", "/projects", permission=Permission.PROJECT_READ, audit=Action.PROJECT_LIST)
 async def list_projects(call: Call[NoBody, ListProjects]) -> projects.ProjectList:
     query = call.query
-    org_ids = list(call.org_ids) if query.org_id is None else [_permitted(call.org_ids, query.org_id)]
+    org_ids, project_ids = call.org_ids, call.project_ids
+    if query.org_id is not None:
+        org_ids, project_ids = _within(call, paths.org_id(query.org_id))
     found = []
     if not query.recoverable:  # a deleted project is gone: its key was destroyed
         cursor = None if query.cursor is None else paths.project_id(query.cursor)
-        found = await call.control.projects.find(org_ids, Page(query.limit, cursor), query.search)
+        page = Page(query.limit, cursor)
+        found = await call.control.projects.find(org_ids, page, query.search, project_ids=project_ids)
     return projects.ProjectList(
         projects=[projects.list_item(it, call.settings) for it in found],
         applications={},
@@ -45,10 +48,23 @@ async def list_projects(call: Call[NoBody, ListProjects]) -> projects.ProjectLis
     )
 
 
+class ListShared(msgspec.Struct, frozen=True):
+    cursor: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=400)] = 10
+    search: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+
+
 @endpoint("GET", "/projects/shared", permission=Permission.PROJECT_READ, audit=Action.PROJECT_LIST)
-async def list_shared_projects(call: Plain) -> projects.SharedProjectList:  # noqa: ARG001
-    """Projects are shared by membership in their organization, so there are none beside the list above."""
-    return projects.SharedProjectList(projects=[])
+async def list_shared_projects(call: Call[NoBody, ListShared]) -> projects.SharedProjectList:
+    """Those of organizations in which the principal may not read all projects."""
+    query = call.query
+    cursor = None if query.cursor is None else paths.project_id(query.cursor)
+    page = Page(query.limit, cursor)
+    found = await call.control.projects.find([], page, query.search, project_ids=call.project_ids)
+    return projects.SharedProjectList(
+        projects=[projects.list_item(it, call.settings) for it in found],
+        pagination=CursorPage(cursor=found[-1].id) if found else None,
+    )
 
 
 @endpoint("POST", "/projects", permission=Permission.PROJECT_CREATE, audit=Action.PROJECT_CREATE, status=201)
@@ -112,12 +128,6 @@ async def delete_project(call: Plain) -> projects.ProjectOperations:
     )
 
 
-@endpoint("GET", "/projects/{project_id}/permissions", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET)
-async def list_permissions(call: Plain) -> projects.ProjectPermissionList:  # noqa: ARG001
-    """Grants to single people come with access requests; until then membership decides."""
-    return projects.ProjectPermissionList(project_permissions=[])
-
-
 class ConnectionUriQuery(msgspec.Struct, frozen=True, kw_only=True):
     database_name: str
     role_name: str
@@ -177,6 +187,17 @@ def _organization(call: Call[projects.CreateProject, NoQuery], asked: str | None
     if len(call.org_ids) > 1:
         raise BadRequestError(public="org_id is required, you can find it on your organization settings page")
     return call.org_ids[0]
+
+
+def _within(call: Call[NoBody, ListProjects], org_id: OrgId) -> tuple[tuple[OrgId, ...], tuple[ProjectId, ...]]:
+    """What of an organization the principal may list. Raises NotFoundError for one that they are not of."""
+    if org_id in call.org_ids:
+        return (org_id,), ()
+    grants = call.principal.grants
+    project_ids = tuple(it for it in call.project_ids if grants[it].org_id == org_id)
+    if not project_ids:
+        raise NotFoundError(public="organization not found")
+    return (), project_ids
 
 
 def _permitted(org_ids: tuple[OrgId, ...], asked: str) -> OrgId:

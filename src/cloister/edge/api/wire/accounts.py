@@ -1,13 +1,15 @@
-"""Users, organizations, API keys: who uses the API."""
+"""Users and API keys: who uses the API."""
 
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
+from cloister.base.ids import OrgId
 from cloister.base.limits import CU_MAX
-from cloister.edge.api.ports import Member, Organization
-from cloister.edge.api.wire.common import Moment, NextPage, Request, Wire, moment, optional_moment
-from cloister.trust.access.keys import ApiKey
+from cloister.edge.api import paths
+from cloister.edge.api.wire.common import Moment, Request, Wire, moment, optional_moment
+from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.principals import Principal
 
 PLAN = "self-hosted"
@@ -67,41 +69,6 @@ class AuthAnswer(Wire, frozen=True, kw_only=True):
     auth_data: str
 
 
-class OrganizationView(Wire, frozen=True, kw_only=True):
-    id: str
-    name: str
-    handle: str
-    plan: str
-    created_at: Moment
-    managed_by: str
-    updated_at: Moment
-
-
-class OrganizationList(Wire, frozen=True, kw_only=True):
-    organizations: list[OrganizationView]
-
-
-class MemberView(Wire, frozen=True, kw_only=True):
-    id: str
-    user_id: str
-    org_id: str
-    role: str
-
-
-class MemberUser(Wire, frozen=True, kw_only=True):
-    email: str
-
-
-class MemberWithUser(Wire, frozen=True, kw_only=True):
-    member: MemberView
-    user: MemberUser
-
-
-class MemberList(Wire, frozen=True, kw_only=True):
-    members: list[MemberWithUser]
-    pagination: NextPage
-
-
 class KeyCreator(Wire, frozen=True, kw_only=True):
     id: str
     name: str
@@ -115,6 +82,11 @@ class ApiKeyView(Wire, frozen=True, kw_only=True):
     created_by: KeyCreator
     last_used_at: Moment | None
     last_used_from_addr: str
+    project_id: str | None = None
+    prefix: str = ""
+    """Ours, like the next two: how the key begins, to tell keys apart."""
+    expires_at: Moment | None = None
+    allowed_ips: list[str] = msgspec.field(default_factory=list)
 
 
 class ApiKeyCreated(Wire, frozen=True, kw_only=True):
@@ -124,6 +96,9 @@ class ApiKeyCreated(Wire, frozen=True, kw_only=True):
     name: str
     created_at: Moment
     created_by: str
+    project_id: str | None = None
+    expires_at: Moment | None = None
+    allowed_ips: list[str] = msgspec.field(default_factory=list)
 
 
 class ApiKeyRevoked(Wire, frozen=True, kw_only=True):
@@ -134,10 +109,20 @@ class ApiKeyRevoked(Wire, frozen=True, kw_only=True):
     last_used_at: Moment | None
     last_used_from_addr: str
     revoked: bool
+    project_id: str | None = None
 
 
 class CreateApiKey(Request, frozen=True, kw_only=True):
     key_name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    """Ours, like the next."""
+    allowed_ips: Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=64)] = (
+        msgspec.field(default_factory=list)
+    )
+
+
+class CreateOrgApiKey(CreateApiKey, frozen=True, kw_only=True):
+    project_id: str | None = None
 
 
 class RegionView(Wire, frozen=True, kw_only=True):
@@ -184,26 +169,6 @@ def user(it: Principal, since: str) -> UserAnswer:
     )
 
 
-def organization(it: Organization) -> OrganizationView:
-    return OrganizationView(
-        id=it.id,
-        name=it.name,
-        handle=it.id,
-        plan=PLAN,
-        created_at=moment(it.created_at),
-        managed_by="console",
-        updated_at=moment(it.created_at),
-    )
-
-
-def member(it: Member, org_id: str) -> MemberWithUser:
-    account_id = str(it.account_id)
-    return MemberWithUser(
-        member=MemberView(id=account_id, user_id=account_id, org_id=org_id, role=it.role),
-        user=MemberUser(email=it.email),
-    )
-
-
 def api_key(it: ApiKey) -> ApiKeyView:
     return ApiKeyView(
         id=it.id,
@@ -212,12 +177,23 @@ def api_key(it: ApiKey) -> ApiKeyView:
         created_by=KeyCreator(id=str(it.account_id), name=it.account_name, image=""),
         last_used_at=optional_moment(it.last_used_at),
         last_used_from_addr=it.last_used_from or "",
+        project_id=it.project_id,
+        prefix=it.prefix,
+        expires_at=optional_moment(it.expires_at),
+        allowed_ips=list(it.allowed_ips),
     )
 
 
 def api_key_created(it: ApiKey, key: str) -> ApiKeyCreated:
     return ApiKeyCreated(
-        id=it.id, key=key, name=it.name, created_at=moment(it.created_at), created_by=str(it.account_id)
+        id=it.id,
+        key=key,
+        name=it.name,
+        created_at=moment(it.created_at),
+        created_by=str(it.account_id),
+        project_id=it.project_id,
+        expires_at=optional_moment(it.expires_at),
+        allowed_ips=list(it.allowed_ips),
     )
 
 
@@ -230,4 +206,20 @@ def api_key_revoked(it: ApiKey) -> ApiKeyRevoked:
         last_used_at=optional_moment(it.last_used_at),
         last_used_from_addr=it.last_used_from or "",
         revoked=True,
+        project_id=it.project_id,
+    )
+
+
+def new_key(body: CreateApiKey) -> NewKey:
+    return NewKey(name=body.key_name, expires_at=body.expires_at, allowed_ips=tuple(body.allowed_ips))
+
+
+def new_org_key(body: CreateOrgApiKey, org_id: OrgId) -> NewKey:
+    project_id = None if body.project_id is None else paths.project_id(body.project_id)
+    return NewKey(
+        name=body.key_name,
+        org_id=org_id,
+        project_id=project_id,
+        expires_at=body.expires_at,
+        allowed_ips=tuple(body.allowed_ips),
     )

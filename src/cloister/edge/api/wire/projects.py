@@ -150,16 +150,7 @@ class ProjectList(Wire, frozen=True, kw_only=True):
 
 class SharedProjectList(Wire, frozen=True, kw_only=True):
     projects: list[ProjectListItem]
-
-
-class ProjectPermission(Wire, frozen=True, kw_only=True):
-    id: str
-    granted_to_email: str
-    granted_at: Moment
-
-
-class ProjectPermissionList(Wire, frozen=True, kw_only=True):
-    project_permissions: list[ProjectPermission]
+    pagination: CursorPage | None = None
 
 
 # -- what is asked --

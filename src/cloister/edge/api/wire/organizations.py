@@ -1,0 +1,183 @@
+"""Organizations, their members, and who was granted a project."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from cloister.control.organizations.model import (
+    Account,
+    Invitation,
+    Member,
+    Organization,
+    OrganizationRole,
+    ProjectGrant,
+    ProjectRole,
+)
+from cloister.edge.api.wire.accounts import PLAN
+from cloister.edge.api.wire.common import Moment, Name256, NextPage, Request, Wire, moment
+
+Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+RoleBody = Literal["admin", "member", "editor", "viewer", "collaborator"]
+"""`member` is Neon's older word for an editor."""
+
+
+class OrganizationView(Wire, frozen=True, kw_only=True):
+    id: str
+    name: str
+    handle: str
+    plan: str
+    created_at: Moment
+    managed_by: str
+    updated_at: Moment
+
+
+class OrganizationList(Wire, frozen=True, kw_only=True):
+    organizations: list[OrganizationView]
+
+
+class MemberView(Wire, frozen=True, kw_only=True):
+    id: str
+    user_id: str
+    org_id: str
+    role: str
+    joined_at: Moment
+
+
+class MemberUser(Wire, frozen=True, kw_only=True):
+    email: str
+
+
+class MemberWithUser(Wire, frozen=True, kw_only=True):
+    member: MemberView
+    user: MemberUser
+
+
+class MemberList(Wire, frozen=True, kw_only=True):
+    members: list[MemberWithUser]
+    pagination: NextPage
+
+
+class UpdateMember(Request, frozen=True, kw_only=True):
+    role: RoleBody
+
+
+class InvitationBody(Request, frozen=True, kw_only=True):
+    email: Email
+    role: RoleBody
+
+
+class CreateInvitations(Request, frozen=True, kw_only=True):
+    invitations: Annotated[list[InvitationBody], msgspec.Meta(min_length=1, max_length=100)]
+
+
+class InvitationView(Wire, frozen=True, kw_only=True):
+    id: str
+    email: str
+    org_id: str
+    invited_by: str
+    invited_at: Moment
+    role: str
+
+
+class InvitationList(Wire, frozen=True, kw_only=True):
+    invitations: list[InvitationView]
+
+
+class Empty(Wire, frozen=True, kw_only=True):
+    """Neon's EmptyResponse."""
+
+
+class TransferProjects(Request, frozen=True, kw_only=True):
+    destination_org_id: str
+    project_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=400)]
+
+
+class ProjectPermission(Wire, frozen=True, kw_only=True):
+    id: str
+    granted_to_email: str
+    granted_at: Moment
+    revoked_at: Moment | None = None
+    role: str
+    """Ours."""
+
+
+class ProjectPermissionList(Wire, frozen=True, kw_only=True):
+    project_permissions: list[ProjectPermission]
+
+
+class GrantPermission(Request, frozen=True, kw_only=True):
+    email: Email
+    role: ProjectRole = "editor"
+    """Ours. Neon's request has none: whom a project is shared with may do everything but delete it."""
+
+
+class CreateOrganization(Request, frozen=True, kw_only=True):
+    name: Name256
+
+
+class CreateAccount(Request, frozen=True, kw_only=True):
+    email: Email
+    name: Name256
+
+
+class AccountCreated(Wire, frozen=True, kw_only=True):
+    id: str
+    email: str
+    name: str
+    created_at: Moment
+    key: str
+    """Shown once."""
+
+
+def organization(it: Organization) -> OrganizationView:
+    return OrganizationView(
+        id=it.id,
+        name=it.name,
+        handle=it.id,
+        plan=PLAN,
+        created_at=moment(it.created_at),
+        managed_by="console",
+        updated_at=moment(it.created_at),
+    )
+
+
+def member(it: Member, org_id: str) -> MemberView:
+    account_id = str(it.account_id)
+    return MemberView(id=account_id, user_id=account_id, org_id=org_id, role=it.role, joined_at=moment(it.joined_at))
+
+
+def member_with_user(it: Member, org_id: str) -> MemberWithUser:
+    return MemberWithUser(member=member(it, org_id), user=MemberUser(email=it.email))
+
+
+def role_of(body: RoleBody) -> OrganizationRole:
+    return "editor" if body == "member" else body
+
+
+def invitation(body: InvitationBody) -> Invitation:
+    return Invitation(body.email, role_of(body.role))
+
+
+def accepted(it: Member, org_id: str, invited_by: str) -> InvitationView:
+    return InvitationView(
+        id=str(it.account_id),
+        email=it.email,
+        org_id=org_id,
+        invited_by=invited_by,
+        invited_at=moment(it.joined_at),
+        role=it.role,
+    )
+
+
+def permission(it: ProjectGrant, revoked_at: str | None = None) -> ProjectPermission:
+    return ProjectPermission(
+        id=str(it.id),
+        granted_to_email=it.email,
+        granted_at=moment(it.granted_at),
+        revoked_at=revoked_at,
+        role=it.role,
+    )
+
+
+def account_created(it: Account, key: str) -> AccountCreated:
+    return AccountCreated(id=str(it.id), email=it.email, name=it.name, created_at=moment(it.created_at), key=key)

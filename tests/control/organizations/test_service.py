@@ -1,0 +1,316 @@
+"""Organizations, members and grants, over a real control database; what the API's role may do, and no more."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from cloister.base.clock import FakeClock
+from cloister.base.database import Database
+from cloister.base.errors import (
+    BadRequestError,
+    BusyError,
+    CloisterError,
+    ConflictError,
+    NotFoundError,
+    UnprocessableError,
+)
+from cloister.base.ids import OrgId, ProjectId
+from cloister.control.calling import Caller
+from cloister.control.organizations.model import Invitation
+from cloister.control.organizations.service import OrganizationService
+from cloister.control.projects import store as projects
+from cloister.control.projects.model import Project
+from cloister.trust.access.keys import ApiKeys, NewKey
+from cloister.trust.access.principals import Grant, Holder, Principal
+from cloister.trust.audit.reader import events
+from tests.fix_database import ControlDatabase, DatabaseAs
+
+ADA, BOB, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
+HERE, THERE = OrgId("org-calm-forest-00000001"), OrgId("org-calm-forest-00000002")
+SHOP, BLOG, THEIRS = (ProjectId(f"calm-forest-0000000{n}") for n in (1, 2, 3))
+CALLER = Caller(Principal(ADA, 1, "ada@example.com", "Ada", {HERE: "admin"}), "req-1", "192.0.2.7")
+
+
+@pytest.fixture
+async def database(database_as: DatabaseAs) -> Database:
+    """Ada is the admin of both organizations, Bob an editor of the first; Eve is of none."""
+    database = await database_as("cloister_api")
+    async with database.transaction() as tx:
+        for account_id, name in ((ADA, "ada"), (BOB, "bob"), (EVE, "eve")):
+            await tx.execute(
+                "INSERT INTO account (id, email, name) VALUES ($1, $2, $3)", account_id, f"{name}@example.com", name
+            )
+        for org_id in (HERE, THERE):
+            await tx.execute("INSERT INTO organization (id, name) VALUES ($1, 'Example')", org_id)
+            await tx.execute("INSERT INTO membership (org_id, account_id, role) VALUES ($1, $2, 'admin')", org_id, ADA)
+        await tx.execute("INSERT INTO membership (org_id, account_id, role) VALUES ($1, $2, 'editor')", HERE, BOB)
+        for number, (project_id, org_id) in enumerate(((SHOP, HERE), (BLOG, HERE), (THEIRS, THERE))):
+            await tx.execute(
+                "INSERT INTO volume VALUES ($1, $2, $3, $4, 18, 1, 'taken')",
+                project_id,
+                f"br-{number}",
+                f"timeline-{number}",
+                number,
+            )
+            await tx.execute(
+                """INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords)
+                   VALUES ($1, $2, $3, 'x', 'here', 18, false)""",
+                project_id,
+                org_id,
+                ADA,
+            )
+    return database
+
+
+@pytest.fixture
+def service(database: Database) -> OrganizationService:
+    return OrganizationService(database, FakeClock())
+
+
+@pytest.fixture
+def keys(database: Database) -> ApiKeys:
+    return ApiKeys(database, FakeClock())
+
+
+async def project(database: Database, project_id: ProjectId = SHOP) -> Project:
+    async with database.reading() as tx:
+        return await projects.get(tx, project_id)
+
+
+async def log(database: Database) -> list[tuple[str, str, dict[str, Any]]]:
+    async with database.reading() as tx:
+        return [(it.event.action, it.event.resource, it.event.details) for it in reversed(await events(tx))]
+
+
+async def roles(service: OrganizationService, org_id: OrgId = HERE) -> dict[str, str]:
+    return {it.email: it.role for it in await service.members(org_id)}
+
+
+async def protect(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.execute("INSERT INTO timeline (id, project_id, state) VALUES ('timeline-0', $1, 'ready')", SHOP)
+        await tx.execute(
+            """INSERT INTO branch (id, project_id, timeline_id, name, is_default, state, is_protected)
+               VALUES ('br-0', $1, 'timeline-0', 'main', true, 'ready', true)""",
+            SHOP,
+        )
+
+
+async def work_on(database: Database, project_id: ProjectId) -> None:
+    async with database.transaction() as tx:
+        await tx.execute(
+            """INSERT INTO operation (id, project_id, action, machine, status, step, input, resource, holds_resource,
+                                      run_at, deadline_at, created_at, updated_at)
+               VALUES ('1', $1, 'start_compute', 'start_compute', 'running', 'start', '{}', 'x', true,
+                       now(), now(), now(), now())""",
+            project_id,
+        )
+
+
+async def test_a_new_organization_has_who_made_it_as_its_admin(
+    service: OrganizationService, database: Database
+) -> None:
+    made = await service.create(CALLER, "Acme")
+    assert await roles(service, made.id) == {"ada@example.com": "admin"}
+    assert [it.name for it in await service.find([made.id])] == ["Acme"]
+    assert await log(database) == [("organization.create", "Acme", {})]
+
+
+async def test_a_new_account_is_of_no_organization_and_its_key_opens_it(
+    service: OrganizationService, keys: ApiKeys, database: Database
+) -> None:
+    made, key = await service.create_account(CALLER, "Zoe@example.com", "Zoe")
+    principal = await keys.authenticate(key.reveal(), "::1")
+    assert (principal.account_id, principal.memberships, principal.is_operator) == (made.id, {}, False)
+    with pytest.raises(ConflictError):
+        await service.create_account(CALLER, "zoe@EXAMPLE.com", "Zoe")
+    for email in ("zoe", "zoe@", "z oe@example.com", "a\n@example.com", "@example.com"):
+        with pytest.raises(BadRequestError):
+            await service.create_account(CALLER, email, "Zoe")
+    assert [it[:2] for it in await log(database)] == [("account.create", str(made.id))]
+    assert key.reveal() not in str(await log(database))
+
+
+async def test_who_is_invited_is_a_member_at_once(service: OrganizationService, database: Database) -> None:
+    (joined,) = await service.invite(CALLER, HERE, [Invitation("EVE@example.com", "viewer")])
+    assert (joined.account_id, joined.role) == (EVE, "viewer")
+    assert await service.member(HERE, EVE) == joined
+    assert await log(database) == [("member.add", str(EVE), {"email": "eve@example.com", "role": "viewer"})]
+
+
+@pytest.mark.parametrize(
+    ("second", "error"), [("nobody@example.com", UnprocessableError), ("bob@example.com", ConflictError)]
+)
+async def test_invitations_are_all_accepted_or_none(
+    service: OrganizationService, database: Database, second: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await service.invite(CALLER, HERE, [Invitation("eve@example.com", "viewer"), Invitation(second, "viewer")])
+    assert "eve@example.com" not in await roles(service)
+    assert await log(database) == []
+
+
+async def test_a_role_changes_and_both_are_recorded(service: OrganizationService, database: Database) -> None:
+    assert (await service.change_role(CALLER, HERE, BOB, "viewer")).role == "viewer"
+    details = {"email": "bob@example.com", "role": "viewer", "was": "editor"}
+    assert await log(database) == [("member.update", str(BOB), details)]
+    with pytest.raises(NotFoundError):
+        await service.change_role(CALLER, THERE, BOB, "admin")
+
+
+async def test_the_last_admin_stays_one(service: OrganizationService, database: Database) -> None:
+    for attempt in (service.change_role(CALLER, HERE, ADA, "editor"), service.remove(CALLER, HERE, ADA)):
+        with pytest.raises(UnprocessableError) as refused:
+            await attempt
+        assert refused.value.public == "cannot remove or downgrade the only admin of an organization"
+    assert (await service.change_role(CALLER, HERE, ADA, "admin")).role == "admin"
+    await service.change_role(CALLER, HERE, BOB, "admin")
+    await service.remove(CALLER, HERE, ADA)
+    assert await roles(service) == {"bob@example.com": "admin"}
+
+
+async def test_two_admins_who_remove_each_other_leave_one(service: OrganizationService) -> None:
+    await service.change_role(CALLER, HERE, BOB, "admin")
+    outcomes = await asyncio.gather(
+        service.remove(CALLER, HERE, ADA), service.remove(CALLER, HERE, BOB), return_exceptions=True
+    )
+    assert sorted(type(it).__name__ for it in outcomes) == ["NoneType", "UnprocessableError"]
+    assert list((await roles(service)).values()) == ["admin"]
+
+
+async def test_who_is_removed_loses_their_grants_and_finds_nothing_at_the_next_call(
+    service: OrganizationService, keys: ApiKeys, database: Database
+) -> None:
+    bob = replace(CALLER, principal=replace(CALLER.principal, account_id=BOB))
+    _, key = await keys.create(bob, NewKey(name="laptop"))
+    await service.grant(CALLER, await project(database), "bob@example.com", "admin", may_add_members=False)
+    before = await keys.authenticate(key.reveal(), "::1")
+    assert (before.memberships, before.grants) == ({HERE: "editor"}, {SHOP: Grant(HERE, "admin")})
+    await service.remove(CALLER, HERE, BOB)
+    after = await keys.authenticate(key.reveal(), "::1")
+    assert (after.memberships, after.grants) == ({}, {})
+    assert await service.grants(SHOP) == []
+    with pytest.raises(NotFoundError):
+        await service.remove(CALLER, HERE, BOB)
+
+
+async def test_a_grant_to_a_stranger_makes_a_collaborator_of_them(
+    service: OrganizationService, database: Database
+) -> None:
+    granted = await service.grant(CALLER, await project(database), "Eve@example.com", "viewer", may_add_members=True)
+    assert (await roles(service))["eve@example.com"] == "collaborator"
+    assert await service.grants(SHOP) == [granted]
+    again = await service.grant(CALLER, await project(database), "eve@example.com", "editor", may_add_members=False)
+    assert (again.id, again.role) == (granted.id, "editor")
+    revoked = await service.revoke_grant(CALLER, await project(database), granted.id)
+    assert revoked.email == "eve@example.com"
+    assert await service.grants(SHOP) == []
+    with pytest.raises(NotFoundError):
+        await service.revoke_grant(CALLER, await project(database), granted.id)
+    assert [it[0] for it in await log(database)] == ["member.add", "access.grant", "access.grant", "access.revoke"]
+
+
+async def test_a_grant_is_taken_back_only_through_its_own_project(
+    service: OrganizationService, database: Database
+) -> None:
+    granted = await service.grant(CALLER, await project(database), "bob@example.com", "viewer", may_add_members=False)
+    with pytest.raises(NotFoundError):
+        await service.revoke_grant(CALLER, await project(database, THEIRS), granted.id)
+    assert await service.grants(SHOP) == [granted]
+
+
+async def test_without_the_right_to_add_members_nobody_learns_who_has_an_account(
+    service: OrganizationService, database: Database
+) -> None:
+    answers = set()
+    for email in ("eve@example.com", "nobody@example.com"):
+        with pytest.raises(UnprocessableError) as refused:
+            await service.grant(CALLER, await project(database), email, "viewer", may_add_members=False)
+        answers.add(refused.value.public.replace(email, ""))
+    assert len(answers) == 1
+    assert "eve@example.com" not in await roles(service)
+
+
+async def test_a_project_moves_and_leaves_grants_and_keys_behind(
+    service: OrganizationService, keys: ApiKeys, database: Database
+) -> None:
+    await service.grant(CALLER, await project(database), "bob@example.com", "admin", may_add_members=False)
+    created, key = await keys.create(CALLER, NewKey(name="ci", org_id=HERE, project_id=SHOP))
+    assert (await keys.authenticate(key.reveal(), "::1")).holder is Holder.PROJECT
+    await service.transfer(CALLER, HERE, THERE, [SHOP, BLOG, SHOP])
+    assert {(await project(database, it)).org_id for it in (SHOP, BLOG)} == {THERE}
+    assert await service.grants(SHOP) == []
+    with pytest.raises(CloisterError):
+        await keys.authenticate(key.reveal(), "::1")
+    assert created.id not in [it.id for it in await keys.find_of(HERE)]
+    moved = [it for it in await log(database) if it[0] == "project.transfer"]
+    assert [it[2] for it in moved] == [{"destination_org_id": THERE}] * 2
+
+
+async def test_a_transfer_is_all_or_nothing(service: OrganizationService, database: Database) -> None:
+    with pytest.raises(NotFoundError):
+        await service.transfer(CALLER, HERE, THERE, [SHOP, THEIRS])
+    assert (await project(database)).org_id == HERE
+    for wrong in ([], [SHOP] * 401):
+        with pytest.raises(BadRequestError):
+            await service.transfer(CALLER, HERE, THERE, wrong)
+    with pytest.raises(BadRequestError):
+        await service.transfer(CALLER, HERE, HERE, [SHOP])
+    assert await log(database) == []
+
+
+async def test_a_project_with_a_protected_branch_does_not_move(
+    service: OrganizationService, database: Database
+) -> None:
+    await protect(database)
+    with pytest.raises(UnprocessableError) as refused:
+        await service.transfer(CALLER, HERE, THERE, [SHOP])
+    assert refused.value.public == "cannot transfer project with protected branches"
+    with pytest.raises(UnprocessableError):
+        async with database.transaction() as tx:
+            await tx.execute("UPDATE project SET org_id = $2 WHERE id = $1", SHOP, THERE)
+
+
+async def test_of_another_organizations_project_nobody_learns_that_it_is_busy_or_protected(
+    service: OrganizationService, database: Database
+) -> None:
+    await protect(database)
+    await work_on(database, SHOP)
+    with pytest.raises(NotFoundError) as refused:
+        await service.transfer(CALLER, THERE, HERE, [SHOP])
+    with pytest.raises(NotFoundError) as unknown:
+        await service.transfer(CALLER, THERE, HERE, [ProjectId("calm-forest-99999999")])
+    assert refused.value.public == unknown.value.public
+    with pytest.raises(BusyError):
+        await service.transfer(CALLER, HERE, THERE, [SHOP])
+
+
+async def test_a_grant_without_a_membership_cannot_be(database: Database) -> None:
+    """Whatever the code does."""
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        async with database.transaction() as tx:
+            await tx.execute(
+                "INSERT INTO project_grant VALUES (gen_random_uuid(), $1, $2, $3, 'admin', $4)", SHOP, HERE, EVE, ADA
+            )
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        async with database.transaction() as tx:
+            await tx.execute(
+                "INSERT INTO project_grant VALUES (gen_random_uuid(), $1, $2, $3, 'admin', $4)", THEIRS, HERE, BOB, ADA
+            )
+
+
+async def test_no_process_switches_the_rule_about_admins_off(control_database: ControlDatabase) -> None:
+    connection = await asyncpg.connect(control_database.url("cloister_api"))
+    try:
+        for statement in (
+            "TRUNCATE cloister.membership",
+            "ALTER TABLE cloister.membership DISABLE TRIGGER admin_remains",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()

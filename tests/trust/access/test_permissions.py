@@ -1,0 +1,98 @@
+"""Who may do what: permissions.tsv, which people read and docs/access.md explains, against the shipped policies.
+
+Every permission has a row for each thing it can be asked of. One that is new and has none fails here, as does a row for
+which there is no permission any more, and a cell that says something else than the policies.
+"""
+
+import csv
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from cloister.base.errors import ForbiddenError, NotFoundError
+from cloister.trust.access.decisions import Decider
+from cloister.trust.access.permissions import OF_AN_ORGANIZATION, OF_ONESELF, OF_THE_PLATFORM, Permission
+from cloister.trust.access.principals import Grant, Holder, Principal
+
+TABLE = Path(__file__).parent / "permissions.tsv"
+ORGANIZATION, ELSEWHERE = "org-calm-forest-12345678", "org-wild-river-12345678"
+PROJECT, OTHER_PROJECT = "calm-forest-12345678", "calm-forest-87654321"
+"""Both of the organization; what is granted is granted for the first."""
+
+
+def _principal(memberships: dict[str, str], granted: str = "", **more: object) -> Principal:
+    grants = {PROJECT: Grant(ORGANIZATION, granted)} if granted else {}
+    return Principal(UUID(int=1), 1, "ada@example.com", "Ada", memberships, grants, **more)  # type: ignore[arg-type]
+
+
+PRINCIPALS = {
+    "admin": _principal({ORGANIZATION: "admin"}),
+    "editor": _principal({ORGANIZATION: "editor"}),
+    "viewer": _principal({ORGANIZATION: "viewer"}),
+    "collaborator": _principal({ORGANIZATION: "collaborator"}),
+    "project admin": _principal({ORGANIZATION: "collaborator"}, "admin"),
+    "project editor": _principal({ORGANIZATION: "collaborator"}, "editor"),
+    "project viewer": _principal({ORGANIZATION: "collaborator"}, "viewer"),
+    "viewer, project editor": _principal({ORGANIZATION: "viewer"}, "editor"),
+    "organization's key": _principal({ORGANIZATION: "admin"}, holder=Holder.ORGANIZATION),
+    "project's key": _principal({}, "editor", holder=Holder.PROJECT),
+    "admin, limited key": _principal({ORGANIZATION: "admin"}, is_limited=True),
+    "operator": _principal({ELSEWHERE: "admin"}, is_operator=True),
+    "operator, limited key": _principal({ELSEWHERE: "admin"}, is_operator=True, is_limited=True),
+    "stranger": _principal({ELSEWHERE: "admin"}),
+    "unknown role": _principal({ORGANIZATION: "owner"}, "owner"),
+}
+
+RESOURCES: dict[str, dict[str, str | None]] = {
+    "oneself": {},
+    "platform": {},
+    "organization": {"org_id": ORGANIZATION},
+    "project": {"org_id": ORGANIZATION, "project_id": PROJECT},
+    "other project": {"org_id": ORGANIZATION, "project_id": OTHER_PROJECT},
+}
+
+
+def asked_of(permission: Permission) -> list[str]:
+    if permission in OF_ONESELF:
+        return ["oneself"]
+    if permission in OF_THE_PLATFORM:
+        return ["platform"]
+    if permission in OF_AN_ORGANIZATION:
+        return ["organization"]
+    return ["organization", "project", "other project"]
+
+
+def cells() -> dict[tuple[str, str, str], str]:
+    with TABLE.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    found = {}
+    for row in rows:
+        permission, of = row.pop("permission"), row.pop("of")
+        for who, expected in row.items():
+            assert (permission, of, who) not in found, f"{permission} of {of} twice"
+            found[permission, of, who] = expected
+    return found
+
+
+CELLS = cells()
+DECIDER = Decider()
+
+
+def test_nothing_is_untested() -> None:
+    wanted = {(it.value, of, who) for it in Permission for of in asked_of(it) for who in PRINCIPALS}
+    assert set(CELLS) == wanted
+
+
+@pytest.mark.parametrize(("permission", "of"), list(dict.fromkeys((name, of) for name, of, _ in CELLS)))
+def test_a_row_says_what_the_policies_say(permission: str, of: str) -> None:
+    decided = {}
+    for who, principal in PRINCIPALS.items():
+        try:
+            DECIDER.authorize(principal, Permission(permission), **RESOURCES[of])
+            decided[who] = "yes"
+        except ForbiddenError:
+            decided[who] = "403"
+        except NotFoundError:
+            decided[who] = "404"
+    assert decided == {who: CELLS[permission, of, who] for who in PRINCIPALS}
