@@ -7,6 +7,7 @@ the others (deleting the project, revoking the key that asks) gets made-up ids.
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import schemathesis
@@ -50,12 +51,15 @@ def test_what_is_described_is_answered_as_described(case: Any, instance: Instanc
         elif parameter in known:
             case.path_parameters[parameter] = known[parameter]
     asked = case.as_transport_kwargs()
-    answer = instance.http.request(
-        asked["method"],
-        asked["url"].removeprefix("/api/v2"),
-        params=asked.get("params"),
-        content=asked.get("data"),
-        json=asked.get("json"),
-    )
+    try:
+        answer = instance.http.request(
+            asked["method"],
+            asked["url"].removeprefix("/api/v2"),
+            params=asked.get("params"),
+            content=asked.get("data"),
+            json=asked.get("json"),
+        )
+    except httpx.InvalidURL:  # longer than this client sends
+        hypothesis.reject()
     assert b'"no such route"' not in answer.content
     case.validate_response(schemathesis.Response.from_any(answer), checks=CHECKS)

@@ -52,7 +52,10 @@ def test_what_is_described_is_answered_as_described(case: Any) -> None:
     for name, value in zip(wanted, there, strict=True):
         if name.startswith("{"):
             case.path_parameters[name[1:-1]] = value
-    answer = asyncio.run(_ask(case))
+    try:
+        answer = asyncio.run(_ask(case))
+    except httpx.InvalidURL:  # longer than this client sends; the server's own limit is tested with others
+        hypothesis.reject()
     assert b'"no such route"' not in answer.content
     case.validate_response(schemathesis.Response.from_any(answer), checks=CHECKS)
 
