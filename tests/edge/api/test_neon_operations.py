@@ -18,7 +18,8 @@ def operations() -> set[tuple[str, str]]:
     source = (NODE_MODULES / "@neon/sdk/dist/client/sdk.gen.js").read_text()
     calls = re.findall(r'client\)\.(get|post|put|patch|delete)\(\{.*?url: "(/[^"]*)"', source, re.DOTALL)
     assert len(calls) > 150
-    return found | {(method.upper(), path) for method, path in calls}
+    found |= {(method.upper(), path) for method, path in calls}
+    return {(method, path.replace("{source_org_id}", "{org_id}")) for method, path in found}
 
 
 def left_out() -> list[re.Pattern[str]]:
