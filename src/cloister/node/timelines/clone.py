@@ -193,8 +193,13 @@ def clone_segment(name: str, source: int, target: int, uid: int) -> bool:
             return False
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=target)
-        if not copy(from_, name, target, uid):
-            with tree.opened(name, tree.FILE, below=target) as copied:
+        is_shared = copy(from_, name, target, uid)
+        with tree.opened(name, tree.FILE, below=target) as copied:
+            # A server that runs may have begun to use it for a later one meanwhile, which it does from the beginning.
+            if parsed is not None and not wal.begins_at(os.pread(copied, wal.PAGE_HEADER_BYTES, 0), parsed[1]):
+                os.unlink(name, dir_fd=target)
+                return False
+            if not is_shared:
                 os.fsync(copied)
     finally:
         os.close(from_)

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from cloister.base.durable import sync_directory, sync_filesystem
-from cloister.base.errors import InternalError, NotFoundError, PreconditionError
+from cloister.base.errors import InternalError, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered, TimelineInfo
 from cloister.node.timelines import clone, control, label, recovery, tree, usage, wal
@@ -226,11 +226,10 @@ class Making:
         """WAL and label to the files that were copied before."""
         start = label.parse(text)
         history = self._history(source)
-        self._collect_all(history)
         for data in copies:
             if not data.is_dir():
                 raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
-            history.add_wal_between(data, start.wal_timeline, (start.lsn, stop_lsn), self._uid)
+            self._add_wal(history, data, start.wal_timeline, (start.lsn, stop_lsn))
             clone.write_file(data, "backup_label", text.encode(), self._uid)
         return Snapshot(
             start_lsn=start.lsn,
@@ -239,6 +238,14 @@ class Making:
             moment=self._now,
             is_clean=False,
         )
+
+    def _add_wal(self, history: History, data: Path, wal_timeline: int, between: tuple[int, int]) -> None:
+        """Most often the server still has all of it. To archive what it has finished takes a sync of all that it wrote."""
+        try:
+            history.add_wal_between(data, wal_timeline, between, self._uid)
+        except UnavailableError:
+            self._collect_all(history)
+            history.add_wal_between(data, wal_timeline, between, self._uid)
 
     def _collect_all(self, history: History) -> None:
         while history.collect(self._now, self._abort):

@@ -148,9 +148,10 @@ def remove(path: Path, abort: Abort) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    with opened(path) as directory:
-        _Removal(directory, abort).run()
-    path.rmdir()
+    with contextlib.suppress(FileNotFoundError):  # Somebody else removes it as well, and was quicker.
+        with opened(path) as directory:
+            _Removal(directory, abort).run()
+        path.rmdir()
 
 
 def remove_below(name: str, parent: int, abort: Abort) -> None:
@@ -182,9 +183,10 @@ class _Removal:
         if depth == 0:
             os.rename(name, f".{secrets.token_hex(8)}", src_dir_fd=parent, dst_dir_fd=self._top)
             return
-        with opened(name, below=parent) as directory:
-            self._empty(directory, depth - 1)
-        os.rmdir(name, dir_fd=parent)
+        with contextlib.suppress(FileNotFoundError):
+            with opened(name, below=parent) as directory:
+                self._empty(directory, depth - 1)
+            os.rmdir(name, dir_fd=parent)
 
 
 def _unlink(name: str, parent: int) -> bool:

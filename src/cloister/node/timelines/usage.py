@@ -29,6 +29,7 @@ _HEADER: Final = struct.Struct("=QQIIII")
 _EXTENT: Final = struct.Struct("=QQQ16xI12x")
 _EXTENTS_AT_ONCE: Final = 256
 _SHARED: Final = 0x2000
+_UNWRITTEN: Final = 0x800
 _LAST: Final = 0x1
 # struct fiemap and its flags, of <linux/fiemap.h>.
 
@@ -114,7 +115,8 @@ class _Count:
             flags = _LAST
             for index in range(mapped):
                 logical, _, length, flags = _EXTENT.unpack_from(buffer, _HEADER.size + index * _EXTENT.size)
-                total += 0 if flags & _SHARED else length
+                # What was set aside and never written, for WAL to come, takes nothing on the host.
+                total += 0 if flags & (_SHARED | _UNWRITTEN) else length
                 start = logical + length
             if flags & _LAST:
                 break
