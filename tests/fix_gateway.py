@@ -55,6 +55,7 @@ from tests.fix_database import _MEMORY, UNPRIVILEGED_UID, _run, _serving
 DOMAIN: Final = "db.localhost"
 ENDPOINT: Final = "ep-calm-forest-ab12cd34"
 OTHER_ENDPOINT: Final = "ep-cold-river-ef56gh78"
+BRANCH: Final = "br-calm-forest-ab12cd34"
 PASSWORD: Final = "npg_0123456789abcdef"
 
 _HBA: Final = """local all all peer map=gateway
@@ -240,20 +241,22 @@ class FakeDirectory:
                 return 0
 
     def _route(self, endpoint: str, role: str) -> Route:
-        verifier = self.verifiers.get((endpoint, role))
-        is_known = any(known == endpoint for known, _role in self.verifiers)
+        name, _, point = endpoint.partition("@")
+        verifier = self.verifiers.get((name, role))
+        is_known = any(known == name for known, _role in self.verifiers)
         return Route(
             endpoint_id=endpoint,
             project_id="calm-forest-12345678" if is_known else "",
-            branch_id="br-calm-forest-ab12cd34" if is_known else "",
+            branch_id=BRANCH if is_known else "",
             is_known=is_known,
             is_doomed=verifier is None,
-            verifier=str(verifier or Verifier.mock(endpoint, role, self.mock_secret)),
+            verifier=str(verifier or Verifier.mock(name, role, self.mock_secret)),
             allowed_ips=self.allowed_ips if is_known else None,
             is_disabled=self.is_disabled and is_known,
             socket_dir=None if self.is_asleep or not is_known else self.route_socket_dir or self.socket_dir,
             generation=self.generation,
             connection_limit=self.connection_limit,
+            is_volatile=point != "" or name.startswith("br-"),
         )
 
     async def _tell(self) -> None:

@@ -276,7 +276,7 @@ class FakeNode:
         image = self.images.get(spec.project_id)
         if image is None or spec.timeline_id not in image.timelines:
             raise NotFoundError(f"no timeline {spec.timeline_id}")
-        assert not image.timelines[spec.timeline_id].is_frozen, "a snapshot is never started"
+        assert image.timelines[spec.timeline_id].is_frozen == spec.is_read_only, "what is frozen is never written to"
         if image.uid != spec.uid or image.pg_version != spec.pg_version:
             raise PreconditionError("not this project's uid or version")
         if spec.project_id not in self.keys.enabled:

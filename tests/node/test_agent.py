@@ -44,6 +44,7 @@ from cloister.node.commands import (
     StartCompute,
     StopCompute,
 )
+from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
 from cloister.node.volumes.plain import PlainDriver
 from tests.node.timelines.clusters import make_cluster
@@ -101,7 +102,7 @@ class FakeComputes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
+    async def start(self, spec: ComputeSpec, mountpoint: Path, *, floor: Floor | None = None) -> ComputeInfo:
         if self.refusal is not None:
             raise self.refusal
         assert (mountpoint / "timelines" / spec.timeline_id / "data" / "PG_VERSION").exists()

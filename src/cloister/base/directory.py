@@ -16,6 +16,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     cannot log in, `verifier` is a mock: the exchange runs to its end and fails like a wrong password."""
 
     endpoint_id: str
+    """The canonical name of what was asked for; by it `Wake` asks, and `Freeze`, `Thaw` and `Close` tell. For a branch at a
+    point in its past `br-…@…` (see `base/past.py`), whichever way a client named it."""
     project_id: str = ""
     branch_id: str = ""
     is_known: bool
@@ -32,12 +34,15 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     connection_limit: int = 0
     """Clients at once on this endpoint; more get 53300. 0: no limit of ours."""
+    is_volatile: bool = False
+    """Names no socket, and yet may change at any moment: roles are those of a branch whose own compute may run."""
 
 
 class LookUp(Command[Route], frozen=True, kw_only=True):
     reply: ClassVar[type] = Route
     endpoint: str
-    """As it came in SNI or options, lower-cased, `-pooler` removed. Not trusted to be an id."""
+    """As it came in SNI or options, lower-cased, `-pooler` removed. Not trusted to be an id. An endpoint's or a branch's;
+    for a client that has proved who it is, and asked for a point in the past, with that point."""
     role: str
     database: str = ""
 
@@ -57,6 +62,7 @@ class Wake(Command[Compute], frozen=True, kw_only=True):
 
     reply: ClassVar[type] = Compute
     endpoint_id: str
+    """Or `Route.endpoint_id` of a branch at a point in its past. A point outside its history raises UnprocessableError."""
     stale_generation: int = 0
     """The generation whose socket refused the gateway, if one did: not to be given again."""
 
@@ -93,6 +99,8 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     address: str = ""
     """The client's IP address (as PROXY protocol gives it, where a configured proxy spoke)."""
     application_name: str = ""
+    point: str = ""
+    """In the branch's past, where one was asked for."""
     tls_version: str = ""
     tls_cipher: str = ""
     reason: str = ""

@@ -22,6 +22,7 @@ from cloister.control.branches.making import BranchesWorld
 from cloister.control.branches.schemas import SchemaService
 from cloister.control.branches.service import BranchService
 from cloister.control.branches.snapshots import SnapshotService
+from cloister.control.branches.standbys import Standbys
 from cloister.control.branches.successions import Successions
 from cloister.control.computes import operations as compute_operations
 from cloister.control.computes.agent import Agent
@@ -98,12 +99,22 @@ class ControlPlane:
         )
         self.suspender = Suspender(database, self.runner, self.sessions, self.gateways)
         self.waker = Waker(database, self.engine, self.runner, self.sessions, self.verifiers)
+        self.standbys = Standbys(
+            database,
+            agent,
+            sessions=self.sessions,
+            gateways=self.gateways,
+            clock=clock,
+            suspend_timeout_s=settings.suspend_timeout_s,
+            interval_s=settings.idle_check_interval_s,
+        )
         self.directory = DirectoryServer(
             settings.paths,
             database,
             agent,
             runner=self.runner,
             waker=self.waker,
+            standbys=self.standbys,
             verifiers=self.verifiers,
             mock_key=mock_key,
             clock=clock,
@@ -175,11 +186,13 @@ class ControlPlane:
     def heard(self, event: AnyEvent) -> None:
         """Something ended on the node."""
         self.reconciler.heard(event)
+        self.standbys.poke()
 
     def agent_connected(self) -> None:
         """The node agent may have been restarted."""
         self._engines.forget()
         self.reconciler.connected()
+        self.standbys.poke()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve gateways, run operations, reconcile and keep the pool, until told to stop. Computes run on."""
@@ -195,6 +208,7 @@ class ControlPlane:
                 loops = [
                     tasks.create_task(self.engine.run()),
                     tasks.create_task(self.reconciler.run()),
+                    tasks.create_task(self.standbys.run()),
                     tasks.create_task(self.pool.run()),
                     tasks.create_task(self.caretaker.run()),
                 ]
@@ -204,6 +218,7 @@ class ControlPlane:
         finally:
             await self.directory.stop()
             await self.waker.close()
+            await self.standbys.close()
             await self.sessions.close_all()
             if self._client is not None:
                 await self._client.close()

@@ -65,10 +65,12 @@ from cloister.node.commands import (
 from cloister.node.computes import Computes
 from cloister.node.dumps import Dumps
 from cloister.node.postgres.access import Doors
+from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
 from cloister.node.schemas import Schemas
 from cloister.node.single_user import SingleUserRuns
+from cloister.node.timelines import standby
 from cloister.node.timelines.keeper import Keeper, SingleUser
 from cloister.node.timelines.layout import Layout
 from cloister.node.volumes import KeySource, Volumes, choose_driver
@@ -115,7 +117,7 @@ class ComputesPort(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def expecting(self) -> AbstractAsyncContextManager[None]: ...
-    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo: ...
+    async def start(self, spec: ComputeSpec, mountpoint: Path, *, floor: Floor | None = None) -> ComputeInfo: ...
     async def stop(self, endpoint_id: str) -> None: ...
     async def pool(self, endpoint_id: str, generation: int, role: str) -> str: ...
     async def kill_all_on(self, project_id: str) -> None: ...
@@ -328,6 +330,9 @@ class NodeAgent:
                 mountpoint = await self._open(project_id)
                 try:
                     timeline = Layout(mountpoint).existing(timeline_id)
+                    if spec.is_read_only:
+                        floor = await asyncio.to_thread(standby.prepare, timeline, uid)
+                        return await self._computes.start(spec, mountpoint, floor=floor)
                     await self._volumes.prepare_cluster(timeline.data, uid)
                     return await self._computes.start(spec, mountpoint)
                 except BaseException:

@@ -75,6 +75,8 @@ class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The hard limit; PostgreSQL's own settings are derived from it."""
     settings: dict[str, str] = {}
     """`pg_settings` of the endpoint; only names on the agent's allow-list are honoured, others raise."""
+    is_read_only: bool = False
+    """A hot standby that nobody feeds: it shows the timeline as it is. Only on one that was made frozen."""
 
 
 class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +161,7 @@ class CloneTimeline(Command[Recovered], frozen=True, kw_only=True):
     target_id: str
     uid: int
     is_frozen: bool = False
-    """A snapshot's: it is never started, so it gets no history of its own."""
+    """A snapshot's or a standby's: nobody writes to it, so it gets no history of its own."""
 
 
 class CopyTimeline(Command[Done], frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
 from cloister.node.poolers import Place, Poolers
 from cloister.node.postgres.engines import Engine, Engines
 from cloister.node.postgres.log import ServerLog
+from cloister.node.postgres.standby import Floor
 from cloister.node.postgres.tuning import (
     CONFIG_DIR,
     CONNECTIONS_MIN,
@@ -173,9 +174,10 @@ class Computes:
         finally:
             self._expected -= 1
 
-    async def start(self, spec: ComputeSpec, mountpoint: Path) -> ComputeInfo:
+    async def start(self, spec: ComputeSpec, mountpoint: Path, *, floor: Floor | None = None) -> ComputeInfo:
         """Start PostgreSQL on `mountpoint/timelines/TIMELINE_ID/data`. Returns when it is spawned; already running is its
-        ComputeInfo. Raises UnprocessableError (version, settings), ConflictError (the branch has a compute)."""
+        ComputeInfo. `floor`: of a standby, whose data has been prepared for that. Raises UnprocessableError (version,
+        settings), ConflictError (the branch has a compute)."""
         endpoint_id = parse_endpoint_id(spec.endpoint_id)
         timeline_dir = mountpoint / "timelines" / parse_timeline_id(spec.timeline_id)
         parse_branch_id(spec.branch_id)
@@ -189,7 +191,7 @@ class Computes:
             engine = self._engines.get(spec.pg_version)
             async with self.expecting():
                 await self._engines.ensure_root(engine)
-                compute = await self._launch(spec, engine, timeline_dir)
+                compute = await self._launch(spec, engine, timeline_dir, floor)
             self._watch(compute, starts=True)
             return compute.info
 
@@ -278,7 +280,7 @@ class Computes:
                 if path.name not in self._computes:
                     await asyncio.to_thread(Room(path).clear)
 
-    async def _launch(self, spec: ComputeSpec, engine: Engine, timeline_dir: Path) -> _Compute:
+    async def _launch(self, spec: ComputeSpec, engine: Engine, timeline_dir: Path, floor: Floor | None) -> _Compute:
         endpoint_id = spec.endpoint_id
         room = Room(self._paths.computes / endpoint_id)
         size = Size(
@@ -287,6 +289,7 @@ class Computes:
             cpu_cores=spec.cpu_cores,
             volume_bytes=size_of(timeline_dir),
             reserve_bytes=gate_bytes(size_of(timeline_dir)),
+            floor=floor,
         )
         plan = _Plan(spec, size, timeline_dir, room, postgresql_conf(size, spec.settings))
         info = ComputeInfo(

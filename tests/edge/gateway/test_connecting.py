@@ -13,6 +13,7 @@ import pytest
 from cloister.base.directory import Wake
 from cloister.base.errors import NotFoundError, UnavailableError
 from cloister.edge.gateway import compute
+from cloister.edge.gateway.limits import ROUTE_TTL_RUNNING_S
 from cloister.protocol.pgwire.messages import (
     cancel_request,
     error_response,
@@ -20,7 +21,7 @@ from cloister.protocol.pgwire.messages import (
     ssl_request,
     startup_message,
 )
-from tests.fix_gateway import DOMAIN, ENDPOINT, OTHER_ENDPOINT, PASSWORD, GatewayWorld
+from tests.fix_gateway import BRANCH, DOMAIN, ENDPOINT, OTHER_ENDPOINT, PASSWORD, GatewayWorld
 
 
 async def test_psycopg_with_verify_full_and_channel_binding(gateway_world: GatewayWorld) -> None:
@@ -178,12 +179,37 @@ async def test_two_different_endpoints_are_refused(gateway_world: GatewayWorld) 
     assert expected in told
 
 
-@pytest.mark.parametrize("point", ["neon_timestamp:2026-03-01T10:00:00Z", "neon_lsn:0/15E9A30"])
-async def test_who_asks_for_the_past_is_not_given_the_present(gateway_world: GatewayWorld, point: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ("neon_timestamp:2026-03-01T11:00:00+01:00", f"{ENDPOINT}@timestamp:2026-03-01T10:00:00.000000Z"),
+        ("neon_lsn:0/15e9a30", f"{ENDPOINT}@lsn:0/15E9A30"),
+    ],
+)
+async def test_who_asks_for_the_past_is_not_given_the_present(
+    gateway_world: GatewayWorld, options: str, place: str
+) -> None:
     gateway_world.directory.is_asleep = True
     await gateway_world.start()
-    assert "a point in the past is not supported" in await gateway_world.refusal(options=point)
-    assert not gateway_world.directory.asked, "nobody was looked up, and nothing woken"
+    await (await gateway_world.connect(options=options)).close()
+    assert [wake.endpoint_id for wake in gateway_world.directory.wakes] == [place]
+    (opened,) = await gateway_world.directory.until("connection.opened")
+    assert (opened.endpoint_id, opened.point) == (ENDPOINT, place.partition("@")[2])
+
+
+async def test_the_past_is_looked_up_again_after_a_second_though_it_sleeps(gateway_world: GatewayWorld) -> None:
+    """Its roles are those of the branch, whose own compute may be running."""
+    directory = gateway_world.directory
+    directory.set_password("ada", PASSWORD, BRANCH)
+    directory.is_asleep = True
+    await gateway_world.start()
+    await gateway_world.refusal(endpoint=BRANCH)
+    await asyncio.sleep(ROUTE_TTL_RUNNING_S + 0.05)  # what is tested is that it is no longer believed
+    directory.set_password("ada", "npg_another0123456789", BRANCH)
+    directory.asked.clear()
+    told = await gateway_world.refusal(endpoint=BRANCH)
+    assert "password authentication failed" in told
+    assert directory.asked, "asked anew"
 
 
 # -- waking

@@ -128,6 +128,22 @@ async def test_the_password_may_name_the_pooler(world: GatewayWorld) -> None:
     assert len(asked(world)) == 1
 
 
+@pytest.mark.parametrize("is_named_by", ["host", "password"])
+async def test_the_past_has_no_pooler(world: GatewayWorld, is_named_by: str) -> None:
+    options = "neon_lsn:0/15E9A30 -c search_path=elsewhere"
+    without_sni = {"sslmode": "require", "sslsni": 0, "host": None, "channel_binding": "disable"}
+    if is_named_by == "host":
+        connection = await world.connect(endpoint=POOLER, options=options)
+    else:
+        connection = await world.connect(password=f"endpoint={POOLER};{PASSWORD}", options=options, **without_sni)
+    async with connection:
+        # What no pooled client may ask for, and PostgreSQL itself does.
+        assert await (await connection.execute("SHOW search_path")).fetchone() == ("elsewhere",)
+    (opened,) = await world.directory.until("connection.opened")
+    assert (opened.endpoint_id, opened.point) == (ENDPOINT, "lsn:0/15E9A30")
+    assert asked(world) == []
+
+
 async def test_a_pooler_that_ends_with_its_compute_ends_its_clients_as_a_suspend_does(
     world: GatewayWorld, tmp_path: Path
 ) -> None:

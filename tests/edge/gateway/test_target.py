@@ -59,11 +59,6 @@ def test_the_endpoint_and_what_is_left(server_name: str | None, options: str | N
         (None, "endpoint=ep-ä", "malformed_endpoint"),
         (None, "endpoint=-ep", "malformed_endpoint"),
         (None, "endpoint=" + "a" * 64, "malformed_endpoint"),
-        ("ep-a.db.localhost", "neon_timestamp:2026-03-01T10:00:00Z", "past_unavailable"),
-        ("br-a.db.localhost", "neon_lsn:0/15E9A30", "past_unavailable"),
-        ("ep-a.db.localhost", "-c work_mem=1MB NEON_LSN:", "past_unavailable"),
-        ("ep-a.db.localhost", r"neon\_lsn:0/1 endpoint=ep-a", "past_unavailable"),
-        ("ep-a.db.localhost", r"neon_timestamp:2026-03-01\ 10:00:00Z", "past_unavailable"),
         ("ep_a.db.localhost", None, "malformed_endpoint"),
         (".db.localhost", None, "malformed_endpoint"),
     ],
@@ -72,6 +67,42 @@ def test_what_is_refused(server_name: str | None, options: str | None, reason: s
     with pytest.raises(RefusedError) as raised:
         target_of(server_name, DOMAIN, startup(options))
     assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("server_name", "options", "points"),
+    [
+        ("ep-a.db.localhost", "neon_timestamp:2026-03-01T10:00:00Z", ("timestamp:2026-03-01T10:00:00Z",)),
+        ("br-a.db.localhost", "neon_lsn:0/15E9A30", ("lsn:0/15E9A30",)),
+        ("ep-a.db.localhost", "-c work_mem=1MB NEON_LSN:", ("LSN:",)),
+        ("ep-a.db.localhost", r"neon\_lsn:0/1 endpoint=ep-a", ("lsn:0/1",)),
+        ("ep-a.db.localhost", r"neon_timestamp:2026-03-01\ 10:00:00Z", ("timestamp:2026-03-01 10:00:00Z",)),
+        ("ep-a.db.localhost", "neon_lsn:0/1 neon_lsn:0/1", ("lsn:0/1", "lsn:0/1")),
+        ("br-a.db.localhost", None, ()),
+    ],
+)
+def test_a_point_in_the_past_is_kept_as_it_is_written(
+    server_name: str, options: str | None, points: tuple[str, ...]
+) -> None:
+    target = target_of(server_name, DOMAIN, startup(options))
+    assert target.points == points
+    assert target.is_branch == server_name.startswith("br-")
+    assert "neon" not in target.parameters.get("options", "").lower()
+
+
+@pytest.mark.parametrize(
+    ("label", "options", "is_pooled"),
+    [
+        ("ep-a", None, False),
+        ("ep-a-pooler", None, True),
+        ("ep-a", "endpoint=ep-a-pooler", True),
+        ("ep-a-pooler", "neon_lsn:0/1", False),
+        ("ep-a-pooler", "neon_timestamp:2026-03-01T10:00:00Z", False),
+        ("br-a-pooler", "endpoint=br-a neon_lsn:0/1", False),
+    ],
+)
+def test_who_is_pooled(label: str, options: str | None, is_pooled: bool) -> None:
+    assert target_of(f"{label}.{DOMAIN}", DOMAIN, startup(options)).is_pooled is is_pooled
 
 
 SPELLINGS = ["ep-a", "EP-A", "ep-a-pooler", "ep-b", "Ep-B-pooler", "ep-c"]

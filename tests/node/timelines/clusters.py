@@ -11,10 +11,16 @@ CHECKPOINT = 0x15_0028
 
 
 def control_file(
-    *, version: int = 1800, state: int = State.SHUT_DOWN, checkpoint: int = CHECKPOINT, wal_timeline: int = 1
+    *,
+    version: int = 1800,
+    state: int = State.SHUT_DOWN,
+    checkpoint: int = CHECKPOINT,
+    wal_timeline: int = 1,
+    max_connections: int = 100,
 ) -> bytes:
     head = struct.pack("=QIIi4xqQQI", 7, version, 202506291, state, 1_790_000_000, checkpoint, checkpoint, wal_timeline)
-    return head.ljust(8192, b"\0")
+    floor = struct.pack("=5i", max_connections, 8, 10, 0, 64)
+    return (head.ljust(180, b"\0") + floor).ljust(8192, b"\0")
 
 
 def segment(number: int, wal_timeline: int = 1, fill: bytes = b"\0") -> bytes:

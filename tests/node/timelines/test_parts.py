@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.base.errors import BadRequestError, InternalError, PreconditionError
+from cloister.node.postgres.standby import Floor
 from cloister.node.timelines import clone, control, label, recovery, scrub, wal
 from cloister.node.timelines.clone import Fate
 from cloister.node.timelines.recovery import Target
@@ -60,6 +61,7 @@ def test_a_control_file_is_read() -> None:
     found = control.parse(control_file(wal_timeline=3))
     assert (found.is_clean, found.checkpoint, found.redo, found.wal_timeline) == (True, CHECKPOINT, CHECKPOINT, 3)
     assert not control.parse(control_file(state=control.State.IN_PRODUCTION)).is_clean
+    assert found.floor == Floor(100, 8, 10, 0, 64)
 
 
 @settings(max_examples=50)

@@ -136,7 +136,7 @@ async def make(world: BranchesWorld, operation: Operation, recipe: Recipe) -> Ma
         "uid": place.uid,
     }
     if not recipe.is_head:
-        return Made(await _recover(world, recipe, place, common), None)
+        return Made(await recover(world.agent, recipe, place), None)
     if writer is not None:
         return await _copy(world, recipe, Running(*_of(writer)), common)
     try:
@@ -201,20 +201,23 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
             raise UnavailableError(f"the copy of {recipe.sources[0]} is gone: {error}") from error
 
 
-async def _recover(world: BranchesWorld, recipe: Recipe, place: timelines.Place, common: dict[str, Any]) -> Recovered:
+async def recover(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recovered:
+    """What the source was at a point. Twice is once. Raises PreconditionError (outside the history), UnavailableError."""
     at = None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp()
     first: PreconditionError | None = None
     for source_id in recipe.sources:
         command = RecoverTimeline(
+            project_id=place.project_id,
             source_id=source_id,
+            target_id=recipe.target_id,
             pg_version=place.pg_version,
+            uid=place.uid,
             lsn=recipe.lsn,
             at=at,
             is_frozen=recipe.is_frozen,
-            **common,
         )
         try:
-            return await world.agent.call(command, timeout_s=RECOVERY_TIMEOUT_S)
+            return await agent.call(command, timeout_s=RECOVERY_TIMEOUT_S)
         except PreconditionError as error:
             first = first or error
         except ConflictError as error:

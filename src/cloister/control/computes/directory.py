@@ -12,11 +12,13 @@ A look-up, in order:
 5. The platform's own roles can never log in; `VALID UNTIL` and NOLOGIN are honoured here, before anything wakes.
 6. The IP allowlist comes with the route, so the gateway checks it before it listens to a password. One that cannot be
    read allows nobody.
+7. A branch is asked for by its own name for the sake of its past. Who may see what it was is who may log in now. The point
+   itself is named by a gateway only after the proof.
 
 What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may connect.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -36,10 +38,12 @@ from cloister.base.directory import (
 )
 from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, UnavailableError
 from cloister.base.identities import Service
-from cloister.base.ids import EndpointId, parse_endpoint_id, parse_identifier
+from cloister.base.ids import EndpointId, parse_branch_id, parse_endpoint_id, parse_identifier
+from cloister.base.past import Past, joined, split
 from cloister.base.rpc import Connection, Server
 from cloister.base.secret import Secret
 from cloister.base.settings import Paths
+from cloister.control.computes import standby_store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.model import State
@@ -61,17 +65,28 @@ _CONNECTION_ACTIONS: Final = frozenset(
 )
 
 _ROUTE: Final = """
-SELECT e.id, e.project_id, e.branch_id, e.state, e.is_disabled, e.is_clean, e.socket_dir, e.generation,
+SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.is_disabled, e.socket_dir, e.generation,
+       coalesce(e.is_clean, (SELECT is_clean FROM endpoint WHERE branch_id = b.id ORDER BY created_at DESC, id LIMIT 1),
+                true) AS is_clean,
        v.pg_version, b.is_protected, p.settings,
        r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
-       EXISTS (SELECT FROM pg_role WHERE branch_id = e.branch_id) AS has_roles
-  FROM endpoint e
-  JOIN branch b ON b.id = e.branch_id
-  JOIN project p ON p.id = e.project_id
-  JOIN volume v ON v.project_id = e.project_id
-  LEFT JOIN pg_role r ON r.branch_id = e.branch_id AND r.name = $2
- WHERE e.id = $1 AND e.deleted_at IS NULL AND b.deleted_at IS NULL AND p.deleted_at IS NULL
+       EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles
+  FROM branch b
+  LEFT JOIN endpoint e ON e.branch_id = b.id AND e.deleted_at IS NULL
+  JOIN project p ON p.id = b.project_id
+  JOIN volume v ON v.project_id = b.project_id
+  LEFT JOIN pg_role r ON r.branch_id = b.id AND r.name = $2
+ WHERE b.deleted_at IS NULL AND p.deleted_at IS NULL
 """
+_OF_ENDPOINT: Final = f"{_ROUTE} AND e.id = $1"
+_OF_BRANCH: Final = f"{_ROUTE} AND b.id = $1 ORDER BY e.type = 'read_write' DESC NULLS LAST LIMIT 1"
+# By the endpoint that writes it; one without any has its roles in our rows alone.
+
+
+class Standbys(Protocol):
+    """Branches as they were (`branches/standbys.py`)."""
+
+    async def wake(self, place: str, *, stale_generation: int) -> Compute: ...
 
 
 class DirectoryServer:
@@ -83,6 +98,7 @@ class DirectoryServer:
         *,
         runner: Runner,
         waker: Waker,
+        standbys: Standbys,
         verifiers: Verifiers,
         mock_key: Secret[bytes],
         clock: Clock,
@@ -92,6 +108,7 @@ class DirectoryServer:
         self._agent = agent
         self._runner = runner
         self._waker = waker
+        self._standbys = standbys
         self._verifiers = verifiers
         self._mock_key = mock_key
         self._clock = clock
@@ -121,6 +138,8 @@ class DirectoryServer:
         match command:
             case LookUp():
                 return await self.look_up(command)
+            case Wake(endpoint_id=place) if split(place)[1] is not None:
+                return await self._standbys.wake(place, stale_generation=command.stale_generation)
             case Wake():
                 return await self._waker.wake(
                     parse_endpoint_id(command.endpoint_id), stale_generation=command.stale_generation
@@ -135,8 +154,9 @@ class DirectoryServer:
                 return 0
 
     async def look_up(self, command: LookUp) -> Route:
-        mock = str(Verifier.mock(command.endpoint, command.role, self._mock_key.reveal()))  # (1)
-        row = await self._row(command)
+        name, past = split(command.endpoint)
+        mock = str(Verifier.mock(name, command.role, self._mock_key.reveal()))  # (1)
+        row = await self._row(name, command.role)
         if row is None:
             return Route(endpoint_id=command.endpoint[:100], is_known=False, is_doomed=True, verifier=mock)
 
@@ -149,39 +169,60 @@ class DirectoryServer:
             raise UnavailableError(f"{row['id']} crashed and has not been asked since")
 
         verifier = self._verifier(role)  # (5)
-        return Route(
-            endpoint_id=row["id"],
+        route = Route(
+            endpoint_id=name,
             project_id=row["project_id"],
             branch_id=row["branch_id"],
             is_known=True,
             is_doomed=verifier is None,
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
-            is_disabled=row["is_disabled"],
+            is_disabled=bool(row["is_disabled"]),
             socket_dir=None if running is None else running.socket_dir,
-            generation=row["generation"],
+            generation=row["generation"] or 0,
+        )
+        if past is None and name != row["branch_id"]:
+            return route
+        return await self._led_to_the_past(route, past, is_by_branch=name == row["branch_id"])
+
+    async def _led_to_the_past(self, route: Route, past: Past | None, *, is_by_branch: bool) -> Route:  # (7)
+        standby = None
+        if past is not None:
+            async with self._database.reading() as tx:
+                standby = await standby_store.find(tx, route.branch_id, past)
+        return msgspec.structs.replace(
+            route,
+            endpoint_id=route.branch_id if past is None else joined(route.branch_id, past),
+            is_disabled=route.is_disabled and not is_by_branch,
+            socket_dir=None if standby is None else standby.socket_dir,
+            generation=0 if standby is None else standby.generation,
+            is_volatile=True,
         )
 
-    async def _row(self, command: LookUp) -> Any | None:
+    async def _row(self, name: str, wanted_role: str) -> Any | None:
+        query, parse = (_OF_BRANCH, parse_branch_id) if name.startswith("br-") else (_OF_ENDPOINT, parse_endpoint_id)
         try:
-            endpoint_id = parse_endpoint_id(command.endpoint)
+            name_id = parse(name)
         except InvalidIdError:
             return None
         try:
-            role = parse_identifier("role name", command.role)
+            role = parse_identifier("role name", wanted_role)
         except InvalidIdError:
             role = ""  # no role has this name
         async with self._database.reading() as tx:
-            row = await tx.fetch_row(_ROUTE, endpoint_id, role)
-        if row is not None and row["state"] == State.INIT and not row["has_roles"]:
+            row = await tx.fetch_row(query, name_id, role)
+        if row is None or row["id"] is None:
+            return row
+        endpoint_id = EndpointId(row["id"])
+        if row["state"] == State.INIT and not row["has_roles"]:
             await self._waker.first_configured(endpoint_id)
             async with self._database.reading() as tx:
-                row = await tx.fetch_row(_ROUTE, endpoint_id, role)
+                row = await tx.fetch_row(query, name_id, role)
         if row is not None and _running(row) is not None and self._runner.is_changing(endpoint_id):
             # It is being suspended, perhaps: the answer is what comes of that.
             await self._runner.settled(endpoint_id)
             async with self._database.reading() as tx:
-                row = await tx.fetch_row(_ROUTE, endpoint_id, role)
+                row = await tx.fetch_row(query, name_id, role)
         return row
 
     def _verifier(self, role: RoleState | None) -> str | None:
@@ -227,7 +268,7 @@ class DirectoryServer:
 
 
 _DETAILS: Final = (
-    "session_id", "database", "application_name", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
+    "session_id", "database", "application_name", "point", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
     "was_cold",
 )  # fmt: skip
 

@@ -49,13 +49,14 @@ class Gateways:
     def invalidate(self, *, endpoint_id: EndpointId | None = None, project_id: ProjectId | None = None) -> None:
         self._send(Invalidate(endpoint_id=endpoint_id or "", project_id=project_id or ""))
 
-    def close(self, endpoint_id: EndpointId, reason: str) -> None:
+    def close(self, endpoint_id: str, reason: str) -> None:
+        """`endpoint_id` here and below: as `Route` has it, so that it may be a branch's at a point too."""
         self._send(Close(endpoint_id=endpoint_id, reason=reason))
 
-    def thaw(self, endpoint_id: EndpointId, token: int) -> None:
+    def thaw(self, endpoint_id: str, token: int) -> None:
         self._send(Thaw(endpoint_id=endpoint_id, token=token))
 
-    async def freeze(self, endpoint_id: EndpointId) -> tuple[int, Stillness]:
+    async def freeze(self, endpoint_id: str) -> tuple[int, Stillness]:
         """Whatever comes of it, follow it with `thaw` or `close`."""
         self._last_token += 1
         token = self._last_token

@@ -8,6 +8,7 @@ It acts on two occasions, and goes on from the second:
   `idle_check_interval_s`, for what was said while nobody listened is lost. What the node runs is compared with the rows: a
   compute that the rows have and the node does not has died; one that the node has and the rows do not is adopted if its
   endpoint is alive, and stopped if not. For how long history is kept is said again where the agent does not know it.
+  Standbys are looked after by `branches/standbys.py`.
 - After each comparison: starts what is owed (with pauses for what keeps dying), and looks at every running compute
   whether it is idle (`idle.py` decides, `suspend.py` does it).
 """
@@ -23,7 +24,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import CloisterError, InvalidIdError, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId, parse_endpoint_id
-from cloister.control.computes import idle, store
+from cloister.control.computes import idle, standby_store, store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.idle import Activity, Awake, Idle
@@ -179,7 +180,12 @@ class Reconciler:
             compute = found.get(endpoint.id)
             if compute is None or compute.generation != endpoint.generation:
                 await self._runner.died(endpoint.id, endpoint.generation, "not running on the node")
+        async with self._database.reading() as tx:
+            # Their rows come before their computes and go after them: read now, none of those that were found is missing.
+            standbys = await standby_store.ids(tx)
         for compute in status.computes:
+            if compute.endpoint_id in standbys:
+                continue
             if (known := rows.get(EndpointId(compute.endpoint_id))) is None or known.generation != compute.generation:
                 await self._adopt(compute)
         await self._keep_histories(status)

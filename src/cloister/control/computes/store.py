@@ -298,11 +298,27 @@ async def ids_of_project(tx: Transaction, project_id: str) -> list[EndpointId]:
 
 
 async def project_has_compute(tx: Transaction, project_id: str) -> bool:
+    """Standbys that are just being made or taken away included."""
     return bool(
         await tx.fetch_value(
-            "SELECT EXISTS (SELECT FROM endpoint WHERE project_id = $1 AND socket_dir IS NOT NULL)", project_id
+            """SELECT EXISTS (SELECT FROM endpoint WHERE project_id = $1 AND socket_dir IS NOT NULL)
+                      OR EXISTS (SELECT FROM standby WHERE project_id = $1)""",
+            project_id,
         )
     )
+
+
+async def size_of_branch(tx: Transaction, project_id: ProjectId, branch_id: BranchId) -> tuple[float, dict[str, str]]:
+    """`max_cu` and `pg_settings` of its writer, or the project's defaults where it has none."""
+    row = await tx.fetch_row(
+        """SELECT max_cu, pg_settings FROM endpoint
+            WHERE branch_id = $1 AND type = 'read_write' AND deleted_at IS NULL""",
+        branch_id,
+    )
+    if row is None:
+        defaults = await defaults_of(tx, project_id)
+        return defaults.max_cu, defaults.pg_settings
+    return row["max_cu"], msgspec.json.decode(row["pg_settings"], type=dict[str, str])
 
 
 async def owed_starts(tx: Transaction) -> list[EndpointId]:

@@ -52,8 +52,8 @@ class _Known:
     at: float
 
     def is_fresh(self, now: float) -> bool:
-        is_running = self.route.socket_dir is not None
-        return now - self.at < (ROUTE_TTL_RUNNING_S if is_running else ROUTE_TTL_ASLEEP_S)
+        may_change = self.route.socket_dir is not None or self.route.is_volatile
+        return now - self.at < (ROUTE_TTL_RUNNING_S if may_change else ROUTE_TTL_ASLEEP_S)
 
     def is_usable(self, now: float) -> bool:
         return now - self.at < ROUTE_STALE_S

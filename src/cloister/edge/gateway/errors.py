@@ -82,9 +82,25 @@ def endpoint_malformed(name: str) -> RefusedError:
     return RefusedError("malformed_endpoint", "08004", text)
 
 
-def past_unavailable() -> RefusedError:
-    text = "Connecting to a point in the past is not supported: create a branch of that point and connect to it."
-    return RefusedError("past_unavailable", "0A000", text)
+def point_malformed(public: str) -> RefusedError:
+    return RefusedError("malformed_point", "22007", public)  # invalid_datetime_format
+
+
+def points_inconsistent() -> RefusedError:
+    text = "More than one point in the past is asked for: give one neon_timestamp or one neon_lsn."
+    return RefusedError("inconsistent_points", "22023", text)
+
+
+def point_missing() -> RefusedError:
+    text = (
+        "A branch's own host leads to its past: give options=neon_timestamp:TIME or options=neon_lsn:LSN, or connect to the"
+        " host of an endpoint."
+    )
+    return RefusedError("no_point", "22023", text)
+
+
+def point_unreachable(error: CloisterError) -> RefusedError:
+    return RefusedError("point_unreachable", "22023", error.public, str(error))  # invalid_parameter_value
 
 
 def unsupported_parameter(which: str) -> RefusedError:

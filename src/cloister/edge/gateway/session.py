@@ -7,7 +7,7 @@ The order is the security of it:
     (3) the route; the IP allowlist; attempts on the endpoint, failures of this role
     (4) SCRAM against the stored verifier, a mock where there is none, or a password where nothing names the endpoint
     -- only now is it known who asks, and only now may it cost anything or learn anything --
-    (5) disabled? how many? frozen? then wake and log in to the compute, the client waiting
+    (5) which point in the past? disabled? how many? frozen? then wake and log in to the compute, the client waiting
     (6) recorded as opened, then ReadyForQuery, then bytes
 
 What is decided is in pure code (`Handshake`, `target`, `admission`); here is the only place that waits.
@@ -18,7 +18,7 @@ import logging
 import secrets
 import ssl
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cloister.base.errors import CloisterError
@@ -29,7 +29,7 @@ from cloister.edge.gateway.errors import ClientLeftError, RefusedError
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
-from cloister.edge.gateway.target import Target, canonical, in_password, is_pooler, target_of
+from cloister.edge.gateway.target import canonical, in_password, is_pooler, target_of
 from cloister.edge.gateway.visit import Visit
 from cloister.edge.gateway.wire import Wire
 from cloister.protocol.pgwire.backend import BackendError
@@ -215,7 +215,7 @@ class Session:
             if (parts := in_password(text)) is None:
                 raise errors.endpoint_missing()
             endpoint, password = parts
-            visit.target = Target(canonical(endpoint), visit.target.parameters, is_pooled=is_pooler(endpoint))
+            visit.target = replace(visit.target, endpoint=canonical(endpoint), names_pooler=is_pooler(endpoint))
         return PasswordVerdict(await visit.is_right(await visit.verifier(), password))
 
     async def _cancel(self, request: CancelRequest) -> None:

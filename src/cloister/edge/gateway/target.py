@@ -3,6 +3,9 @@
 The endpoint is the first label of the server name under our domain, or `endpoint=`/`project=` in `options`. Whatever
 says it must say the same: a client that names two is refused, so that no part of the gateway can take one and another
 part the other. Without either, the client is asked for `endpoint=ID;PASSWORD`.
+
+A point in the past (`neon_timestamp:`, `neon_lsn:`) is kept as it was written. What to say of it is nobody's business who has
+not proved who they are.
 """
 
 import re
@@ -10,12 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.edge.gateway.errors import (
-    endpoint_inconsistent,
-    endpoint_malformed,
-    past_unavailable,
-    unsupported_parameter,
-)
+from cloister.edge.gateway.errors import endpoint_inconsistent, endpoint_malformed, unsupported_parameter
 from cloister.protocol.pgwire.messages import Startup
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -25,11 +23,11 @@ _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _NAMES_ENDPOINT: Final = re.compile(r"(?:endpoint|project)=(.*)", re.DOTALL)
 _OF_NEON: Final = re.compile(r"neon_\w+:")
 # Settings of Neon's proxy that PostgreSQL would not know.
-_ASKS_FOR_THE_PAST: Final = re.compile(r"neon_(?:timestamp|lsn):.*", re.DOTALL | re.IGNORECASE)
-# Left out like the others, it would give the present, with the right to write, to somebody who expects neither.
+_ASKS_FOR_THE_PAST: Final = re.compile(r"neon_((?:timestamp|lsn):.*)", re.DOTALL | re.IGNORECASE)
 _IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DOTALL)
 
 POOLER_SUFFIX: Final = "-pooler"
+BRANCH_PREFIX: Final = "br-"
 
 _POOLED: Final = frozenset(
     (
@@ -46,20 +44,33 @@ class Target:
     """Canonical: lower case, without `-pooler`. None: nobody said."""
     parameters: Mapping[str, str]
     """For the compute."""
-    is_pooled: bool = False
+    names_pooler: bool = False
     """Whatever named the endpoint did so with `-pooler`, once at least."""
+    points: tuple[str, ...] = ()
+    """In the past, unread: `timestamp:…`, `lsn:…`."""
+
+    @property
+    def is_branch(self) -> bool:
+        """A branch is named, whose past alone can be connected to."""
+        return self.endpoint is not None and self.endpoint.startswith(BRANCH_PREFIX)
+
+    @property
+    def is_pooled(self) -> bool:
+        """The past has no pooler: a standby is for a few who look, and its pool would be one more thing to take away."""
+        return self.names_pooler and not self.points
 
 
 def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     """Raises RefusedError."""
     named = [] if (label := _first_label(server_name, domain)) is None else [label]
     kept: list[str] = []
+    points: list[str] = []
     for word in _OPTION.findall(startup.parameters.get("options", "")):
         plain = _ESCAPED.sub(r"\1", word)
         if match := _NAMES_ENDPOINT.fullmatch(plain):
             named.append(match[1])
-        elif _ASKS_FOR_THE_PAST.fullmatch(plain):
-            raise past_unavailable()
+        elif match := _ASKS_FOR_THE_PAST.fullmatch(plain):
+            points.append(match[1])
         elif not _OF_NEON.match(plain):
             kept.append(word)
     endpoints = [canonical(name) for name in named]
@@ -69,8 +80,8 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     parameters = {name: value for name, value in startup.parameters.items() if name != "options"}
     if kept:
         parameters["options"] = " ".join(kept)
-    is_pooled = any(is_pooler(name) for name in named)
-    return Target(endpoints[0] if endpoints else None, parameters, is_pooled=is_pooled)
+    names_pooler = any(is_pooler(name) for name in named)
+    return Target(endpoints[0] if endpoints else None, parameters, names_pooler, tuple(points))
 
 
 def in_password(text: str) -> tuple[str, str] | None:

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloister.base.directory import ConnectionEvent, Route
+from cloister.base.errors import BadRequestError, UnprocessableError
 from cloister.base.ipallow import AllowList, IpAddress
 from cloister.base.limits import WAKE_TIMEOUT_S
+from cloister.base.past import Past, joined, parse
 from cloister.edge.gateway import errors, limits
 from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.certificates import ServerTls
@@ -41,6 +43,7 @@ class Visit:
         self.startup: Startup | None = None
         self.target = Target(None, {})
         self.route: Route | None = None
+        self._past: Past | None = None
         self._gateway = gateway
         self._id = str(uuid.uuid4())
         self._loop = asyncio.get_running_loop()
@@ -69,9 +72,8 @@ class Visit:
     async def verifier(self, *, is_attempt: bool = True) -> Verifier:
         """(3) Look up and let knock. What is refused here is refused to everybody from this address alike. Not an
         attempt is what comes again from a client that has proved itself on the same connection."""
-        assert self.startup is not None
         endpoint = self.target.endpoint or ""
-        route = await self._gateway.directory.look_up(endpoint, self.user, self.startup.database)
+        route = await self._look_up(endpoint)
         self.route = route
         self.check_address(route)
         now = self._loop.time()
@@ -110,35 +112,41 @@ class Visit:
     async def enter(self) -> tuple[Running, ComputeSession]:
         """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`."""
         assert self.route is not None
-        self._check_service(self.route)
+        place, route = self.target.endpoint or "", self.route
+        self._past = self._read_past()
+        if self._past is not None:
+            place = joined(place, self._past)
+            route = await self._look_up(place)
+        self._check_service(route)
         if self.target.is_pooled:
             check_pooled(self.parameters)
         try:
             async with asyncio.timeout(WAKE_TIMEOUT_S):
                 for _ in range(limits.ENDED_SESSIONS_MAX):
-                    running, compute = await self._enter(self.route)
+                    running, compute = await self._enter(place, route)
                     if not compute.has_ended:
                         break
                     # It was being stopped when it let us in. A client that hears the greeting and the farewell in one
                     # breath cannot tell why it lost its session, so it gets one that lasts.
                     self.leave(running)
                     compute.transport.close()
-                    self._gateway.directory.forget_compute(self.route.endpoint_id)
+                    self._gateway.directory.forget_compute(route.endpoint_id)
                 else:
                     raise errors.compute_unavailable("it ends every session at once")
                 return running, compute
+        except UnprocessableError as error:
+            if self._past is None:
+                raise
+            raise errors.point_unreachable(error) from error
         except TimeoutError:
             raise errors.compute_unavailable("it did not accept in time") from None
 
-    async def _enter(self, route: Route) -> tuple[Running, ComputeSession]:
-        assert self.startup is not None
+    async def _enter(self, place: str, route: Route) -> tuple[Running, ComputeSession]:
         running = Running(route, self.user, self.address)
         try:
             await self._gateway.sessions.pass_gate(running)
             # A route may be older than the gate was shut: then it names a compute that has stopped since.
-            running.route = await self._gateway.directory.look_up(
-                self.target.endpoint or "", self.user, self.startup.database
-            )
+            running.route = await self._look_up(place)
             self.check_address(running.route)
             return running, await self._reach(running.route)
         except BaseException:
@@ -157,6 +165,25 @@ class Visit:
             running.route.endpoint_id, (compute.socket_dir, compute.generation), self.target.parameters
         )
         return not running.was_cancelled and self._gateway.spares.adopt(kind, compute)
+
+    def _read_past(self) -> Past | None:
+        """What point it asked for. Read only now, so that a stranger learns no more of one branch than of another."""
+        match self.target.points:
+            case ():
+                if self.target.is_branch:
+                    raise errors.point_missing()
+                return None
+            case (point,):
+                try:
+                    return parse(point)
+                except BadRequestError as error:
+                    raise errors.point_malformed(error.public) from error
+            case _:
+                raise errors.points_inconsistent()
+
+    async def _look_up(self, place: str) -> Route:
+        assert self.startup is not None
+        return await self._gateway.directory.look_up(place, self.user, self.startup.database)
 
     def _check_service(self, route: Route) -> None:
         if route.is_disabled:
@@ -217,6 +244,7 @@ class Visit:
                 database=startup.database if startup is not None else "",
                 address=str(self.address),
                 application_name=startup.parameters.get("application_name", "") if startup is not None else "",
+                point="" if self._past is None else str(self._past),
                 tls_version=(tls.version() or "") if tls is not None else "",
                 tls_cipher=cipher[0] if cipher is not None else "",
                 reason=reason,

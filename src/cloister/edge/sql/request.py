@@ -223,4 +223,4 @@ def _target(host: str, server_name: str, domain: str, startup: Startup) -> Targe
     if label not in COMMON_LABELS and canonical(label) != target.endpoint:
         raise endpoint_inconsistent(label, target.endpoint)
     # A statement over HTTPS has no session to keep: the gateway's own sessions serve it, whichever name it comes by.
-    return replace(target, is_pooled=False)
+    return replace(target, names_pooler=False)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from cloister.node.postgres import standby
 from cloister.node.postgres.extensions import OFFERED
 from cloister.node.postgres.parameters import checked
 
@@ -52,14 +53,18 @@ class Size:
     volume_bytes: int
     reserve_bytes: int
     """What statements must leave free in the volume."""
+    floor: standby.Floor | None = None
+    """Of a standby: what it must have at least."""
 
     def command_line(self) -> list[str]:
-        """What must hold and depends on the size."""
-        return ["-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"]
+        """What must hold and depends on the compute."""
+        reserve = ["-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"]
+        return reserve if self.floor is None else [*reserve, *standby.command_line()]
 
     @property
     def max_connections(self) -> int:
-        return max(CONNECTIONS_MIN, min(self.memory_bytes // MEMORY_PER_CONNECTION, CONNECTIONS_MAX))
+        wanted = max(CONNECTIONS_MIN, min(self.memory_bytes // MEMORY_PER_CONNECTION, CONNECTIONS_MAX))
+        return wanted if self.floor is None else max(wanted, self.floor.max_connections)
 
     @property
     def processes_max(self) -> int:
@@ -160,6 +165,8 @@ def postgresql_conf(size: Size, settings: Mapping[str, str]) -> str:
         # synchronous I/O a backend has few in flight.
         sized["io_max_concurrency"] = "8"
     sized.update(checked(settings, major=size.major, memory_bytes=memory))
+    if size.floor is not None:
+        sized.update(size.floor.lift(sized))
     lines = (f"{name} = '{value}'" for name, value in sized.items())
     return "\n".join(("# Written by Cloister for one run of this compute.", *lines)) + "\n"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cloister.base.errors import PreconditionError
+from cloister.node.postgres.standby import Floor
 from cloister.node.timelines import tree
 
 PATH: Final = ("global", "pg_control")
@@ -19,6 +20,9 @@ _VERSIONS: Final = frozenset((1300, 1800))
 # PG_CONTROL_VERSION of 13 to 17, and of 18.
 _HEAD: Final = struct.Struct("=QIIi4xqQQI")
 # ControlFileData: system, version, catalog version, state, time, checkpoint; then of its CheckPoint: redo, WAL timeline.
+_FLOOR: Final = struct.Struct("=5i")
+_FLOOR_AT: Final = 180
+# Behind the CheckPoint, the places of recovery and wal_level: five settings of the server, in the order of `Floor`.
 
 CHECKPOINT_RECORD_BYTES_MAX: Final = 1024
 # Some 120 bytes, and a page's header where it goes over the end of one.
@@ -45,6 +49,8 @@ class Control:
     wal_timeline: int
     written_at: int
     """Seconds since 1970, rounded down."""
+    floor: Floor
+    """Not looked at: whoever goes by it calls `require_sane`."""
 
     @property
     def is_clean(self) -> bool:
@@ -71,5 +77,6 @@ def parse(content: bytes) -> Control:
     if len(content) == _FILE_BYTES:
         _, version, _, state, written_at, checkpoint, redo, wal_timeline = _HEAD.unpack_from(content)
         if version in _VERSIONS and state in State.__members__.values() and redo <= checkpoint and wal_timeline > 0:
-            return Control(State(state), checkpoint, redo, wal_timeline, written_at)
+            floor = Floor(*_FLOOR.unpack_from(content, _FLOOR_AT))
+            return Control(State(state), checkpoint, redo, wal_timeline, written_at, floor)
     raise PreconditionError("pg_control cannot be read", public="the branch's data is damaged")

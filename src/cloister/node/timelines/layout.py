@@ -62,7 +62,7 @@ class Timeline:
 
     @property
     def frozen(self) -> Path:
-        """There if it is never started, so it has no history."""
+        """There if nobody ever writes to it, so it has no history: a snapshot, or what standbys are started on."""
         return self.directory / "frozen"
 
     @property

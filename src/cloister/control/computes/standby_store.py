@@ -1,0 +1,128 @@
+"""Rows of `standby`, in and out: branches as they were at a point, while somebody looks at them.
+
+A standby is being made while it has no socket, runs while it has one, and is ending once it was decided that it goes.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cloister.base.database import Transaction
+from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
+from cloister.base.past import Past, joined, parse
+from cloister.control.computes.sessions import Running
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    id: EndpointId
+    """Its compute's; no endpoint has it."""
+    project_id: ProjectId
+    branch_id: BranchId
+    past: Past
+    timeline_id: TimelineId
+    is_ending: bool
+    generation: int
+    socket_dir: str | None
+    last_active_at: datetime
+    pg_version: int
+    is_orphan: bool
+    """Its branch or its project was deleted."""
+
+    @property
+    def place(self) -> str:
+        """What the gateways call it."""
+        return joined(self.branch_id, self.past)
+
+    @property
+    def running(self) -> Running | None:
+        if self.socket_dir is None:
+            return None
+        return Running(self.id, self.generation, self.socket_dir, self.pg_version)
+
+
+_STANDBY = """
+SELECT s.*, v.pg_version, b.deleted_at IS NOT NULL OR p.deleted_at IS NOT NULL AS is_orphan
+  FROM standby s JOIN branch b ON b.id = s.branch_id JOIN project p ON p.id = s.project_id
+       JOIN volume v ON v.project_id = s.project_id
+"""
+
+
+async def find(tx: Transaction, branch_id: str, past: Past) -> Standby | None:
+    row = await tx.fetch_row(f"{_STANDBY} WHERE s.branch_id = $1 AND s.point = $2", branch_id, str(past))
+    return None if row is None else _standby_of(row)
+
+
+async def all_of_them(tx: Transaction) -> list[Standby]:
+    return [_standby_of(row) for row in await tx.fetch(f"{_STANDBY} ORDER BY s.id")]
+
+
+async def ids(tx: Transaction) -> set[str]:
+    """Of the computes that are standbys'."""
+    return {row["id"] for row in await tx.fetch("SELECT id FROM standby")}
+
+
+async def count(tx: Transaction, project_id: ProjectId) -> int:
+    return int(await tx.fetch_value("SELECT count(*) FROM standby WHERE project_id = $1", project_id))
+
+
+async def add(
+    tx: Transaction,
+    standby_id: EndpointId,
+    timeline_id: TimelineId,
+    *,
+    project_id: ProjectId,
+    branch_id: BranchId,
+    past: Past,
+    now: datetime,
+) -> None:
+    """One that is to be made."""
+    await tx.execute(
+        """INSERT INTO standby (id, project_id, branch_id, point, timeline_id, last_active_at)
+           VALUES ($1, $2, $3, $4, $5, $6)""",
+        standby_id,
+        project_id,
+        branch_id,
+        str(past),
+        timeline_id,
+        now,
+    )
+
+
+async def started(tx: Transaction, standby_id: EndpointId, generation: int, socket_dir: str, now: datetime) -> None:
+    await tx.execute(
+        "UPDATE standby SET generation = $2, socket_dir = $3, last_active_at = $4 WHERE id = $1",
+        standby_id,
+        generation,
+        socket_dir,
+        now,
+    )
+
+
+async def was_active(tx: Transaction, standby_id: EndpointId, at: datetime) -> None:
+    await tx.execute("UPDATE standby SET last_active_at = $2 WHERE id = $1", standby_id, at)
+
+
+async def is_ending(tx: Transaction, standby_id: EndpointId) -> None:
+    """Nobody is led to it any more."""
+    await tx.execute("UPDATE standby SET is_ending = true, socket_dir = NULL WHERE id = $1", standby_id)
+
+
+async def forget(tx: Transaction, standby_id: EndpointId) -> None:
+    await tx.execute("DELETE FROM standby WHERE id = $1", standby_id)
+
+
+def _standby_of(row: Any) -> Standby:
+    return Standby(
+        id=EndpointId(row["id"]),
+        project_id=ProjectId(row["project_id"]),
+        branch_id=BranchId(row["branch_id"]),
+        past=parse(row["point"]),
+        timeline_id=TimelineId(row["timeline_id"]),
+        is_ending=row["is_ending"],
+        generation=row["generation"],
+        socket_dir=row["socket_dir"],
+        last_active_at=row["last_active_at"],
+        pg_version=row["pg_version"],
+        is_orphan=row["is_orphan"],
+    )
