@@ -44,13 +44,14 @@ async def started(node: Node) -> ComputeInfo:
 
 
 async def pooled(node: Node, info: ComputeInfo, role: str = OWNER, database: str = "neondb") -> Any:
-    """As the gateway does it: ask, then try until it listens and knows the role."""
-    directory = await node.computes.pool(info.endpoint_id, info.generation, role)
+    """As the gateway does it: ask, then try until it listens and knows the role; one that is just dying is asked for
+    again."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
+            directory = await node.computes.pool(info.endpoint_id, info.generation, role)
             try:
                 return await asyncpg.connect(host=directory, user=role, database=database, statement_cache_size=0)
-            except OSError:
+            except (OSError, asyncpg.ConnectionDoesNotExistError):
                 pass
             except asyncpg.PostgresError as error:
                 if "trust" not in str(error):
