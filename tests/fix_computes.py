@@ -38,6 +38,7 @@ MAJOR = 18
 MEMORY_BYTES = 256 * 1024**2
 VOLUME_BYTES = 192 * 1024**2
 PATIENCE_S = 20
+OWNER = "neondb_owner"
 
 
 @dataclass
@@ -187,3 +188,26 @@ def knock(
             return "in"
         fields = {chunk[:1]: chunk[1:].decode() for chunk in payload.split(b"\0") if chunk}
         return f"refused: {fields.get(b'M', payload)}"
+
+
+async def started(node: Node) -> ComputeInfo:
+    """A compute that accepts connections."""
+    info = await node.start(node.new_compute())
+    await (await connect(info)).close()
+    return info
+
+
+async def pooled(node: Node, info: ComputeInfo, role: str = OWNER, database: str = "neondb") -> Any:
+    """As the gateway does it: ask, then try until it listens and knows the role; one that is just dying is asked for
+    again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            directory = await node.computes.pool(info.endpoint_id, info.generation, role)
+            try:
+                return await asyncpg.connect(host=directory, user=role, database=database, statement_cache_size=0)
+            except (OSError, asyncpg.ConnectionDoesNotExistError):
+                pass
+            except asyncpg.PostgresError as error:
+                if "trust" not in str(error):
+                    raise
+            await asyncio.sleep(0.005)

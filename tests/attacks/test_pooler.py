@@ -18,33 +18,15 @@ from cloister.base.identities import POOLER_UID
 from cloister.node.commands import ComputeInfo
 from cloister.protocol.pgwire.frames import message
 from cloister.protocol.pgwire.messages import AUTHENTICATION_CLEARTEXT
-from tests.fix_computes import PATIENCE_S, EnginesOnHost, Node, connect, running_node
+from tests.fix_computes import PATIENCE_S, EnginesOnHost, Node, connect, pooled, running_node, started
 
 pytestmark = pytest.mark.root
-
-OWNER = "neondb_owner"
 
 
 @pytest.fixture
 async def node(engines: EnginesOnHost) -> AsyncIterator[Node]:
     async with running_node(engines) as node:
         yield node
-
-
-async def started(node: Node) -> ComputeInfo:
-    info = await node.start(node.new_compute())
-    await (await connect(info)).close()
-    return info
-
-
-async def pooled(node: Node, info: ComputeInfo) -> Any:
-    directory = await node.computes.pool(info.endpoint_id, info.generation, OWNER)
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                return await asyncpg.connect(host=directory, user=OWNER, database="neondb", statement_cache_size=0)
-            except OSError:
-                await asyncio.sleep(0.005)
 
 
 def pooler_of(info: ComputeInfo) -> Path:

@@ -15,6 +15,7 @@ from cloister.base.identities import POOLER_UID
 from cloister.node.commands import ComputeInfo
 from tests.fix_computes import (
     GATEWAY_UID,
+    OWNER,
     PATIENCE_S,
     SHARED_GID,
     STRANGER_UID,
@@ -22,41 +23,18 @@ from tests.fix_computes import (
     Node,
     connect,
     knock,
+    pooled,
     running_node,
+    started,
 )
 
 pytestmark = pytest.mark.root
-
-OWNER = "neondb_owner"
 
 
 @pytest.fixture
 async def node(engines: EnginesOnHost) -> AsyncIterator[Node]:
     async with running_node(engines) as node:
         yield node
-
-
-async def started(node: Node) -> ComputeInfo:
-    """A compute that accepts connections."""
-    info = await node.start(node.new_compute())
-    await (await connect(info)).close()
-    return info
-
-
-async def pooled(node: Node, info: ComputeInfo, role: str = OWNER, database: str = "neondb") -> Any:
-    """As the gateway does it: ask, then try until it listens and knows the role; one that is just dying is asked for
-    again."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            directory = await node.computes.pool(info.endpoint_id, info.generation, role)
-            try:
-                return await asyncpg.connect(host=directory, user=role, database=database, statement_cache_size=0)
-            except (OSError, asyncpg.ConnectionDoesNotExistError):
-                pass
-            except asyncpg.PostgresError as error:
-                if "trust" not in str(error):
-                    raise
-            await asyncio.sleep(0.005)
 
 
 async def until_lost(client: Any) -> None:

