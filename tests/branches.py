@@ -31,7 +31,7 @@ def ask(instance: Instance, method: str, path: str, body: Any = None, *, patienc
     (503): in both cases nothing has happened yet."""
     deadline = time.monotonic() + patience_s
     while True:
-        answer = instance.http.request(method, path, json=body)
+        answer = instance.request(method, path, json=body)
         if answer.status_code not in (423, 503):
             assert answer.status_code < 400, f"{method} {path} {body} → {answer.status_code} {answer.text}"
             return answer.json() if answer.content else {}
