@@ -13,8 +13,9 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloister.edge.api import openapi
+from cloister.edge.api.boundary import Boundary
 from cloister.edge.api.call import Services
-from cloister.edge.api.endpoint import Boundary, Route
+from cloister.edge.api.endpoint import Route
 from cloister.edge.api.errors import HttpError, json_response, response
 from cloister.edge.api.router import Router
 from cloister.edge.api.routes import LATER, ROUTES

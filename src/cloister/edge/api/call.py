@@ -1,6 +1,6 @@
 """One call as a handler sees it: authenticated, permitted, parsed.
 
-`Call[Body, Query]` is a promise of `endpoint.py`: whoever holds one may trust that its principal holds the route's
+`Call[Body, Query]` is a promise of `boundary.py`: whoever holds one may trust that its principal holds the route's
 permission in the organization (or, where the route names none, in each of `org_ids`), and that every id in it has the
 form of one.
 """

@@ -32,7 +32,7 @@ from cloister.edge.api.rates import address_group
 from cloister.edge.api.tls import ServerCertificate
 
 if TYPE_CHECKING:
-    from cloister.edge.api.endpoint import Boundary
+    from cloister.edge.api.boundary import Boundary
 
 _log = logging.getLogger(__name__)
 
