@@ -9,7 +9,7 @@ import pytest
 
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, NotFoundError
-from cloister.control.operations import decisions, engine, store
+from cloister.control.operations import decisions, running, store
 from cloister.control.operations.decisions import Move
 from cloister.control.operations.machine import Apply, Done, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation
@@ -172,15 +172,15 @@ def _without_lease_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _with_rows_in_a_transaction_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = engine.Engine._write
+    write = running.Runner._write
 
-    async def write_in_two(self: engine.Engine, held: Operation, move: Move) -> Any:
+    async def write_in_two(self: running.Runner, held: Operation, move: Move) -> Any:
         if move.apply is not None:
             async with self._database.transaction() as tx:
                 await move.apply(tx)
         return await write(self, held, replace(move, apply=None))
 
-    monkeypatch.setattr(engine.Engine, "_write", write_in_two)
+    monkeypatch.setattr(running.Runner, "_write", write_in_two)
 
 
 def _that_skips_undoing_the_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:

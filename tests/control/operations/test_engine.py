@@ -20,6 +20,7 @@ from cloister.control.operations import store
 from cloister.control.operations.engine import LEASE, Engine
 from cloister.control.operations.machine import Fail, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation, Status
+from cloister.control.operations.running import Runner
 from tests.fix_database import ControlDatabase, DatabaseAs
 
 PROJECT = "calm-forest-12345678"
@@ -435,8 +436,8 @@ async def test_the_audit_event_and_the_end_are_one_transaction(bench: Bench, mon
     async def record_nothing(*_: Any) -> int:
         raise UnavailableError("the log cannot be written")
 
-    monkeypatch.setattr("cloister.control.operations.engine.record", record_nothing)
-    monkeypatch.setattr("cloister.control.operations.engine._COMMIT_PAUSE_S", 0.0)
+    monkeypatch.setattr("cloister.control.operations.running.record", record_nothing)
+    monkeypatch.setattr("cloister.control.operations.running._COMMIT_PAUSE_S", 0.0)
     bench.world.does["fail"] = fail
     operation = await bench.submit("fail")
     with pytest.raises(UnavailableError):
@@ -674,16 +675,16 @@ async def test_a_broken_connection_at_the_commit_loses_and_doubles_nothing(
 
 async def test_a_commit_that_happened_unheard_is_not_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection broke after the server had committed: the second attempt finds that the lease has moved on."""
-    monkeypatch.setattr("cloister.control.operations.engine._COMMIT_PAUSE_S", 0.0)
-    write, attempts = Engine._write, []
+    monkeypatch.setattr("cloister.control.operations.running._COMMIT_PAUSE_S", 0.0)
+    write, attempts = Runner._write, []
 
-    async def write_and_break(self: Engine, *rest: Any) -> Any:
+    async def write_and_break(self: Runner, *rest: Any) -> Any:
         attempts.append(await write(self, *rest))
         if len(attempts) == 1:
             raise UnavailableError("no answer")
         return attempts[-1]
 
-    monkeypatch.setattr(Engine, "_write", write_and_break)
+    monkeypatch.setattr(Runner, "_write", write_and_break)
     bench.world.does["count"] = counting(bench.world)
     operation = await bench.submit("count")
     async with bench.database.transaction() as tx:

@@ -1,18 +1,13 @@
-"""Runs operations: claims a row, runs its machine's next step, commits what came of it.
+"""Runs operations: finds what is due, claims its row, has it run, and tells whoever waits.
 
-What an operation does is its machine's business (`machine.py`); what becomes of it after a step is decided in
-`decisions.py`; the rows are in `store.py`. Here is when and in which order. What must stay true:
-
-- A step runs with no transaction open.
-- A step's outcome, the rows it changes, the audit event of a failure and the hand-over to whoever waits are one
-  transaction, and nothing of it happens if the lease was lost.
-- However the process dies, the row says what to do next, and some engine does it.
+What an operation does is its machine's business (`machine.py`); its steps are run and written down in `running.py`; the
+rows are in `store.py`. Here is when and in which order. What must stay true: however the process dies, the row says what
+to do next, and some engine does it.
 """
 
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -24,20 +19,16 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import OperationId
 from cloister.control.calling import Page
-from cloister.control.operations import decisions, store
-from cloister.control.operations.decisions import Move
-from cloister.control.operations.machine import Fail, Machine
-from cloister.control.operations.model import Operation, Status
-from cloister.trust.audit import Action, Event, record
+from cloister.control.operations import store
+from cloister.control.operations.machine import Machine
+from cloister.control.operations.model import Operation
+from cloister.control.operations.running import Committed, Runner
 
 W = TypeVar("W")
 
 LEASE: Final = timedelta(seconds=15)
 # Long enough that a stalled process (a VM pause, a slow disk) rarely loses it, short enough to wait for after a crash
 # of the whole host. A restarted worker of the same name does not wait.
-
-_RENEWALS_PER_LEASE: Final = 3
-# Two may fail before the lease is lost.
 
 _AT_ONCE_MAX: Final = 64
 # Steps mostly wait for other processes; beyond this they only wait for each other.
@@ -47,12 +38,6 @@ _POLL_S: Final = 1.0
 
 _WAIT_POLL_S: Final = 0.25
 # The safety net of `wait`, for an operation that another process ends.
-
-_COMMIT_ATTEMPTS: Final = 5
-_COMMIT_PAUSE_S: Final = 0.1
-# Each attempt already waits for a database that restarts (see base/database/pool.py).
-
-_ACTOR: Final = "platform:operations"
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +55,7 @@ class Engine:
         self._worker = worker
         self._lease = lease
         self._machines: dict[str, tuple[Machine[Any], Any]] = {}
+        self._runner = Runner(database, clock, lease, self._machines, self._on_commit)
         self._slots = asyncio.Semaphore(_AT_ONCE_MAX)
         self._tasks: asyncio.TaskGroup | None = None
         self._in_hand: set[OperationId] = set()
@@ -199,7 +185,7 @@ class Engine:
         await self._give_free_resources()
         due = await self._claim_due(limit=_AT_ONCE_MAX)
         for operation in due:
-            await self._advance(operation)
+            await self._runner.advance(operation)
         return len(due)
 
     async def _take_over(self) -> None:
@@ -259,7 +245,7 @@ class Engine:
                 async with self._database.reading() as tx:
                     held = await store.claim(tx, operation_id, self._claimant())
                 if held is not None:
-                    await self._advance(held)
+                    await self._runner.advance(held)
         except UnavailableError as error:
             _log.warning("operation %s: left for later: %s", operation_id, error)
         except Exception:  # one operation's trouble is not the engine's; the poll takes it up again
@@ -270,7 +256,7 @@ class Engine:
     async def _run_held(self, operation: Operation) -> None:
         try:
             async with self._slots:
-                await self._advance(operation)
+                await self._runner.advance(operation)
         except UnavailableError as error:
             _log.warning("operation %s: left for later: %s", operation.id, error)
         except Exception:  # as in _take
@@ -294,133 +280,17 @@ class Engine:
         now = self._clock.now()
         return store.Claimant(list(self._machines), self._worker, now, now + self._lease)
 
-    # ── one operation ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what came of it ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _advance(self, held: Operation) -> None:
-        """Run steps while there is one to run now and the lease is ours."""
-        operation: Operation | None = held
-        while operation is not None:
-            move = await self._next_move(operation)
-            operation = await self._commit(operation, move) if move is not None else None
-
-    async def _next_move(self, held: Operation) -> Move | None:
-        """Run the step, or its undo, and decide. None: the lease was lost meanwhile."""
-        machine, world = self._machines[held.machine]
-        if not decisions.has_step(machine, held):
-            _log.error("operation %s: machine %s has no step %r", held.id, held.machine, held.step)
-            return decisions.without_step(held, self._clock.now())
-        if self._clock.now() >= held.deadline_at:
-            return decisions.after_deadline(machine, held, self._clock.now())
-        step = next(step for step in machine.steps if step.name == held.step)
-        try:
-            if held.is_undoing:
-                assert step.undo is not None
-                apply = await self._while_leased(held, step.undo(held, world))
-                return decisions.after_undo(machine, held, apply, self._clock.now())
-            outcome = await self._while_leased(held, step.run(held, world))
-            if isinstance(outcome, Fail):
-                _log.warning("operation %s: step %s cannot be: %s", held.id, held.step, outcome.error)
-            return decisions.after_outcome(machine, held, outcome, self._clock.now())
-        except _LeaseLostError:
-            _log.warning("operation %s: lease lost during step %s", held.id, held.step)
-            return None
-        except Exception as error:  # whatever a step throws is the operation's failure, not the engine's
-            return self._after_error(held, error)
-
-    def _after_error(self, held: Operation, error: Exception) -> Move:
-        doing = "undoing" if held.is_undoing else "step"
-        if getattr(error, "may_retry", None) is None:
-            _log.error("operation %s: %s %s raised", held.id, doing, held.step, exc_info=error)
-        else:
-            _log.warning("operation %s: %s %s: %s", held.id, doing, held.step, error)
-        machine = self._machines[held.machine][0]
-        return decisions.after_error(machine, held, error, self._clock.now(), random.random())  # noqa: S311 - spreads retries
-
-    async def _while_leased(self, held: Operation, work: Any) -> Any:
-        """Await a step, at most until the deadline, renewing the lease. Raises _LeaseLostError."""
-        rest_s = (held.deadline_at - self._clock.now()).total_seconds()
-        try:
-            async with asyncio.timeout(rest_s) as limit:
-                renewing = asyncio.ensure_future(self._renew(held))
-                working = asyncio.ensure_future(work)
-                try:
-                    await asyncio.wait({renewing, working}, return_when=asyncio.FIRST_COMPLETED)
-                    if not working.done():
-                        renewing.result()
-                        raise _LeaseLostError
-                    return working.result()
-                finally:
-                    renewing.cancel()
-                    working.cancel()
-                    await asyncio.gather(renewing, working, return_exceptions=True)
-        except TimeoutError:
-            if limit.expired():
-                raise UnavailableError(f"step {held.step} ran into the deadline", public="took too long") from None
-            raise
-
-    async def _renew(self, held: Operation) -> None:
-        """Returns when the lease is lost."""
-        leased_until = self._clock.now() + self._lease
-        while self._clock.now() < leased_until:
-            await asyncio.sleep(self._lease.total_seconds() / _RENEWALS_PER_LEASE)
-            until = self._clock.now() + self._lease
-            with contextlib.suppress(UnavailableError):
-                async with self._database.reading() as tx:
-                    if not await store.renew(tx, held, until):
-                        return
-                leased_until = until
-
-    async def _commit(self, held: Operation, move: Move) -> Operation | None:
-        """Write the move down. The operation, if it is still ours and its next step is to run now."""
-        for attempt in range(1, _COMMIT_ATTEMPTS + 1):
-            try:
-                committed, changed = await self._write(held, move)
-            except _ApplyError as error:
-                # The step's own rows could not be changed: that is a failure of the step.
-                move = self._after_error(held, error.cause)
-            except UnavailableError as error:
-                # Safe to repeat even if it was committed: the lease number has moved on then.
-                if attempt == _COMMIT_ATTEMPTS:
-                    raise
-                _log.warning("operation %s: commit again: %s", held.id, error)
-                await asyncio.sleep(_COMMIT_PAUSE_S)
-            else:
-                break
-        else:
-            return None
-        if committed is None:
-            _log.warning("operation %s: lease lost before the commit of %s", held.id, held.step)
-            return None
-        for operation in (committed, *changed):
+    def _on_commit(self, committed: Committed) -> None:
+        """What a move wrote: whoever waits hears of it, and what is due now runs."""
+        for operation in (committed.operation, *committed.others):
             self._announce(operation)
-        for operation in changed:
+        for operation in committed.others:
             if not operation.status.has_ended:
                 self.kick(operation.id)
-        if committed.status.has_ended:
-            return None
-        if _keeps_lease(move, held):
-            return committed
-        self._kick_at(committed)
-        return None
-
-    async def _write(self, held: Operation, move: Move) -> tuple[Operation | None, list[Operation]]:
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            leased_until = now + self._lease if _keeps_lease(move, held) else None
-            committed = await store.commit(tx, held, move, now, leased_until)
-            if committed is None:
-                return None, []
-            if move.apply is not None:
-                try:
-                    await move.apply(tx)
-                except UnavailableError:
-                    raise
-                except Exception as error:
-                    raise _ApplyError(error) from error
-            changed = await store.hand_over(tx, committed, now) if committed.status.has_ended else []
-            if committed.status in (Status.FAILED, Status.ERROR):
-                await record(tx, _failure(committed))
-            return committed, changed
+        if not committed.goes_on and not committed.operation.status.has_ended:
+            self._kick_at(committed.operation)
 
     def _announce(self, operation: Operation) -> None:
         if operation.status.has_ended:
@@ -443,33 +313,3 @@ class Engine:
     async def _load(self, operation_id: OperationId) -> Operation:
         async with self._database.reading() as tx:
             return await store.load(tx, operation_id)
-
-
-class _LeaseLostError(Exception):
-    """Somebody else may run the operation now: what we found out does not count."""
-
-
-class _ApplyError(Exception):
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-        super().__init__(str(cause))
-
-
-def _keeps_lease(move: Move, held: Operation) -> bool:
-    """Going on to another step (or to undoing this one) at once, without giving the operation back."""
-    return not move.status.has_ended and (move.step, move.is_undoing) != (held.step, held.is_undoing)
-
-
-def _failure(operation: Operation) -> Event:
-    return Event(
-        action=Action.OPERATION_FAILED,
-        actor=_ACTOR,
-        outcome="failed",
-        project_id=operation.project_id,
-        branch_id=operation.branch_id or "",
-        endpoint_id=operation.endpoint_id or "",
-        operation_id=operation.id,
-        resource=operation.resource,
-        reason=operation.error or "",
-        details={"action": operation.action, "step": operation.step, "status": operation.status},
-    )
