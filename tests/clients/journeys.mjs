@@ -101,8 +101,7 @@ const drivers = {
     return [async (text) => (await pool.query(text)).rows, () => pool.end()];
   },
   postgres(uri) {
-    // It does no channel binding and would pass the wish on to the server as a setting.
-    const client = postgres(uri.replace("&channel_binding=require", ""));
+    const client = postgres(uri); // it sends `channel_binding` on to the server, as a setting
     return [(text) => client.unsafe(text), () => client.end()];
   },
   "drizzle-http"(uri) {

@@ -47,6 +47,13 @@ def test_the_endpoint_and_what_is_left(server_name: str | None, options: str | N
     assert target.parameters["user"] == "ada"
 
 
+def test_what_a_connection_string_says_to_libpq_reaches_no_compute() -> None:
+    said = {"channel_binding": "require", "sslrootcert": "/ca.pem", "sslkey": "/mine.pem", "application_name": "shop"}
+    target = target_of("ep-a-pooler.db.localhost", DOMAIN, Startup(0, {"user": "ada", "database": "app", **said}))
+    # Nothing else is taken away: what PostgreSQL does not know, it says itself.
+    assert target.parameters == {"user": "ada", "database": "app", "sslkey": "/mine.pem", "application_name": "shop"}
+
+
 @pytest.mark.parametrize(
     ("server_name", "options", "reason"),
     [

@@ -26,6 +26,11 @@ _OF_NEON: Final = re.compile(r"neon_\w+:")
 _ASKS_FOR_THE_PAST: Final = re.compile(r"neon_((?:timestamp|lsn):.*)", re.DOTALL | re.IGNORECASE)
 _IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DOTALL)
 
+_OF_LIBPQ: Final = frozenset({"channel_binding", "sslrootcert"})
+# What our connection strings say to libpq, which keeps it to itself. Drivers that do not know these words (npm `postgres`) send
+# them on as settings, which PostgreSQL would refuse. Neither could do anything here: whether a proof is bound to the channel
+# is settled by the proof (`protocol/scram`), and a client that wanted it checks that itself or not at all.
+
 POOLER_SUFFIX: Final = "-pooler"
 BRANCH_PREFIX: Final = "br-"
 
@@ -77,7 +82,9 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     for endpoint in endpoints:
         if endpoint != endpoints[0]:
             raise endpoint_inconsistent(endpoints[0], endpoint)
-    parameters = {name: value for name, value in startup.parameters.items() if name != "options"}
+    parameters = {
+        name: value for name, value in startup.parameters.items() if name != "options" and name not in _OF_LIBPQ
+    }
     if kept:
         parameters["options"] = " ".join(kept)
     names_pooler = any(is_pooler(name) for name in named)
