@@ -36,6 +36,8 @@ async def main() -> None:
     parser.add_argument("--keep", action="store_true", help="do not delete the accounts in the end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     given = parser.parse_args()
+    if not (os.environ.get("CLOISTER_API_HOST") and os.environ.get("CLOISTER_API_KEY")):
+        parser.error("set CLOISTER_API_HOST and CLOISTER_API_KEY, as for the application")
     tls = ssl.create_default_context(cafile=os.environ.get("CLOISTER_CA_FILE") or None)
     api = httpx.AsyncClient(
         base_url=os.environ["CLOISTER_API_HOST"].rstrip("/"),

@@ -28,6 +28,10 @@ class Settings:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Settings":
+        """Raises SystemExit with what is missing."""
+        missing = [name for name in ("CLOISTER_API_HOST", "CLOISTER_API_KEY") if not environment.get(name)]
+        if missing:
+            raise SystemExit(f"set {' and '.join(missing)}: where Cloister's API is, and a key for this application")
         host = environment["CLOISTER_API_HOST"].rstrip("/")
         if not host.startswith("https://"):
             raise SystemExit("CLOISTER_API_HOST must begin with https://: passwords are in the answers")
