@@ -99,6 +99,9 @@ LINGER_S: Final = 1.0
 # How long a volume stays open after a timeline was made in it, for that is most often started next: closing and opening it
 # takes longer than making the timeline did. The request for the start comes some milliseconds later.
 
+EXPECTED_S: Final = 0.1
+# How long a start is prepared for after that. The host's first start in a while waits for the kernel, 10 ms.
+
 HISTORY_RETENTION_MAX_S: Final = 30 * 24 * 3600
 # Neon's limit.
 
@@ -491,7 +494,8 @@ class NodeAgent:
             mountpoint = await self._open(project_id)
             self._holds[project_id] += 1
         try:
-            yield mountpoint
+            async with self._computes.expecting() if lingers else contextlib.nullcontext():
+                yield mountpoint
             if lingers:
                 self._lingering[project_id] += 1
                 self._begin(self._close_later(project_id))
@@ -502,7 +506,9 @@ class NodeAgent:
 
     async def _close_later(self, project_id: ProjectId) -> None:
         """Whoever stops a compute or closes the volume meanwhile does not wait for this."""
-        await asyncio.sleep(LINGER_S)
+        async with self._computes.expecting():
+            await asyncio.sleep(EXPECTED_S)
+        await asyncio.sleep(LINGER_S - EXPECTED_S)
         self._lingering[project_id] -= 1
         if not self._lingering[project_id]:
             await self._close_if_unused(project_id)

@@ -17,10 +17,11 @@ from cloister.base.errors import (
 )
 from cloister.control.branches.model import SCHEMA_ONLY, NewBranch, Point
 from cloister.control.computes.model import NewEndpoint
+from cloister.control.computes.operations import DEADLINE
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import NewProject
 from tests.control.branches.scenes import CAUSE, UNGRANTED, VERIFIER, branched, holds, protect, running
-from tests.control.land import CALLER, Land
+from tests.control.land import CALLER, PATIENCE_S, Land
 
 A_MOMENT = timedelta(seconds=1)
 
@@ -59,6 +60,52 @@ async def test_roles_and_passwords_are_the_parents_and_a_client_that_comes_at_on
     assert land.node.computes[compute.endpoint_id].timeline_id == child.branch.timeline_id
     assert [role.name for role in child.roles] == ["neondb_owner"]
     assert [database.name for database in child.databases] == ["neondb"]
+
+
+async def test_clients_of_a_child_are_let_in_while_its_server_still_starts(land: Land) -> None:
+    created = await land.project()
+    child = await branched(land, created, finish=False)
+    endpoint_id = child.endpoints[0].id
+    land.node.deaf.add(endpoint_id)
+    compute = await land.plane.waker.wake(endpoint_id)
+    assert compute.generation == land.node.computes[endpoint_id].generation
+    first_start = child.operations[-1]
+    assert not (await land.control.operations.get(created.project.id, first_start.id)).status.has_ended
+    land.node.deaf.clear()
+    await land.finish_later([first_start])
+
+
+@pytest.mark.parametrize("point", [None, A_MOMENT], ids=["scrubbed", "of a moment"])
+async def test_nobody_is_let_in_to_what_only_the_server_can_say_before_it_was_asked(
+    land: Land, point: timedelta | None
+) -> None:
+    created = await land.project()
+    land.clock.advance(A_MOMENT * 2)
+    if point is None:
+        await protect(land, created)
+    at = Point() if point is None else Point(at=land.clock.now() - point)
+    child = await branched(land, created, finish=False, point=at)
+    endpoint_id = child.endpoints[0].id
+    land.node.deaf.add(endpoint_id)
+    await land.plane.engine.wait(child.operations[-1].id, timeout_s=PATIENCE_S, past="start")
+    assert (await land.row(endpoint_id))["state"] == "init"
+    land.node.deaf.clear()
+    await land.finish_later(child.operations)
+    assert (await land.row(endpoint_id))["state"] == "active"
+
+
+async def test_a_first_start_that_comes_to_nothing_leaves_an_endpoint_that_can_be_woken(still_land: Land) -> None:
+    land = still_land
+    created = await land.project()
+    child = await branched(land, created, finish=False)
+    endpoint_id = child.endpoints[0].id
+    land.node.deaf.add(endpoint_id)
+    await land.settle()
+    land.clock.advance(DEADLINE)
+    await land.settle()
+    await land.finish(child.operations[-1:], Status.FAILED)
+    assert endpoint_id not in land.node.computes
+    assert (await land.row(endpoint_id))["state"] == "idle"
 
 
 async def test_a_role_made_by_sql_in_the_running_parent_is_known_in_the_child(land: Land) -> None:

@@ -62,23 +62,42 @@ async def unstart(operation: Operation, world: ComputesWorld) -> Apply:
     return apply
 
 
+async def start_first(operation: Operation, world: ComputesWorld) -> Outcome:
+    """Until its first configuration the endpoint is `init`, and nobody is told its socket. Where our rows say what the data
+    holds, and nothing else is asked for, there is none to wait for: clients are let in while the server still starts."""
+    endpoint_id = _endpoint(operation)
+    async with world.database.reading() as tx:
+        endpoint = (await store.placed(tx, endpoint_id)).endpoint
+        is_as_it_is = await store.is_as_wanted(tx, endpoint.branch_id) and not await store.is_from_template(
+            tx, endpoint.branch_id
+        )
+    if is_as_it_is:
+        world.gateways.invalidate(endpoint_id=endpoint_id)  # a route from before the data was replaced
+    await world.runner.start(endpoint_id, _cause(operation, "first start"))
+
+    async def apply(tx: Transaction) -> None:
+        if is_as_it_is:
+            await store.configured(tx, endpoint_id)
+
+    return Go(apply=apply)
+
+
 async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
-    """Give the data of a branch what was asked for when it was made. Until this is committed the endpoint is `init`, and
-    nobody is told its socket.
+    """Give the data of a branch what was asked for when it was made. Ends when the server accepts connections.
 
     Look: names are compared first, so what was renamed before a crash is left alone; setting a verifier twice is once.
     """
     endpoint_id = _endpoint(operation)
     async with world.database.reading() as tx:
         endpoint = (await store.placed(tx, endpoint_id)).endpoint
-        if endpoint.state is not State.INIT:
-            return Go()
         is_from_template = await store.is_from_template(tx, endpoint.branch_id)
     if not is_from_template:
         world.gateways.invalidate(endpoint_id=endpoint_id)  # a route from before the data was replaced
 
     started = await world.runner.start(endpoint_id, _cause(operation, "first start"))
     async with world.sessions.lasting(started.running) as server:
+        if endpoint.state is not State.INIT:
+            return Go()
         apply = await (_name if is_from_template else _take_over)(world, endpoint, server)
     return Go(apply=apply)
 
@@ -127,7 +146,11 @@ async def _take_over(world: ComputesWorld, endpoint: Endpoint, server: Server) -
 
 async def stop_again(operation: Operation, world: ComputesWorld) -> Apply | None:
     """A compute without its first configuration is of no use to anybody."""
-    await world.runner.halt(_endpoint(operation), _cause(operation, "first start failed"))
+    async with world.database.reading() as tx:
+        endpoint = (await store.placed(tx, _endpoint(operation), and_deleted=True)).endpoint
+    if endpoint.state is not State.INIT:
+        return await unstart(operation, world)
+    await world.runner.halt(endpoint.id, _cause(operation, "first start failed"))
     return None
 
 
@@ -156,7 +179,7 @@ async def delete(operation: Operation, world: ComputesWorld) -> Outcome:
 
 
 FIRST_START: Final[Machine[ComputesWorld]] = Machine(
-    "first_start", "start_compute", DEADLINE, (Step("start", start, stop_again), Step("configure", configure))
+    "first_start", "start_compute", DEADLINE, (Step("start", start_first, stop_again), Step("configure", configure))
 )
 START: Final[Machine[ComputesWorld]] = Machine(
     "start_compute", "start_compute", DEADLINE, (Step("start", start, unstart),)

@@ -257,6 +257,18 @@ async def is_from_template(tx: Transaction, branch_id: BranchId) -> bool:
     )
 
 
+async def is_as_wanted(tx: Transaction, branch_id: BranchId) -> bool:
+    """What its data holds is what our rows say, and nothing is to be changed in it: it is another branch's with its roles, and
+    whoever made it asked for no others."""
+    row = await tx.fetch_row(
+        """SELECT count(*) AS roles, count(pending_verifier) AS asked, bool_or(verifier IS NOT NULL) AS has_verifiers
+             FROM pg_role WHERE branch_id = $1""",
+        branch_id,
+    )
+    assert row is not None
+    return bool(row["roles"] and not row["asked"] and row["has_verifiers"])
+
+
 async def begin_anew(tx: Transaction, branch_id: BranchId) -> None:
     """Its data was replaced while nothing ran: the next start of each endpoint is a first one."""
     await tx.execute(

@@ -112,14 +112,21 @@ class Waker:
         await self._engine.wait(under_way[-1], timeout_s=WAKE_TIMEOUT_S)
 
     async def _first_started(self, endpoint_id: EndpointId) -> None:
-        """Return when the endpoint has its first configuration; begin that if nobody does."""
-        async with self._database.reading() as tx:
-            endpoint = (await store.placed(tx, endpoint_id)).endpoint
+        """Return when the endpoint has its first configuration, or needs none; begin that if nobody does."""
+        endpoint = await self._load(endpoint_id)
         if endpoint.state is not State.INIT:
             return
-        ended = await self._engine.wait(await self._first_start_of(endpoint), timeout_s=WAKE_TIMEOUT_S)
+        operation_id = await self._first_start_of(endpoint)
+        await self._engine.wait(operation_id, timeout_s=WAKE_TIMEOUT_S, past=FIRST_START.steps[0].name)
+        if (await self._load(endpoint_id)).state is not State.INIT:
+            return
+        ended = await self._engine.wait(operation_id, timeout_s=WAKE_TIMEOUT_S)
         if ended.status is not Status.FINISHED:
             raise UnavailableError(f"first start of {endpoint_id}: {ended.status}, {ended.error}")
+
+    async def _load(self, endpoint_id: EndpointId) -> Endpoint:
+        async with self._database.reading() as tx:
+            return (await store.placed(tx, endpoint_id)).endpoint
 
     async def _first_start_of(self, endpoint: Endpoint) -> OperationId:
         """The one under way, or a new one."""

@@ -62,7 +62,8 @@ class Engine:
         """Operations that a task of ours is taking or running."""
         self._kicked_again: set[OperationId] = set()
         self._timers: dict[OperationId, asyncio.TimerHandle] = {}
-        self._waiting: dict[OperationId, set[asyncio.Future[Operation]]] = {}
+        self._waiting: dict[OperationId, dict[asyncio.Future[Operation], str | None]] = {}
+        """Who waits, and past which step: None for the end."""
 
     def register(self, machine: Machine[W], world: W) -> None:
         """Run operations of this machine, its steps in this world. Before `run`."""
@@ -126,23 +127,24 @@ class Engine:
         """What the operation waits for may have come: run its step again, wherever it runs, when `tx` commits."""
         await store.signal(tx, operation_id, self._clock.now())
 
-    async def wait(self, operation_id: OperationId, *, timeout_s: float) -> Operation:
-        """The operation, once it has ended, however. Raises NotFoundError, and UnavailableError after `timeout_s`."""
-        ended: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(operation_id, set()).add(ended)
+    async def wait(self, operation_id: OperationId, *, timeout_s: float, past: str | None = None) -> Operation:
+        """The operation, once it has ended, however, or does not do its step `past` any more. Raises NotFoundError, and
+        UnavailableError after `timeout_s`."""
+        arrived: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(operation_id, {})[arrived] = past
         try:
             async with asyncio.timeout(timeout_s):
-                while not ended.done():
+                while not arrived.done():
                     with contextlib.suppress(UnavailableError):
                         operation = await self._load(operation_id)
-                        if operation.status.has_ended:
+                        if _is_past(operation, past):
                             return operation
-                    await asyncio.wait({ended}, timeout=_WAIT_POLL_S)
-                return ended.result()
+                    await asyncio.wait({arrived}, timeout=_WAIT_POLL_S)
+                return arrived.result()
         except TimeoutError:
             raise UnavailableError(f"operation {operation_id} took longer than {timeout_s} s") from None
         finally:
-            self._waiting[operation_id].discard(ended)
+            del self._waiting[operation_id][arrived]
             if not self._waiting[operation_id]:
                 del self._waiting[operation_id]
 
@@ -293,10 +295,9 @@ class Engine:
             self._kick_at(committed.operation)
 
     def _announce(self, operation: Operation) -> None:
-        if operation.status.has_ended:
-            for ended in self._waiting.get(operation.id, ()):
-                if not ended.done():
-                    ended.set_result(operation)
+        for arrived, past in self._waiting.get(operation.id, {}).items():
+            if _is_past(operation, past) and not arrived.done():
+                arrived.set_result(operation)
 
     def _kick_at(self, operation: Operation) -> None:
         """Come back when it is due; sooner than the poll would."""
@@ -313,3 +314,7 @@ class Engine:
     async def _load(self, operation_id: OperationId) -> Operation:
         async with self._database.reading() as tx:
             return await store.load(tx, operation_id)
+
+
+def _is_past(operation: Operation, step: str | None) -> bool:
+    return operation.status.has_ended or (step is not None and operation.step != step)

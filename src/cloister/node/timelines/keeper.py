@@ -96,8 +96,8 @@ class SchemaPrograms(Protocol):
 
 
 class Hold(Protocol):
-    """Keeps a project's volume open for the time of a context, and gives where it is mounted. `lingers`: what was made there
-    is most likely started next, so a moment longer."""
+    """Keeps a project's volume open for the time of a context, and gives where it is mounted. `lingers`: what is made there
+    is most likely started next, so a moment longer, and the start is prepared for."""
 
     def __call__(self, project_id: ProjectId, *, lingers: bool = False) -> AbstractAsyncContextManager[Path]: ...
 
@@ -279,7 +279,8 @@ class Keeper:
     async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
         uid, stop_lsn = checked_compute_uid(command.uid), wal.parse_lsn(command.stop_lsn)
-        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
+        lingers = target_id is not None and not command.is_frozen
+        async with self._hold(project_id, lingers=lingers) as mountpoint, self.lock(*_given(source_id, target_id)):
             if target_id is not None and (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
 

@@ -106,7 +106,8 @@ def read_small(name: str, below: int, limit: int) -> bytes | None:
 
 def share(source: int, target: int) -> bool:
     """Give the empty file `target` the content of `source`, by reference where the file system can: True."""
-    if reflink(source, target):
+    # A sixth of a cluster's files are empty, and sharing nothing takes as long as sharing something.
+    if os.fstat(source).st_size == 0 or reflink(source, target):
         return True
     _copy(source, target)
     return False
