@@ -76,6 +76,27 @@ def test_what_is_not_secret_stays_as_it_was(said: str) -> None:
     assert mask(said) == said
 
 
+def test_of_a_text_that_was_cut_the_last_statement_says_nothing() -> None:
+    """The word that makes it secret may have been cut off."""
+    assert (
+        mask("SELECT 'a'; INSERT INTO t VALUES ('b', 'c", is_cut=True)
+        == "SELECT 'a'; INSERT INTO t VALUES ('***', '***'"
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # Where backslashes escape, the literal goes on, and what looks like the next statement is inside it.
+        f"ALTER USER a PASSWORD 'back\\'; SELECT 1; {SECRET}'",
+        # The word is in one literal of a body, the secret in another.
+        f"DO $a$ BEGIN EXECUTE format($b$ALTER ROLE a PASSWORD %L$b$, '{SECRET}'); END $a$",
+    ],
+)
+def test_what_a_lexer_would_get_wrong(said: str) -> None:
+    assert SECRET not in mask(said)
+
+
 _LITERALS = st.sampled_from(["'{}'", "E'{}'", "$${}$$", "$a${}$a$", "'x''{}'", "E'\\'{}'", "U&'{}'", "'{}\nmore'"])
 _BEFORE = st.sampled_from(["", "SELECT 'x'; ", "-- it's\n", "/* ' */ ", 'SELECT "a\'b"; ', "SELECT $$;$$; "])
 _STATEMENTS = st.sampled_from(

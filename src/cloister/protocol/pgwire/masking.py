@@ -47,9 +47,16 @@ class _Piece:
     """It may go on where it seems to end."""
 
 
-def mask(text: str) -> str:
-    """The text without secrets. Takes time in proportion to its length."""
-    return "".join(_masked(statement, 0) for statement in _statements(text))
+def mask(text: str, *, is_cut: bool = False) -> str:
+    """The text without secrets. Takes time in proportion to its length. Of one that is cut, nobody knows what its last
+    statement would have gone on to say: it loses its literals always."""
+    kept = []
+    for statement in _statements(text):
+        is_last = not statement or statement[-1].kind != "end"
+        kept.append(_without_literals(statement) if is_cut and is_last else _masked(statement, 0))
+        if _tells(statement) and any(piece.is_open for piece in statement):
+            break
+    return "".join(kept)
 
 
 def _statements(text: str) -> Iterator[list[_Piece]]:
@@ -63,15 +70,18 @@ def _statements(text: str) -> Iterator[list[_Piece]]:
 
 
 def _masked(statement: list[_Piece], depth: int) -> str:
-    if any(_tells(piece) for piece in statement):
+    # Inside a body a dollar-quoted literal is one like any other: the argument of a format() beside it may be the password.
+    if _tells(statement) or (depth and any(piece.kind == "body" and _WORDS.search(piece.text) for piece in statement)):
         return _without_literals(statement)
     return "".join(_body(piece.text, depth) if piece.kind == "body" else piece.text for piece in statement)
 
 
-def _tells(piece: _Piece) -> bool:
-    if piece.kind == "literal":
-        return bool(_WORDS.search(piece.text) or _URI.search(piece.text))
-    return piece.kind == "rest" and bool(_WORDS.search(piece.text))
+def _tells(statement: list[_Piece]) -> bool:
+    return any(
+        (piece.kind in ("literal", "rest") and _WORDS.search(piece.text))
+        or (piece.kind == "literal" and _URI.search(piece.text))
+        for piece in statement
+    )
 
 
 def _without_literals(statement: list[_Piece]) -> str:

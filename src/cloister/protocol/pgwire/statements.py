@@ -51,6 +51,9 @@ class Outcome(enum.StrEnum):
     SUSPENDED = "suspended"
     """The client took some rows of a portal and may come for more: another statement then."""
     FAILED = "failed"
+    SKIPPED = "skipped"
+    """The server says that it did not run: it was sent behind one that failed, before Sync. Its names were not looked up, so
+    an execution has no text here."""
     UNKNOWN = "unknown"
     """The session ended before the reply."""
 
@@ -172,6 +175,9 @@ class Observer:
         """Takes COPY data from the client."""
         self._early_bytes = 0
         """COPY data that came before the server asked for it."""
+        self._is_skipping = False
+        """The server failed in a pipeline whose Sync has not come by yet, and passes over what comes before it."""
+        self._skipped: list[Statement] = []
 
     def from_client(self, data: bytes, now: float) -> None:
         """Bytes on their way to the server."""
@@ -180,14 +186,14 @@ class Observer:
 
     def from_server(self, data: bytes, now: float) -> list[Statement]:
         """Bytes on their way to the client; the statements that end with them."""
-        ended: list[Statement] = []
+        ended, self._skipped = self._skipped, []
         for frame in self._server.feed(data):
             ended += self._answered(frame, now)
         return ended
 
     def end(self, now: float) -> list[Statement]:
         """The session is over: what was under way, and nobody knows how it went."""
-        ended = []
+        ended, self._skipped = self._skipped, []
         for work in self._pending:
             if work.kind == "P":
                 self._prepare(work)
@@ -230,6 +236,13 @@ class Observer:
                 return
             case _:
                 raise ProtocolViolationError("a message of a type that no client sends")
+        if self._is_skipping:
+            if work.kind != "S":
+                if len(self._skipped) >= PENDING_MAX:
+                    raise ProtocolViolationError("too many messages without a reply")
+                self._skipped += self._passed_over(work, now)
+                return
+            self._is_skipping = False
         if len(self._pending) >= PENDING_MAX:
             raise ProtocolViolationError("too many messages without a reply")
         self._pending.append(work)
@@ -318,14 +331,24 @@ class Observer:
         if head.kind in ("Q", "F"):
             head.has_ended = True
             return []
+        failed = [self._statement(head, Outcome.FAILED, now)]
         if head.kind != "S":
-            # The server passes over all that follows, until the next Sync; that is not even parsed there.
+            # The server passes over all that follows, until the next Sync, which may not have been sent yet; that is not
+            # even parsed there. Or so it says: what it was sent is told all the same.
+            self._pending.popleft()
             while self._pending and self._pending[0].kind != "S":
-                self._pending.popleft()
-        return [self._statement(head, Outcome.FAILED, now)]
+                failed += self._passed_over(self._pending.popleft(), now)
+            self._is_skipping = not self._pending
+        return failed
+
+    def _passed_over(self, work: _Work, now: float) -> list[Statement]:
+        if work.kind not in ("Q", "E", "F"):
+            return []
+        return [self._statement(work, Outcome.SKIPPED, now)]
 
     def _ready(self, head: _Work | None, frame: Glance, now: float) -> list[Statement]:
         self.transaction = frame.body.decode("latin-1")
+        self._is_skipping = False
         if head is None or not (head.kind == "S" or head.has_ended or (head.kind == "Q" and head.results)):
             return []  # of a Sync that was thought to have been passed over: see _stop_taking
         self._pending.popleft()
@@ -389,7 +412,8 @@ class Observer:
                 return work.text
 
     def _statement(self, work: _Work, outcome: Outcome, now: float) -> Statement:
-        text = self._text_of(work)
+        # An execution that was skipped may mean a portal that would have been made by what was skipped before it.
+        text = work.text if outcome is Outcome.SKIPPED else self._text_of(work)
         return Statement(
             kind=_KINDS.get(work.kind, Kind.EXTENDED),
             text=_decoded(text.start),
