@@ -27,6 +27,7 @@ from cloister.trust.audit.export import export
 from cloister.trust.audit.verify import Intact, verify
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
+from cloister.trust.keys.roots import Roots
 
 LOADS: Final = ((8, 1), (1, 100))
 """Clients, and events in each one's transaction: changes come one by one, connections in batches."""
@@ -75,7 +76,7 @@ async def _measure(server: BarePostgres, directory: Path, n: int, seconds: float
     await database.open()
     create_root_key(directory / "root.key", uid=os.geteuid(), gid=os.getegid())
     provider = FileProvider(directory / "root.key")
-    signer = Direct(Notary(provider, directory))
+    signer = Direct(Notary(Roots(provider), directory))
     try:
         for clients, batch in LOADS:
             without: list[float] = []
@@ -133,7 +134,7 @@ async def _whole(database: Database, signer: Direct, provider: FileProvider, dir
     other.mkdir()
     rates: dict[str, object] = {"events in the log": events}
     started = time.monotonic()
-    await Checkpoints(database, Direct(Notary(provider, other))).sign_new()
+    await Checkpoints(database, Direct(Notary(Roots(provider), other))).sign_new()
     rates["events/s caught up with and signed"] = round(events / (time.monotonic() - started))
     for name, checkpoints in (("the chain", ()), ("chain and tree", (checkpoint,))):
         started = time.monotonic()

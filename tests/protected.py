@@ -190,6 +190,13 @@ ATTEMPTS: Final = [
         "volume_protection",
     ),
     # Its keys.
+    Attempt(
+        "schedule the destruction of its keys",
+        "UPDATE key_ring SET state = 'pending_destruction', destroy_at = now() WHERE project_id = '{project}'",
+        words.CANNOT_DESTROY_KEYS,
+        "key_ring_protection",
+        role="cloister_keys",
+    ),
     _key("destroy its key", "state = 'destroyed', wrapped = NULL"),
     _key("write over its key", "wrapped = '\\x00'"),
     _key("disable its key", "state = 'disabled'"),

@@ -25,6 +25,7 @@ from cloister.protocol.merkle.tree import Tree
 from cloister.trust.audit.checkpoints import Checkpoints
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
+from cloister.trust.keys.roots import Roots
 from tests.fix_database import ControlDatabase
 
 PAGE = Path(__file__).parents[2] / "docs" / "audit.md"
@@ -58,7 +59,7 @@ class Platform:
         self.settings.paths.notary.mkdir()
         create_root_key(directory / "root.key", uid=os.geteuid(), gid=os.getegid())
         self.provider = FileProvider(directory / "root.key")
-        self.notary = Notary(self.provider, self.settings.paths.notary)
+        self.notary = Notary(Roots(self.provider), self.settings.paths.notary)
 
     def append(self, count: int = 1) -> None:
         self.sql(
@@ -176,7 +177,7 @@ def test_a_rewritten_log_is_neither_exported_nor_passes_for_the_one_exported_bef
     # Even if all that is here were taken over, key included: the directory remembers.
     shutil.rmtree(platform.settings.paths.notary)
     platform.settings.paths.notary.mkdir()
-    platform.notary = Notary(platform.provider, platform.settings.paths.notary)
+    platform.notary = Notary(Roots(platform.provider), platform.settings.paths.notary)
     platform.append(700)
     platform.sign()
     code, said = platform.audit("export", "--tiles", str(tmp_path / "before"))
@@ -205,7 +206,7 @@ def test_the_whole_server_put_back_to_yesterday_is_found_by_a_checkpoint_kept_el
     code, said = platform.audit("verify", "--against", str(witness), "--key", key)
     assert code == 1
     assert "BROKEN at event 601 (rolled back)" in said
-    platform.notary = Notary(platform.provider, platform.settings.paths.notary)
+    platform.notary = Notary(Roots(platform.provider), platform.settings.paths.notary)
     platform.append(100)
     platform.sign()
     assert platform.audit("verify")[0] == 0
@@ -222,7 +223,7 @@ def test_a_checkpoint_that_the_key_has_not_signed_is_not_believed(platform: Plat
     # The notary's directory was replaced whole: another key has signed what is there.
     shutil.rmtree(platform.settings.paths.notary)
     platform.settings.paths.notary.mkdir()
-    platform.notary = Notary(platform.provider, platform.settings.paths.notary)
+    platform.notary = Notary(Roots(platform.provider), platform.settings.paths.notary)
     platform.sign()
     assert platform.audit("verify")[0] == 0
     code, said = platform.audit("verify", "--key", key)

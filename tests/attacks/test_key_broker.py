@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import LiteralString
 
 import asyncpg
+import msgspec
 import pytest
 
+from cloister.base.clock import SystemClock
 from cloister.base.database import Database
 from cloister.base.errors import CloisterError
 from cloister.trust.audit.reader import events
@@ -21,8 +23,12 @@ from cloister.trust.keys import store
 from cloister.trust.keys.broker import KeyBroker
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.envelopes import Envelopes, _below
+from cloister.trust.keys.keeper import Keeper
+from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.notary import Notary
-from cloister.trust.keys.providers import Context, FileProvider, create_root_key
+from cloister.trust.keys.providers import FileProvider, create_root_key
+from cloister.trust.keys.roots import Roots
 from tests.fix_database import UNPRIVILEGED_UID, ControlDatabase, DatabaseAs
 
 PROJECT = "calm-forest-12345678"
@@ -35,6 +41,7 @@ pytestmark = pytest.mark.root  # the node agent is root, by the kernel's word
 class Place:
     directory: Path
     provider: FileProvider
+    keystore: Keystore
 
     @property
     def socket(self) -> Path:
@@ -48,7 +55,11 @@ def place() -> Iterator[Place]:
     directory.chmod(0o711)
     create_root_key(directory / "root.key", uid=0, gid=0)
     provider = FileProvider(directory / "root.key")
-    yield Place(directory, provider)
+    for name in ("keystore", "epochs"):
+        (directory / name).mkdir()
+    keystore = Keystore(directory / "keystore", directory / "epochs")
+    yield Place(directory, provider, keystore)
+    keystore.close()
     provider.close()
     shutil.rmtree(directory)
 
@@ -60,7 +71,9 @@ async def database(database_as: DatabaseAs) -> Database:
 
 @pytest.fixture
 async def broker(place: Place, database: Database) -> AsyncIterator[KeyBroker]:
-    broker = KeyBroker(database, place.provider, place.socket, Notary(place.provider, place.directory))
+    notary = Notary(Roots(place.provider), place.directory)
+    keeper = Keeper(database, Roots(place.provider), place.keystore, SystemClock())
+    broker = KeyBroker(database, keeper, place.socket, notary)
     await broker.start()
     yield broker
     await broker.stop()
@@ -68,10 +81,15 @@ async def broker(place: Place, database: Database) -> AsyncIterator[KeyBroker]:
 
 async def plant_key(place: Place, database: Database, project_id: str, key: bytes) -> None:
     """As CreateKey does, but with a key that the test knows."""
-    info = KeyInfo(project_id=project_id, purpose="volume", version=1, state="enabled", provider="file", created_at="")
-    wrapped = place.provider.wrap(memoryview(key), Context(project_id, "volume", 1))
+    place.keystore.ensure(project_id)
+    envelopes = Envelopes(Roots(place.provider), place.keystore)
+    info = KeyInfo(project_id=project_id, purpose="project", version=1, state="enabled", provider="file", created_at="")
+    above = envelopes.mint_project_key(info)
+    info = msgspec.structs.replace(info, purpose="volume", provider="project")
+    with envelopes._opened(above) as project_key:
+        planted = _below(project_key, above, info, memoryview(key))
     async with database.transaction() as tx:
-        await store.insert(tx, store.WrappedKey(info, place.provider.root_version, wrapped))
+        await store.insert(tx, above, planted)
 
 
 async def unwrap(place: Place, project_id: str = PROJECT) -> bytes:
@@ -139,11 +157,21 @@ async def test_the_api_cannot_reach_even_the_wrapped_form(database_as: DatabaseA
     [
         "UPDATE wrapped_key SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1) WHERE project_id = $1",
         "UPDATE wrapped_key SET wrapped = set_byte(wrapped, 60, get_byte(wrapped, 60) # 128) WHERE project_id = $1",
-        "UPDATE wrapped_key SET wrapped = (SELECT wrapped FROM wrapped_key WHERE project_id <> $1) WHERE project_id = $1",
+        """UPDATE wrapped_key AS it SET wrapped = other.wrapped FROM wrapped_key AS other
+            WHERE it.project_id = $1 AND other.project_id <> $1 AND it.purpose = other.purpose AND it.purpose = 'volume'""",
+        """UPDATE wrapped_key AS it SET wrapped = other.wrapped FROM wrapped_key AS other
+            WHERE it.project_id = $1 AND other.project_id <> $1 AND it.purpose = other.purpose AND it.purpose = 'project'""",
         "UPDATE wrapped_key SET version = 2 WHERE project_id = $1",
         "UPDATE wrapped_key SET wrapped = '\\x01' WHERE project_id = $1",
     ],
-    ids=["a bit of the ciphertext", "a bit of the tag", "another project's key", "another version", "cut off"],
+    ids=[
+        "a bit of the ciphertext",
+        "a bit of the tag",
+        "another project's volume key",
+        "another project's own key",
+        "another version",
+        "cut off",
+    ],
 )
 async def test_a_changed_row_does_not_open(
     place: Place, database: Database, broker: KeyBroker, change: LiteralString
@@ -161,10 +189,14 @@ async def test_a_changed_row_does_not_open(
 BROKER = """
 import asyncio, os, sys
 from pathlib import Path
+from cloister.base.clock import SystemClock
 from cloister.base.database import Database
 from cloister.base.identities import Service
 from cloister.base.rpc import Peer
 from cloister.trust.keys.broker import KeyBroker
+from cloister.trust.keys.keeper import Keeper
+from cloister.trust.keys.keystore import Keystore
+from cloister.trust.keys.roots import Roots
 from cloister.trust.keys.memory import harden_process
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider
@@ -172,11 +204,13 @@ from cloister.trust.keys.providers import FileProvider
 async def serve(url, directory):
     harden_process()
     provider = FileProvider(directory / "root.key")
+    roots = Roots(provider)
     database = Database(url=url)
     await database.open()
-    await KeyBroker(database, provider, directory / "keys.sock", Notary(provider, directory)).start()
+    keeper = Keeper(database, roots, Keystore(directory / "keystore", directory / "epochs"), SystemClock())
+    await KeyBroker(database, keeper, directory / "keys.sock", Notary(roots, directory)).start()
     as_api = lambda sock: Peer(os.getpid(), 1, Service.API)
-    await KeyBroker(database, provider, directory / "api.sock", Notary(provider, directory), peer_of=as_api).start()
+    await KeyBroker(database, keeper, directory / "api.sock", Notary(roots, directory), peer_of=as_api).start()
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -29,9 +29,11 @@ TARGET: Final = Target(
     other_org="org-2",
 )
 GUARDED: Final = {"branch", "timeline", "endpoint", "project", "organization", "volume", "wrapped_key"}
-ROW_TRIGGERS: Final = sorted({f"{table}_protection" for table in GUARDED} | {"operation_protection"})
-OTHER_TRIGGERS: Final = ["admin_remains"]
-"""Not about protected branches: tests/control/organizations/test_service.py."""
+ROW_TRIGGERS: Final = sorted(
+    {f"{table}_protection" for table in GUARDED} | {"operation_protection", "key_ring_protection"}
+)
+OTHER_TRIGGERS: Final = ["admin_remains", "wrapped_key_birth"]
+"""Not about protected branches: tests/control/organizations/test_service.py, tests/trust/keys/test_superseded.py."""
 TRUNCATE_TRIGGERS: Final = sorted(f"{table}_truncate_protection" for table in GUARDED)
 
 _WORLD: Final = """
@@ -55,6 +57,7 @@ _WORLD: Final = """
         VALUES ('ep-prod', 'prod', 'br-prod', 'read_write', 1, 1), ('ep-dev', 'prod', 'br-dev', 'read_write', 1, 1);
     INSERT INTO wrapped_key (project_id, purpose, version, provider, root_version, state, wrapped)
         VALUES ('prod', 'volume', 1, 'file', '1', 'enabled', '\\x01'), ('toy', 'volume', 1, 'file', '1', 'enabled', '\\x01');
+    INSERT INTO key_ring (project_id, rotated_at) VALUES ('prod', now()), ('toy', now());
 """
 
 Connect = Callable[[str], Awaitable[Any]]
@@ -238,6 +241,7 @@ async def test_the_rest_of_the_project_can_be_worked_on(connect: Connect) -> Non
     ):
         await api.execute(statement)
     keys = await connect("cloister_keys")
+    await keys.execute("UPDATE key_ring SET state = 'pending_destruction', destroy_at = now() WHERE project_id = 'toy'")
     await keys.execute("UPDATE wrapped_key SET state = 'destroyed', wrapped = NULL WHERE project_id = 'toy'")
 
 

@@ -30,13 +30,17 @@ from cloister.protocol.merkle.tree import Tree, consistency_proof
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import AnyCommand, ListKeys
+from cloister.trust.keys.commands import AnyCommand, ListKeys, OnBehalf
+from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
+from cloister.trust.keys.roots import Roots
 from tests.fix_database import DatabaseAs
+from tests.trust.keys.rig import Rig
 
 PROJECT = "calm-forest-12345678"
 OTHER = "calm-forest-87654321"
+ALICE = OnBehalf(actor="user:alice", address="192.0.2.7", request_id="r-1")
 
 
 @pytest.fixture
@@ -71,7 +75,9 @@ def caller() -> Caller:
 async def client(
     database: Database, provider: FileProvider, tmp_path: Path, caller: Caller
 ) -> AsyncIterator[KeyClient]:
-    broker = KeyBroker(database, provider, tmp_path / "keys.sock", Notary(provider, tmp_path), peer_of=caller.peer_of)
+    keeper = Rig(tmp_path, database).keeper(provider)
+    notary = Notary(Roots(provider), tmp_path)
+    broker = KeyBroker(database, keeper, tmp_path / "keys.sock", notary, peer_of=caller.peer_of)
     await broker.start()
     yield KeyClient(tmp_path / "keys.sock")
     await broker.stop()
@@ -113,8 +119,8 @@ async def test_a_key_is_created_once_and_unwrapped_as_often_as_asked(client, as_
     assert len(bytes.fromhex(keys[0].decode())) == 32
     assert keys[0] == keys[0].lower()
     log = list(reversed(await recorded()))
-    assert [entry.event.action for entry in log] == ["key.create", "key.unwrap", "key.unwrap", "key.unwrap"]
-    unwrap = log[1].event
+    assert [entry.event.action for entry in log] == [*["key.create"] * 2, *["key.unwrap"] * 3]
+    unwrap = log[2].event
     assert (unwrap.actor, unwrap.project_id, unwrap.resource) == ("platform:agent", PROJECT, "volume/1")
     assert (unwrap.reason, unwrap.outcome) == ("open", "ok")
     assert not any(keys[0].hex() in str(entry) for entry in log)
@@ -130,11 +136,11 @@ async def test_projects_and_purposes_have_keys_of_their_own(client, as_agent, ca
 async def test_destroyed_is_for_good(client, as_agent, caller, database, recorded) -> None:  # type: ignore[no-untyped-def]
     await client.create(PROJECT)
     await client.create(PROJECT, "backup")
-    assert await client.destroy(PROJECT) == 2
+    assert await client.destroy(PROJECT) == 3, "and the project's own key"
     assert await client.destroy(PROJECT) == 0, "twice is once"
     with pytest.raises(ConflictError, match="destroyed"):
         await client.create(PROJECT)
-    assert [key.state for key in await client.list(PROJECT)] == ["destroyed", "destroyed"]
+    assert [key.state for key in await client.list(PROJECT)] == ["destroyed"] * 3
     with pytest.raises(PreconditionError, match="destroyed"):
         await as_agent()
     async with database.reading() as tx:
@@ -143,10 +149,9 @@ async def test_destroyed_is_for_good(client, as_agent, caller, database, recorde
     assert (newest.action, newest.outcome) == ("key.unwrap", "denied"), "an attempt is recorded too"
 
 
-async def test_a_disabled_key_is_refused_and_said_to_be(client, as_agent, database) -> None:  # type: ignore[no-untyped-def]
+async def test_a_disabled_key_is_refused_and_said_to_be(client, as_agent) -> None:  # type: ignore[no-untyped-def]
     await client.create(PROJECT)
-    async with database.transaction() as tx:
-        await tx.execute("UPDATE wrapped_key SET state = 'disabled'")
+    await client.change(PROJECT, "disable", ALICE)
     with pytest.raises(PreconditionError, match="the key of this project is disabled"):
         await as_agent()
 
@@ -159,14 +164,16 @@ async def test_a_project_without_a_key(as_agent) -> None:  # type: ignore[no-unt
 async def test_keys_are_listed_without_their_wrapped_form(client) -> None:  # type: ignore[no-untyped-def]
     await client.create(PROJECT)
     await client.create(OTHER)
-    assert [key.project_id for key in await client.list()] == [PROJECT, OTHER]
-    assert [key.project_id for key in await client.list(OTHER)] == [OTHER]
+    assert [(key.project_id, key.purpose) for key in await client.list()] == [
+        (project, purpose) for project in (PROJECT, OTHER) for purpose in ("project", "volume")
+    ]
+    assert {key.project_id for key in await client.list(OTHER)} == {OTHER}
 
 
 async def test_many_creations_at_once_make_one_key(client) -> None:  # type: ignore[no-untyped-def]
     made = await asyncio.gather(*(client.create(PROJECT) for _ in range(8)))
     assert all(info == made[0] for info in made)
-    assert len(await client.list()) == 1
+    assert [key.purpose for key in await client.list()] == ["project", "volume"]
 
 
 async def test_many_unwraps_at_once(client, as_agent) -> None:  # type: ignore[no-untyped-def]
@@ -184,6 +191,7 @@ async def test_many_unwraps_at_once(client, as_agent) -> None:  # type: ignore[n
         (PROJECT, "a/b"),
         (PROJECT, "x" * 65),
         (PROJECT, "é"),
+        (PROJECT, "project"),
     ],
 )
 async def test_names_are_parsed_at_the_door(client, as_agent, project: str, purpose: str) -> None:  # type: ignore[no-untyped-def]
@@ -200,7 +208,7 @@ def test_every_command_has_one_caller() -> None:
 async def test_a_key_of_another_root_key_is_recognised(client, as_agent, database, recorded) -> None:  # type: ignore[no-untyped-def]
     await client.create(PROJECT)
     async with database.transaction() as tx:
-        await tx.execute("UPDATE wrapped_key SET root_version = 'another'")
+        await tx.execute("UPDATE wrapped_key SET root_version = 'another' WHERE purpose = 'project'")
     with pytest.raises(PreconditionError, match="wrapped by root key file/another"):
         await as_agent()
     failed, attempt = (entry.event for entry in (await recorded())[:2])
@@ -217,7 +225,9 @@ async def test_a_broker_that_is_restarted_is_waited_for(  # type: ignore[no-unty
 ) -> None:
     asking = asyncio.create_task(KeyClient(tmp_path / "late.sock").list())
     await asyncio.sleep(0)  # it has tried once and found nobody
-    broker = KeyBroker(database, provider, tmp_path / "late.sock", Notary(provider, tmp_path), peer_of=caller.peer_of)
+    keeper = Rig(tmp_path, database).keeper(provider)
+    notary = Notary(Roots(provider), tmp_path)
+    broker = KeyBroker(database, keeper, tmp_path / "late.sock", notary, peer_of=caller.peer_of)
     await broker.start()
     assert await asking == []
     await broker.stop()
@@ -282,7 +292,7 @@ async def test_an_unwrap_that_cannot_be_recorded_is_refused(  # type: ignore[no-
 ) -> None:
     await client.create(PROJECT)
     opened: list[object] = []
-    monkeypatch.setattr(KeyBroker, "_open_into_memfd", lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr(Keeper, "_open_into_memfd", lambda *arguments: opened.append(arguments))
     superuser = await database_as("postgres")
     async with superuser.transaction() as tx:
         await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")

@@ -14,6 +14,7 @@ from cloister.protocol.merkle.notes import VerifierKey
 from cloister.protocol.merkle.tree import Tree, consistency_proof, leaf_hash
 from cloister.trust.keys.notary import KEY_FILE, LAST_FILE, ForkError, Notary, read_last
 from cloister.trust.keys.providers import FileProvider, create_root_key
+from cloister.trust.keys.roots import Roots
 
 LEAVES = [leaf_hash(bytes([number])) for number in range(20)]
 FORGED = [*LEAVES[:3], leaf_hash(b"forged"), *LEAVES[4:]]
@@ -29,7 +30,7 @@ def provider(tmp_path: Path) -> Iterator[FileProvider]:
 
 @pytest.fixture
 def notary(provider: FileProvider, tmp_path: Path) -> Notary:
-    return Notary(provider, tmp_path)
+    return Notary(Roots(provider), tmp_path)
 
 
 def tree(size: int, leaves: list[bytes] = LEAVES) -> Tree:
@@ -50,7 +51,7 @@ def test_a_log_that_grows_is_signed_also_by_the_next_notary(
 ) -> None:
     assert notary.last().size == 0
     assert [ask(notary, 0, 5), ask(notary, 5, 11)] == [5, 11]
-    again = Notary(provider, tmp_path)
+    again = Notary(Roots(provider), tmp_path)
     assert again.last() == notary.last() == read_last(tmp_path)
     assert ask(again, 11, 12) == 12
     assert again.last().key == notary.last().key
@@ -78,7 +79,7 @@ def test_what_is_no_extension_is_refused_and_nothing_changes(
 ) -> None:
     assert ask(notary, 0, 5) == 5
     before = notary.last()
-    for each in (notary, Notary(provider, tmp_path)):
+    for each in (notary, Notary(Roots(provider), tmp_path)):
         with pytest.raises(ForkError):
             ask(each, *asked)
         assert each.last() == read_last(tmp_path) == before
@@ -128,7 +129,7 @@ def test_a_notary_that_lost_half_of_what_it_knew_signs_nothing(
         else:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(PreconditionError):
-            Notary(provider, tmp_path).sign(1, list(tree(1).peaks), [])
+            Notary(Roots(provider), tmp_path).sign(1, list(tree(1).peaks), [])
 
 
 def test_a_first_start_that_was_cut_short_is_begun_again(
@@ -136,7 +137,7 @@ def test_a_first_start_that_was_cut_short_is_begun_again(
 ) -> None:
     first = notary.last()
     (tmp_path / KEY_FILE).unlink()
-    second = Notary(provider, tmp_path)
+    second = Notary(Roots(provider), tmp_path)
     assert second.last().key != first.key
     assert ask(second, 0, 3) == 3
 
@@ -149,7 +150,7 @@ def test_the_private_key_lies_on_disk_only_under_the_root_key(notary: Notary, tm
     create_root_key(other_root / "root.key", uid=os.geteuid(), gid=os.getegid())
     stranger = FileProvider(other_root / "root.key")
     try:
-        with pytest.raises(Exception, match="does not open"):
-            Notary(stranger, tmp_path).sign(2, list(tree(2).peaks), consistency_proof(tree(1), LEAVES[1:2]))
+        with pytest.raises(Exception, match="no root key opens it"):
+            Notary(Roots(stranger), tmp_path).sign(2, list(tree(2).peaks), consistency_proof(tree(1), LEAVES[1:2]))
     finally:
         stranger.close()

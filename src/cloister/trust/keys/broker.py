@@ -1,9 +1,8 @@
-"""The key broker: the one process that has the root key, and the one place where a project's key is ever in clear.
+"""The key broker's server: who asks, and what they may. What is then done is the keeper's (`keeper.py`).
 
 It answers the commands of `commands.py` on a Unix socket. Not `base.rpc.Server`, because an answer may carry a file
 descriptor, but the same frames. Who asks is the kernel's word (SO_PEERCRED), what each may ask is the table `MAY`, and
-everybody else is refused and recorded. A key in clear exists from step 4 to step 6 of `_unwrap`, in a page of its own;
-what leaves is a descriptor.
+everybody else is refused and recorded.
 """
 
 import asyncio
@@ -22,42 +21,48 @@ from cloister.base.database import Database
 from cloister.base.errors import (
     BadRequestError,
     CloisterError,
-    ConflictError,
     ForbiddenError,
     InternalError,
-    NotFoundError,
-    PreconditionError,
 )
 from cloister.base.identities import Service
-from cloister.base.ids import parse_project_id
+from cloister.base.ids import parse_org_id, parse_project_id
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, Reply, Request, frame, frame_length
 from cloister.trust.audit import Action, Event, record
-from cloister.trust.keys import store
 from cloister.trust.keys.commands import (
     AnyCommand,
+    ChangeRing,
     CreateKey,
     DestroyKeys,
     GetCheckpoint,
-    KeyInfo,
+    GetKeyPolicy,
+    GetKeystore,
+    GetRing,
     ListKeys,
+    OnBehalf,
+    RotateKeys,
+    SetKeyPolicy,
     SignCheckpoint,
     UnwrapKey,
 )
-from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
+from cloister.trust.keys.keeper import By, Keeper
 from cloister.trust.keys.notary import ForkError, Notary
-from cloister.trust.keys.providers.provider import KEY_BYTES, Context, Provider
 from cloister.trust.keys.refusals import Refusals
-from cloister.trust.keys.store import WrappedKey
 
 log = logging.getLogger(__name__)
 
 MAY: Final[dict[type[Command[Any]], Service]] = {
+    ChangeRing: Service.API,
     CreateKey: Service.API,
     DestroyKeys: Service.API,
     GetCheckpoint: Service.API,
+    GetKeyPolicy: Service.API,
+    GetKeystore: Service.API,
+    GetRing: Service.API,
     ListKeys: Service.API,
+    RotateKeys: Service.API,
+    SetKeyPolicy: Service.API,
     SignCheckpoint: Service.API,
     UnwrapKey: Service.AGENT,
 }
@@ -86,12 +91,12 @@ class Answer:
 
 
 class KeyBroker:
-    """Serves `path` until stopped. `provider` holds the root key, `database` is open as the role `cloister_keys`."""
+    """Serves `path` until stopped. `database` is open as the role `cloister_keys`."""
 
     def __init__(
         self,
         database: Database,
-        provider: Provider,
+        keeper: Keeper,
         path: Path,
         notary: Notary,
         *,
@@ -100,7 +105,7 @@ class KeyBroker:
     ) -> None:
         """`mode` are the socket's permission bits: they decide who may knock, not who is answered."""
         self._database = database
-        self._provider = provider
+        self._keeper = keeper
         self._path = path
         self._notary = notary
         self._mode = mode
@@ -184,93 +189,39 @@ class KeyBroker:
         return Reply(request.id, failure=failure), None
 
     async def _carry_out(self, peer: Peer, command: AnyCommand) -> Answer:
+        keeper = self._keeper
         match command:
             case CreateKey():
-                return Answer(await self._create(peer, command))
-            case DestroyKeys():
-                return Answer(await self._destroy(peer, command))
-            case ListKeys():
-                async with self._database.reading() as tx:
-                    return Answer(await store.list_keys(tx, command.project_id))
+                project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
+                return Answer(await keeper.create(project_id, purpose, _by(peer)))
             case UnwrapKey():
-                return await self._unwrap(peer, command)
+                project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
+                reason = _word("reason", command.reason)
+                return Answer(*await keeper.unwrap(project_id, purpose, reason, _by(peer)))
+            case DestroyKeys():
+                return Answer(await keeper.destroy(parse_project_id(command.project_id), _by(peer)))
+            case RotateKeys():
+                return Answer(await keeper.rotate(parse_project_id(command.project_id), _on_behalf(command.by)))
+            case ChangeRing():
+                project_id, by = parse_project_id(command.project_id), _on_behalf(command.by)
+                return Answer(await keeper.change(project_id, command.change, command.days, command.reason, by))
+            case GetRing():
+                return Answer(await keeper.ring(parse_project_id(command.project_id)))
+            case ListKeys():
+                return Answer(await keeper.list(command.project_id))
+            case SetKeyPolicy():
+                org_id, by = parse_org_id(command.org_id), _on_behalf(command.by)
+                return Answer(await keeper.set_policy(org_id, command.days, by))
+            case GetKeyPolicy():
+                return Answer(await keeper.policy(parse_org_id(command.org_id)))
+            case GetKeystore():
+                return Answer(await keeper.keystore())
             case GetCheckpoint():
                 return Answer(await asyncio.to_thread(self._notary.last))
             case SignCheckpoint():
                 return await self._sign(peer, command)
             case unreachable:
                 assert_never(unreachable)
-
-    async def _create(self, peer: Peer, command: CreateKey) -> KeyInfo:
-        project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
-        async with self._database.transaction() as tx:
-            await store.lock_project(tx, project_id)
-            known = await store.newest(tx, project_id, purpose)
-            if known is not None:
-                if known.info.state != "enabled":
-                    # A key that was destroyed stays destroyed: a late retry must not give the project a second life.
-                    raise ConflictError(public=f"the key of this project is {known.info.state}")
-                return known.info
-            context = Context(project_id, purpose, 1)
-            with SecretPage(KEY_BYTES) as page:
-                page.fill_randomly()
-                wrapped = self._provider.wrap(page.buffer, context)
-            info = KeyInfo(
-                project_id=project_id,
-                purpose=purpose,
-                version=context.version,
-                state="enabled",
-                provider=self._provider.name,
-                created_at="",  # the database's clock
-            )
-            info = await store.insert(tx, WrappedKey(info, self._provider.root_version, wrapped))
-            await record(tx, _event(Action.KEY_CREATE, peer, info))
-            return info
-
-    async def _destroy(self, peer: Peer, command: DestroyKeys) -> int:
-        project_id = parse_project_id(command.project_id)
-        async with self._database.transaction() as tx:
-            await store.lock_project(tx, project_id)
-            destroyed = await store.destroy(tx, project_id)
-            if destroyed:
-                await record(tx, *(_event(Action.KEY_DESTROY, peer, info) for info in destroyed))
-            return len(destroyed)
-
-    async def _unwrap(self, peer: Peer, command: UnwrapKey) -> Answer:
-        """Hand out one key. The order is the guarantee: no key is in clear that was not recorded first.
-
-        1. The node agent asks, by the kernel's word (`MAY`, checked before this is called).
-        2. Find the newest enabled version of the key.
-        3. Record its use, and commit. If that fails for whatever reason, refuse.
-        4. Unwrap it into a page of its own.
-        5. Copy it, as hexadecimal digits, into a sealed memfd whose name says nothing.
-        6. Wipe both pages.
-        7. Answer; the descriptor goes beside the answer, and ours is closed (`_serve`).
-        """
-        # 1. was in _answer.
-        project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
-        reason = _word("reason", command.reason)
-        # 2. Which key.
-        async with self._database.transaction() as tx:
-            key = await store.newest(tx, project_id, purpose)
-            refusal = _refusal(key)
-            # 3. Leaving the block commits. What is refused is recorded as well.
-            info = key.info if key is not None else None
-            event = _event(Action.KEY_UNWRAP, peer, info, project_id=project_id, reason=reason)
-            if refusal is not None:
-                event = msgspec.structs.replace(event, outcome="denied", details={"refused": refusal.public})
-            await record(tx, event)
-        if refusal is not None:
-            raise refusal
-        assert key is not None
-        # 4. to 6. Out of its envelope, into a memfd.
-        try:
-            descriptor = self._open_into_memfd(key)
-        except CloisterError as error:
-            await self._record_failure(event, error)
-            raise
-        # 7. The rest is _serve's.
-        return Answer(key.info, descriptor)
 
     async def _sign(self, peer: Peer, command: SignCheckpoint) -> Answer:
         try:
@@ -280,26 +231,6 @@ class KeyBroker:
             await self._record_refusal(peer, f"{type(command).__name__}: {error.public}")
             raise
         return Answer(signed)
-
-    def _open_into_memfd(self, key: WrappedKey) -> int:
-        if (key.info.provider, key.root_version) != (self._provider.name, self._provider.root_version):
-            raise PreconditionError(
-                public=f"the key is wrapped by root key {key.info.provider}/{key.root_version}, "
-                f"the broker holds {self._provider.name}/{self._provider.root_version}"
-            )
-        assert key.wrapped is not None
-        with SecretPage(KEY_BYTES) as page, SecretPage(2 * KEY_BYTES) as digits:
-            context = Context(key.info.project_id, key.info.purpose, key.info.version)
-            self._provider.unwrap_into(key.wrapped, context, page.buffer)  # 4.
-            write_hexadecimal(page.buffer, digits.buffer)
-            return sealed_memfd(digits.buffer, "cloister")  # 5., and 6. as the block ends
-
-    async def _record_failure(self, event: Event, error: CloisterError) -> None:
-        """Beside the event of the attempt, which is in the log already: this one may be lost."""
-        log.error("unwrapping a key of %s: %s", event.project_id, error)
-        with contextlib.suppress(CloisterError):
-            async with self._database.transaction() as tx:
-                await record(tx, msgspec.structs.replace(event, outcome="failed", details={"error": error.public}))
 
     async def _record_refusal(self, peer: Peer, what: str, project_id: str = "") -> None:
         log.warning("refused %s to uid %d (pid %d) on %s", what, peer.uid, peer.pid, self._path.name)
@@ -321,28 +252,17 @@ class KeyBroker:
             log.exception("a refusal could not be recorded")
 
 
-def _refusal(key: WrappedKey | None) -> CloisterError | None:
-    if key is None:
-        return NotFoundError(public="this project has no key")
-    if key.info.state == "enabled":
-        return None
-    return PreconditionError(public=f"the key of this project is {key.info.state}")
-
-
 def _actor(peer: Peer) -> str:
     """As the audit log names a process of ours, or somebody's."""
     return f"platform:{peer.service.name.lower()}" if peer.service is not None else f"uid:{peer.uid}"
 
 
-def _event(action: Action, peer: Peer, info: KeyInfo | None, *, project_id: str = "", reason: str = "") -> Event:
-    return Event(
-        action=action,
-        actor=_actor(peer),
-        project_id=info.project_id if info is not None else project_id,
-        resource=f"{info.purpose}/{info.version}" if info is not None else "",
-        reason=reason,
-        details={"pid": peer.pid},
-    )
+def _by(peer: Peer) -> By:
+    return By(_actor(peer), details={"pid": peer.pid})
+
+
+def _on_behalf(them: OnBehalf) -> By:
+    return By(them.actor, them.address, them.request_id, {"client": them.client} if them.client else {})
 
 
 def _word(what: str, text: str) -> str:

@@ -20,11 +20,21 @@ from cloister.base.rpc.wire import LENGTH, Command, FrameTooLongError, Reply, Re
 from cloister.protocol.merkle.notes import SignedTree
 from cloister.protocol.merkle.tree import Tree
 from cloister.trust.keys.commands import (
+    WAITING_DAYS_MAX,
+    ChangeRing,
     CreateKey,
     DestroyKeys,
     GetCheckpoint,
+    GetKeyPolicy,
+    GetKeystore,
+    GetRing,
     KeyInfo,
+    KeystoreInfo,
     ListKeys,
+    OnBehalf,
+    RingInfo,
+    RotateKeys,
+    SetKeyPolicy,
     SignCheckpoint,
     UnwrapKey,
 )
@@ -60,6 +70,34 @@ class KeyClient:
     async def list(self, project_id: str | None = None) -> list[KeyInfo]:
         keys, _ = await self._ask(ListKeys(project_id=project_id))
         return keys
+
+    async def ring(self, project_id: str) -> RingInfo:
+        ring, _ = await self._ask(GetRing(project_id=project_id))
+        return ring
+
+    async def rotate(self, project_id: str, by: OnBehalf) -> RingInfo:
+        ring, _ = await self._ask(RotateKeys(project_id=project_id, by=by))
+        return ring
+
+    async def change(
+        self, project_id: str, change: str, by: OnBehalf, *, days: int = WAITING_DAYS_MAX, reason: str = ""
+    ) -> RingInfo:
+        """`disable`, `enable`, `destroy`, `cancel`."""
+        ring, _ = await self._ask(ChangeRing(project_id=project_id, change=change, days=days, reason=reason, by=by))
+        return ring
+
+    async def policy(self, org_id: str) -> int:
+        """Days between rotations."""
+        days, _ = await self._ask(GetKeyPolicy(org_id=org_id))
+        return days
+
+    async def set_policy(self, org_id: str, days: int, by: OnBehalf) -> int:
+        days, _ = await self._ask(SetKeyPolicy(org_id=org_id, days=days, by=by))
+        return days
+
+    async def keystore(self) -> KeystoreInfo:
+        info, _ = await self._ask(GetKeystore())
+        return info
 
     async def last_checkpoint(self) -> SignedTree:
         signed, _ = await self._ask(GetCheckpoint())

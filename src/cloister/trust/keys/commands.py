@@ -5,7 +5,7 @@ never travels in a message: it comes as a sealed memfd beside the answer, so tha
 daemon without ever lying in the agent's memory.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -18,11 +18,61 @@ class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     """`volume`; later `backup`, `recording` …"""
     version: int
+    """Of the envelope: a rotation of what is above it makes another."""
+    material: int = 1
+    """Of the secret in it."""
     state: str
-    """`enabled`, `disabled`, `destroyed`"""
+    """`enabled`, `destroyed`"""
     provider: str
-    """Which provider's root key wraps it, e.g. `file`."""
+    """What wraps it: a provider's root key, e.g. `file`, or `project`, the project's own key."""
     created_at: str
+
+
+class RingInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A project's keys as a whole."""
+
+    project_id: str
+    state: str
+    """`enabled`, `disabled`, `pending_destruction`, `destroyed`"""
+    destroy_at: str = ""
+    rotated_at: str
+    rotate_days: int
+    """By the policy of its organization."""
+    keys: list[KeyInfo]
+
+
+class RootCount(msgspec.Struct, frozen=True, kw_only=True):
+    provider: str
+    root_version: str
+    is_current: bool
+    is_held: bool
+    """The broker has it; if not, the keys under it cannot be used."""
+    projects: int
+
+
+class KeystoreInfo(msgspec.Struct, frozen=True, kw_only=True):
+    epoch: int
+    seals: int
+    roots: list[RootCount]
+    """The current one first; a project that is still being moved counts under each of its roots."""
+
+
+class OnBehalf(msgspec.Struct, frozen=True, kw_only=True):
+    """For whom the API asks, as the audit log names them. Its word is taken: it may append to the log itself."""
+
+    actor: str
+    address: str = ""
+    request_id: str = ""
+    client: str = ""
+
+
+POLICY_DAYS_DEFAULT: Final = 365
+POLICY_DAYS_MAX: Final = 2560
+# AWS KMS's default and maximum.
+
+WAITING_DAYS_MIN: Final = 7
+WAITING_DAYS_MAX: Final = 30
+# As AWS KMS has them: long enough to notice, short enough to be a deletion.
 
 
 class CreateKey(Command[KeyInfo], frozen=True, kw_only=True):
@@ -54,6 +104,56 @@ class DestroyKeys(Command[int], frozen=True):
     project_id: str
 
 
+class RotateKeys(Command[RingInfo], frozen=True, kw_only=True):
+    """Give the project a new key of its own, and wrap what is below it anew. Its volume's key stays, so nothing is
+    reopened. Allowed to the API."""
+
+    reply: ClassVar[type] = RingInfo
+    project_id: str
+    by: OnBehalf
+
+
+class ChangeRing(Command[RingInfo], frozen=True, kw_only=True):
+    """`disable`: no unwrap any more; what runs lives on. `enable`: again. `destroy`: disabled, and after `days` destroyed.
+    `cancel`: not destroyed, still disabled. Allowed to the API. Twice is once."""
+
+    reply: ClassVar[type] = RingInfo
+    project_id: str
+    change: str
+    days: int = WAITING_DAYS_MAX
+    reason: str = ""
+    by: OnBehalf
+
+
+class GetRing(Command[RingInfo], frozen=True, kw_only=True):
+    """Allowed to the API."""
+
+    reply: ClassVar[type] = RingInfo
+    project_id: str
+
+
+class SetKeyPolicy(Command[int], frozen=True, kw_only=True):
+    """How often the keys of an organization's projects are rotated. Allowed to the API. The answer is the days."""
+
+    reply: ClassVar[type] = int
+    org_id: str
+    days: int
+    by: OnBehalf
+
+
+class GetKeyPolicy(Command[int], frozen=True, kw_only=True):
+    """In days. Allowed to the API."""
+
+    reply: ClassVar[type] = int
+    org_id: str
+
+
+class GetKeystore(Command[KeystoreInfo], frozen=True):
+    """Allowed to the API."""
+
+    reply: ClassVar[type] = KeystoreInfo
+
+
 class ListKeys(Command[list[KeyInfo]], frozen=True):
     """Allowed to the API."""
 
@@ -78,4 +178,17 @@ class SignCheckpoint(Command[SignedTree], frozen=True, kw_only=True):
     proof: list[bytes]
 
 
-AnyCommand = CreateKey | UnwrapKey | DestroyKeys | ListKeys | GetCheckpoint | SignCheckpoint
+AnyCommand = (
+    CreateKey
+    | UnwrapKey
+    | DestroyKeys
+    | RotateKeys
+    | ChangeRing
+    | GetRing
+    | SetKeyPolicy
+    | GetKeyPolicy
+    | GetKeystore
+    | ListKeys
+    | GetCheckpoint
+    | SignCheckpoint
+)

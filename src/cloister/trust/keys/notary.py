@@ -24,7 +24,8 @@ from cloister.base.errors import BadRequestError, ConflictError, PreconditionErr
 from cloister.protocol.merkle.notes import Checkpoint, NoteError, SignedTree, VerifierKey
 from cloister.protocol.merkle.tree import Tree, is_consistent
 from cloister.trust.keys.memory import SecretPage
-from cloister.trust.keys.providers.provider import KEY_BYTES, Context, Provider
+from cloister.trust.keys.providers.provider import KEY_BYTES, Context
+from cloister.trust.keys.roots import Roots
 
 KEY_FILE: Final = "key.json"
 LAST_FILE: Final = "last.json"
@@ -46,8 +47,8 @@ class Notary:
     """Called from threads, because it waits for the disk. Raises PreconditionError if its files are not as it wrote them:
     it then signs nothing, rather than begin a second history."""
 
-    def __init__(self, provider: Provider, directory: Path) -> None:
-        self._provider = provider
+    def __init__(self, roots: Roots, directory: Path) -> None:
+        self._roots = roots
         self._directory = directory
         self._opened: tuple[KeyFile, SignedTree] | None = None
         # Two at once would both extend the same tree, each its own way. Held by the thread: a caller who gave up waiting
@@ -96,11 +97,20 @@ class Notary:
         verifier = VerifierKey.parse(key.key)
         text = Checkpoint(verifier.name, tree.size, tree.root).text
         with SecretPage(KEY_BYTES) as page:
-            self._provider.unwrap_into(key.sealed, _CONTEXT, page.buffer)
+            self._roots.unwrap_into(key.sealed, _CONTEXT, page.buffer)
             signature = Ed25519PrivateKey.from_private_bytes(page.buffer).sign(text.encode())
         return SignedTree(
             size=tree.size, peaks=list(tree.peaks), note=verifier.note(text, signature), key=str(verifier)
         )
+
+    def _moved(self, key: KeyFile) -> KeyFile:
+        """Under the current root key, if a former one wraps it."""
+        with SecretPage(KEY_BYTES) as page:
+            if self._roots.unwrap_into(key.sealed, _CONTEXT, page.buffer) is self._roots.current:
+                return key
+            moved = KeyFile(key=key.key, sealed=self._roots.current.wrap(page.buffer, _CONTEXT))
+        write_durably(self._directory / KEY_FILE, msgspec.json.encode(moved), mode=0o600)
+        return moved
 
     def _keep(self, signed: SignedTree) -> None:
         write_durably(self._directory / LAST_FILE, msgspec.json.encode(signed))
@@ -127,7 +137,7 @@ class Notary:
             raise PreconditionError(public=f"{self._directory / KEY_FILE}: {error}") from error
         if last.key != key.key:
             raise PreconditionError(public=f"{self._directory}: the last checkpoint is of another key")
-        return key, last
+        return self._moved(key), last
 
     def _begin(self) -> tuple[KeyFile, SignedTree]:
         """A key, and the empty tree signed by it. The key's file is written last: it says that the rest is there."""
@@ -136,7 +146,7 @@ class Notary:
         with SecretPage(KEY_BYTES) as page:
             page.fill_randomly()
             public = Ed25519PrivateKey.from_private_bytes(page.buffer).public_key().public_bytes_raw()
-            sealed = self._provider.wrap(page.buffer, _CONTEXT)
+            sealed = self._roots.current.wrap(page.buffer, _CONTEXT)
         key = KeyFile(key=str(VerifierKey(name, public)), sealed=sealed)
         signed = self._signed(key, Tree())
         self._keep(signed)

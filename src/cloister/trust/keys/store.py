@@ -1,14 +1,20 @@
-"""The rows of wrapped keys. Only the broker's database role may read them; a row without the root key is noise.
+"""The rows of wrapped keys, of key rings and of policies. Only the broker's database role may read them; a row without the
+root key and the project's seal is noise.
 
 The transaction is an argument: the audit event of a change is appended in the same one, by the broker.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from cloister.base.database import Transaction
 from cloister.trust.audit.events import timestamp
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import POLICY_DAYS_DEFAULT, KeyInfo
+
+PROJECT: Final = "project"
+"""The purpose of a project's own key, and what stands as the provider of those that it wraps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,36 +24,55 @@ class WrappedKey:
     wrapped: bytes | None
     """None once destroyed."""
 
+    @property
+    def is_enabled(self) -> bool:
+        return self.info.state == "enabled"
 
-async def lock_project(tx: Transaction, project_id: str) -> None:
-    """Until the transaction ends nobody else creates or destroys keys of this project."""
-    await tx.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"wrapped_key {project_id}")
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What is so of a project's keys as a whole."""
+
+    project_id: str
+    state: str
+    destroy_at: datetime | None
+    rotated_at: datetime
 
 
-async def newest(tx: Transaction, project_id: str, purpose: str) -> WrappedKey | None:
-    """The key that counts: the newest enabled version, or the newest of all where none is enabled."""
-    row = await tx.fetch_row(
-        """SELECT * FROM wrapped_key WHERE project_id = $1 AND purpose = $2
-            ORDER BY (state = 'enabled') DESC, version DESC LIMIT 1""",
-        project_id,
-        purpose,
+async def lock_projects(tx: Transaction, *project_ids: str) -> None:
+    """Until the transaction ends nobody else creates, rotates or destroys keys of these projects."""
+    await tx.execute(
+        """SELECT pg_advisory_xact_lock(hashtextextended('wrapped_key ' || project_id, 0))
+             FROM unnest($1::text[]) AS project_id""",
+        sorted(project_ids),
     )
-    return None if row is None else _key(row)
 
 
-async def insert(tx: Transaction, key: WrappedKey) -> KeyInfo:
-    row = await tx.fetch_row(
-        """INSERT INTO wrapped_key (project_id, purpose, version, provider, root_version, state, wrapped)
-           VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *""",
-        key.info.project_id,
-        key.info.purpose,
-        key.info.version,
-        key.info.provider,
-        key.root_version,
-        key.info.state,
-        key.wrapped,
+async def keys_of(tx: Transaction, project_ids: Sequence[str]) -> dict[str, list[WrappedKey]]:
+    """All versions of all keys, in the order of versions."""
+    rows = await tx.fetch(
+        "SELECT * FROM wrapped_key WHERE project_id = ANY($1) ORDER BY project_id, purpose, version", project_ids
     )
-    return _key(row).info
+    found: dict[str, list[WrappedKey]] = {project_id: [] for project_id in project_ids}
+    for row in rows:
+        found[row["project_id"]].append(_key(row))
+    return found
+
+
+async def insert(tx: Transaction, *keys: WrappedKey) -> None:
+    await tx.execute(
+        """INSERT INTO wrapped_key (project_id, purpose, version, material, provider, root_version, state, wrapped)
+           SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::bytea[])
+        """,
+        [key.info.project_id for key in keys],
+        [key.info.purpose for key in keys],
+        [key.info.version for key in keys],
+        [key.info.material for key in keys],
+        [key.info.provider for key in keys],
+        [key.root_version for key in keys],
+        [key.info.state for key in keys],
+        [key.wrapped for key in keys],
+    )
 
 
 async def destroy(tx: Transaction, project_id: str) -> list[KeyInfo]:
@@ -56,6 +81,19 @@ async def destroy(tx: Transaction, project_id: str) -> list[KeyInfo]:
         """UPDATE wrapped_key SET state = 'destroyed', wrapped = NULL, destroyed_at = now()
             WHERE project_id = $1 AND state <> 'destroyed' RETURNING *""",
         project_id,
+    )
+    return [_key(row).info for row in rows]
+
+
+async def destroy_superseded(tx: Transaction, limit: int) -> list[KeyInfo]:
+    """Of what rotations replaced, what nobody needs any more; the database says which (`is_superseded`). What is below a
+    project key goes before it does."""
+    rows = await tx.fetch(
+        """UPDATE wrapped_key AS it SET state = 'destroyed', wrapped = NULL, destroyed_at = now()
+             FROM (SELECT project_id, purpose, version FROM wrapped_key AS key
+                    WHERE state <> 'destroyed' AND is_superseded(key) LIMIT $1) AS old
+            WHERE (it.project_id, it.purpose, it.version) = (old.project_id, old.purpose, old.version) RETURNING it.*""",
+        limit,
     )
     return [_key(row).info for row in rows]
 
@@ -69,13 +107,134 @@ async def list_keys(tx: Transaction, project_id: str | None) -> list[KeyInfo]:
     return [_key(row).info for row in rows]
 
 
+async def ring(tx: Transaction, project_id: str) -> Ring | None:
+    row = await tx.fetch_row("SELECT * FROM key_ring WHERE project_id = $1", project_id)
+    return None if row is None else _ring(row)
+
+
+async def ensure_ring(tx: Transaction, project_id: str, now: datetime) -> None:
+    await tx.execute(
+        "INSERT INTO key_ring (project_id, rotated_at) VALUES ($1, $2) ON CONFLICT DO NOTHING", project_id, now
+    )
+
+
+async def change_ring(tx: Transaction, project_id: str, state: str, destroy_at: datetime | None) -> None:
+    await tx.execute(
+        "UPDATE key_ring SET state = $2, destroy_at = $3 WHERE project_id = $1", project_id, state, destroy_at
+    )
+
+
+async def mark_rotated(tx: Transaction, project_ids: Sequence[str], now: datetime) -> None:
+    await tx.execute("UPDATE key_ring SET rotated_at = $2 WHERE project_id = ANY($1)", project_ids, now)
+
+
+async def overdue(tx: Transaction, now: datetime, except_for: Sequence[str], limit: int) -> list[str]:
+    """Projects whose organization's policy says that their key has lived long enough, the oldest first."""
+    rows = await tx.fetch(
+        """SELECT project_id FROM key_ring AS ring
+             JOIN project ON project.id = project_id AND deleted_at IS NULL
+             LEFT JOIN key_policy USING (org_id)
+            WHERE ring.state = 'enabled' AND rotated_at + make_interval(days => coalesce(rotate_days, $2)) <= $1
+              AND project_id <> ALL ($3) AND EXISTS (
+                  SELECT FROM wrapped_key AS key WHERE key.project_id = ring.project_id AND key.state = 'enabled')
+            ORDER BY rotated_at, project_id LIMIT $4""",
+        now,
+        POLICY_DAYS_DEFAULT,
+        except_for,
+        limit,
+    )
+    return [row["project_id"] for row in rows]
+
+
+async def under_other_roots(
+    tx: Transaction, provider: str, root_version: str, except_for: Sequence[str], limit: int
+) -> list[str]:
+    """Projects of which some newest key stands under another root than this."""
+    rows = await tx.fetch(
+        """SELECT DISTINCT project_id
+             FROM (SELECT DISTINCT ON (project_id, purpose) project_id, provider, root_version
+                     FROM wrapped_key WHERE state = 'enabled'
+                    ORDER BY project_id, purpose, version DESC) AS newest
+            WHERE provider <> 'project' AND (provider, root_version) <> ($1, $2)
+              AND project_id <> ALL ($3)
+            ORDER BY project_id LIMIT $4""",
+        provider,
+        root_version,
+        except_for,
+        limit,
+    )
+    return [row["project_id"] for row in rows]
+
+
+async def count_by_root(tx: Transaction) -> list[tuple[str, str, int]]:
+    """How many projects stand under which root: provider, version, number."""
+    rows = await tx.fetch(
+        """SELECT provider, root_version, count(DISTINCT project_id) AS projects
+             FROM (SELECT DISTINCT ON (project_id, purpose) project_id, provider, root_version
+                     FROM wrapped_key WHERE state = 'enabled'
+                    ORDER BY project_id, purpose, version DESC) AS newest
+            WHERE provider <> 'project' GROUP BY provider, root_version ORDER BY projects DESC"""
+    )
+    return [(row["provider"], row["root_version"], row["projects"]) for row in rows]
+
+
+async def has_project_keys(tx: Transaction) -> bool:
+    """Any that a seal belongs to."""
+    found: bool = await tx.fetch_value(
+        "SELECT EXISTS (SELECT FROM wrapped_key WHERE purpose = 'project' AND state <> 'destroyed')"
+    )
+    return found
+
+
+async def due_for_destruction(tx: Transaction, now: datetime) -> list[str]:
+    rows = await tx.fetch("SELECT project_id FROM key_ring WHERE destroy_at <= $1 ORDER BY destroy_at", now)
+    return [row["project_id"] for row in rows]
+
+
+async def destroyed_among(tx: Transaction, project_ids: Sequence[str]) -> list[str]:
+    """Of these, those that had keys and have none any more."""
+    rows = await tx.fetch(
+        """SELECT project_id FROM wrapped_key WHERE project_id = ANY($1)
+            GROUP BY project_id HAVING bool_and(state = 'destroyed')""",
+        project_ids,
+    )
+    return [row["project_id"] for row in rows]
+
+
+async def policy_days(tx: Transaction, org_id: str) -> int:
+    days: int | None = await tx.fetch_value("SELECT rotate_days FROM key_policy WHERE org_id = $1", org_id)
+    return POLICY_DAYS_DEFAULT if days is None else days
+
+
+async def rotate_days_of(tx: Transaction, project_id: str) -> int:
+    """By the policy of the project's organization; a volume of the pool has none yet."""
+    days: int | None = await tx.fetch_value(
+        "SELECT rotate_days FROM key_policy JOIN project USING (org_id) WHERE project.id = $1", project_id
+    )
+    return POLICY_DAYS_DEFAULT if days is None else days
+
+
+async def set_policy(tx: Transaction, org_id: str, days: int) -> None:
+    await tx.execute(
+        """INSERT INTO key_policy (org_id, rotate_days) VALUES ($1, $2)
+           ON CONFLICT (org_id) DO UPDATE SET rotate_days = excluded.rotate_days""",
+        org_id,
+        days,
+    )
+
+
 def _key(row: Any) -> WrappedKey:
     info = KeyInfo(
         project_id=row["project_id"],
         purpose=row["purpose"],
         version=row["version"],
+        material=row["material"],
         state=row["state"],
         provider=row["provider"],
         created_at=timestamp(row["created_at"]),
     )
     return WrappedKey(info, row["root_version"], row["wrapped"])
+
+
+def _ring(row: Any) -> Ring:
+    return Ring(row["project_id"], row["state"], row["destroy_at"], row["rotated_at"])

@@ -19,17 +19,7 @@ class FileProvider(RootKey):
 
     def __init__(self, path: Path) -> None:
         """Reads the key. Raises PreconditionError if the file is not what it must be."""
-        descriptor = open_private(path)
-        page = SecretPage(KEY_BYTES)
-        try:
-            size = os.fstat(descriptor).st_size
-            is_whole = size == KEY_BYTES and os.readv(descriptor, [page.buffer]) == KEY_BYTES
-        finally:
-            os.close(descriptor)
-        if not is_whole:
-            page.close()
-            raise PreconditionError(public=f"{path}: {size} bytes, a root key has {KEY_BYTES}")
-        super().__init__(page)
+        super().__init__(read_key(path))
 
     @property
     def root_version(self) -> str:
@@ -42,6 +32,21 @@ def create_root_key(path: Path, *, uid: int, gid: int) -> None:
     with SecretPage(KEY_BYTES) as page:
         page.fill_randomly()
         write_private(path, page.buffer, uid=uid, gid=gid)
+
+
+def read_key(path: Path) -> SecretPage:
+    """32 bytes of a file that only we can read. Raises PreconditionError with what is wrong."""
+    descriptor = open_private(path)
+    page = SecretPage(KEY_BYTES)
+    try:
+        size = os.fstat(descriptor).st_size
+        is_whole = size == KEY_BYTES and os.readv(descriptor, [page.buffer]) == KEY_BYTES
+    finally:
+        os.close(descriptor)
+    if not is_whole:
+        page.close()
+        raise PreconditionError(public=f"{path}: {size} bytes, a root key has {KEY_BYTES}")
+    return page
 
 
 def open_private(path: Path) -> int:

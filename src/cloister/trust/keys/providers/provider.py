@@ -9,18 +9,19 @@ import hmac
 import os
 import struct
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cloister.base.errors import InternalError
+from cloister.base.errors import InternalError, UnavailableError
 from cloister.trust.keys.memory import SecretPage
 
 KEY_BYTES: Final = 32
 FORMAT: Final = 1
 _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
+OVERHEAD_BYTES: Final = 1 + _NONCE_BYTES + _TAG_BYTES
 # Nonces are random: up to 2^32 envelopes under one root key, the chance that two meet stays under 2^-32 (SP 800-38D §8.3).
 
 _DOMAIN: Final = b"cloister wrapped key"
@@ -30,6 +31,12 @@ class KeyDamagedError(InternalError):
     """A wrapped key does not open: it was changed, moved, or wrapped by another root key."""
 
     public = "the project's key cannot be unwrapped"
+
+
+class ProviderUnavailableError(UnavailableError):
+    """Whoever holds the root key does not answer. Worth another try, by the broker first."""
+
+    public = "the key service does not answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +68,26 @@ class Provider(Protocol):
         """Which root key wraps now. Rows keep it, so that a key wrapped by another one is recognised, not guessed at."""
         ...
 
-    def wrap(self, plaintext: memoryview, context: Context) -> bytes: ...
+    @property
+    def is_remote(self) -> bool:
+        """Its calls may wait for somebody else: the broker makes them in a thread."""
+        ...
+
+    def wrap(self, plaintext: memoryview, context: Context) -> bytes:
+        """Raises ProviderUnavailableError."""
+        ...
 
     def unwrap_into(self, wrapped: bytes, context: Context, buffer: memoryview) -> None:
-        """Write the plaintext into `buffer`, which has its exact length. Raises KeyDamagedError."""
+        """Write the plaintext into `buffer`, which has its exact length. Raises KeyDamagedError, ProviderUnavailableError."""
         ...
+
+    def close(self) -> None: ...
 
 
 class RootKey:
     """32 bytes that we hold ourselves, and AES-256-GCM under them."""
+
+    is_remote = False
 
     def __init__(self, page: SecretPage) -> None:
         """Takes the page over: it holds the key as long as this object lives."""
@@ -87,7 +105,7 @@ class RootKey:
         return bytes([FORMAT]) + nonce + sealed
 
     def unwrap_into(self, wrapped: bytes, context: Context, buffer: memoryview) -> None:
-        if len(wrapped) != 1 + _NONCE_BYTES + len(buffer) + _TAG_BYTES or wrapped[0] != FORMAT:
+        if len(wrapped) != OVERHEAD_BYTES + len(buffer) or wrapped[0] != FORMAT:
             raise KeyDamagedError(f"{context}: not an envelope of format {FORMAT}")
         nonce, sealed = wrapped[1 : 1 + _NONCE_BYTES], wrapped[1 + _NONCE_BYTES :]
         try:
@@ -99,3 +117,9 @@ class RootKey:
 
     def close(self) -> None:
         self._page.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

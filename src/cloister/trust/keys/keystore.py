@@ -1,0 +1,199 @@
+"""The keystore: what an erased project's keys lack for ever, also where an old backup is put back.
+
+Every project has a seal, a key of its own that lies here and not in the control database; its project key's envelope is
+sealed with it. Erasing a project takes its seal away and begins a new epoch: the seals that stay are wrapped anew under a
+new epoch key, and the old epoch key is destroyed.
+
+    keystore/seals.json             the seals, each wrapped by the epoch key: back this up after every erasure
+    epochs/epoch-000007.key         the epoch key: in no backup, on something that can forget
+
+So a backup of the control database opens for whoever still has a seal today, and for nobody else; a backup of the seals
+opens only under the epoch key of its day, which is gone after the next erasure. Everything rests on that: docs/keys.md says
+where the epoch key must lie.
+"""
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cloister.base.durable import sync_directory, write_durably
+from cloister.base.errors import PreconditionError
+from cloister.trust.keys.memory import SecretPage
+from cloister.trust.keys.providers.file import read_key, write_private
+from cloister.trust.keys.providers.provider import KEY_BYTES, OVERHEAD_BYTES, Context, RootKey
+
+log = logging.getLogger(__name__)
+
+SEALS_FILE: Final = "seals.json"
+_EPOCH_FILE: Final = re.compile(r"epoch-(\d{6,})\.key")
+
+
+class ErasedError(PreconditionError):
+    """A project without a seal: it was erased, whatever the control database says."""
+
+    public = "the keys of this project were erased"
+
+
+class Seals(msgspec.Struct, frozen=True, kw_only=True):
+    epoch: int
+    seals: dict[str, bytes]
+
+
+class Keystore:
+    """Opened once, by the broker. Changes wait for the disk and are made one at a time."""
+
+    def __init__(self, directory: Path, epochs: Path, *, may_begin: bool = True) -> None:
+        """`may_begin`: nobody has had a seal yet. Raises PreconditionError if the seals are missing otherwise, or if the
+        epoch key and the seals do not belong together: nothing is begun anew then."""
+        self._path = directory / SEALS_FILE
+        self._may_begin = may_begin
+        self._epochs = epochs
+        self._changing = threading.Lock()
+        self._state = self._read()
+        self._epoch_key = self._open(self._state.epoch)
+        self._forget_other_epochs()
+
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
+
+    def project_ids(self) -> set[str]:
+        """Everybody who has a seal."""
+        return set(self._state.seals)
+
+    def ensure(self, *project_ids: str) -> None:
+        """Give each project a seal that has none; on disk when this returns."""
+        with self._changing:
+            epoch, new = self._state.epoch, dict[str, bytes]()
+            with SecretPage(KEY_BYTES) as page:
+                for project_id in project_ids:
+                    if project_id not in self._state.seals:
+                        page.fill_randomly()
+                        new[project_id] = self._epoch_key.wrap(page.buffer, Context(project_id, "seal", epoch))
+            if new:
+                self._keep(Seals(epoch=epoch, seals={**self._state.seals, **new}))
+
+    def seal(self, envelope: bytes, context: Context) -> bytes:
+        """Raises ErasedError."""
+        with self._sealing(context.project_id) as seal:
+            return seal.wrap(memoryview(envelope), context)
+
+    def unseal(self, sealed: bytes, context: Context) -> bytes:
+        """What `seal` was given: an envelope, no secret yet. Raises ErasedError, KeyDamagedError."""
+        envelope = bytearray(max(len(sealed) - OVERHEAD_BYTES, 0))
+        with self._sealing(context.project_id) as seal:
+            seal.unwrap_into(sealed, context, memoryview(envelope))
+        return bytes(envelope)
+
+    def erase(self, project_ids: Collection[str]) -> bool:
+        """Take the seals away, for good. False if none of them was there: twice is once.
+
+        1. A new epoch key, on disk. Cut here, the next start finds it unused and removes it.
+        2. The seals that stay, wrapped by it.
+        3. The new seals replace the old in one step: from here on the old epoch key opens nothing that is in use.
+        4. The old epoch key is overwritten and removed. Cut before, the next start does it.
+        """
+        with self._changing:
+            if not self._state.seals.keys() & set(project_ids):
+                return False
+            old, epoch = self._epoch_key, self._state.epoch + 1
+            # 1.
+            _create(self._file(epoch))
+            new = self._open(epoch)
+            # 2.
+            staying = {}
+            with SecretPage(KEY_BYTES) as page:
+                for project_id, seal in self._state.seals.items():
+                    if project_id not in project_ids:
+                        old.unwrap_into(seal, Context(project_id, "seal", epoch - 1), page.buffer)
+                        staying[project_id] = new.wrap(page.buffer, Context(project_id, "seal", epoch))
+            # 3.
+            self._keep(Seals(epoch=epoch, seals=staying))
+            self._epoch_key = new
+            old.close()
+            # 4.
+            self._forget_other_epochs()
+            return True
+
+    def close(self) -> None:
+        self._epoch_key.close()
+
+    def _sealing(self, project_id: str) -> RootKey:
+        seal, epoch = self._state.seals.get(project_id), self._state.epoch
+        if seal is None:
+            raise ErasedError(f"the keystore has no seal of {project_id}")
+        page = SecretPage(KEY_BYTES)
+        try:
+            self._epoch_key.unwrap_into(seal, Context(project_id, "seal", epoch), page.buffer)
+            return RootKey(page)
+        except BaseException:
+            page.close()
+            raise
+
+    def _read(self) -> Seals:
+        """The seals, or the first epoch of a platform that has none. Half of it is refused."""
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            if not self._may_begin or self._known_epochs() - {1}:
+                raise PreconditionError(public=f"{self._path} is missing: restore the newest copy") from None
+            if not self._known_epochs():
+                _create(self._file(1))
+            seals = Seals(epoch=1, seals={})
+            write_durably(self._path, msgspec.json.encode(seals), mode=0o600)
+            return seals
+        try:
+            return msgspec.json.decode(content, type=Seals)
+        except msgspec.DecodeError as error:
+            raise PreconditionError(public=f"{self._path}: {error}") from error
+
+    def _open(self, epoch: int) -> RootKey:
+        path = self._file(epoch)
+        if not path.exists():
+            raise PreconditionError(
+                public=f"{self._path} is of epoch {epoch}, and {path} is not there. "
+                "If this copy is older than the last erasure, its key was destroyed on purpose: restore a newer one"
+            )
+        return RootKey(read_key(path))
+
+    def _keep(self, seals: Seals) -> None:
+        write_durably(self._path, msgspec.json.encode(seals), mode=0o600)
+        self._state = seals
+
+    def _file(self, epoch: int) -> Path:
+        return self._epochs / f"epoch-{epoch:06d}.key"
+
+    def _known_epochs(self) -> set[int]:
+        found = (_EPOCH_FILE.fullmatch(entry.name) for entry in self._epochs.iterdir())
+        return {int(match[1]) for match in found if match is not None}
+
+    def _forget_other_epochs(self) -> None:
+        """Those before are over; one after was begun and never used."""
+        for epoch in self._known_epochs() - {self._state.epoch}:
+            log.info("destroying the key of keystore epoch %d", epoch)
+            _destroy(self._file(epoch))
+
+
+def _create(path: Path) -> None:
+    path.unlink(missing_ok=True)  # begun by a roll that was cut short
+    with SecretPage(KEY_BYTES) as page:
+        page.fill_randomly()
+        write_private(path, page.buffer, uid=os.geteuid(), gid=os.getegid())
+
+
+def _destroy(path: Path) -> None:
+    """Overwritten in place and removed: what that is worth depends on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.pwrite(descriptor, os.urandom(KEY_BYTES), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)
