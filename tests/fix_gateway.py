@@ -36,7 +36,10 @@ from cloister.base.directory import (
     Compute,
     ConnectionEvent,
     Frozen,
+    KeySet,
+    KeySets,
     LookUp,
+    LookUpKeys,
     Pool,
     Pooler,
     Record,
@@ -160,6 +163,12 @@ class FakeDirectory:
     pool_error: CloisterError | None = None
     pool_dir: str = ""
     """Where a pooler listens; empty: the compute plays it."""
+    key_sets: dict[str, list[KeySet]] = field(default_factory=dict)
+    """By endpoint."""
+    refreshed_key_sets: dict[str, list[KeySet]] | None = None
+    """What issuers say when they are asked again."""
+    may_log_in: set[str] = field(default_factory=set)
+    """Roles without a password that may."""
     pooled_roles: set[str] = field(default_factory=set)
     may_wake: asyncio.Event = field(default_factory=asyncio.Event)
     generation: int = 1
@@ -214,6 +223,10 @@ class FakeDirectory:
         match command:
             case LookUp(endpoint=endpoint, role=role):
                 return self._route(endpoint, role)
+            case LookUpKeys(endpoint=endpoint, is_refresh=is_refresh):
+                if is_refresh and self.refreshed_key_sets is not None:
+                    self.key_sets = self.refreshed_key_sets
+                return KeySets(sets=self.key_sets.get(endpoint, []))
             case Wake(endpoint_id=endpoint_id):
                 await self.may_wake.wait()
                 if self.wake_error is not None:
@@ -250,6 +263,7 @@ class FakeDirectory:
             branch_id=BRANCH if is_known else "",
             is_known=is_known,
             is_doomed=verifier is None,
+            may_log_in=verifier is not None or (is_known and role in self.may_log_in),
             verifier=str(verifier or Verifier.mock(name, role, self.mock_secret)),
             allowed_ips=self.allowed_ips if is_known else None,
             is_disabled=self.is_disabled and is_known,

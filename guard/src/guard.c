@@ -24,6 +24,7 @@ _PG_init(void)
 	password_init();			/* outside of policy, whose errors must not get the context of a password either */
 	space_init();
 	archive_init();
+	claims_init();
 	MarkGUCPrefixReserved("guard");
 }
 

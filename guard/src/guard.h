@@ -11,6 +11,7 @@
  *   policy.c     statements that a tenant may not run
  *   space.c      no writing when the volume is nearly full
  *   archive.c    finished WAL segments into the outbox
+ *   claims.c     what a token said, beyond the reach of the session it opened
  */
 #ifndef GUARD_H
 #define GUARD_H
@@ -24,6 +25,7 @@ extern void policy_init(void);
 extern void password_init(void);
 extern void space_init(void);
 extern void archive_init(void);
+extern void claims_init(void);
 
 /*
  * Is it the platform that acts: the bootstrap superuser, who logged in as that and is that at this moment? Code of a

@@ -16,6 +16,7 @@ from tests.edge.api.world import (
     BRANCH,
     ENDPOINT,
     GRANT,
+    JWKS,
     OPERATION,
     ORG,
     OTHER_ORG,
@@ -29,6 +30,7 @@ GUARDED = [route for route in ROUTES if not isinstance(route.permission, Public)
 OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{org_id}" in route.path]
 
 BODIES: dict[str, Any] = {
+    "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
     "create_project": {"project": {}},
     "update_project": {"project": {}},
     "create_endpoint": {"endpoint": {"branch_id": BRANCH, "type": "read_write"}},
@@ -65,6 +67,7 @@ def path_of(route: Route) -> str:
         role_name="neondb_owner",
         database_name="neondb",
         key_id=7,
+        jwks_id=JWKS,
         snapshot_id=SNAPSHOT,
         member_id=ADA.account_id,
         permission_id=GRANT,

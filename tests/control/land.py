@@ -24,6 +24,7 @@ from cloister.control.services import ProjectCreated
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from tests.control.fake_node import FakeKeys, FakeNode
+from tests.token_issuer import document
 
 ORG = "org-calm-forest-12345678"
 ACCOUNT = UUID("00000000-0000-4000-8000-000000000001")
@@ -57,6 +58,20 @@ class FakeGateway:
         return [type(event).__name__ for event in self.heard]
 
 
+class FakeIssuer:
+    """Publishes what it is told to, or fails with it."""
+
+    def __init__(self) -> None:
+        self.publishes: bytes | Exception = document()
+        self.asked: list[str] = []
+
+    async def get(self, url: str) -> bytes:
+        self.asked.append(url)
+        if isinstance(self.publishes, Exception):
+            raise self.publishes
+        return self.publishes
+
+
 class Land:
     def __init__(self, database: Database, **settings: Any) -> None:
         self.database = database
@@ -65,6 +80,7 @@ class Land:
         self.keys = FakeKeys()
         self.node = FakeNode(self.keys)
         self.node.now = self.clock.now
+        self.issuer = FakeIssuer()
         self.settings = Settings(state_dir="/nonexistent", **settings)
         self.plane = self._new_plane()
         self._engine: asyncio.Task[None] | None = None
@@ -79,6 +95,7 @@ class Land:
             clock=self.clock,
             agent=self.node,
             opener=self.node.open,
+            fetcher=self.issuer,
         )
         self.node.on_event = plane.heard
         return plane
@@ -162,6 +179,12 @@ class Land:
         """What the audit log holds, oldest first."""
         async with self.database.reading() as tx:
             return [row["action"] for row in await tx.fetch("SELECT action FROM audit_event ORDER BY seq")]
+
+    async def details_of(self, action: str) -> list[dict[str, Any]]:
+        """Of the events of this action, oldest first."""
+        async with self.database.reading() as tx:
+            rows = await tx.fetch("SELECT body FROM audit_event WHERE action = $1 ORDER BY seq", action)
+            return [msgspec.json.decode(row["body"])["details"] for row in rows]
 
 
 @contextlib.asynccontextmanager

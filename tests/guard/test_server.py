@@ -236,3 +236,90 @@ def test_the_same_sources_give_the_same_bytes_hardened(tmp_path: Path) -> None:
     began = time.monotonic()
     build.build(found, tmp_path / "a")
     assert time.monotonic() - began < 0.5, "nothing changed, so nothing is built"
+
+
+# ── the claims of a token ──
+
+CLAIMS = '{"sub":"ada","role":"authenticated"}'
+
+
+@pytest.fixture(scope="module")
+def with_token(strict: Path) -> Iterator[psycopg.Connection[Any]]:
+    """A session that the gateway opened for a token."""
+    options = f"-c guard.has_token=on -c request.jwt.claims={CLAIMS}"
+    with psycopg.connect(
+        host=str(strict), user="tenant", dbname="postgres", autocommit=True, options=options
+    ) as session:
+        yield session
+
+
+def claims_of(session: psycopg.Connection[Any]) -> object:
+    row = session.execute("SELECT current_setting('request.jwt.claims', true)").fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET request.jwt.claims = '{}'",
+        "SET SESSION request.jwt.claims TO DEFAULT",
+        "SET LOCAL request.jwt.claims = '{}'",
+        "SET Request.JWT.Claims = '{}'",
+        "SELECT set_config('request.jwt.claims', '{}', true)",
+        "SELECT set_config('request.jwt.claims', '{}', false)",
+        "DO $$ BEGIN PERFORM set_config('request.jwt.claims', '{}', true); END $$",
+        "UPDATE pg_settings SET setting = '{}' WHERE name = 'request.jwt.claims'",
+        "SET guard.has_token = off",
+        "SELECT set_config('guard.has_token', 'off', false)",
+    ],
+)
+def test_a_session_cannot_change_what_its_token_says(with_token: psycopg.Connection[Any], statement: str) -> None:
+    try:
+        with with_token.transaction():
+            with_token.execute(statement)
+            assert claims_of(with_token) == CLAIMS
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.CantChangeRuntimeParam):
+        pass
+    assert claims_of(with_token) == CLAIMS
+    assert with_token.execute("SHOW guard.has_token").fetchone() == ("on",)
+
+
+def test_a_function_with_claims_of_its_own_does_not_run(with_token: psycopg.Connection[Any], strict: Path) -> None:
+    with connect(strict, ADMIN) as admin:
+        admin.execute(
+            'CREATE FUNCTION public.as_bob() RETURNS text LANGUAGE sql SET request.jwt.claims = \'{"sub":"bob"}\''
+            " AS $$ SELECT current_setting('request.jwt.claims') $$"
+        )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="the claims of a token cannot be changed"):
+        with_token.execute("SELECT public.as_bob()")
+
+
+@pytest.mark.parametrize("statement", ["RESET request.jwt.claims", "RESET ALL", "DISCARD ALL"])
+def test_a_reset_leads_back_to_what_the_token_says(with_token: psycopg.Connection[Any], statement: str) -> None:
+    with_token.execute(statement)
+    assert claims_of(with_token) == CLAIMS
+
+
+def test_a_setting_of_the_role_is_weaker_than_a_token(strict: Path) -> None:
+    with connect(strict, ADMIN) as admin:
+        admin.execute('ALTER ROLE tenant SET request.jwt.claims = \'{"sub":"bob"}\'')
+    try:
+        options = f"-c guard.has_token=on -c request.jwt.claims={CLAIMS}"
+        with psycopg.connect(host=str(strict), user="tenant", dbname="postgres", options=options) as session:
+            assert claims_of(session) == CLAIMS
+    finally:
+        with connect(strict, ADMIN) as admin:
+            admin.execute("ALTER ROLE tenant RESET request.jwt.claims")
+
+
+def test_a_parallel_worker_sees_the_claims(with_token: psycopg.Connection[Any]) -> None:
+    with_token.execute("SET debug_parallel_query = on")
+    assert claims_of(with_token) == CLAIMS
+    with_token.execute("SET debug_parallel_query = off")
+
+
+def test_without_a_token_claims_are_set_as_postgrest_sets_them(strict: Path) -> None:
+    with connect(strict, "tenant") as session, session.transaction():
+        session.execute("SELECT set_config('request.jwt.claims', %s, true)", [CLAIMS])
+        assert claims_of(session) == CLAIMS

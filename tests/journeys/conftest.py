@@ -6,11 +6,19 @@ import pytest
 
 from tests.front import Front
 from tests.instance import Instance, Tenant, tail
+from tests.token_server import TokenServer
 
 
 @pytest.fixture(scope="session")
-def shared_instance() -> Iterator[Instance]:
-    with Instance("--idle-check-interval", "1") as instance:
+def issuer() -> Iterator[TokenServer]:
+    with TokenServer() as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="session")
+def shared_instance(issuer: TokenServer) -> Iterator[Instance]:
+    trusting = ("--jwks-network", "127.0.0.1", "--jwks-ca", str(issuer.ca_file))
+    with Instance("--idle-check-interval", "1", *trusting) as instance:
         yield instance
 
 

@@ -24,6 +24,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """The endpoint exists. Never shown to a client before it has authenticated."""
     is_doomed: bool
     """The verifier is a mock: no proof can match it."""
+    may_log_in: bool = False
+    """The role exists and may log in, be it that it has no password: a token may still open it."""
     verifier: str
     """`SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, as in pg_authid."""
     allowed_ips: list[str] | None = None
@@ -83,6 +85,34 @@ class Pool(Command[Pooler], frozen=True, kw_only=True):
     role: str
 
 
+class KeySet(msgspec.Struct, frozen=True, kw_only=True):
+    """Public keys of an issuer, and for whom it may vouch at one endpoint."""
+
+    id: str
+    roles: list[str]
+    audience: str | None
+    issuer: str | None
+    keys: str
+    """A list of `protocol/tokens.VerifyingKey`, in JSON."""
+    fetched_at: float
+    """Seconds since the epoch: when this was what the issuer published."""
+
+
+class KeySets(msgspec.Struct, frozen=True, kw_only=True):
+    project_id: str = ""
+    sets: list[KeySet] = []
+
+
+class LookUpKeys(Command[KeySets], frozen=True, kw_only=True):
+    """Whose tokens are good here. None for an endpoint that does not exist, or has no issuers. `is_refresh`: ask the issuers
+    first, each as rarely as the control plane allows; one that cannot be asked keeps its keys, with their age."""
+
+    reply: ClassVar[type] = KeySets
+    endpoint: str
+    """As in `LookUp`, without a point."""
+    is_refresh: bool = False
+
+
 class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the connection audit."""
 
@@ -101,6 +131,9 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     application_name: str = ""
     point: str = ""
     """In the branch's past, where one was asked for."""
+    jwks_id: str = ""
+    """Whose token it was, where it was one and not a password; and of whom it spoke."""
+    subject: str = ""
     tls_version: str = ""
     tls_cipher: str = ""
     reason: str = ""
@@ -129,7 +162,7 @@ class Frozen(Command[int], frozen=True, kw_only=True):
     """A client of it sent something that the compute has not answered yet: it is not idle."""
 
 
-AnyCommand = LookUp | Wake | Pool | Record | Frozen
+AnyCommand = LookUp | LookUpKeys | Wake | Pool | Record | Frozen
 
 
 class Invalidate(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The operator's own certificate (PEM, chain included); None uses Cloister's own CA."""
     proxy_protocol_from: tuple[str, ...] = ()
     """Addresses or networks whose connections start with a PROXY protocol v2 header. All others must not."""
+    jwks_networks: tuple[str, ...] = ()
+    """Private addresses or networks where a project's JWKS URL may lead; anywhere else it must be public."""
+    jwks_authority: str | None = None
+    """PEM of an authority that signs the certificates of JWKS URLs, beside the system's."""
     suspend_timeout_s: int = SUSPEND_TIMEOUT_DEFAULT_S
     """For endpoints with suspend_timeout_seconds 0."""
     idle_check_interval_s: float = 5.0

@@ -4,6 +4,7 @@ A platform keeps its settings: a second `up` without options uses those of the f
 that exists is refused here, before anything is touched.
 """
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -63,6 +64,16 @@ class AddressType(click.ParamType[Address]):
     "--proxy-protocol-from", multiple=True, metavar="ADDRESS", help="A load balancer that sends PROXY v2. Repeatable."
 )
 @click.option(
+    "--jwks-network",
+    "jwks_networks",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A private address or network where JWKS URLs may lead (default: public ones only). Repeatable.",
+)
+@click.option(
+    "--jwks-ca", "jwks_authority", metavar="FILE", help="An authority to trust for JWKS URLs, PEM; read now and kept."
+)
+@click.option(
     "--suspend-timeout", "suspend_timeout_s", type=int, metavar="SECONDS", help="Idle time before sleep (300)."
 )
 @click.option(
@@ -120,6 +131,7 @@ def decide(directory: Path, saved: Settings | None, asked: Mapping[str, Any]) ->
         settings = msgspec.structs.replace(saved, state_dir=str(directory), **wanted)
     settings.validate()
     AllowList.parse(settings.proxy_protocol_from)
+    AllowList.parse(settings.jwks_networks)
     return settings
 
 
@@ -130,7 +142,19 @@ def _meant(name: str, value: Any) -> Any:
             return str(Path(value).absolute()) if value else None
         case "database_url":
             return value or None
-        case "proxy_protocol_from":
+        case "jwks_authority":
+            return _authority(value) if value else None
+        case "proxy_protocol_from" | "jwks_networks":
             return tuple(entry for entry in value if entry)
         case _:
             return value
+
+
+def _authority(file: str) -> str:
+    """Its text, for the process that needs it runs as a user who may not reach the file."""
+    try:
+        text = Path(file).read_text()
+        ssl.create_default_context(cadata=text)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise PreconditionError(public=f"--jwks-ca {file} is no certificate: {error}") from error
+    return text

@@ -11,6 +11,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import CloisterError
 from cloister.base.identities import Service
+from cloister.base.ipallow import AllowList
 from cloister.base.rpc import Client
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
@@ -37,6 +38,8 @@ from cloister.control.computes.sessions import Opener, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
+from cloister.control.jwks.keys import JwksKeys
+from cloister.control.jwks.service import Fetches, JwksService
 from cloister.control.operations.engine import Engine
 from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import operations as project_operations
@@ -51,6 +54,7 @@ from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
 from cloister.control.services import Control
 from cloister.node.commands import AnyEvent
+from cloister.trust.fetching import Fetcher, Reach
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +66,8 @@ WORKER: Final = "api"
 
 
 class ControlPlane:
-    """`agent` and `opener` are for tests; without them the node agent's socket and real sessions are used."""
+    """`agent`, `opener` and `fetcher` are for tests; without them the node agent's socket, real sessions and the network are
+    used."""
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class ControlPlane:
         clock: Clock,
         agent: Agent | None = None,
         opener: Opener | None = None,
+        fetcher: Fetches | None = None,
         directory_for: frozenset[Service] = frozenset({Service.GATEWAY}),
     ) -> None:
         self._client = (
@@ -108,6 +114,8 @@ class ControlPlane:
             suspend_timeout_s=settings.suspend_timeout_s,
             interval_s=settings.idle_check_interval_s,
         )
+        fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
+        self.token_keys = JwksKeys(database, fetcher, clock)
         self.directory = DirectoryServer(
             settings.paths,
             database,
@@ -116,6 +124,7 @@ class ControlPlane:
             waker=self.waker,
             standbys=self.standbys,
             verifiers=self.verifiers,
+            token_keys=self.token_keys,
             mock_key=mock_key,
             clock=clock,
             allowed=directory_for,
@@ -181,6 +190,7 @@ class ControlPlane:
             databases=DatabaseService(database, self.engine),
             operations=self.engine,
             organizations=OrganizationService(database, clock),
+            jwks=JwksService(database, fetcher, self.gateways, clock),
         )
 
     def heard(self, event: AnyEvent) -> None:

@@ -32,6 +32,7 @@ from cloister.control.branches.model import (
 )
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
+from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.operations.model import Operation
 from cloister.control.organizations.model import (
     Account,
@@ -50,6 +51,7 @@ __all__ = [
     "Control",
     "Databases",
     "Endpoints",
+    "KeySets",
     "Operations",
     "Organizations",
     "ProjectCreated",
@@ -252,6 +254,12 @@ class Databases(Protocol):
     ) -> tuple[DatabaseInfo, list[Operation]]: ...
 
 
+class KeySets(Protocol):
+    async def find(self, project_id: ProjectId) -> list[Jwks]: ...
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewJwks) -> Jwks: ...
+    async def delete(self, caller: Caller, project_id: ProjectId, jwks_id: UUID) -> Jwks: ...
+
+
 class Operations(Protocol):
     async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
         """Newest first."""
@@ -273,3 +281,4 @@ class Control:
     databases: Databases
     operations: Operations
     organizations: Organizations
+    jwks: KeySets

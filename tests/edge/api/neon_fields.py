@@ -16,6 +16,7 @@ REQUIRED = {
     "Recovery": "deleted_at recoverable_until deletion_method",
     "Snapshot": "id name created_at",
     "ScheduleItem": "frequency",
+    "Jwks": "id project_id jwks_url provider_name created_at updated_at",
     "Endpoint": """host id project_id branch_id autoscaling_limit_min_cu autoscaling_limit_max_cu region_id type
         current_state settings pooler_enabled pooler_mode disabled passwordless_access creation_source created_at
         updated_at proxy_host suspend_timeout_seconds provisioner""",

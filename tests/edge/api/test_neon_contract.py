@@ -64,6 +64,7 @@ ASKED_BY_NEWER_CLIENTS = {
 ONLY_OUR_FIELDS = {
     "create_api_key": {".allowed_ips", ".expires_at"},
     "create_org_api_key": {".allowed_ips", ".expires_at"},
+    "add_jwks": {".jwt_issuer"},
     "grant_permission": {".role"},
 }
 """What our own clients may add to Neon's requests."""

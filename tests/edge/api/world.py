@@ -46,6 +46,7 @@ from cloister.control.branches.model import (
 )
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.naming import checked_name
 from cloister.control.operations.model import Operation, Status
 from cloister.control.organizations.model import (
@@ -348,6 +349,27 @@ def a_snapshot(**changes: Any) -> Snapshot:
     return replace(made, **changes)
 
 
+JWKS = uuid.UUID("22222222-3333-4444-8555-666666666666")
+
+
+def a_key_set() -> Jwks:
+    return Jwks(
+        id=JWKS,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        url="https://issuer.test/jwks",
+        provider_name="Issuer",
+        audience="shop",
+        issuer=None,
+        role_names=("authenticated",),
+        keys=(),
+        fetched_at=NOW,
+        tried_at=NOW,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
 def an_endpoint(**changes: Any) -> Endpoint:
     made = Endpoint(
         id=ENDPOINT,
@@ -555,6 +577,25 @@ class FakeBranches:
         if self.error is not None:
             raise self.error
         return await self.get(PROJECT, branch_id), [operation()]
+
+
+@dataclass
+class FakeJwks:
+    rows: list[Jwks] = field(default_factory=lambda: [a_key_set()])
+    created: list[NewJwks] = field(default_factory=list)
+
+    async def find(self, project_id: ProjectId) -> list[Jwks]:
+        return self.rows
+
+    async def create(self, caller: Caller, project_id: ProjectId, new: NewJwks) -> Jwks:
+        self.created.append(new)
+        return a_key_set()
+
+    async def delete(self, caller: Caller, project_id: ProjectId, jwks_id: uuid.UUID) -> Jwks:
+        for row in self.rows:
+            if row.id == jwks_id:
+                return row
+        raise NotFoundError(public="JWKS not found")
 
 
 @dataclass
@@ -792,6 +833,7 @@ class World:
         self.projects = FakeProjects()
         self.branches = FakeBranches()
         self.snapshots = FakeSnapshots()
+        self.jwks = FakeJwks()
         self.schemas = FakeSchemas()
         self.endpoints = FakeEndpoints()
         self.roles = FakeRoles()
@@ -817,6 +859,7 @@ class World:
                 databases=self.databases,
                 operations=self.operations,
                 organizations=self.organizations,
+                jwks=self.jwks,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

@@ -29,7 +29,9 @@ from cloister.base.directory import (
     Compute,
     Frozen,
     Invalidate,
+    KeySets,
     LookUp,
+    LookUpKeys,
     Pool,
     Pooler,
     Record,
@@ -89,6 +91,12 @@ class Standbys(Protocol):
     async def wake(self, place: str, *, stale_generation: int) -> Compute: ...
 
 
+class TokenKeys(Protocol):
+    """Keys of other issuers (`jwks/keys.py`)."""
+
+    async def look_up(self, command: LookUpKeys) -> KeySets: ...
+
+
 class DirectoryServer:
     def __init__(
         self,
@@ -100,6 +108,7 @@ class DirectoryServer:
         waker: Waker,
         standbys: Standbys,
         verifiers: Verifiers,
+        token_keys: TokenKeys,
         mock_key: Secret[bytes],
         clock: Clock,
         allowed: frozenset[Service] = frozenset({Service.GATEWAY}),
@@ -110,6 +119,7 @@ class DirectoryServer:
         self._waker = waker
         self._standbys = standbys
         self._verifiers = verifiers
+        self._token_keys = token_keys
         self._mock_key = mock_key
         self._clock = clock
         self._gateways: Gateways | None = None
@@ -134,10 +144,12 @@ class DirectoryServer:
         # Whatever it kept from before may have changed while it was not connected.
         connection.send_event(Invalidate())
 
-    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | Compute | Pooler | int:
+    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | KeySets | Compute | Pooler | int:
         match command:
             case LookUp():
                 return await self.look_up(command)
+            case LookUpKeys():
+                return await self._token_keys.look_up(command)
             case Wake(endpoint_id=place) if split(place)[1] is not None:
                 return await self._standbys.wake(place, stale_generation=command.stale_generation)
             case Wake():
@@ -175,6 +187,7 @@ class DirectoryServer:
             branch_id=row["branch_id"],
             is_known=True,
             is_doomed=verifier is None,
+            may_log_in=self._may_log_in(role),
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
             is_disabled=bool(row["is_disabled"]),
@@ -226,11 +239,12 @@ class DirectoryServer:
         return row
 
     def _verifier(self, role: RoleState | None) -> str | None:
+        return role.verifier if role is not None and self._may_log_in(role) else None
+
+    def _may_log_in(self, role: RoleState | None) -> bool:
         if role is None or not role.can_login or is_platform_role(role.name):
-            return None
-        if role.valid_until is not None and role.valid_until <= self._clock.now():
-            return None
-        return role.verifier
+            return False
+        return role.valid_until is None or role.valid_until > self._clock.now()
 
     async def pool(self, command: Pool) -> Pooler:
         endpoint_id, role = parse_endpoint_id(command.endpoint_id), parse_identifier("role name", command.role)
@@ -268,7 +282,7 @@ class DirectoryServer:
 
 
 _DETAILS: Final = (
-    "session_id", "database", "application_name", "point", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
+    "session_id", "database", "application_name", "point", "jwks_id", "subject", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
     "was_cold",
 )  # fmt: skip
 

@@ -136,6 +136,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["permission_id"])
 
     @property
+    def jwks_id(self) -> UUID:
+        return cast("UUID", self.path["jwks_id"])
+
+    @property
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 

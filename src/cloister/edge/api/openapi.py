@@ -16,6 +16,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "branch_id": {"type": "string", "pattern": "^br-[a-z0-9-]{1,57}$"},
     "database_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
+    "jwks_id": {"type": "string", "format": "uuid"},
     "key_id": {"type": "integer", "format": "int64"},
     "member_id": {"type": "string", "format": "uuid"},
     "operation_id": {"type": "string", "format": "uuid"},

@@ -91,6 +91,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "branch_id": branch_id,
     "database_name": database_name,
     "endpoint_id": endpoint_id,
+    "jwks_id": _uuid("JWKS"),
     "key_id": _key_id,
     "member_id": _uuid("member"),
     "operation_id": operation_id,

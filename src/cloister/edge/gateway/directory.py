@@ -20,7 +20,9 @@ from cloister.base.directory import (
     ConnectionEvent,
     Frozen,
     Invalidate,
+    KeySet,
     LookUp,
+    LookUpKeys,
     Pool,
     Record,
     Route,
@@ -31,6 +33,9 @@ from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.base.rpc import Client
 from cloister.edge.gateway.limits import (
     DIRECTORY_PATIENCE_S,
+    KEYS_TIMEOUT_S,
+    KEYS_TTL_S,
+    KEYS_WISH_S,
     ROUTE_STALE_AFTER_S,
     ROUTE_STALE_S,
     ROUTE_TTL_ASLEEP_S,
@@ -59,6 +64,14 @@ class _Known:
         return now - self.at < ROUTE_STALE_S
 
 
+@dataclass(slots=True)
+class _KnownKeys:
+    sets: list[KeySet]
+    at: float
+    wished_at: float
+    """When somebody named a key that is not among them."""
+
+
 class Directory:
     """`run` keeps the connection; the others ask. `on_event` gets what the control plane says unasked, after this
     memory has taken notice; `on_reconnect` runs after a connection that replaced a broken one."""
@@ -75,6 +88,7 @@ class Directory:
         self._on_reconnect = on_reconnect
         self._was_connected = False
         self._routes: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._keys: OrderedDict[str, _KnownKeys] = OrderedDict()
         self._pools: OrderedDict[tuple[str, int, str], str] = OrderedDict()
         self._generation = 0
         """Grows with every invalidation: an answer to a question from before is not remembered."""
@@ -107,6 +121,22 @@ class Directory:
         except (TimeoutError, UnavailableError):
             log.info("the directory does not answer: using what was known of %s", endpoint)
             return known.route
+
+    async def keys(self, endpoint: str, *, is_refresh: bool = False) -> list[KeySet]:
+        """Whose tokens are good there. `is_refresh`: ask their issuers first. Raises CloisterError."""
+        now = asyncio.get_running_loop().time()
+        known = self._keys.get(endpoint)
+        if known is not None and not is_refresh and now - known.at < KEYS_TTL_S:
+            return known.sets
+        asking = self._once(("keys", endpoint, is_refresh), lambda: self._ask_keys(endpoint, is_refresh=is_refresh))
+        return list(await asyncio.shield(asking))
+
+    def refresh_keys(self, endpoint: str) -> None:
+        """Somebody names a key that is not known there. Once in a while the issuers are asked; nobody waits for it."""
+        known, now = self._keys.get(endpoint), asyncio.get_running_loop().time()
+        if known is not None and now - known.wished_at >= KEYS_WISH_S:
+            known.wished_at = now
+            self._once(("keys", endpoint, True), lambda: self._ask_keys(endpoint, is_refresh=True))
 
     async def wake(self, endpoint_id: str, stale_generation: int) -> Compute:
         """One question for all who wait for the same endpoint. Raises CloisterError."""
@@ -150,6 +180,17 @@ class Directory:
             if len(self._routes) > ROUTES_MAX:
                 self._routes.popitem(last=False)
         return route
+
+    async def _ask_keys(self, endpoint: str, *, is_refresh: bool) -> list[KeySet]:
+        generation, known = self._generation, self._keys.get(endpoint)
+        answer = await self._client.call(LookUpKeys(endpoint=endpoint, is_refresh=is_refresh), timeout_s=KEYS_TIMEOUT_S)
+        if generation == self._generation:
+            now = asyncio.get_running_loop().time()
+            self._keys[endpoint] = _KnownKeys(answer.sets, now, known.wished_at if known is not None else -KEYS_WISH_S)
+            self._keys.move_to_end(endpoint)
+            if len(self._keys) > ROUTES_MAX:
+                self._keys.popitem(last=False)
+        return answer.sets
 
     async def _ask_wake(self, endpoint_id: str, stale_generation: int) -> Compute:
         compute = await self._client.call(
@@ -203,5 +244,6 @@ class Directory:
     def _forget(self, is_meant: Callable[[Route], bool]) -> None:
         # An endpoint's name and its id are the same word, but an unknown one has a route without a project.
         self._generation += 1
+        self._keys.clear()  # few have any, and what was taken away must be gone
         for key in [key for key, known in self._routes.items() if is_meant(known.route)]:
             del self._routes[key]

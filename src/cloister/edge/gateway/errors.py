@@ -47,6 +47,13 @@ def bad_password(user: str, detail: str) -> RefusedError:
     return RefusedError("bad_password", "28P01", f'password authentication failed for user "{user}"', detail)
 
 
+def bad_token(user: str, detail: str, told: str = "") -> RefusedError:
+    """One text for a token that is not good here, a role that is not there, and an endpoint that is not there. `told`: what is
+    wrong with the token wherever it is shown."""
+    because = f": {told}" if told else ""
+    return RefusedError("bad_token", "28000", f'token authentication failed for user "{user}"{because}', detail)
+
+
 def ip_not_allowed(address: IpAddress) -> RefusedError:
     text = (
         f"This IP address {address} is not allowed to connect to this endpoint. Please add it to the allowed list in the"

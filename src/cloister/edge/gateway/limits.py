@@ -101,3 +101,10 @@ SPARES_MAX: Final = 64
 BACKEND_EXIT_S: Final = 0.05
 # A backend that lost its client is gone after a few milliseconds.
 REUSE_KINDS_MAX: Final = 4_096
+
+KEYS_TTL_S: Final = 60.0
+# What was told of other issuers' keys is believed for so long; an invalidation ends it at once.
+KEYS_WISH_S: Final = 10.0
+# A stranger who names unknown keys makes the control plane look no oftener, for one endpoint and worker.
+KEYS_TIMEOUT_S: Final = 15.0
+# An issuer has five seconds to answer, and a few are asked at once.

@@ -8,6 +8,7 @@ about a client is decided here, once, in the order that `session` numbers.
 import asyncio
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cloister.base.directory import ConnectionEvent, Route
@@ -33,6 +34,15 @@ from cloister.protocol.scram import InvalidVerifierError, Verifier
 _TOO_MANY_CONNECTIONS: Final = "53300"
 
 
+@dataclass(frozen=True, slots=True)
+class Voucher:
+    """Whose token let a client in, and what its session is to know of it."""
+
+    jwks_id: str
+    subject: str
+    settings: Mapping[str, str]
+
+
 class Visit:
     """Made when a client connects; `claim` says who it wants to be and where."""
 
@@ -43,6 +53,7 @@ class Visit:
         self.startup: Startup | None = None
         self.target = Target(None, {})
         self.route: Route | None = None
+        self.voucher: Voucher | None = None
         self._past: Past | None = None
         self._gateway = gateway
         self._id = str(uuid.uuid4())
@@ -102,10 +113,23 @@ class Visit:
             gateway.password_checks -= 1
 
     def failed_proof(self, detail: str) -> RefusedError:
+        self._count_failure()
+        return errors.bad_password(self.user, detail)
+
+    def failed_token(self, detail: str, *, told: str = "") -> RefusedError:
+        self._count_failure()
+        return errors.bad_token(self.user, detail, told)
+
+    def _count_failure(self) -> None:
         endpoint = self.target.endpoint or ""
         self._gateway.failures.take((endpoint, self.user, self.network), self._loop.time())
         self._gateway.directory.forget(endpoint, self.user)
-        return errors.bad_password(self.user, detail)
+
+    def vouched(self, voucher: Voucher) -> None:
+        """(4) For a client that brought a token. Its session is one for just these claims: what they are told apart by,
+        `spares` tells sessions apart by."""
+        self.voucher = voucher
+        self.target = replace(self.target, parameters={**self.target.parameters, **voucher.settings})
 
     # -- (5): it has proved who it is
 
@@ -244,6 +268,8 @@ class Visit:
                 database=startup.database if startup is not None else "",
                 address=str(self.address),
                 application_name=startup.parameters.get("application_name", "") if startup is not None else "",
+                jwks_id=self.voucher.jwks_id if self.voucher is not None else "",
+                subject=self.voucher.subject if self.voucher is not None else "",
                 point="" if self._past is None else str(self._past),
                 tls_version=(tls.version() or "") if tls is not None else "",
                 tls_cipher=cipher[0] if cipher is not None else "",

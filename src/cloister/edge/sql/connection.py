@@ -5,7 +5,7 @@ The order is the security of it, and that of `gateway/session`:
     (1) TLS, counted; the `Host` must be the name that TLS was asked for
     (2) the head is read, with limits: who, where, which password
     (3) the route; the IP allowlist; attempts on the endpoint, failures of this role
-    (4) the password against the stored verifier, a mock where there is none
+    (4) the password against the stored verifier, a mock where there is none; or a token (`tokens`)
     -- only now is a body read, and only now may anything be kept or woken --
     (5) the body; then disabled? how many? frozen? wake, log in, ask
     (6) recorded as opened with the connection's first query, as closed with its end
@@ -40,6 +40,7 @@ from cloister.edge.sql.answers import AnswerTooLargeError
 from cloister.edge.sql.http1 import Http1
 from cloister.edge.sql.query import Query, QueryError
 from cloister.edge.sql.request import Head, RequestError, Work
+from cloister.edge.sql.tokens import vouch
 from cloister.edge.sql.websocket import FramedTunnel, answer_handshake
 from cloister.protocol.pgwire.backend import BackendError
 from cloister.protocol.pgwire.frames import ProtocolViolationError
@@ -89,6 +90,8 @@ class HttpConnection:
         self._tls: ServerTls | None = None
         self._visit: Visit | None = None
         """Who has proved to be at the other end."""
+        self._head: Head | None = None
+        """What they said of themselves when they did."""
         self._opened_at: float | None = None
         self._bytes_in = 0
         self._bytes_out = 0
@@ -192,7 +195,9 @@ class HttpConnection:
         visit = Visit(self._gateway, self._address, self._tls)
         try:
             head = Head.read(request.headers, self._server_name, self._gateway.domain)
-            visit = await self._prove(visit, head)
+            if self._visit is not None and self._is_as_before(head):
+                visit = self._visit
+            await self._prove(visit, head)
             with self._sql.memory.share(visit.target.endpoint or "") as share:
                 work = head.parse(await self._http.body(share))
                 text = await self._while_there(self._ask(visit, head, work, share))
@@ -211,23 +216,30 @@ class HttpConnection:
         except CloisterError as error:
             await self._refuse(visit, errors.of_error(error, "not_served"))
 
-    async def _prove(self, visit: Visit, head: Head) -> Visit:
+    async def _prove(self, visit: Visit, head: Head) -> None:
         """(3) and (4). The visit of this connection goes on, where it is the same client's."""
-        known = self._visit
-        is_known = known is not None and (known.startup, known.target) == (head.startup, head.target)
-        if known is not None and is_known:
-            visit = known
-        else:
+        is_known = visit is self._visit
+        if not is_known:
             visit.claim(head.startup, head.target)
         verifier = await visit.verifier(is_attempt=not is_known)
-        who = (visit.target.endpoint or "", visit.user)
-        if not await self._sql.proofs.is_right(who, head.password, verifier, self._loop.time(), visit.is_right):
-            raise visit.failed_proof("the password is wrong")
+        if head.token is not None:
+            await vouch(visit, head.token.reveal(), self._gateway.directory)
+        else:
+            who = (visit.target.endpoint or "", visit.user)
+            if not await self._sql.proofs.is_right(who, head.password, verifier, self._loop.time(), visit.is_right):
+                raise visit.failed_proof("the password is wrong")
         if not is_known:
             self._end_visit("client_left")
-            self._visit = visit
+            self._visit, self._head = visit, head
         self._gateway.half_open.remove(self, self._network)
-        return visit
+
+    def _is_as_before(self, head: Head) -> bool:
+        """Another token is another visit, be it of the same role: it may speak of somebody else."""
+        before = self._head
+        if before is None or (before.startup, before.target) != (head.startup, head.target):
+            return False
+        old, new = (None if each.token is None else each.token.reveal() for each in (before, head))
+        return old == new
 
     async def _ask(self, visit: Visit, head: Head, work: Work, share: "Share") -> bytes:
         """(5) and (6)."""
@@ -289,7 +301,7 @@ class HttpConnection:
                 bytes_in=self._bytes_in,
                 bytes_out=self._bytes_out,
             )
-        self._visit = self._opened_at = None
+        self._visit = self._head = self._opened_at = None
         self._bytes_in = self._bytes_out = 0
 
     # -- WebSocket

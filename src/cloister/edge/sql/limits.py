@@ -35,3 +35,8 @@ MEMORY_PER_ENDPOINT_BYTES_MAX: Final = 64 * 1024 * 1024
 PROOF_S: Final = 60.0
 PROOFS_MAX: Final = 10_000
 # A password that was right is not hashed again for so long, while the verifier stays the same one: 200 bytes each.
+
+KEYS_FRESH_S: Final = 300.0
+# An issuer that withdrew a key is obeyed within five minutes.
+KEYS_USABLE_S: Final = 3_600.0
+# An issuer that does not answer for so long has no valid tokens any more: it may have withdrawn every key.

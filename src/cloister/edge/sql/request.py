@@ -5,6 +5,7 @@ the same thing twice is refused, never chosen between: two headers of a name, a 
 name different endpoints.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,8 +21,12 @@ from cloister.edge.sql.values import InvalidValueError, parameter
 from cloister.protocol.pgwire.extended import PARAMETERS_MAX
 from cloister.protocol.pgwire.messages import Startup
 
-COMMON_LABELS: Final = frozenset({"api", "apiauth"})
+TOKEN_LABEL: Final = "apiauth"  # noqa: S105 - a name
+"""The name for tokens, where nothing else is taken. A driver that has one comes here by itself."""
+COMMON_LABELS: Final = frozenset({"api", TOKEN_LABEL})
 """Names that are no endpoint's: the connection string says which."""
+
+_BEARER: Final = re.compile(r"[Bb]earer +([!-~]+)")
 
 _ISOLATION: Final = {
     "ReadUncommitted": "READ UNCOMMITTED",
@@ -82,6 +87,8 @@ class Head:
     startup: Startup
     target: Target
     password: Secret[str]
+    token: Secret[str] | None
+    """In place of the password, which is not looked at then."""
     is_raw: bool
     as_array: bool
     transaction: Transaction
@@ -91,17 +98,20 @@ class Head:
         """`server_name` is what TLS was asked for. Raises RequestError, or RefusedError where no endpoint, or more than
         one, is named."""
         ours = _ours(headers)
-        if "authorization" in ours:
-            raise RequestError("authentication by JWT is not available: use a connection string with a password")
+        token = _token(ours, server_name)
         text = ours.get("neon-connection-string")
         if text is None:
             raise RequestError("missing header: neon-connection-string")
         startup, host, password = _parse_connection_string(text)
         target = _target(host, server_name, domain, startup)
+        if token is not None and "options" in target.parameters:
+            # The session's settings are what a token is about: none of them comes from beside it.
+            raise RequestError("with a token, options can name the endpoint and a point in the past, and nothing else")
         return cls(
             startup,
             target,
             password,
+            token,
             is_raw=_flag(ours, "neon-raw-text-output") or False,
             as_array=_flag(ours, "neon-array-mode") or False,
             transaction=Transaction(
@@ -166,6 +176,22 @@ def _ours(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
             raise RequestError(f"header {name} is not ASCII: percent-encode it")
         found[name] = value.decode("ascii")
     return found
+
+
+def _token(headers: Mapping[str, str], server_name: str) -> Secret[str] | None:
+    """A name takes tokens or passwords, never either: what is asked for is known before anything is looked at."""
+    takes_tokens = server_name.partition(".")[0] == TOKEN_LABEL
+    text = headers.get("authorization")
+    if text is None:
+        if takes_tokens:
+            raise RequestError(f"missing header: authorization ({TOKEN_LABEL} takes tokens, api takes passwords)")
+        return None
+    if not takes_tokens:
+        raise RequestError(f"tokens are taken at {TOKEN_LABEL} only: use a connection string with a password here")
+    match = _BEARER.fullmatch(text)
+    if match is None:
+        raise RequestError("header authorization is not: Bearer TOKEN")
+    return Secret(match[1])
 
 
 def _flag(headers: Mapping[str, str], name: str) -> bool | None:

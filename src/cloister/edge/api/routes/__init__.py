@@ -9,6 +9,7 @@ from cloister.edge.api.routes import (
     branches,
     databases,
     endpoints,
+    jwks,
     later,
     operations,
     organizations,
@@ -33,6 +34,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     accounts,
     organizations,
     permissions,
+    jwks,
     platform,
     later,
 )
