@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from cloister.base.database import Database
+from cloister.control.calling import Caller
 from cloister.trust.audit import Event, record
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, OnBehalf, RingInfo
 
 
 class StoredAudit:
@@ -34,3 +35,27 @@ class BrokersKeys:
 
     async def find(self, project_id: str | None) -> list[KeyInfo]:
         return await self._keys.list(project_id)
+
+    async def ring(self, project_id: str) -> RingInfo:
+        return await self._keys.ring(project_id)
+
+    async def rotate(self, caller: Caller, project_id: str) -> RingInfo:
+        return await self._keys.rotate(project_id, _on_behalf(caller))
+
+    async def change(self, caller: Caller, project_id: str, change: str, *, days: int, reason: str) -> RingInfo:
+        return await self._keys.change(project_id, change, _on_behalf(caller), days=days, reason=reason)
+
+    async def policy(self, org_id: str) -> int:
+        return await self._keys.policy(org_id)
+
+    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int:
+        return await self._keys.set_policy(org_id, days, _on_behalf(caller))
+
+    async def keystore(self) -> KeystoreInfo:
+        return await self._keys.keystore()
+
+
+def _on_behalf(caller: Caller) -> OnBehalf:
+    return OnBehalf(
+        actor=caller.principal.actor, address=caller.address, request_id=caller.request_id, client=caller.client
+    )

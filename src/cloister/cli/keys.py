@@ -5,8 +5,9 @@ from typing import Final
 import click
 
 from cloister.cli import output as out
+from cloister.cli.api import Json, segment
 from cloister.cli.output import Column
-from cloister.cli.session import PROJECT_VARIABLE, Session, client_command
+from cloister.cli.session import PROJECT_VARIABLE, Session, client_command, project_option
 
 COLUMNS: Final = (
     Column("Project", "project_id"),
@@ -17,10 +18,32 @@ COLUMNS: Final = (
     Column("Created", "created_at", out.ago),
 )
 
+RING_COLUMNS: Final = (
+    Column("Project", "project_id"),
+    Column("State", "state"),
+    Column("Destroyed at", "destroy_at"),
+    Column("Rotated", "rotated_at", out.ago),
+    Column("Rotated every (days)", "rotate_days"),
+)
+
+ROOT_COLUMNS: Final = (
+    Column("Provider", "provider"),
+    Column("Root key", "root_version"),
+    Column("Current", "is_current"),
+    Column("Held by the broker", "is_held"),
+    Column("Projects under it", "projects"),
+)
+
+REASON: Final = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit log.")
+
 
 @click.group()
 def keys() -> None:
-    """List the keys that projects are encrypted with."""
+    """See and govern the keys that projects are encrypted with.
+
+    A root key wraps each project's own key, and that wraps the key of the project's volume. Rotating and moving to
+    another root never changes a volume's key, so nothing is reopened and nobody waits. docs/keys.md has the rest.
+    """
 
 
 @keys.command("list")
@@ -30,3 +53,108 @@ def list_(session: Session, *, project_id: str | None) -> None:
     """List keys: what for, which version, in which state."""
     answer = session.api.get("/cloister/keys", project_id=project_id)
     session.show_list(answer.get("keys") or [], COLUMNS, empty="No key.")
+
+
+@keys.command()
+@project_option
+@client_command
+def show(session: Session, *, project_id: str | None) -> None:
+    """Show whether a project's keys may be used, when they were rotated, and all their versions."""
+    _show(session, session.api.get(_path(session, project_id)))
+
+
+@keys.command()
+@project_option
+@client_command
+def rotate(session: Session, *, project_id: str | None) -> None:
+    """Give a project a new key of its own, and wrap the keys below it anew.
+
+    The volume's key and the data stay as they are: running computes notice nothing. What is replaced is destroyed after
+    seven days. `keys policy` does this by itself.
+    """
+    _show(session, session.api.post(_path(session, project_id) + "/rotate"))
+
+
+@keys.command()
+@REASON
+@project_option
+@client_command
+def disable(session: Session, *, reason: str, project_id: str | None) -> None:
+    """Refuse every further use of a project's keys.
+
+    A compute that runs lives on with the key it has; one that sleeps cannot wake, and its clients are told why. To end
+    running computes as well: `cloister endpoints suspend`.
+    """
+    _show(session, session.api.post(_path(session, project_id) + "/disable", {"reason": reason}))
+
+
+@keys.command()
+@project_option
+@client_command
+def enable(session: Session, *, project_id: str | None) -> None:
+    """Allow the use of a project's keys again."""
+    _show(session, session.api.post(_path(session, project_id) + "/enable"))
+
+
+@keys.command()
+@click.option("--days", type=click.IntRange(7, 30), default=30, show_default=True, help="How long it can be cancelled.")
+@REASON
+@project_option
+@client_command
+def destroy(session: Session, *, days: int, reason: str, project_id: str | None) -> None:
+    """Schedule the destruction of a project's keys, after which nobody can ever read its data.
+
+    The keys are disabled at once, and destroyed when the days are over; until then `keys cancel` calls it off. Backups
+    do not bring them back. A project with a protected branch is refused.
+    """
+    _show(session, session.api.post(_path(session, project_id) + "/destroy", {"days": days, "reason": reason}))
+
+
+@keys.command()
+@project_option
+@client_command
+def cancel(session: Session, *, project_id: str | None) -> None:
+    """Call off a scheduled destruction. The keys stay disabled: `keys enable` is a decision of its own."""
+    _show(session, session.api.post(_path(session, project_id) + "/cancel"))
+
+
+@keys.command()
+@click.option("--org-id", required=True, metavar="ID", help="Whose projects.")
+@click.option("--rotate-days", type=click.IntRange(1, 2560), help="Rotate keys that are older than this.")
+@client_command
+def policy(session: Session, *, org_id: str, rotate_days: int | None) -> None:
+    """Show or set how often the keys of an organization's projects are rotated. Yearly, unless it says otherwise.
+
+    A key that is older than the new period is rotated within a minute.
+    """
+    path = f"/cloister/organizations/{segment(org_id)}/key_policy"
+    answer = session.api.get(path) if rotate_days is None else session.api.put(path, {"rotate_days": rotate_days})
+    session.show(answer, (Column("Rotated every (days)", "rotate_days"),))
+
+
+@keys.command()
+@client_command
+def providers(session: Session) -> None:
+    """Show which root keys there are, and how many projects stand under each.
+
+    While a platform moves to another root, the number under the old one falls to zero; then the old one can go. One that
+    the broker does not hold is shown too: the projects under it cannot wake.
+    """
+    answer = session.api.get("/cloister/keys/roots")
+    if session.is_json:
+        session.show(answer, ())
+    else:
+        session.show_list(answer["roots"], ROOT_COLUMNS, empty="No root key.")
+        out.note(
+            f"Keystore epoch {answer['epoch']}, {answer['seals']} seals: docs/keys.md says what to copy, and what not."
+        )
+
+
+def _path(session: Session, project_id: str | None) -> str:
+    return f"/cloister/projects/{segment(session.project_id(project_id))}/keys"
+
+
+def _show(session: Session, ring: Json) -> None:
+    session.show(ring, RING_COLUMNS)
+    if not session.is_json:
+        session.show_list(ring["keys"], COLUMNS[1:], empty="No key.")

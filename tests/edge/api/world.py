@@ -72,7 +72,7 @@ from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.verify import Broken, Head, Intact
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo, RootCount
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)
 PASSWORD: Final = "npg_p%/@:shown1234567890"
@@ -256,6 +256,10 @@ class FakeAudit:
 
 
 class FakeVolumeKeys:
+    def __init__(self) -> None:
+        self.state = "enabled"
+        self.changes: list[tuple[object, ...]] = []
+
     async def find(self, project_id: str | None) -> list[KeyInfo]:
         return [
             KeyInfo(
@@ -269,6 +273,36 @@ class FakeVolumeKeys:
             for it in (PROJECT, OTHER_PROJECT)
             if project_id in (None, it)
         ]
+
+    async def ring(self, project_id: str) -> RingInfo:
+        return RingInfo(
+            project_id=project_id,
+            state=self.state,
+            destroy_at="2026-04-04T05:06:07Z" if self.state == "pending_destruction" else "",
+            rotated_at="2026-03-04T05:06:07Z",
+            rotate_days=365,
+            keys=await self.find(project_id),
+        )
+
+    async def rotate(self, caller: Caller, project_id: str) -> RingInfo:
+        return await self.ring(project_id)
+
+    async def change(self, caller: Caller, project_id: str, change: str, *, days: int, reason: str) -> RingInfo:
+        self.changes.append((caller.principal.actor, project_id, change, days, reason))
+        self.state = {"disable": "disabled", "enable": "enabled", "destroy": "pending_destruction"}.get(
+            change, "disabled"
+        )
+        return await self.ring(project_id)
+
+    async def policy(self, org_id: str) -> int:
+        return 365
+
+    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int:
+        return days
+
+    async def keystore(self) -> KeystoreInfo:
+        root = RootCount(provider="file", root_version="0123456789abcdef", is_current=True, is_held=True, projects=2)
+        return KeystoreInfo(epoch=1, seals=2, roots=[root])
 
 
 class MemoryAnswers(Answers):

@@ -20,7 +20,7 @@ from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError, NotFoundError, PreconditionError, UnavailableError
+from cloister.base.errors import CloisterError, Kind, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S, WAKE_TIMEOUT_S
 from cloister.control.computes import store
@@ -160,7 +160,8 @@ class Runner:
         try:
             info = await self._agent.call(StartCompute(spec=spec_of(placed)), timeout_s=WAKE_TIMEOUT_S)
         except CloisterError as error:
-            if not error.may_retry:
+            # A key that is disabled is nobody's death: the next client is to be told the same, and the one after enabling let in.
+            if not error.may_retry and error.kind is not Kind.PRECONDITION:
                 self._backoff.died(endpoint_id, self._clock.now())
             raise
         if info.generation == stale_generation:

@@ -14,7 +14,7 @@ from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.verify import Broken, Head, Intact
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
 
 
 class ApiKeys(Protocol):
@@ -57,4 +57,22 @@ class AuditLog(Protocol):
 
 
 class VolumeKeys(Protocol):
+    """The key broker; it records what it does itself, in the caller's name."""
+
     async def find(self, project_id: str | None) -> list[KeyInfo]: ...
+
+    async def ring(self, project_id: str) -> RingInfo:
+        """Raises NotFoundError."""
+        ...
+
+    async def rotate(self, caller: Caller, project_id: str) -> RingInfo: ...
+
+    async def change(self, caller: Caller, project_id: str, change: str, *, days: int, reason: str) -> RingInfo:
+        """`disable`, `enable`, `destroy`, `cancel`. Raises ConflictError where the state does not allow it."""
+        ...
+
+    async def policy(self, org_id: str) -> int: ...
+
+    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int: ...
+
+    async def keystore(self) -> KeystoreInfo: ...

@@ -40,6 +40,8 @@ class Permission(StrEnum):
     JWKS_MANAGE = "jwks:manage"
     """Let another issuer's tokens open databases, past every password; and end that."""
     JWKS_READ = "jwks:read"
+    KEY_MANAGE = "key:manage"
+    """Rotate, disable, schedule the destruction, cancel it; of an organization, how often."""
     KEY_READ = "key:read"
     MEMBER_MANAGE = "member:manage"
     """Add, change the role of, remove."""

@@ -10,6 +10,7 @@ from cloister.edge.api.routes import (
     databases,
     endpoints,
     jwks,
+    keys,
     later,
     operations,
     organizations,
@@ -36,6 +37,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     permissions,
     jwks,
     platform,
+    keys,
     later,
 )
 
