@@ -291,6 +291,22 @@ def test_the_story_in_any_pieces_is_the_same_story() -> None:
         assert hear(*STORY, piece=piece) == whole
 
 
+def test_what_is_asked_is_told_before_anything_comes_of_it() -> None:
+    observer = Observer()
+    asked = observer.from_client(
+        parse("SELECT 2", "two") + bind("two", "p") + execute("p") + SYNC + query("SELECT 3"), 0.0
+    )
+    assert [(it.number, it.kind, it.is_preparation, it.text, it.name) for it in asked] == [
+        (1, Kind.EXTENDED, True, "SELECT 2", "two"),
+        (2, Kind.EXTENDED, False, "", "p"),
+        (3, Kind.SIMPLE, False, "SELECT 3", ""),
+    ]
+    assert observer.is_unanswered
+    heard = observer.from_server(PARSED + BOUND + done("SELECT 1") + READY + done("SELECT 1") + READY, 0.0)
+    assert [(it.number, it.text) for it in heard] == [(2, "SELECT 2"), (3, "SELECT 3")]
+    assert not observer.is_unanswered
+
+
 def test_times_are_the_callers() -> None:
     observer = Observer()
     observer.from_client(query("SELECT 1"), 5.0)

@@ -73,7 +73,25 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a client sent to be prepared or executed, before anything came of it: for whoever must know first."""
+
+    number: int
+    """Counts what was asked, from 1; the statement that comes of it has the same."""
+    kind: Kind
+    is_preparation: bool
+    """A text without an execution."""
+    text: str
+    """As in Statement. Empty for the execution of a portal: its text was asked when it was prepared."""
+    name: str
+    text_bytes: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
+    number: int
+    """As when it was asked; 0 for what nobody asked, the commit that a Sync makes."""
     kind: Kind
     text: str
     """Undecodable bytes replaced; cut to TEXT_BYTES_MAX. Empty for a function call, for what was prepared or declared in SQL
@@ -119,6 +137,7 @@ class _Work:
 
     kind: str
     began: float
+    number: int = 0
     text: _Text = _NO_TEXT
     name: str = ""
     """Of the prepared statement (P; D and C of one) or portal (B, E; D and C of one)."""
@@ -178,11 +197,26 @@ class Observer:
         self._is_skipping = False
         """The server failed in a pipeline whose Sync has not come by yet, and passes over what comes before it."""
         self._skipped: list[Statement] = []
+        self._count = 0
 
-    def from_client(self, data: bytes, now: float) -> None:
-        """Bytes on their way to the server."""
+    @property
+    def is_unanswered(self) -> bool:
+        """The server owes the client a reply."""
+        return bool(self._pending)
+
+    def from_client(self, data: bytes, now: float) -> list[Asked]:
+        """Bytes on their way to the server; what they ask for."""
+        asked = []
         for frame in self._client.feed(data):
-            self._asked(frame, now)
+            work = self._work(frame, now)
+            if work is None:
+                continue
+            if work.kind in ("Q", "P", "E", "F"):
+                self._count += 1
+                work.number = self._count
+                asked.append(_as_asked(work))
+            self._await(work, now)
+        return asked
 
     def from_server(self, data: bytes, now: float) -> list[Statement]:
         """Bytes on their way to the client; the statements that end with them."""
@@ -206,36 +240,39 @@ class Observer:
 
     # ── what the client asks ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _asked(self, frame: Glance, now: float) -> None:
+    def _work(self, frame: Glance, now: float) -> _Work | None:
+        """None for what gets no reply."""
         match frame.kind:
             case "Q":
-                work = _Work("Q", now, text=_text(frame, 0))
+                return _Work("Q", now, text=_text(frame, 0))
             case "P":
                 name, after = _name(frame.body, 0)
-                work = _Work("P", now, name=name, text=_text(frame, after))
+                return _Work("P", now, name=name, text=_text(frame, after))
             case "B":
                 name, after = _name(frame.body, 0)
                 source, _ = _name(frame.body, after)
-                work = _Work("B", now, name=name, source=source)
+                return _Work("B", now, name=name, source=source)
             case "D" | "C":
                 if frame.body[:1] not in (b"P", b"S"):
-                    return  # the server will refuse it; so it is nothing that could be waited for
+                    return None  # the server will refuse it; so it is nothing that could be waited for
                 name, _ = _name(frame.body, 1)
-                work = _Work(frame.kind, now, name=name, of_portal=frame.body[:1] == b"P")
+                return _Work(frame.kind, now, name=name, of_portal=frame.body[:1] == b"P")
             case "E":
-                work = _Work("E", now, name=_name(frame.body, 0)[0])
+                return _Work("E", now, name=_name(frame.body, 0)[0])
             case "S" | "F" | "c" | "f":
-                work = _Work(frame.kind, now)
+                return _Work(frame.kind, now)
             case "d":
                 if self._taking is not None:
                     self._taking.bytes_taken += frame.length
                 else:
                     self._early_bytes += frame.length
-                return
+                return None
             case "H" | "X":
-                return
+                return None
             case _:
                 raise ProtocolViolationError("a message of a type that no client sends")
+
+    def _await(self, work: _Work, now: float) -> None:
         if self._is_skipping:
             if work.kind != "S":
                 if len(self._skipped) >= PENDING_MAX:
@@ -415,6 +452,7 @@ class Observer:
         # An execution that was skipped may mean a portal that would have been made by what was skipped before it.
         text = work.text if outcome is Outcome.SKIPPED else self._text_of(work)
         return Statement(
+            number=work.number,
             kind=_KINDS.get(work.kind, Kind.EXTENDED),
             text=_decoded(text.start),
             name=work.source if work.kind == "B" else work.name,
@@ -438,6 +476,18 @@ _KINDS: Final = {"Q": Kind.SIMPLE, "F": Kind.FUNCTION}
 
 _ENTRY_BYTES: Final = 200
 # Of a name that is kept, beside what it holds: the dictionary, the string, the text's own object.
+
+
+def _as_asked(work: _Work) -> Asked:
+    return Asked(
+        number=work.number,
+        kind=_KINDS.get(work.kind, Kind.EXTENDED),
+        is_preparation=work.kind == "P",
+        text=_decoded(work.text.start),
+        name=work.name,
+        text_bytes=work.text.length,
+        digest=work.text.digest,
+    )
 
 
 def _cost(name: str, text: _Text) -> int:
