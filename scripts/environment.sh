@@ -102,6 +102,10 @@ ensure_test_packages() {
         fi
         missing+=(postgresql)
     fi
+    # JDBC's journey needs a JDK, which is a quarter of a gigabyte: it runs where there is one, and the driver is small.
+    if command -v javac >/dev/null && [[ ! -e /usr/share/java/postgresql.jar ]]; then
+        missing+=(libpostgresql-jdbc-java)
+    fi
     install_packages "${missing[@]}"
 }
 

@@ -179,7 +179,7 @@ def _tracked() -> list[Path]:
     folders = ("src", "tests", "benchmarks", "docs", "scripts", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [path for path in (*inside, *ROOT.glob("*.md"), *ROOT.glob("*.toml"), *ROOT.glob("*.lock"))
-            if "__pycache__" not in path.parts]  # fmt: skip
+            if not {"__pycache__", "node_modules"} & set(path.parts)]  # fmt: skip
 
 
 def _is(node: ast.expr, *, value: object) -> bool:

@@ -5,9 +5,11 @@ The journeys of those that are written for Node are in tests/clients/journeys.mj
 
 import json
 import os
+import shutil
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,9 +20,12 @@ import sqlalchemy
 
 from tests.front import Front
 from tests.instance import Instance
-from tests.npm import CLIENTS
+from tests.npm import CLIENTS, NODE_MODULES
 
 pytestmark = pytest.mark.root
+
+JDBC = Path("/usr/share/java/postgresql.jar")
+"""The driver as Debian packs it."""
 
 
 @pytest.mark.parametrize(
@@ -32,10 +37,13 @@ pytestmark = pytest.mark.root
         ("api-client", "postgres"),
         ("api-client", "drizzle-http"),
         ("sdk", "drizzle-websocket"),
+        ("api-client", "prisma"),
         ("toolkit", "http"),
     ],
 )
 def test_a_client_for_node(instance: Instance, front: Front, control: str, driver: str) -> None:
+    if driver == "prisma":
+        generate_client_of_prisma()
     done = subprocess.run(
         front.seen_by(["node", CLIENTS / "journeys.mjs", control, driver]),
         env={
@@ -49,6 +57,63 @@ def test_a_client_for_node(instance: Instance, front: Front, control: str, drive
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"before": 2, "after": 1, "first": 1}
+
+
+def generate_client_of_prisma() -> None:
+    """As everybody who uses Prisma does. The command fetches a program for migrations before it does anything, from a server
+    of Prisma's own; told that it has one already, it fetches nothing, and generating does not need it."""
+    done = subprocess.run(
+        ["node", NODE_MODULES / "prisma/build/index.js", "generate", "--schema", CLIENTS / "notes.prisma"],
+        env={"PATH": os.environ["PATH"], "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true", "CHECKPOINT_DISABLE": "1"},
+        cwd=CLIENTS, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_jdbc(instance: Instance, tmp_path: Path) -> None:
+    """Debian's driver, with this machine's Java: create, query, branch, query there, reset, delete."""
+    if shutil.which("javac") is None or not JDBC.exists():
+        pytest.skip(f"no JDK, or no {JDBC} (Debian: default-jdk-headless, libpostgresql-jdbc-java)")
+    subprocess.run(["javac", "-d", tmp_path, CLIENTS / "Jdbc.java"], check=True, timeout=60)
+
+    def ask(to: dict[str, str], *statements: str) -> str:
+        return with_jdbc(instance, tmp_path, to, *statements)
+
+    project = instance.http.post("/projects", json={"project": {"name": "jdbc"}}).json()
+    project_id, root = project["project"]["id"], project["branch"]["id"]
+    try:
+        first = project["connection_uris"][0]["connection_parameters"]
+        assert ask(first, "CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)") == "1"
+        instance.settle(project_id)
+        asked = {"branch": {"name": "dev"}, "endpoints": [{"type": "read_write"}]}
+        branch = instance.http.post(f"/projects/{project_id}/branches", json=asked).json()
+        dev = {**first, "host": branch["endpoints"][0]["host"]}
+        assert ask(dev, "INSERT INTO t VALUES (2)") == "2"
+        instance.settle(project_id)
+        there = f"/projects/{project_id}/branches/{branch['branch']['id']}/restore"
+        assert instance.http.post(there, json={"source_branch_id": root}).status_code == 200
+        instance.settle(project_id)
+        assert ask(dev) == "1"
+        refused = ask({**dev, "password": "wrong"})
+        assert refused == 'FATAL: password authentication failed for user "neondb_owner"'
+    finally:
+        instance.settle(project_id)
+        assert instance.http.delete(f"/projects/{project_id}").status_code == 200
+
+
+def with_jdbc(instance: Instance, classes: Path, to: dict[str, str], *statements: str) -> str:
+    """What tests/clients/Jdbc.java says."""
+    done = subprocess.run(
+        ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{JDBC}:{classes}", "Jdbc", *statements],
+        env={
+            "PATH": os.environ["PATH"],
+            "URL": f"jdbc:postgresql://{to['host']}:{instance.postgres_port}/{to['database']}",
+            "ROLE": to["role"], "PASSWORD": to["password"], "CA_FILE": str(instance.paths.ca_file),
+        },
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 Ask = Callable[..., Awaitable[int]]
