@@ -21,12 +21,14 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from cloister.base.directory import KeySet
 from cloister.edge.gateway.directory import Directory
+from cloister.edge.gateway.limits import ROUTES_MAX
 from cloister.edge.gateway.visit import Visit, Voucher
 from cloister.edge.sql.limits import KEYS_FRESH_S, KEYS_USABLE_S
 from cloister.protocol.tokens import Claims, Token, TokenError, VerifyingKey, read_token, verify
@@ -58,7 +60,7 @@ async def vouch(visit: Visit, text: str, directory: Directory) -> None:
         if _age(found.keys) > KEYS_FRESH_S:  # (4)
             found = _verified(token, _speaking_for(visit.user, await directory.keys(endpoint, is_refresh=True)))
     except TokenError as error:
-        if known and not any(key.kid == token.kid for keys in sets for key in _keys(keys)):
+        if known and not any(key.kid == token.kid for keys in sets for key in _keys(keys.keys)):
             directory.refresh_keys(endpoint)
         raise visit.failed_token(str(error)) from None
     if _age(found.keys) > KEYS_USABLE_S:  # (5)
@@ -89,11 +91,13 @@ def _verified(token: Token, sets: list[KeySet]) -> _Found:
 
 
 def _candidates(token: Token, sets: list[KeySet]) -> Iterator[tuple[KeySet, VerifyingKey]]:
-    return ((keys, key) for keys in sets for key in _keys(keys) if key.kid == token.kid)
+    return ((keys, key) for keys in sets for key in _keys(keys.keys) if key.kid == token.kid)
 
 
-def _keys(keys: KeySet) -> list[VerifyingKey]:
-    return msgspec.json.decode(keys.keys, type=list[VerifyingKey])
+@lru_cache(ROUTES_MAX)
+def _keys(text: str) -> list[VerifyingKey]:
+    """A text stands for itself: what is read from it once is not read again."""
+    return msgspec.json.decode(text, type=list[VerifyingKey])
 
 
 def _age(keys: KeySet) -> float:

@@ -5,11 +5,12 @@ that names another algorithm than its key's is refused before anything is comput
 public key cannot be taken for an HMAC's secret; and there is no "none".
 """
 
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from jwt import PyJWK
+from jwt import PyJWK, get_algorithm_by_name
 from jwt.exceptions import PyJWKError, PyJWTError
 
 KEYS_MAX: Final = 64
@@ -20,6 +21,9 @@ RSA_BITS_MAX: Final = 4096
 # Beyond, every token of a stranger costs a millisecond.
 RSA_EXPONENT_MAX: Final = 2**32
 # 65537 is everybody's. A large one would make every signature of a stranger's as costly as a private key's.
+
+LOADED_MAX: Final = 1_024
+# A key takes as long to load as a signature to look at: kept, a token costs the same whether its key is known or not.
 
 ALGORITHMS: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("RSA", ""): ("RS256", "PS256", "RS384", "PS384", "RS512", "PS512"),
@@ -46,7 +50,12 @@ class VerifyingKey(msgspec.Struct, frozen=True):
     """Its public members and nothing else."""
 
     def load(self) -> PyJWK:
-        return PyJWK(dict(self.jwk), algorithm=self.alg)
+        return _loaded(self.alg, tuple(self.jwk.items()))
+
+
+@lru_cache(LOADED_MAX)
+def _loaded(algorithm: str, jwk: tuple[tuple[str, str], ...]) -> PyJWK:
+    return PyJWK(dict(jwk), algorithm=algorithm)
 
 
 class _KeySet(msgspec.Struct):
@@ -113,15 +122,19 @@ def _is_fit(key: rsa.RSAPublicKey) -> bool:
     return RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX and key.public_numbers().e < RSA_EXPONENT_MAX
 
 
-def decoy(algorithm: str) -> object:
+@cache
+def decoy(algorithm: str) -> VerifyingKey:
     """A key that stands in where there is none, so that looking at a signature takes its time. What comes of it counts for
     nothing: everybody knows these."""
+    key: Any
     match algorithm:
         case "ES256":
-            return ec.derive_private_key(1, ec.SECP256R1()).public_key()
+            key = ec.derive_private_key(1, ec.SECP256R1()).public_key()
         case "ES384":
-            return ec.derive_private_key(1, ec.SECP384R1()).public_key()
+            key = ec.derive_private_key(1, ec.SECP384R1()).public_key()
         case "EdDSA":
-            return ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
+            key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key()
         case _:
-            return rsa.RSAPublicNumbers(65537, 2**2047 + 1).public_key()
+            key = rsa.RSAPublicNumbers(65537, 2**2047 + 1).public_key()
+    jwk: dict[str, Any] = get_algorithm_by_name(algorithm).to_jwk(key, as_dict=True)
+    return VerifyingKey("", algorithm, {name: jwk[name] for name in _PUBLIC if name in jwk})

@@ -89,8 +89,8 @@ def verify(token: Token, key: VerifyingKey | None, *, audience: str | None, issu
     is_known = key is not None and key.alg == token.alg
     try:
         # By the key's own algorithm; the token's was seen to be the same. PyJWT holds one to the other once more.
-        loaded: Any = key.load() if key is not None and is_known else decoy(token.alg)
-        payload: bytes = _JWS.decode_complete(token.text, loaded, algorithms=[token.alg])["payload"]
+        used = key if key is not None and is_known else decoy(token.alg)
+        payload: bytes = _JWS.decode_complete(token.text, used.load(), algorithms=[token.alg])["payload"]
     except (PyJWTError, ValueError, RecursionError):
         payload = b""
     if not is_known or not payload:  # (1)
