@@ -187,7 +187,7 @@ def test_any_text_is_refused(text: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 255))
+@given(st.integers(0, 10_000), st.integers(1, 127))
 def test_a_token_with_any_byte_changed_is_refused_or_says_the_same(at: int, by: int) -> None:
     good = token("EdDSA", exp=4_000_000_000, iat=None)
     at %= len(good)
