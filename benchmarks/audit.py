@@ -2,7 +2,7 @@
 
 Appenders, builder and notary share one process and its interpreter here, where the platform has the broker apart; and the
 builder looks every second instead of every five. The control database syncs as the platform's does. Then: how fast a log
-that nobody signed yet is caught up with, verified and exported.
+that nobody signed yet is caught up with, verified and exported. Last, what a project's audit level costs its clients.
 """
 
 import asyncio
@@ -16,8 +16,10 @@ from typing import Final
 
 import asyncpg
 
+from benchmarks import pgbench
 from benchmarks.baselines import BarePostgres
 from benchmarks.measure import Result
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Database, migrate
 from cloister.protocol.merkle.notes import SignedTree, VerifierKey
 from cloister.protocol.merkle.tree import Tree
@@ -28,6 +30,7 @@ from cloister.trust.audit.verify import Intact, verify
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
 from cloister.trust.keys.roots import Roots
+from tests.instance import Instance
 
 LOADS: Final = ((8, 1), (1, 100))
 """Clients, and events in each one's transaction: changes come one by one, connections in batches."""
@@ -62,9 +65,29 @@ def run(n: int = 10, seconds: float = 3.0) -> Result:
         server.start()
         try:
             asyncio.run(server.first_row())
-            return asyncio.run(_measure(server, directory, n, seconds))
+            result = asyncio.run(_measure(server, directory, n, seconds))
         finally:
             server.stop()
+    _levels(result, max(1, n // 2), round(seconds))
+    return result
+
+
+def _levels(result: Result, rounds: int, seconds: int) -> None:
+    """pgbench through the gateway at each level of its project, in turns: -S is one read, TPC-B seven statements of which
+    three write."""
+    with Instance() as instance:
+        tenant = instance.create_project("levels")
+        pgbench.initialise(tenant.environment, scale=10)
+        for kind in ("-S", "-btpcb-like"):
+            rates: dict[AuditLevel, list[float]] = {level: [] for level in AuditLevel}
+            for _ in range(rounds):
+                for level, found in rates.items():
+                    path = f"/cloister/projects/{tenant.project_id}/audit_level"
+                    instance.api("PUT", path, {"level": level.value}, expect=200)
+                    found.append(pgbench.throughput(tenant.environment, kind, clients=8, seconds=seconds)[0])
+            series = {level: result.add(f"{kind}, {level}", found, "tps") for level, found in rates.items()}
+            for level in (AuditLevel.BASE, AuditLevel.EXTENDED, AuditLevel.FULL):
+                result.ratio(f"{kind}: {level} ÷ off", series[level], series[AuditLevel.OFF])
 
 
 async def _measure(server: BarePostgres, directory: Path, n: int, seconds: float) -> Result:

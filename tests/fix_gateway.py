@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import (
     AnyCommand,
     AnyEvent,
@@ -43,10 +44,12 @@ from cloister.base.directory import (
     Pool,
     Pooler,
     Record,
+    RecordStatements,
     Route,
+    StatementRecord,
     Wake,
 )
-from cloister.base.errors import CloisterError, NotFoundError
+from cloister.base.errors import CloisterError, NotFoundError, UnavailableError
 from cloister.base.identities import service_of_uid
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
@@ -175,6 +178,9 @@ class FakeDirectory:
     asked: list[AnyCommand] = field(default_factory=list)
     events: list[ConnectionEvent] = field(default_factory=list)
     is_recording: bool = True
+    statements: list[StatementRecord] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
+    audit_level: AuditLevel = AuditLevel.OFF
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     frozen: list[Frozen] = field(default_factory=list)
     _server: Server | None = None
@@ -207,6 +213,12 @@ class FakeDirectory:
         async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(lambda: sum(event.action == action for event in self.events) >= count)
         return [event for event in self.events if event.action == action]
+
+    async def until_told(self, text: str) -> StatementRecord:
+        """Wait until a statement with this in its text was recorded."""
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: any(text in each.text for each in self.statements))
+        return next(each for each in self.statements if text in each.text)
 
     async def until_asked(self, kind: type[AnyCommand]) -> None:
         async with asyncio.timeout(10), self.changed:
@@ -248,6 +260,13 @@ class FakeDirectory:
                 self.events += events
                 await self._tell()
                 return len(events)
+            case RecordStatements():
+                if not self.is_recording:
+                    raise UnavailableError("away")
+                self.statements += command.statements
+                self.lost |= command.lost
+                await self._tell()
+                return len(command.statements)
             case Frozen():
                 self.frozen.append(command)
                 await self._tell()
@@ -270,6 +289,7 @@ class FakeDirectory:
             socket_dir=None if self.is_asleep or not is_known else self.route_socket_dir or self.socket_dir,
             generation=self.generation,
             connection_limit=self.connection_limit,
+            audit_level=self.audit_level,
             is_volatile=point != "" or name.startswith("br-"),
         )
 

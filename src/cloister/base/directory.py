@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.rpc.wire import Command
 
 
@@ -36,6 +37,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     connection_limit: int = 0
     """Clients at once on this endpoint; more get 53300. 0: no limit of ours."""
+    audit_level: AuditLevel = AuditLevel.OFF
+    """What of its statements is recorded."""
     is_volatile: bool = False
     """Names no socket, and yet may change at any moment: roles are those of a branch whose own compute may run."""
 
@@ -151,6 +154,46 @@ class Record(Command[int], frozen=True):
     events: list[ConnectionEvent]
 
 
+class StatementRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One statement of a client, as a gateway saw it go by."""
+
+    at: str
+    """When it ended: RFC 3339 UTC with microseconds."""
+    session_id: str
+    """As in the session's `ConnectionEvent`s."""
+    project_id: str
+    branch_id: str
+    endpoint_id: str
+    role: str
+    database: str
+    address: str
+    kind: str
+    outcome: str
+    text: str = ""
+    """Without its secrets, and cut."""
+    text_bytes: int = 0
+    """As sent."""
+    name: str = ""
+    """Of the prepared statement or portal."""
+    tags: list[str] = []
+    """Of its results, as the server told: `SELECT 3`, `CREATE ROLE`."""
+    rows: int = 0
+    rows_sent: int = 0
+    bytes_sent: int = 0
+    bytes_taken: int = 0
+    sqlstate: str = ""
+    duration_ms: float = 0.0
+
+
+class RecordStatements(Command[int], frozen=True, kw_only=True):
+    """Keep these. Answered with their number when they are committed."""
+
+    reply: ClassVar[type] = int
+    statements: list[StatementRecord]
+    lost: dict[str, int]
+    """By project: how many could not be kept until they were sent."""
+
+
 class Frozen(Command[int], frozen=True, kw_only=True):
     """A gateway's answer to `Freeze`: from now on it forwards nothing to that compute until `Thaw` or `Close`.
     Answered with 0."""
@@ -162,7 +205,7 @@ class Frozen(Command[int], frozen=True, kw_only=True):
     """A client of it sent something that the compute has not answered yet: it is not idle."""
 
 
-AnyCommand = LookUp | LookUpKeys | Wake | Pool | Record | Frozen
+AnyCommand = LookUp | LookUpKeys | Wake | Pool | Record | RecordStatements | Frozen
 
 
 class Invalidate(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -14,7 +14,7 @@ from cloister.cli.api import Json
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
-from cloister.cli.session import PROJECT_VARIABLE, Session, client_command
+from cloister.cli.session import PROJECT_VARIABLE, Session, client_command, project_path
 
 if TYPE_CHECKING:
     from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
@@ -34,6 +34,20 @@ COLUMNS: Final = (
     Column("To", "to", may_cut=True),
     Column("From", "address"),
     Column("Why", "reason", may_cut=True),
+)
+
+
+LEVELS: Final = ("off", "base", "extended", "full")
+SEGMENTS: Final = 16
+
+STATEMENT_COLUMNS: Final = (
+    Column("When", "at"),
+    Column("Who", "role", may_cut=True),
+    Column("From", "address"),
+    Column("Outcome", "outcome"),
+    Column("SQLSTATE", "sqlstate"),
+    Column("Rows", "rows"),
+    Column("Statement", "text", may_cut=True),
 )
 
 
@@ -165,6 +179,72 @@ def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path]
         )
         raise CommandError(f"the audit log is BROKEN at event {verdict['broken_at']} ({verdict['fault']}); {rest}")
     return 0
+
+
+@audit.command("level")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="The project.")
+@click.option("--set", "wanted", type=click.Choice(LEVELS), help="The level from now on.")
+@client_command
+def level_(session: Session, *, project_id: str | None, wanted: str | None) -> None:
+    """Show or set what of a project's statements is recorded, beside its connections.
+
+    \b
+    off       no statements
+    base      what changes objects, roles, rights or settings, and whatever failed
+    extended  and what changes rows
+    full      and every read
+
+    Sessions that are open end, so that none goes on under the old level. Lowering it takes a permission of its own.
+    Secrets are masked; texts are kept encrypted, and sealed by the audit log.
+    """  # noqa: D301 - click leaves the lines after \b as they are
+    path = f"/cloister{project_path(session.project_id(project_id))}/audit_level"
+    answer = session.api.get(path) if wanted is None else session.api.put(path, {"level": wanted})
+    session.show(answer, (Column("Level", "level"),))
+
+
+@audit.command("statements")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="The project.")
+@click.option("--role", metavar="NAME", help="Only of this database role.")
+@click.option("--address", metavar="IP", help="Only from this address.")
+@click.option("--session-id", metavar="ID", help="Only of this session (`cloister audit list` has it).")
+@click.option("--text", metavar="TEXT", help="Only with this in the statement, in any case: a table's name, say.")
+@click.option("--since", type=Since(), help="Only since then: 30m, 24h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first.")
+@client_command
+def statements(
+    session: Session,
+    *,
+    project_id: str | None,
+    role: str | None,
+    address: str | None,
+    session_id: str | None,
+    text: str | None,
+    since: str | None,
+    limit: int,
+) -> None:
+    """List what a project's clients executed, newest first: who, what, when, from where.
+
+    Each segment of the record is held to its event in the audit log; one that was changed or taken away ends this with an
+    error. Whether the audit log is whole, `cloister audit verify` says.
+    """
+    path = f"/cloister{project_path(session.project_id(project_id))}/statements"
+    wanted = {"role": role, "address": address, "session_id": session_id}
+    rows: list[Json] = []
+    before: int | None = None
+    while len(rows) < limit:
+        segments = session.api.get(path, cursor=before, limit=SEGMENTS).get("segments") or []
+        found = [each for segment in segments for each in reversed(segment["statements"])]
+        recent = [each for each in found if since is None or each["at"] >= since]
+        rows += [
+            each
+            for each in recent
+            if all(value is None or each[name] == value for name, value in wanted.items())
+            and (text is None or text.lower() in str(each.get("text", "")).lower())
+        ]
+        if len(segments) < SEGMENTS or (found and not recent):
+            break
+        before = int(segments[-1]["id"])
+    session.show_list(rows[:limit], STATEMENT_COLUMNS, empty="No statement.")
 
 
 @audit.command()

@@ -47,6 +47,7 @@ from cloister.control.projects.engines import Engines
 from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.service import ProjectService
+from cloister.control.projects.statements import StatementService
 from cloister.control.roles import operations as role_operations
 from cloister.control.roles.databases import DatabaseService
 from cloister.control.roles.operations import RolesWorld
@@ -54,6 +55,7 @@ from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
 from cloister.control.services import Control
 from cloister.node.commands import AnyEvent
+from cloister.trust.audit.statements import Sealer
 from cloister.trust.fetching import Fetcher, Reach
 
 _log = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ class ControlPlane:
         )
         fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
         self.token_keys = JwksKeys(database, fetcher, clock)
+        sealer = Sealer(control_key)
         self.directory = DirectoryServer(
             settings.paths,
             database,
@@ -126,6 +129,7 @@ class ControlPlane:
             verifiers=self.verifiers,
             token_keys=self.token_keys,
             mock_key=mock_key,
+            sealer=sealer,
             clock=clock,
             allowed=directory_for,
         )
@@ -191,6 +195,7 @@ class ControlPlane:
             operations=self.engine,
             organizations=OrganizationService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
+            statements=StatementService(database, gateways=self.gateways, sealer=sealer),
         )
 
     def heard(self, event: AnyEvent) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.secret import Secret
 from cloister.control.branches.model import (
@@ -45,6 +46,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
+from cloister.trust.audit.statements import Segment
 
 __all__ = [
     "Branches",
@@ -60,6 +62,7 @@ __all__ = [
     "Roles",
     "Schemas",
     "Snapshots",
+    "Statements",
 ]
 
 
@@ -260,6 +263,14 @@ class KeySets(Protocol):
     async def delete(self, caller: Caller, project_id: ProjectId, jwks_id: UUID) -> Jwks: ...
 
 
+class Statements(Protocol):
+    """What clients execute, as far as a project has it recorded."""
+
+    async def level(self, project_id: ProjectId) -> AuditLevel: ...
+    async def set_level(self, caller: Caller, project_id: ProjectId, level: AuditLevel) -> AuditLevel: ...
+    async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]: ...
+
+
 class Operations(Protocol):
     async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
         """Newest first."""
@@ -282,3 +293,4 @@ class Control:
     operations: Operations
     organizations: Organizations
     jwks: KeySets
+    statements: Statements

@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 from starlette.applications import Starlette
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.clock import FakeClock
 from cloister.base.errors import (
     CloisterError,
@@ -71,6 +72,7 @@ from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permi
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
+from cloister.trust.audit.statements import Segment
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo, RootCount
 
@@ -845,6 +847,23 @@ class FakeDatabases:
 
 
 @dataclass
+class FakeStatements:
+    now: AuditLevel = AuditLevel.BASE
+
+    async def level(self, project_id: ProjectId) -> AuditLevel:
+        return self.now
+
+    async def set_level(self, caller: Caller, project_id: ProjectId, level: AuditLevel) -> AuditLevel:
+        if level.is_lower_than(self.now):
+            caller.require(Permission.AUDIT_LEVEL_LOWER)
+        self.now = level
+        return level
+
+    async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
+        return [Segment(3, [])] if before is None else []
+
+
+@dataclass
 class FakeOperations:
     rows: list[Operation] = field(default_factory=lambda: [operation()])
 
@@ -874,6 +893,7 @@ class World:
         self.databases = FakeDatabases()
         self.operations = FakeOperations()
         self.organizations = FakeOrganizations()
+        self.statements = FakeStatements()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -894,6 +914,7 @@ class World:
                 operations=self.operations,
                 organizations=self.organizations,
                 jwks=self.jwks,
+                statements=self.statements,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

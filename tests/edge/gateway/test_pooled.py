@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import Freeze, Pool
 from cloister.base.errors import PreconditionError
 from cloister.edge.gateway.errors import RefusedError
@@ -210,3 +211,10 @@ def test_supported() -> None:
 @pytest.mark.parametrize(("name", "is_one"), [("ep-a-pooler", True), ("EP-A-POOLER", True), ("ep-a", False)])
 def test_the_name_of_a_pooler(name: str, is_one: bool) -> None:
     assert is_pooler(name) is is_one
+
+
+async def test_what_is_asked_through_the_pooler_is_recorded(world: GatewayWorld) -> None:
+    world.directory.audit_level = AuditLevel.FULL
+    async with await world.connect(endpoint=POOLER) as connection:
+        await connection.execute("SELECT 'pooled'")
+    assert (await world.directory.until_told("pooled")).endpoint_id == ENDPOINT

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from cloister.base.audit_levels import AuditLevel
 from tests.fix_gateway import ENDPOINT, GatewayWorld
 from tests.sql_client import SqlClient, connection_string
 
@@ -242,3 +243,15 @@ async def test_a_worker_that_stops_ends_idle_connections_at_once(gateway_world: 
         async with asyncio.timeout(10):
             await gateway_world.begin_stop(index)
         assert await client.ends()
+
+
+async def test_what_is_asked_over_https_is_recorded_as_on_the_other_port(gateway_world: GatewayWorld) -> None:
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    await gateway_world.start(https=True)
+    async with await SqlClient.open(gateway_world) as sql:
+        assert (await sql.query("SELECT 'recorded', $1::int", 41)).status == 200
+        assert (await sql.query("SELECT 1 / 0 AS failed")).status == 400
+    told = await gateway_world.directory.until_told("recorded")
+    (opened,) = await gateway_world.directory.until("connection.opened")
+    assert (told.kind, told.rows, told.session_id, told.role) == ("extended", 1, opened.session_id, "ada")
+    assert (await gateway_world.directory.until_told("failed")).sqlstate == "22012"

@@ -6,6 +6,7 @@ import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.protocol.pgwire.frames import message
 from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, TERMINATE, startup_message
 from tests.fix_gateway import DOMAIN, PASSWORD, GatewayWorld
@@ -125,3 +126,12 @@ async def test_a_cancel_request_inside_a_websocket_is_not_answered(sql_world: Ga
     (event,) = await sql_world.directory.until("connection.cancel")
     assert event.reason == "unknown_key"
     assert DOMAIN not in event.endpoint_id
+
+
+async def test_what_is_asked_in_a_websocket_is_recorded(gateway_world: GatewayWorld) -> None:
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    await gateway_world.start(https=True)
+    async with await FramedClient.open(gateway_world) as client:
+        client.send(BytesMessage(first_words(query="SELECT 'framed'")))
+        await client.payload_until(b"framed")
+    assert (await gateway_world.directory.until_told("framed")).role == "ada"

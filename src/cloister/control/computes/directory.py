@@ -18,10 +18,12 @@ A look-up, in order:
 What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may connect.
 """
 
+from collections import defaultdict
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.directory import (
@@ -35,7 +37,9 @@ from cloister.base.directory import (
     Pool,
     Pooler,
     Record,
+    RecordStatements,
     Route,
+    StatementRecord,
     Wake,
 )
 from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, UnavailableError
@@ -58,6 +62,7 @@ from cloister.control.roles.server import RoleState
 from cloister.node.commands import StartPooler
 from cloister.protocol.scram import Verifier
 from cloister.trust.audit import Action, Event, record
+from cloister.trust.audit.statements import Sealer, keep
 
 EVENTS_MAX: Final = 2_000
 # In one message; a gateway that has more sends two.
@@ -70,7 +75,7 @@ _ROUTE: Final = """
 SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.is_disabled, e.socket_dir, e.generation,
        coalesce(e.is_clean, (SELECT is_clean FROM endpoint WHERE branch_id = b.id ORDER BY created_at DESC, id LIMIT 1),
                 true) AS is_clean,
-       v.pg_version, b.is_protected, p.settings,
+       v.pg_version, b.is_protected, p.settings, p.audit_level,
        r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
        EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles
   FROM branch b
@@ -110,6 +115,7 @@ class DirectoryServer:
         verifiers: Verifiers,
         token_keys: TokenKeys,
         mock_key: Secret[bytes],
+        sealer: Sealer,
         clock: Clock,
         allowed: frozenset[Service] = frozenset({Service.GATEWAY}),
     ) -> None:
@@ -121,6 +127,7 @@ class DirectoryServer:
         self._verifiers = verifiers
         self._token_keys = token_keys
         self._mock_key = mock_key
+        self._sealer = sealer
         self._clock = clock
         self._gateways: Gateways | None = None
         self._server = Server(paths.directory_socket, AnyCommand, self._answer, allowed=allowed, on_connect=self._greet)
@@ -160,6 +167,8 @@ class DirectoryServer:
                 return await self.pool(command)
             case Record():
                 return await self._record(command)
+            case RecordStatements():
+                return await self._record_statements(command)
             case Frozen():
                 assert self._gateways is not None
                 self._gateways.answered(connection, command)
@@ -193,6 +202,7 @@ class DirectoryServer:
             is_disabled=bool(row["is_disabled"]),
             socket_dir=None if running is None else running.socket_dir,
             generation=row["generation"] or 0,
+            audit_level=AuditLevel(row["audit_level"]),
         )
         if past is None and name != row["branch_id"]:
             return route
@@ -279,6 +289,20 @@ class DirectoryServer:
         async with self._database.transaction() as tx:
             await record(tx, *events)
         return len(events)
+
+    async def _record_statements(self, command: RecordStatements) -> int:
+        if len(command.statements) > EVENTS_MAX:
+            raise BadRequestError(f"{len(command.statements)} statements in one message")
+        by_project: defaultdict[str, list[StatementRecord]] = defaultdict(list)
+        for statement in command.statements:
+            by_project[statement.project_id].append(statement)
+        async with self._database.transaction() as tx:
+            found = await tx.fetch("SELECT id FROM project WHERE id = ANY ($1)", sorted({*by_project, *command.lost}))
+            if known := {row["id"] for row in found}:
+                kept = {project_id: some for project_id, some in by_project.items() if project_id in known}
+                lost = {project_id: count for project_id, count in command.lost.items() if project_id in known}
+                await keep(tx, self._sealer, kept, lost)
+        return len(command.statements)
 
 
 _DETAILS: Final = (

@@ -25,7 +25,9 @@ from cloister.base.directory import (
     LookUpKeys,
     Pool,
     Record,
+    RecordStatements,
     Route,
+    StatementRecord,
     Wake,
 )
 from cloister.base.errors import CloisterError, UnavailableError
@@ -158,6 +160,9 @@ class Directory:
 
     async def record(self, events: list[ConnectionEvent]) -> None:
         await self._client.call(Record(events))
+
+    async def record_statements(self, statements: list[StatementRecord], lost: dict[str, int]) -> None:
+        await self._client.call(RecordStatements(statements=statements, lost=lost))
 
     async def frozen(self, answer: Frozen) -> None:
         await self._client.call(answer)

@@ -71,6 +71,16 @@ AUDIT_RETRY_S: Final = 0.5
 # About 5 MB of events, ten seconds of refusals at full speed. With the queue full, nobody new comes in.
 AUDIT_FLUSH_AT_END_S: Final = 5.0
 
+STATEMENT_TEXT_CHARS_MAX: Final = 4_096
+# Of a statement that is recorded: what it did. Longer ones are mostly values.
+STATEMENT_BATCH_MAX: Final = 1_000
+STATEMENT_BATCH_BYTES_MAX: Final = 1_048_576
+STATEMENT_FLUSH_S: Final = 0.5
+# A segment of the statement log has so many, or what came in this time.
+STATEMENTS_BYTES_HIGH: Final = 16 * 1024 * 1024
+STATEMENTS_BYTES_MAX: Final = 64 * 1024 * 1024
+# At the first, clients that are audited are not read any more; what they sent already may need the rest.
+
 CANCEL_TIMEOUT_S: Final = 5.0
 # libpq waits for the end of the connection that carried the cancel request.
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
+from cloister.edge.gateway.statements import Watch
 from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, AnyTunnel
+from cloister.protocol.pgwire.frames import ProtocolViolationError
 from cloister.protocol.pgwire.messages import READY_FOR_QUERY_IDLE, TERMINATE, error_response
 
 _READY_HEAD: Final = READY_FOR_QUERY_IDLE[:-1]
@@ -23,10 +25,15 @@ class Relay:
     """Runs from its creation until `closed` is done, whose result is a stable word for the audit log."""
 
     def __init__(
-        self, client: asyncio.Transport, tunnel: AnyTunnel, compute: asyncio.Transport, keep: Callable[[], bool]
+        self,
+        client: asyncio.Transport,
+        tunnel: AnyTunnel,
+        compute: asyncio.Transport,
+        keep: Callable[[], bool],
+        watch: Watch | None = None,
     ) -> None:
         """`keep` is asked when the client takes leave of an idle session: True if it has taken over the compute's
-        transport, which is then left open."""
+        transport, which is then left open. `watch` sees every byte before it is passed on."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._client = client
         self._tunnel = tunnel
@@ -38,18 +45,26 @@ class Relay:
         self._is_compute_full = False
         self._is_client_paused = False
         self._is_compute_paused = False
+        self._is_held = False
+        self._watch = watch
         self._from_client = _FromClient(self)
         self._from_compute = _FromCompute(self)
+        if watch is not None:
+            watch.holds(self._hold)
+            self._from_client.watched(watch)
+            self._from_compute.watched(watch)
 
     def start(self, first: bytes, rest: bytes = b"") -> None:
         """Take over both transports. `first` is what the client said already; `rest`, what the compute said after it was
         ready, and the client was sent: its farewell, perhaps, after which there must be no second one."""
         self._from_compute.tail = rest[-_READY_BYTES:]
+        if self._watch is not None and rest:
+            self._watch.from_compute(rest)
         self._compute.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES)
         if first:
             self._from_client.bytes_in = len(first)
             self._from_client.is_unanswered = True
-            self._compute.write(first)
+            self._from_client.pass_on(first)
         self._compute.set_protocol(self._from_compute)
         self._client.set_protocol(self._from_client)
         # Either may have gone while the other was being made ready: nobody would tell the relay any more.
@@ -128,6 +143,15 @@ class Relay:
         else:
             self.end("compute_closed", sqlstate="57P02", text="terminating connection because the compute went away")
 
+    def _hold(self, is_held: bool) -> None:
+        """The record of what it does has no room, or has some again."""
+        self._is_held = is_held
+        self._set_client_reading()
+
+    def unreadable(self) -> None:
+        """Whoever watches cannot follow any more: nobody goes on unrecorded."""
+        self.end("protocol_violation", sqlstate="08P01", text="protocol violation in an audited session")
+
     def compute_full(self, is_full: bool) -> None:
         self._is_compute_full = is_full
         self._set_client_reading()
@@ -142,7 +166,7 @@ class Relay:
             self._compute.resume_reading()
 
     def _set_client_reading(self) -> None:
-        pause = self._is_frozen or self._is_compute_full
+        pause = self._is_frozen or self._is_compute_full or self._is_held
         if pause == self._is_client_paused or self._client.is_closing():
             return
         self._is_client_paused = pause
@@ -176,6 +200,23 @@ class _FromClient(asyncio.Protocol):
         self._outgoing = tunnel.outgoing
         self._read = tunnel.tls.read
         self._compute_write = relay._compute.write  # noqa: SLF001
+
+    def watched(self, watch: Watch) -> None:
+        """From here on `watch` sees what is passed on. Without one, nothing here is different."""
+        write = self._compute_write
+
+        def seen(data: bytes | bytearray | memoryview) -> None:
+            try:
+                watch.from_client(bytes(data))
+            except ProtocolViolationError:
+                self._relay.unreadable()
+            else:
+                write(data)
+
+        self._compute_write = seen
+
+    def pass_on(self, data: bytes) -> None:
+        self._compute_write(data)
 
     def data_received(self, data: bytes) -> None:
         self._incoming_write(data)
@@ -227,6 +268,20 @@ class _FromCompute(asyncio.Protocol):
         self._tls_write = relay._tunnel.tls.write  # noqa: SLF001
         self._outgoing_read = relay._tunnel.outgoing.read  # noqa: SLF001
         self._client_write = relay._client.write  # noqa: SLF001
+
+    def watched(self, watch: Watch) -> None:
+        """As `_FromClient.watched`."""
+        write = self._tls_write
+
+        def seen(data: bytes) -> int:
+            try:
+                watch.from_compute(data)
+            except ProtocolViolationError:
+                self._relay.unreadable()
+                return 0
+            return write(data)
+
+        self._tls_write = seen
 
     def data_received(self, data: bytes) -> None:
         self._from_client.is_unanswered = False

@@ -249,11 +249,16 @@ class Session:
         visit.record("connection.opened", was_cold=compute.was_cold)
         opened_at = self._loop.time()
         wire.write(proof.last_word + AUTHENTICATION_OK + login.greeting + key + READY_FOR_QUERY_IDLE + login.rest)
+        watch = visit.watch(running)
         relay = running.relay = Relay(
-            wire.transport, wire.tunnel, compute.transport, lambda: visit.keep(running, compute)
+            wire.transport, wire.tunnel, compute.transport, lambda: visit.keep(running, compute), watch
         )
-        relay.start(proof.rest + wire.take(), login.rest)
-        reason = await relay.closed
+        try:
+            relay.start(proof.rest + wire.take(), login.rest)
+            reason = await relay.closed
+        finally:
+            if watch is not None:
+                watch.end()
         visit.record(
             "connection.closed",
             reason=reason,

@@ -138,16 +138,25 @@ class Sessions:
             # would be worse than a list that is a moment old. When it is back, all are checked again.
             log.warning("cannot recheck the sessions of %s: %s", endpoint_id, error)
             return
-        if route.allowed_ips is None:
-            return
-        allowed = AllowList.read(route.allowed_ips)
+        allowed = None if route.allowed_ips is None else AllowList.read(route.allowed_ips)
         for running in concerned:
-            if running.address in allowed:
+            if allowed is None or running.address in allowed:
+                self._follow_level(running, route)
                 continue
             running.is_refused = True
             if running.relay is not None:
                 refusal = ip_not_allowed(running.address)
                 running.relay.end(refusal.reason, sqlstate=refusal.sqlstate, text=refusal.public)
+
+    @staticmethod
+    def _follow_level(running: Running, route: Route) -> None:
+        """A session is watched from its first statement or not at all: where the level is another now, it ends."""
+        if running.route.audit_level is route.audit_level:
+            return
+        running.route = route
+        if running.relay is not None:
+            text = "terminating connection because the audit level of the project changed"
+            running.relay.end("audit_level_changed", sqlstate="57P01", text=text)
 
     # -- inside
 

@@ -14,6 +14,7 @@ from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.sessions import Sessions
 from cloister.edge.gateway.spares import Spares
+from cloister.edge.gateway.statements import StatementTrail
 from cloister.edge.gateway.trail import Trail
 
 
@@ -34,6 +35,7 @@ class Gateway:
     cancels: Cancels
     spares: Spares
     trail: Trail
+    statements: StatementTrail
     balancers: AllowList
     passwords: ThreadPoolExecutor
     half_open: HalfOpen[Abortable] = field(

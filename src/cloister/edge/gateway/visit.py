@@ -6,11 +6,13 @@ about a client is decided here, once, in the order that `session` numbers.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import ConnectionEvent, Route
 from cloister.base.errors import BadRequestError, UnprocessableError
 from cloister.base.ipallow import AllowList, IpAddress
@@ -25,6 +27,7 @@ from cloister.edge.gateway.pooled import reach_pooled
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Spares
+from cloister.edge.gateway.statements import Watch
 from cloister.edge.gateway.target import Target, check_pooled
 from cloister.edge.gateway.trail import timestamp
 from cloister.protocol.pgwire.backend import BackendError
@@ -56,7 +59,7 @@ class Visit:
         self.voucher: Voucher | None = None
         self._past: Past | None = None
         self._gateway = gateway
-        self._id = str(uuid.uuid4())
+        self.id = str(uuid.uuid4())
         self._loop = asyncio.get_running_loop()
 
     def comes_from(self, address: IpAddress) -> None:
@@ -177,6 +180,11 @@ class Visit:
             self.leave(running)
             raise
 
+    def watch(self, running: Running) -> Watch | None:
+        """Of its statements, if its project has them recorded. Of the route as it was looked up behind the gate."""
+        level = running.route.audit_level
+        return None if level is AuditLevel.OFF else Watch(self._gateway.statements, level, self, time.monotonic)
+
     def leave(self, running: Running) -> None:
         self._gateway.sessions.leave(running)
 
@@ -260,7 +268,7 @@ class Visit:
             ConnectionEvent(
                 action=action,
                 at=timestamp(),
-                session_id=self._id,
+                session_id=self.id,
                 endpoint_id=self.target.endpoint or "",
                 project_id=route.project_id if route is not None else "",
                 branch_id=route.branch_id if route is not None else "",

@@ -31,6 +31,7 @@ from cloister.edge.gateway.session import Session
 from cloister.edge.gateway.sessions import Sessions
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Spares
+from cloister.edge.gateway.statements import StatementTrail
 from cloister.edge.gateway.trail import Trail
 from cloister.edge.gateway.wire import Wire
 
@@ -131,6 +132,7 @@ class GatewayWorker:
         )
         spares = Spares()
         trail = Trail(directory.record)
+        statements = StatementTrail(directory.record_statements)
         self._gateway = Gateway(
             domain=settings.domain,
             certificates=certificates,
@@ -139,6 +141,7 @@ class GatewayWorker:
             cancels=cancels,
             spares=spares,
             trail=trail,
+            statements=statements,
             balancers=AllowList.parse(settings.proxy_protocol_from),
             passwords=ThreadPoolExecutor(limits.PASSWORD_CHECK_THREADS, "password"),
         )
@@ -146,6 +149,7 @@ class GatewayWorker:
             async with asyncio.TaskGroup() as background:
                 connection = background.create_task(directory.run())
                 recording = background.create_task(trail.run())
+                keeping = background.create_task(statements.run())
                 watching = background.create_task(self._watch(certificates))
                 await cancels.start()
                 async with asyncio.TaskGroup() as self._tasks:
@@ -160,7 +164,8 @@ class GatewayWorker:
                         self._front.stop()
                     await self._drain(sessions)
                 await trail.finish(recording)
-                for task in (watching, recording, connection):
+                await statements.finish(keeping)
+                for task in (watching, recording, keeping, connection):
                     task.cancel()
                     await asyncio.wait([task])
         finally:

@@ -244,7 +244,8 @@ class HttpConnection:
     async def _ask(self, visit: Visit, head: Head, work: Work, share: "Share") -> bytes:
         """(5) and (6)."""
         running, compute = await visit.enter()
-        query = Query(compute, head, work, share.grow)
+        watch = visit.watch(running)
+        query = Query(compute, head, work, share.grow, watch)
         running.relay = query
         running.backend_pid, running.backend_secret = compute.login.pid, compute.login.secret
         running.socket_dir = compute.socket_dir
@@ -256,6 +257,8 @@ class HttpConnection:
             if self._opened_at is None:
                 self._opened_at = self._loop.time()
                 visit.record("connection.opened", was_cold=compute.was_cold)
+            if watch is not None:
+                await self._gateway.statements.room()
             query.start()
             return await query.done
         except QueryError:
@@ -267,6 +270,8 @@ class HttpConnection:
                 await send_cancel(running.socket_dir, running.backend_pid, running.backend_secret)
             raise
         finally:
+            if watch is not None:
+                watch.end()
             self._bytes_in += query.bytes_in
             self._bytes_out += query.bytes_out
             if not (query.is_reusable and visit.keep(running, compute)):

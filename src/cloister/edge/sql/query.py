@@ -13,6 +13,7 @@ from typing import Final
 
 from cloister.edge.gateway.compute import ComputeSession
 from cloister.edge.gateway.errors import RefusedError
+from cloister.edge.gateway.statements import Watch
 from cloister.edge.sql.answers import AnswerTooLargeError, ResultWriter, Room
 from cloister.edge.sql.limits import ANSWER_BYTES_MAX
 from cloister.edge.sql.request import Head, Work
@@ -37,7 +38,9 @@ class Query(asyncio.Protocol):
 
     is_unanswered: Final = True
 
-    def __init__(self, compute: ComputeSession, head: Head, work: Work, grow: Callable[[int], None]) -> None:
+    def __init__(
+        self, compute: ComputeSession, head: Head, work: Work, grow: Callable[[int], None], watch: Watch | None = None
+    ) -> None:
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.bytes_in = 0
         self.bytes_out = 0
@@ -47,6 +50,7 @@ class Query(asyncio.Protocol):
         self._work = work
         self._transaction = head.transaction.begin if work.is_batch else None
         self._grow = grow
+        self._watch = watch
         self._buffer = bytearray()
         self._buffer_share = 0
         self._error: bytes | None = None
@@ -68,6 +72,8 @@ class Query(asyncio.Protocol):
         message = b"".join(statements) + SYNC
         self._grow(len(message))
         self.bytes_in = len(message)
+        if self._watch is not None:
+            self._watch.from_client(message)
         self._transport.set_protocol(self)
         self._transport.write(message)
         if self._early:  # notices of the login
@@ -102,6 +108,8 @@ class Query(asyncio.Protocol):
         self.bytes_out += len(data)
         self._buffer += data
         try:
+            if self._watch is not None:
+                self._watch.from_compute(data)
             while not self.done.done() and (taken := self._take()) is not None:
                 self._receive(*taken)
         except (AnswerTooLargeError, ProtocolViolationError, RefusedError) as error:

@@ -20,6 +20,7 @@ from cloister.edge.api.routes import (
     roles,
     schemas,
     snapshots,
+    statements,
 )
 from cloister.edge.api.routes.later import LATER
 
@@ -38,6 +39,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     jwks,
     platform,
     keys,
+    statements,
     later,
 )
 

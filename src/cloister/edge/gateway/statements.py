@@ -1,0 +1,252 @@
+"""What a project's clients execute, on its way to the record: watched on the wire, kept until it is committed.
+
+    relay ─bytes─▶ Watch ─statements of this level─▶ StatementTrail ─batches─▶ control plane
+
+A session of a project whose level is `off` has no watch, and its relay does not know of one.
+
+What must stay true: a statement is in the queue before its client hears of its end. The queue is never cut short to make
+room: while it is above its mark, the clients that fill it are not read, so a control plane that is away stops audited
+sessions, rather than have them go on unrecorded. What is under way then still ends, and the queue has room for that; beyond
+it, what is lost is counted, and the count is recorded.
+
+The gateway knows a statement by what the server says of it. Functions and DO blocks are one statement, whatever they do.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from cloister.base.audit_levels import AuditLevel
+from cloister.base.directory import StatementRecord
+from cloister.base.errors import CloisterError
+from cloister.edge.gateway.limits import (
+    AUDIT_FLUSH_AT_END_S,
+    AUDIT_RETRY_S,
+    STATEMENT_BATCH_BYTES_MAX,
+    STATEMENT_BATCH_MAX,
+    STATEMENT_FLUSH_S,
+    STATEMENT_TEXT_CHARS_MAX,
+    STATEMENTS_BYTES_HIGH,
+    STATEMENTS_BYTES_MAX,
+)
+from cloister.edge.gateway.trail import timestamp
+from cloister.protocol.pgwire.masking import mask
+from cloister.protocol.pgwire.statements import Kind, Observer, Outcome, Statement
+
+if TYPE_CHECKING:
+    from cloister.edge.gateway.visit import Visit
+
+log = logging.getLogger(__name__)
+
+_RECORD_BYTES: Final = 400
+# Of a record beside its text.
+
+_READS: Final = frozenset(
+    {
+        "SELECT",
+        "FETCH",
+        "MOVE",
+        "SHOW",
+        "EXPLAIN",
+        "DECLARE CURSOR",
+        "CLOSE CURSOR",
+        "CLOSE CURSOR ALL",
+        "BEGIN",
+        "COMMIT",
+    }
+    | {"ROLLBACK", "START TRANSACTION", "SAVEPOINT", "RELEASE", "PREPARE", "DEALLOCATE", "DEALLOCATE ALL", "LISTEN"}
+    | {"UNLISTEN", "NOTIFY", "LOCK TABLE", "DISCARD ALL", "CHECKPOINT", ""}
+)
+_WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "CALL", "DO"})
+# What is in neither changes what there is, or is new to us: both are recorded from `base` on.
+
+
+def is_wanted(level: AuditLevel, statement: Statement) -> bool:
+    """Whether a project of this level records it."""
+    if level is AuditLevel.FULL:
+        return True
+    if level is AuditLevel.OFF:
+        return False
+    if statement.outcome in (Outcome.FAILED, Outcome.UNKNOWN, Outcome.SKIPPED) or statement.results_left_out:
+        return True
+    if _MAKES.search(statement.text) is not None:
+        return True  # CREATE TABLE AS and SELECT INTO are answered as a SELECT
+    words = {result.tag.rstrip("0123456789 ") for result in statement.results}
+    is_write = statement.kind is Kind.FUNCTION or not words.isdisjoint(_WRITES)
+    return bool(words - _READS - _WRITES) or (is_write and level is AuditLevel.EXTENDED)
+
+
+_MAKES: Final = re.compile(r"\bcreate\b|\binto\b(?<!insert into)(?<!merge into)", re.IGNORECASE)
+
+
+class StatementTrail:
+    """`add` at any time; `run` sends, until after `finish` nothing is left."""
+
+    def __init__(
+        self,
+        record: Callable[[list[StatementRecord], dict[str, int]], Awaitable[None]],
+        *,
+        bytes_high: int = STATEMENTS_BYTES_HIGH,
+        bytes_max: int = STATEMENTS_BYTES_MAX,
+    ) -> None:
+        self._record = record
+        self._bytes_high = bytes_high
+        self._bytes_max = bytes_max
+        self._queue: list[StatementRecord] = []
+        self._bytes = 0
+        self._lost: Counter[str] = Counter()
+        self._holding: set[Callable[[bool], None]] = set()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._has_any = asyncio.Event()
+        self._has_batch = asyncio.Event()
+        self._is_ending = False
+
+    @property
+    def is_full(self) -> bool:
+        return not self._has_room.is_set()
+
+    async def room(self) -> None:
+        """Wait until there is some: before a query begins that could not be held up later."""
+        await self._has_room.wait()
+
+    def add(self, record: StatementRecord) -> None:
+        size = _RECORD_BYTES + len(record.text)
+        self._has_any.set()
+        if self._bytes + size > self._bytes_max:
+            self._lost[record.project_id] += 1
+            return
+        self._queue.append(record)
+        self._bytes += size
+        if len(self._queue) >= STATEMENT_BATCH_MAX or self._bytes >= STATEMENT_BATCH_BYTES_MAX:
+            self._has_batch.set()
+        if self._bytes >= self._bytes_high:
+            self._has_room.clear()
+
+    def hold(self, hold: Callable[[bool], None]) -> None:
+        """Stop this client until there is room: `hold(True)` now, `hold(False)` then."""
+        if hold not in self._holding:
+            self._holding.add(hold)
+            hold(True)
+
+    def forget(self, hold: Callable[[bool], None]) -> None:
+        self._holding.discard(hold)
+
+    async def run(self) -> None:
+        while not self._is_ending or self._queue or self._lost:
+            await self._has_any.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_batch.wait(), STATEMENT_FLUSH_S)
+            if not await self._send():
+                await asyncio.sleep(AUDIT_RETRY_S)
+
+    async def finish(self, running: "asyncio.Task[None]") -> None:
+        """Let `run` send what is left, with a limit."""
+        self._is_ending = True
+        self._has_any.set()
+        self._has_batch.set()
+        await asyncio.wait([running], timeout=AUDIT_FLUSH_AT_END_S)
+        if self._queue:
+            log.error("%d statements were not recorded before the end", len(self._queue))
+
+    async def _send(self) -> bool:
+        batch, size = self._batch()
+        lost = dict(self._lost)
+        if not batch and not lost:
+            return True
+        try:
+            await self._record(batch, lost)
+        except CloisterError as error:
+            log.warning("statements cannot be recorded, %d wait: %s", len(self._queue), error)
+            return False
+        del self._queue[: len(batch)]
+        self._bytes -= size
+        self._lost -= Counter(lost)
+        if not self._is_ending:
+            if self._bytes < STATEMENT_BATCH_BYTES_MAX and len(self._queue) < STATEMENT_BATCH_MAX:
+                self._has_batch.clear()
+            if not self._queue and not self._lost:
+                self._has_any.clear()
+        if self._bytes < self._bytes_high and self.is_full:
+            self._has_room.set()
+            for hold in list(self._holding):
+                hold(False)
+            self._holding.clear()
+        return True
+
+    def _batch(self) -> tuple[list[StatementRecord], int]:
+        size = count = 0
+        for record in self._queue[:STATEMENT_BATCH_MAX]:
+            size += _RECORD_BYTES + len(record.text)
+            count += 1
+            if size >= STATEMENT_BATCH_BYTES_MAX:
+                break
+        return self._queue[:count], size
+
+
+class Watch:
+    """One session's statements. `from_client` and `from_compute` raise ProtocolViolationError, and then it must end."""
+
+    def __init__(self, trail: StatementTrail, level: AuditLevel, visit: "Visit", clock: Callable[[], float]) -> None:
+        self._trail = trail
+        self._level = level
+        self._visit = visit
+        self._clock = clock
+        self._observer = Observer()
+        self._hold: Callable[[bool], None] | None = None
+
+    def holds(self, hold: Callable[[bool], None]) -> None:
+        """How this client is stopped, where it can be."""
+        self._hold = hold
+
+    def from_client(self, data: bytes) -> None:
+        self._observer.from_client(data, self._clock())
+        if self._trail.is_full and self._hold is not None:
+            self._trail.hold(self._hold)
+
+    def from_compute(self, data: bytes) -> None:
+        if ended := self._observer.from_server(data, self._clock()):
+            self._add(ended)
+
+    def end(self) -> None:
+        self._add(self._observer.end(self._clock()))
+        if self._hold is not None:
+            self._trail.forget(self._hold)
+
+    def _add(self, statements: list[Statement]) -> None:
+        for statement in statements:
+            if is_wanted(self._level, statement):
+                self._trail.add(_record(self._visit, statement))
+
+
+def _record(visit: "Visit", statement: Statement) -> StatementRecord:
+    route, startup = visit.route, visit.startup
+    assert route is not None
+    assert startup is not None
+    text = mask(statement.text, is_cut=bool(statement.digest))
+    return StatementRecord(
+        at=timestamp(),
+        session_id=visit.id,
+        project_id=route.project_id,
+        branch_id=route.branch_id,
+        endpoint_id=route.endpoint_id,
+        role=startup.user,
+        database=startup.database,
+        address=str(visit.address),
+        kind=statement.kind,
+        outcome=statement.outcome,
+        text=text[:STATEMENT_TEXT_CHARS_MAX],
+        text_bytes=statement.text_bytes,
+        name=statement.name,
+        tags=[result.tag[:64] for result in statement.results[:16]],
+        rows=statement.rows,
+        rows_sent=statement.rows_sent,
+        bytes_sent=statement.bytes_sent,
+        bytes_taken=statement.bytes_taken,
+        sqlstate=statement.sqlstate[:5],
+        duration_ms=round((statement.ended - statement.began) * 1000, 3),
+    )

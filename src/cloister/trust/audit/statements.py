@@ -1,0 +1,137 @@
+"""The statement log: what a project's clients executed, in sealed segments that the audit log vouches for.
+
+A segment is some seconds of one project's statements, compressed and encrypted with a key of the project's own. In the
+transaction that writes it an event `statements.seal` is appended, with the segment's SHA-256: so the log's chain, tree and
+checkpoints cover every statement, at one event for up to a thousand. `read` holds each segment to its event.
+
+What it finds: a segment that was edited, or that another was put in place of (the digest is another), one that was taken
+away (its event is there). Who may change both has to get past `cloister audit verify`.
+"""
+
+import hashlib
+import secrets
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from cloister.base.database import Transaction
+from cloister.base.directory import StatementRecord
+from cloister.base.errors import ConflictError
+from cloister.base.secret import Secret
+from cloister.trust.audit.actions import Action
+from cloister.trust.audit.events import Event
+from cloister.trust.audit.log import record
+
+_NONCE_BYTES: Final = 12
+_PLAIN_BYTES_MAX: Final = 64 * 1024 * 1024
+# Of a segment, unpacked. A gateway's batch has at most a few megabytes.
+
+SEGMENTS_MAX: Final = 64
+# Read at once: what is asked for is filtered here, for nobody can search what is encrypted.
+
+
+class Sealer:
+    """Opens and closes segments. The key is derived for the project, and its id is bound to what is sealed."""
+
+    def __init__(self, key: Secret[bytes]) -> None:
+        self._key = key
+
+    def seal(self, project_id: str, statements: Sequence[StatementRecord]) -> bytes:
+        plain = b"\n".join(msgspec.json.encode(each) for each in statements)
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._cipher(project_id).encrypt(nonce, zlib.compress(plain, 6), project_id.encode())
+
+    def open(self, project_id: str, body: bytes) -> list[StatementRecord]:
+        """Raises ConflictError if it is not what was sealed."""
+        try:
+            packed = self._cipher(project_id).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], project_id.encode())
+            plain = zlib.decompressobj().decompress(packed, _PLAIN_BYTES_MAX)
+            return [msgspec.json.decode(line, type=StatementRecord) for line in plain.split(b"\n")]
+        except (InvalidTag, ValueError, zlib.error, msgspec.MsgspecError):
+            raise ConflictError(public="a segment of the statement log does not open: it was changed") from None
+
+    def _cipher(self, project_id: str) -> AESGCM:
+        info = b"cloister statement log 1\0" + project_id.encode()
+        return AESGCM(HKDF(SHA256(), 32, salt=None, info=info).derive(self._key.reveal()))
+
+
+async def keep(
+    tx: Transaction, sealer: Sealer, statements: Mapping[str, Sequence[StatementRecord]], lost: Mapping[str, int]
+) -> None:
+    """One segment for each project, and their events; an event for what a gateway had to give up. The last thing to do in
+    a transaction, as any recording. Projects must exist."""
+    events = [_gap(project_id, count) for project_id, count in lost.items()]
+    for project_id, some in statements.items():
+        body = sealer.seal(project_id, some)
+        number = await tx.fetch_value(
+            "INSERT INTO statement_segment (project_id, statements, body) VALUES ($1, $2, $3) RETURNING id",
+            project_id,
+            len(some),
+            body,
+        )
+        details = {
+            "statements": len(some),
+            "first_at": min(each.at for each in some),
+            "last_at": max(each.at for each in some),
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
+        events.append(
+            Event(
+                action=Action.STATEMENTS_SEAL,
+                actor="platform:gateway",
+                project_id=project_id,
+                resource=f"segment/{number}",
+                details=details,
+            )
+        )
+    await record(tx, *events)
+
+
+def _gap(project_id: str, count: int) -> Event:
+    return Event(
+        action=Action.STATEMENTS_GAP,
+        actor="platform:gateway",
+        outcome="failed",
+        project_id=project_id,
+        reason="no_room",
+        details={"statements": count},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    id: int
+    statements: list[StatementRecord]
+
+
+async def read(tx: Transaction, sealer: Sealer, project_id: str, *, before: int | None, limit: int) -> list[Segment]:
+    """Segments, newest first, each held to its event in the audit log. Raises ConflictError for the first that is not what
+    was sealed, or that was taken away."""
+    rows = await tx.fetch(
+        """SELECT coalesce(s.id, e.id) AS id, s.body, e.sha256
+             FROM (SELECT substr(body::jsonb ->> 'resource', 9)::bigint AS id, body::jsonb -> 'details' ->> 'sha256' AS sha256
+                     FROM audit_event
+                    WHERE project_id = $1 AND action = $2 AND body::jsonb ->> 'resource' ~ '^segment/[0-9]{1,18}$') e
+             FULL JOIN (SELECT id, body FROM statement_segment WHERE project_id = $1) s ON s.id = e.id
+            WHERE $3::bigint IS NULL OR coalesce(s.id, e.id) < $3
+            ORDER BY 1 DESC LIMIT $4""",
+        project_id,
+        Action.STATEMENTS_SEAL.value,
+        before,
+        max(1, min(limit, SEGMENTS_MAX)),
+    )
+    found = []
+    for row in rows:
+        if row["body"] is None:
+            raise ConflictError(public=f"segment {row['id']} of the statement log was sealed, and is gone")
+        if row["sha256"] != hashlib.sha256(row["body"]).hexdigest():
+            raise ConflictError(public=f"segment {row['id']} of the statement log is not what was sealed")
+        found.append(Segment(row["id"], sealer.open(project_id, row["body"])))
+    return found

@@ -1,0 +1,124 @@
+"""A project's level and its statement log, on a real control database."""
+
+import dataclasses
+
+import asyncpg
+import pytest
+
+from cloister.base.audit_levels import AuditLevel
+from cloister.base.directory import AnyCommand, RecordStatements, StatementRecord
+from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError
+from cloister.base.ids import ProjectId
+from cloister.control.computes.directory import EVENTS_MAX
+from cloister.trust.access.permissions import Permission
+from cloister.trust.audit.statements import Segment
+from tests.control.land import CALLER, Land
+from tests.fix_database import ControlDatabase
+
+
+def statement(project: str, text: str = "SELECT 1") -> StatementRecord:
+    return StatementRecord(
+        at="2026-01-01T00:00:00.000000Z", session_id="s", project_id=project, branch_id="b", endpoint_id="e", role="ada",
+        database="app", address="192.0.2.1", kind="simple", outcome="done", text=text,
+    )  # fmt: skip
+
+
+async def tell(land: Land, *statements: StatementRecord, lost: dict[str, int] | None = None) -> None:
+    command: AnyCommand = RecordStatements(statements=list(statements), lost=lost or {})
+    answer = await land.plane.directory._answer(None, command)  # type: ignore[arg-type]
+    assert answer == len(statements)
+
+
+async def segments(land: Land, project: ProjectId, before: int | None = None) -> list[Segment]:
+    found: list[Segment] = await land.control.statements.segments(project, before=before, limit=10)
+    return found
+
+
+async def events(land: Land, action: str) -> list[asyncpg.Record]:
+    async with land.database.reading() as tx:
+        return list(await tx.fetch("SELECT seq, body FROM audit_event WHERE action = $1 ORDER BY seq", action))
+
+
+async def test_the_level_is_in_the_route_and_in_the_log(land: Land) -> None:
+    created = await land.project()
+    project, endpoint = created.project.id, created.endpoint.id
+    assert await land.control.statements.level(project) is AuditLevel.OFF
+    await land.control.statements.set_level(CALLER, project, AuditLevel.EXTENDED)
+    assert (await land.look_up(endpoint, "neondb_owner")).audit_level is AuditLevel.EXTENDED
+    (event,) = await events(land, "audit.level_set")
+    assert '"level":"extended","before":"off","is_lowered":false' in event["body"]
+
+
+async def test_lowering_takes_more_than_raising(land: Land) -> None:
+    project = (await land.project()).project.id
+    editor = dataclasses.replace(CALLER, grants=frozenset(Permission) - {Permission.AUDIT_LEVEL_LOWER})
+    await land.control.statements.set_level(editor, project, AuditLevel.FULL)
+    for lower in (AuditLevel.EXTENDED, AuditLevel.BASE, AuditLevel.OFF):
+        with pytest.raises(ForbiddenError):
+            await land.control.statements.set_level(editor, project, lower)
+    assert await land.control.statements.level(project) is AuditLevel.FULL
+    await land.control.statements.set_level(CALLER, project, AuditLevel.OFF)
+    assert '"is_lowered":true' in (await events(land, "audit.level_set"))[-1]["body"]
+
+
+async def test_what_was_told_comes_back_by_project_newest_first(land: Land) -> None:
+    one, other = (await land.project()).project.id, (await land.project()).project.id
+    await tell(
+        land,
+        statement(one, "first"),
+        statement(other, "theirs"),
+        statement(one, "second"),
+        statement("no-such-project-1"),
+    )
+    await tell(land, statement(one, "third"))
+    told = [[each.text for each in segment.statements] for segment in await segments(land, one)]
+    assert told == [["third"], ["first", "second"]]
+    newest, oldest = await segments(land, one)
+    assert await segments(land, one, before=newest.id) == [oldest]
+    assert [each.text for segment in await segments(land, other) for each in segment.statements] == ["theirs"]
+
+
+async def test_what_was_lost_is_an_event(land: Land) -> None:
+    project = (await land.project()).project.id
+    await tell(land, lost={project: 17, "no-such-project-1": 3})
+    (event,) = await events(land, "statements.gap")
+    assert '"statements":17' in event["body"]
+
+
+async def test_a_gateway_cannot_send_more_than_there_is_room_for(land: Land) -> None:
+    with pytest.raises(BadRequestError):
+        await tell(land, *[statement("p")] * (EVENTS_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE statement_segment SET body = set_byte(body, 20, get_byte(body, 20) # 1)",
+        "UPDATE statement_segment s SET body = (SELECT body FROM statement_segment o WHERE o.id <> s.id)",
+        "DELETE FROM statement_segment WHERE id = (SELECT max(id) FROM statement_segment)",
+        "INSERT INTO statement_segment (project_id, statements, body) SELECT project_id, 1, body FROM statement_segment",
+    ],
+)
+async def test_a_segment_that_was_changed_is_found(land: Land, control_database: ControlDatabase, change: str) -> None:
+    """By whoever may change the table, which the API's role may not."""
+    project = (await land.project()).project.id
+    await tell(land, statement(project, "first"))
+    await tell(land, statement(project, "second"))
+    assert len(await segments(land, project)) == 2
+    connection = await asyncpg.connect(control_database.url())
+    try:
+        await connection.execute("SET search_path = cloister")
+        await connection.execute(change)
+    finally:
+        await connection.close()
+    with pytest.raises(ConflictError):
+        await segments(land, project)
+
+
+@pytest.mark.parametrize("change", ["UPDATE statement_segment SET statements = 7", "DELETE FROM statement_segment"])
+async def test_the_api_may_not_change_what_was_sealed(land: Land, change: str) -> None:
+    project = (await land.project()).project.id
+    await tell(land, statement(project))
+    with pytest.raises(Exception, match="permission denied"):
+        async with land.database.transaction() as tx:
+            await tx.execute(change)

@@ -1,0 +1,199 @@
+"""What clients execute, as the gateway records it: on every way in, at every level, and with nobody to record it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from cloister.base.audit_levels import AuditLevel
+from cloister.base.directory import Invalidate, StatementRecord
+from cloister.base.errors import UnavailableError
+from cloister.edge.gateway.statements import StatementTrail, is_wanted
+from cloister.protocol.pgwire.statements import Kind, Outcome, Result, Statement
+from tests.fix_gateway import ENDPOINT, GatewayWorld
+from tests.raw_client import RawClient
+
+
+def statement(*tags: str, text: str = "x", kind: Kind = Kind.SIMPLE, outcome: Outcome = Outcome.DONE) -> Statement:
+    return Statement(
+        number=1, kind=kind, text=text, name="", text_bytes=len(text), digest=b"", outcome=outcome,
+        results=tuple(Result(tag) for tag in tags), results_left_out=0, rows=0, rows_sent=0, bytes_sent=0, bytes_taken=0,
+        sqlstate="", error="", began=0.0, ended=0.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("from_level", "told"),
+    [
+        (AuditLevel.FULL, statement("SELECT 3")),
+        (AuditLevel.FULL, statement("BEGIN")),
+        (AuditLevel.EXTENDED, statement("INSERT 0 1")),
+        (AuditLevel.EXTENDED, statement("SELECT 1", "UPDATE 4")),
+        (AuditLevel.EXTENDED, statement("COPY 4")),
+        (AuditLevel.EXTENDED, statement("DO")),
+        (AuditLevel.EXTENDED, statement(kind=Kind.FUNCTION)),
+        (AuditLevel.BASE, statement("CREATE ROLE")),
+        (AuditLevel.BASE, statement("GRANT")),
+        (AuditLevel.BASE, statement("SET")),
+        (AuditLevel.BASE, statement("TRUNCATE TABLE")),
+        (AuditLevel.BASE, statement("SOMETHING NEW")),
+        (AuditLevel.BASE, statement("SELECT 5", text="CREATE TABLE t AS SELECT 1")),
+        (AuditLevel.BASE, statement("SELECT 5", text="SELECT * INTO t FROM u")),
+        (AuditLevel.BASE, statement("SELECT 1", "ALTER TABLE")),
+        (AuditLevel.BASE, statement(outcome=Outcome.FAILED)),
+        (AuditLevel.BASE, statement(outcome=Outcome.UNKNOWN)),
+        (AuditLevel.BASE, statement(outcome=Outcome.SKIPPED)),
+    ],
+)
+def test_each_level_records_what_the_lower_ones_do_and_more(from_level: AuditLevel, told: Statement) -> None:
+    levels = list(AuditLevel)
+    wanted = [is_wanted(level, told) for level in levels]
+    assert wanted == [level is not AuditLevel.OFF and not level.is_lower_than(from_level) for level in levels]
+
+
+async def test_who_did_what_when_from_where(gateway_world: GatewayWorld) -> None:
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    await gateway_world.start()
+    async with await gateway_world.connect() as client:
+        await client.execute("SELECT generate_series(1, %s) AS first", [7])
+        with contextlib.suppress(psycopg.Error):
+            await client.execute("ALTER ROLE nobody PASSWORD 'hunter2hunter2'")
+    told = await gateway_world.directory.until_told("first")
+    (opened,) = await gateway_world.directory.until("connection.opened")
+    assert (told.role, told.address, told.session_id) == ("ada", "127.0.0.1", opened.session_id)
+    assert (told.project_id, told.endpoint_id) == ("calm-forest-12345678", ENDPOINT)
+    assert (told.outcome, told.tags, told.rows, told.rows_sent) == ("done", ["SELECT 7"], 7, 7)
+    failed = await gateway_world.directory.until_told("ALTER ROLE nobody PASSWORD")
+    assert "hunter2" not in failed.text
+    assert failed.sqlstate
+
+
+async def test_off_records_nothing(gateway_world: GatewayWorld) -> None:
+    await gateway_world.start()
+    async with await gateway_world.connect() as client:
+        await client.execute("CREATE TEMPORARY TABLE unseen (id int)")
+    await gateway_world.directory.until("connection.closed")
+    gateway_world.directory.audit_level = AuditLevel.BASE
+    gateway_world.directory.send(Invalidate(endpoint_id=ENDPOINT))
+    async with await gateway_world.connect() as client:
+        await client.execute("SELECT 1")
+        await client.execute("CREATE TEMPORARY TABLE seen (id int)")
+    await gateway_world.directory.until_told("TABLE seen")
+    assert [
+        each.text for each in gateway_world.directory.statements if "unseen" in each.text or "SELECT" in each.text
+    ] == []
+
+
+async def test_no_session_goes_on_under_the_old_level(gateway_world: GatewayWorld) -> None:
+    await gateway_world.start()
+    client = await gateway_world.connect()
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    gateway_world.directory.send(Invalidate(endpoint_id=ENDPOINT))
+    (closed,) = await gateway_world.directory.until("connection.closed")
+    assert closed.reason == "audit_level_changed"
+    with pytest.raises(psycopg.OperationalError, match="audit level"):
+        await client.execute("SELECT 1")
+    async with await gateway_world.connect() as again:
+        await again.execute("SELECT 'watched'")
+    await gateway_world.directory.until_told("watched")
+
+
+# -- nobody to record it
+
+
+def record(text: str = "x", project: str = "p") -> StatementRecord:
+    return StatementRecord(
+        at="2026-01-01T00:00:00.000000Z", session_id="s", project_id=project, branch_id="b", endpoint_id="e", role="ada",
+        database="app", address="192.0.2.1", kind="simple", outcome="done", text=text,
+    )  # fmt: skip
+
+
+class Keeper:
+    """A control plane that may be away."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.kept: list[StatementRecord] = []
+        self.lost: dict[str, int] = {}
+
+    async def keep(self, statements: list[StatementRecord], lost: dict[str, int]) -> None:
+        if self.is_away:
+            raise UnavailableError("away")
+        self.kept += statements
+        for project, count in lost.items():
+            self.lost[project] = self.lost.get(project, 0) + count
+
+
+@contextlib.asynccontextmanager
+async def running(trail: StatementTrail) -> AsyncIterator[None]:
+    task = asyncio.create_task(trail.run())
+    yield
+    await trail.finish(task)
+    assert task.done()
+
+
+async def test_clients_are_held_while_there_is_no_room_and_nothing_is_lost() -> None:
+    keeper = Keeper()
+    told: list[bool] = []
+    trail = StatementTrail(keeper.keep, bytes_high=2_000, bytes_max=100_000)
+    for number in range(20):
+        trail.add(record(str(number)))
+    assert trail.is_full
+    trail.hold(told.append)
+    trail.hold(told.append)
+    assert told == [True]
+    async with running(trail):
+        await asyncio.wait_for(trail.room(), 10)
+    assert told == [True, False]
+    assert [each.text for each in keeper.kept] == [str(number) for number in range(20)]
+    assert keeper.lost == {}
+
+
+async def test_what_cannot_be_kept_is_counted_and_the_count_recorded() -> None:
+    keeper = Keeper()
+    keeper.is_away = True
+    trail = StatementTrail(keeper.keep, bytes_high=1_000, bytes_max=2_000)
+    for number in range(10):
+        trail.add(record(str(number), project="p" if number < 8 else "q"))
+    keeper.is_away = False
+    async with running(trail):
+        await asyncio.wait_for(trail.room(), 10)
+    assert len(keeper.kept) + sum(keeper.lost.values()) == 10
+    assert keeper.lost["q"] == 2
+
+
+async def test_a_record_that_could_not_be_sent_is_sent_again(gateway_world: GatewayWorld) -> None:
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    gateway_world.directory.is_recording = True
+    await gateway_world.start()
+    async with await gateway_world.connect() as client:
+        gateway_world.directory.is_recording = False
+        await client.execute("SELECT 'patience'")
+        assert not [each for each in gateway_world.directory.statements if "patience" in each.text]
+        gateway_world.directory.is_recording = True
+        await gateway_world.directory.until_told("patience")
+
+
+async def test_bytes_that_are_no_protocol_end_an_audited_session(gateway_world: GatewayWorld) -> None:
+    """The compute would end it, too; but what it makes of them is not ours to guess."""
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    await gateway_world.start()
+    client = await RawClient.logged_in(gateway_world)
+    client.send(b"Q\0\0\0\0")
+    (told,) = await client.until(b"E")
+    assert b"audited session" in told[1]
+    (closed,) = await gateway_world.directory.until("connection.closed")
+    assert closed.reason == "protocol_violation"
+
+
+async def test_a_session_that_is_given_on_is_watched_for_each_client(gateway_world: GatewayWorld) -> None:
+    """Whoever is next on a reused backend is another visit, with statements of their own."""
+    gateway_world.directory.audit_level = AuditLevel.FULL
+    await gateway_world.start()
+    for number in range(12):
+        async with await gateway_world.connect() as client:
+            await client.execute(f"SELECT 'visitor{number}'")
+    told = [await gateway_world.directory.until_told(f"visitor{number}'") for number in range(12)]
+    assert len({each.session_id for each in told}) == 12
