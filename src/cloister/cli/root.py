@@ -22,6 +22,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "databases": "cloister.cli.databases:databases",
     "operations": "cloister.cli.operations:operations",
     "ip-allow": "cloister.cli.ip_allow:ip_allow",
+    "jwks": "cloister.cli.jwks:jwks",
     "connection-string": "cloister.cli.connecting:connection_string",
     "psql": "cloister.cli.connecting:psql",
     "api-keys": "cloister.cli.api_keys:api_keys",
