@@ -61,6 +61,45 @@ static int connect_tcp(const char *host, int port)
     return report(fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0, "a TCP port");
 }
 
+static int connect_tcp6(const char *host, int port)
+{
+    struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    int fd = socket(AF_INET6, SOCK_STREAM, 0);
+    inet_pton(AF_INET6, host, &address.sin6_addr);
+    return report(fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0, "a TCP port");
+}
+
+/* A question to a resolver: enough to carry a secret out, letter by letter. */
+static int send_udp(const char *host, int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    inet_pton(AF_INET, host, &address.sin_addr);
+    return report(fd >= 0 && sendto(fd, "x", 1, 0, (struct sockaddr *)&address, sizeof address) == 1, "a UDP port");
+}
+
+/* The kernel's own ways to be told or asked something. */
+static int other_families(void)
+{
+    int worked = socket(AF_NETLINK, SOCK_RAW, 0) >= 0 || socket(AF_VSOCK, SOCK_STREAM, 0) >= 0 ||
+                 socket(AF_ALG, SOCK_SEQPACKET, 0) >= 0;
+    return report(worked, "a socket of another family");
+}
+
+/* A door of one's own making, or a name for somebody else's. */
+static int make_door(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+    int worked = fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0;
+    int error = errno;
+    if (worked)
+        unlink(path);
+    errno = error;
+    return report(worked, "a place for a door");
+}
+
 static int raw_sockets(void)
 {
     int worked = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) >= 0 || socket(AF_PACKET, SOCK_RAW, 0) >= 0;
@@ -224,6 +263,10 @@ int main(int argc, char **argv)
     if (strcmp(name, "unix") == 0) return connect_unix(one, 0);
     if (strcmp(name, "abstract") == 0) return connect_unix(one, 1);
     if (strcmp(name, "tcp") == 0) return connect_tcp(one, atoi(two));
+    if (strcmp(name, "tcp6") == 0) return connect_tcp6(one, atoi(two));
+    if (strcmp(name, "udp") == 0) return send_udp(one, atoi(two));
+    if (strcmp(name, "families") == 0) return other_families();
+    if (strcmp(name, "door") == 0) return make_door(one);
     if (strcmp(name, "raw") == 0) return raw_sockets();
     if (strcmp(name, "see") == 0) return see_process(one);
     if (strcmp(name, "touch") == 0) return touch_process(atoi(one));

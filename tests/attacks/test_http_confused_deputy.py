@@ -14,6 +14,7 @@ from tests.edge.api.world import (
     ADA_KEY,
     BOB_KEY,
     BRANCH,
+    EGRESS_RULE,
     ENDPOINT,
     GRANT,
     JWKS,
@@ -31,6 +32,7 @@ OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{o
 
 BODIES: dict[str, Any] = {
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
+    "allow_egress": {"to": "db.example.com:5432"},
     "create_project": {"project": {}},
     "update_project": {"project": {}},
     "create_endpoint": {"endpoint": {"branch_id": BRANCH, "type": "read_write"}},
@@ -71,6 +73,7 @@ def path_of(route: Route) -> str:
         snapshot_id=SNAPSHOT,
         member_id=ADA.account_id,
         permission_id=GRANT,
+        rule_id=EGRESS_RULE,
     )
 
 

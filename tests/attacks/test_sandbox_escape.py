@@ -1,6 +1,6 @@
 """A tenant who has become a real superuser, and runs code of their own: how far do they get?
 
-The probes of the catalogue, §6.3, and four more, are one small C program, installed as the /bin/sh that a compute does
+The probes of the catalogue, §6.3, and ten more, are one small C program, installed as the /bin/sh that a compute does
 not have, so that `COPY … FROM PROGRAM` runs it inside. Each is run twice: inside a compute, where it must be refused, and
 on the host without the sandbox, where it must reach what it is after; a probe that fails in both places proves nothing.
 
@@ -24,6 +24,7 @@ import asyncpg
 import pytest
 
 from cloister.base.identities import COMPUTE_UID_FIRST
+from cloister.node.commands import ComputeSpec
 from tests.fix_computes import VOLUME_BYTES, EnginesOnHost, Node, connect, running_node
 
 pytestmark = pytest.mark.root
@@ -76,6 +77,12 @@ PROBES = {
     "21-own-code-shm": Probe("run a file from shared memory", "own {shm}/own"),
     "22-own-code-socket": Probe("run a file beside the socket", "own {sockets}/own"),
     "23-link": Probe("put a symbolic link where the socket is", "link {sockets}/link"),
+    # The catalogue's cases end with 18; these are about ways out (docs/egress.md), while the neighbour has one.
+    "24-door-of-another": Probe("go through another project's door", "unix {b_door}", is_root=True),
+    "25-own-door": Probe("make a door", "door {doors}/mine"),
+    "26-resolver": Probe("ask a resolver something", f"udp {PRIVATE} 53"),
+    "27-loopback-6": Probe("connect to a port of the host over IPv6", "tcp6 ::1 {port}"),
+    "28-families": Probe("open a socket of the kernel's", "families"),
 }
 
 
@@ -119,7 +126,7 @@ async def test_without_a_shell_no_program_runs_at_all(engines: EnginesOnHost) ->
         )
         listing = await connection.fetch("SELECT pg_catalog.pg_ls_dir('/')")
         assert {row[0] for row in listing} == {
-            *("bin", "data", "dev", "etc", "lib", "lib64", "opt", "outbox", "run", "sbin")
+            *("bin", "data", "dev", "egress", "etc", "lib", "lib64", "opt", "outbox", "run", "sbin")
         }
         assert [row[0] for row in await connection.fetch("SELECT pg_catalog.pg_ls_dir('/bin')")] == []
         await connection.close()
@@ -134,16 +141,23 @@ async def run_all(engines: EnginesOnHost, scratch: Path) -> dict[str, Outcome]:
         await neighbour.execute("CREATE TABLE public.t (n int)")
         attacker = await connect(info_a)
         await attacker.execute("CREATE TABLE public.t AS SELECT 1 AS n")
-        with bait(scratch, node) as facts:
+        b_door, listening = listen_behind(node, b)
+        with listening, bait(scratch, node) as facts:
             facts |= {
                 "b_data": str(node.timeline_dir(b) / "data"),
                 "b_socket": f"{info_b.socket_dir}/.s.PGSQL.5432",
                 "b_pid": str(info_b.pid),
+                "b_door": str(b_door),
             }
             outside = scratch / "outside"
             outside.mkdir()
             outside.chmod(0o777)
-            places_inside = {"writable": "/data", "shm": "/dev/shm", "sockets": "/run/postgresql"}
+            places_inside = {
+                "writable": "/data",
+                "shm": "/dev/shm",
+                "sockets": "/run/postgresql",
+                "doors": "/egress",
+            }
             places_outside = dict.fromkeys(places_inside, str(outside))
             results = {}
             committed = 0
@@ -166,6 +180,18 @@ async def run_all(engines: EnginesOnHost, scratch: Path) -> dict[str, Outcome]:
         attacker.terminate()
         await neighbour.close()
         return results
+
+
+def listen_behind(node: Node, spec: ComputeSpec) -> tuple[Path, socket.socket]:
+    """A door of this project, as the relay would open it, with somebody listening."""
+    path = node.paths.egress_doors / spec.project_id / "203.0.113.7" / ".s.PGSQL.5432"
+    path.parent.mkdir()
+    handle = os.open(path.parent, os.O_PATH)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(f"/proc/self/fd/{handle}/{path.name}")
+    listening.listen()
+    os.close(handle)
+    return path, listening
 
 
 def compile_probes(target: Path) -> Path:
@@ -210,7 +236,7 @@ def bait(scratch: Path, node: Node) -> Iterator[dict[str, str]]:
     """What there is to reach on a host: listeners, shared memory, a message queue, a secret, a process."""
     libc = ctypes.CDLL("libc.so.6", use_errno=True)
     with contextlib.ExitStack() as stack:
-        tcp = stack.enter_context(socket.create_server(("", 0)))
+        tcp = stack.enter_context(socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True))
         abstract = stack.enter_context(socket.socket(socket.AF_UNIX))
         abstract.bind(b"\0cloister-probe")
         abstract.listen()

@@ -1,8 +1,10 @@
 """A tenant with the strongest role there is for tenants, through the gateway, with nothing but SQL and start-up options."""
 
 import contextlib
+import re
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -54,8 +56,6 @@ REFUSED = [
     "COPY (SELECT 1) TO '/data/x'",
     "SELECT lo_import('/etc/passwd')",
     "LOAD 'dblink'",
-    "CREATE EXTENSION dblink",
-    "CREATE EXTENSION postgres_fdw",
     "CREATE FUNCTION e() RETURNS int LANGUAGE c AS 'plpgsql', 'plpgsql_validator'",
     "CREATE FUNCTION e() RETURNS int LANGUAGE internal AS 'pg_read_file'",
     "CREATE LANGUAGE plpython3u",
@@ -115,6 +115,37 @@ def test_the_platforms_databases_hold_nothing_of_a_tenants(tenant: Tenant) -> No
     for database in ("postgres", "template1"):
         for statement in ("CREATE TABLE e (e int)", "CREATE SCHEMA e", "CREATE FUNCTION e() RETURNS int RETURN 1"):
             assert "permission denied" in tenant.psql(statement, PGDATABASE=database).stderr
+
+
+def test_what_connects_from_inside_is_let_in_as_nobody_and_gets_no_further(instance: Instance, tenant: Tenant) -> None:
+    """The server's own socket, this machine, and a way out whose name is the platform's own."""
+    rule = {"to": f"{tenant.host}:{tenant.port}", "ca_pem": tenant.ca_file.read_text()}
+    instance.api("POST", f"/cloister/projects/{tenant.project_id}/egress", rule, expect=201)
+    with tenant.connect() as session:
+        session.execute("CREATE EXTENSION dblink")
+        for where, why in (
+            ("host=/run/postgresql user=cloister_admin", "Peer authentication failed"),
+            (f"host=/run/postgresql user={tenant.role}", "Peer authentication failed"),
+            ("host=127.0.0.1 user=x", "could not establish connection"),
+            (f"host={tenant.host} port={tenant.port} user=x", "could not translate host name"),
+            (f"host=/egress/{tenant.host} port={tenant.port} user=x", "leads to"),
+        ):
+            said = _dial(session, f"{where} dbname=neondb password={tenant.password}", until=why)
+            assert re.search(why, said), f"{where}: {said}"
+
+
+def _dial(session: psycopg.Connection, where: str, *, until: str) -> str:
+    """What dblink says of it; a rule takes a moment, until which there is no such file."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            session.execute("SELECT public.dblink_connect(%s, %s)", (secrets.token_hex(4), where))
+        except psycopg.Error as error:
+            session.rollback()
+            if "No such file" not in str(error) or re.search(until, str(error)) or time.monotonic() > deadline:
+                return str(error)
+        else:
+            return "in"
 
 
 def test_names_that_are_no_utf8_and_broken_settings_keep_nobody_out_and_nothing_awake(

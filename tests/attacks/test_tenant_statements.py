@@ -81,9 +81,8 @@ ATTACKS = [
     Attack("T3", "CREATE TABLESPACE e LOCATION '/data/e'", "tablespaces are not available", POSTGRESQL),
     Attack("T3", borrowed("CREATE TABLE e (t text) TABLESPACE pg_global"), "rights of a superuser", POSTGRESQL),
     # T4: connections.
-    Attack("T4", "CREATE EXTENSION dblink", "not available", POSTGRESQL),
-    Attack("T4", "CREATE EXTENSION postgres_fdw", "not available", POSTGRESQL),
-    Attack("T4", borrowed("CREATE EXTENSION dblink"), "rights of a superuser"),
+    Attack("T4", "CREATE EXTENSION pageinspect", "not available", POSTGRESQL),
+    Attack("T4", borrowed("CREATE EXTENSION pageinspect"), "rights of a superuser"),
     Attack("T4", "CREATE FOREIGN DATA WRAPPER e", "", POSTGRESQL),
     Attack(
         "T4",

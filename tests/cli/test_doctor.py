@@ -47,8 +47,8 @@ def test_every_check_fails_on_a_platform_that_is_not_there(tmp_path: Path, monke
     of_the_platform = tuple(group for group in GROUPS if group.needs_platform)
     found = [finding for _, finding in examine(subject, of_the_platform)]
     assert len(found) >= sum(len(group.checks) for group in of_the_platform)
-    # Whether the Unix users exist and the domain resolves are facts of this host.
-    assert {each.about for each in found if each.level is Level.OK} <= {"users", "names"}
+    # Whether the Unix users and their group exist and the domain resolves are facts of this host.
+    assert {each.about for each in found if each.level is Level.OK} <= {"users", "group", "names"}
 
 
 def test_strict_counts_warnings() -> None:
@@ -67,7 +67,7 @@ def test_without_a_platform_only_the_host_is_checked(cloister: Any, tmp_path: Pa
 
 def test_the_exit_code_tells_of_a_failure(cloister: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = Group("Host", (lambda _subject: [fail("disk", "full", "empty it")],), needs_platform=False)
-    monkeypatch.setattr("cloister.cli.doctor.checks.examine", lambda subject: examine(subject, (bad,)))
+    monkeypatch.setattr("cloister.cli.doctor.checks.examine", lambda subject, _groups: examine(subject, (bad,)))
     done = cloister("doctor", "--state-dir", str(tmp_path))
     assert done.code == 1
     assert "FAIL     disk: full → empty it" in done.out

@@ -17,8 +17,10 @@ def issuer() -> Iterator[TokenServer]:
 
 @pytest.fixture(scope="session")
 def shared_instance(issuer: TokenServer) -> Iterator[Instance]:
+    # The loopback, so that one project can be led to another, through the gateway.
+    loopback = ("--egress-allow", "127.0.0.0/8", "--egress-allow", "::1/128")
     trusting = ("--jwks-network", "127.0.0.1", "--jwks-ca", str(issuer.ca_file))
-    with Instance("--idle-check-interval", "1", *trusting) as instance:
+    with Instance("--idle-check-interval", "1", *trusting, *loopback) as instance:
         yield instance
 
 

@@ -38,6 +38,7 @@ def children(settings: Settings) -> list[Child]:
         *database,
         Child("broker", Service.KEYS),
         Child("agent", Service.AGENT, stop_patience_s=60),
+        Child("egress", Service.EGRESS),
         Child("api", Service.API),
         *(
             Child("gateway", Service.GATEWAY, worker=number, listens=("postgres", "https"), stop_patience_s=15)

@@ -52,6 +52,8 @@ def directories(paths: Paths) -> list[Entry]:
         Entry(paths.keys_run, Service.KEYS, 0o755),
         Entry(paths.api_run, Service.API, 0o755),
         Entry(paths.gateway_run, Service.GATEWAY, 0o755),
+        Entry(paths.egress_run, Service.EGRESS, 0o755),
+        Entry(paths.egress_doors, Service.AGENT, 0o755),
         Entry(paths.control_socket_dir, Service.DATABASE, 0o755),
         Entry(paths.mounts, Service.AGENT, 0o700),
         Entry(paths.computes, Service.AGENT, 0o750, is_shared=True),

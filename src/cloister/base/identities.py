@@ -20,6 +20,7 @@ class Service(StrEnum):
     GATEWAY = "cloister-gateway"
     KEYS = "cloister-keys"
     DATABASE = "cloister-db"
+    EGRESS = "cloister-egress"
 
 
 COMPUTE_UID_FIRST: Final = 1_900_000_000

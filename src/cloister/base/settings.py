@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from cloister.base.durable import write_durably
+from cloister.base.egress import parse_allowed
 from cloister.base.errors import BadRequestError, PreconditionError
 from cloister.base.limits import SUSPEND_TIMEOUT_DEFAULT_S
 
@@ -79,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     password_policy: Literal["strict", "neon"] = "strict"  # noqa: S105 - the name of a policy
     """How the 60 bits of a role's password are counted: docs/passwords.md. Computes take it when they start."""
     region_id: str = "self-hosted"
+    egress_allow: tuple[str, ...] = ()
+    """Networks to which ways out may lead although they are private, or this machine's own: docs/egress.md."""
 
     def validate(self) -> None:
         """Refuse what cannot work, with one sentence a person can act on."""
@@ -93,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             )
         if not 1 <= self.gateway_workers <= 64:
             raise BadRequestError(public="--gateway-workers must be 1 to 64")
+        parse_allowed(self.egress_allow)
 
     @property
     def paths(self) -> "Paths":
@@ -147,9 +151,13 @@ class Paths:
         self.api_run = self.run / "api"
         self.gateway_run = self.run / "gateway"
         """A directory per service, owned by its user: nobody else can put a socket there in its place."""
+        self.egress_run = self.run / "egress"
         self.agent_socket = self.agent_run / "agent.sock"
         self.broker_socket = self.keys_run / "keys.sock"
         self.directory_socket = self.api_run / "directory.sock"
+        self.egress_socket = self.egress_run / "egress.sock"
+        self.egress_doors = self.run / "doors"
+        """`doors/PROJECT_ID`: the sockets that its computes see as `/egress`; root's, so that no entry is swapped."""
         self.https_socket = self.api_run / "https.sock"
         """Where the gateway's workers pass on the HTTPS connections that are the API's."""
         self.mounts = self.run / "mounts"

@@ -23,6 +23,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "operations": "cloister.cli.operations:operations",
     "ip-allow": "cloister.cli.ip_allow:ip_allow",
     "jwks": "cloister.cli.jwks:jwks",
+    "egress": "cloister.cli.egress:egress",
     "connection-string": "cloister.cli.connecting:connection_string",
     "psql": "cloister.cli.connecting:psql",
     "api-keys": "cloister.cli.api_keys:api_keys",

@@ -85,6 +85,12 @@ class AddressType(click.ParamType[Address]):
 )
 @click.option("--pool-volumes", type=click.IntRange(0, 1000), metavar="N", help="Volumes kept ready (default: 3).")
 @click.option("--volume-size", "volume_bytes", type=int, metavar="BYTES", help="Largest size of a project (64 GiB).")
+@click.option(
+    "--egress-allow",
+    multiple=True,
+    metavar="NETWORK",
+    help="A private network that projects' ways out may lead to (none). Repeatable.",
+)
 @click.option("--region-id", metavar="ID", help="What the API calls this place (self-hosted).")
 @click.option("--detach", is_flag=True, help="Return when it is ready, and leave it running.")
 @click.pass_context
@@ -144,7 +150,7 @@ def _meant(name: str, value: Any) -> Any:
             return value or None
         case "jwks_authority":
             return _authority(value) if value else None
-        case "proxy_protocol_from" | "jwks_networks":
+        case "proxy_protocol_from" | "jwks_networks" | "egress_allow":
             return tuple(entry for entry in value if entry)
         case _:
             return value

@@ -9,6 +9,7 @@ from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
+from cloister.base.egress import parse_allowed
 from cloister.base.errors import CloisterError
 from cloister.base.identities import Service
 from cloister.base.ipallow import AllowList
@@ -38,6 +39,8 @@ from cloister.control.computes.sessions import Opener, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
+from cloister.control.egress.service import EgressService
+from cloister.control.egress.watch import EgressWatch
 from cloister.control.jwks.keys import JwksKeys
 from cloister.control.jwks.service import Fetches, JwksService
 from cloister.control.operations.engine import Engine
@@ -166,6 +169,8 @@ class ControlPlane:
         for branch_machine in branch_operations.MACHINES:
             self.engine.register(branch_machine, branches_world)
 
+        self.egress = EgressWatch(settings.paths, database)
+
         children, successions = Children(self.engine, vault, clock), Successions(self.engine, vault, clock)
         freshness = Freshness(database, self.sessions)
         branches = BranchService(
@@ -196,6 +201,7 @@ class ControlPlane:
             organizations=OrganizationService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, sealer=sealer),
+            egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
         )
 
     def heard(self, event: AnyEvent) -> None:
@@ -226,6 +232,7 @@ class ControlPlane:
                     tasks.create_task(self.standbys.run()),
                     tasks.create_task(self.pool.run()),
                     tasks.create_task(self.caretaker.run()),
+                    tasks.create_task(self.egress.run()),
                 ]
                 await stop.wait()
                 for loop in loops:
@@ -235,5 +242,6 @@ class ControlPlane:
             await self.waker.close()
             await self.standbys.close()
             await self.sessions.close_all()
+            await self.egress.close()
             if self._client is not None:
                 await self._client.close()

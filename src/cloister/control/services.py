@@ -33,6 +33,7 @@ from cloister.control.branches.model import (
 )
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
+from cloister.control.egress.model import EgressRule
 from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.operations.model import Operation
 from cloister.control.organizations.model import (
@@ -52,6 +53,7 @@ __all__ = [
     "Branches",
     "Control",
     "Databases",
+    "Egress",
     "Endpoints",
     "KeySets",
     "Operations",
@@ -79,6 +81,14 @@ class Projects(Protocol):
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
     ) -> tuple[Project, list[Operation]]: ...
     async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]: ...
+
+
+class Egress(Protocol):
+    """Ways out of a project's computes."""
+
+    async def find(self, project: Project) -> list[EgressRule]: ...
+    async def allow(self, caller: Caller, project: Project, to: str, ca_pem: str | None) -> EgressRule: ...
+    async def remove(self, caller: Caller, project: Project, rule_id: UUID) -> EgressRule: ...
 
 
 class Organizations(Protocol):
@@ -294,3 +304,4 @@ class Control:
     organizations: Organizations
     jwks: KeySets
     statements: Statements
+    egress: Egress

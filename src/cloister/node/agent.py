@@ -64,6 +64,7 @@ from cloister.node.commands import (
 )
 from cloister.node.computes import Computes
 from cloister.node.dumps import Dumps
+from cloister.node.egress.place import remove_place
 from cloister.node.postgres.access import Doors
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Runs
@@ -307,6 +308,7 @@ class NodeAgent:
             await self._stop_all_on(project_id)
             self._require_no_work(project_id)
             await self._volumes.destroy(project_id)
+            remove_place(self._paths, project_id)
             self._places = {name: place for name, place in self._places.items() if place.project_id != project_id}
         return Done()
 

@@ -34,6 +34,7 @@ from cloister.base.ids import parse_branch_id, parse_endpoint_id, parse_project_
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S
 from cloister.base.settings import Paths
 from cloister.node.commands import ComputeExited, ComputeInfo, ComputeSpec
+from cloister.node.egress.place import make_place
 from cloister.node.poolers import Place, Poolers
 from cloister.node.postgres.engines import Engine, Engines
 from cloister.node.postgres.log import ServerLog
@@ -42,6 +43,7 @@ from cloister.node.postgres.tuning import (
     CONFIG_DIR,
     CONNECTIONS_MIN,
     DATA_DIR,
+    EGRESS_DIR,
     OUTBOX_DIR,
     SOCKET_DIR,
     Size,
@@ -385,6 +387,7 @@ class Computes:
             shared_gid=self._engines.doors.shared_gid,
             memory_bytes=spec.memory_bytes,
             outbox=outbox,
+            doors=make_place(self._paths, spec.project_id),
         )
         return group, lock_fd, log_fd
 
@@ -400,6 +403,7 @@ class Computes:
             },
             readable={
                 f"{CONFIG_DIR}/postgresql.conf": self._config_path(spec.endpoint_id),
+                EGRESS_DIR: room.egress,
                 **self._extra_readable,
             },
         )

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.clock import FakeClock
+from cloister.base.egress import Target
 from cloister.base.errors import (
     CloisterError,
     ConflictError,
@@ -47,6 +48,7 @@ from cloister.control.branches.model import (
 )
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.egress.model import EgressRule
 from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.naming import checked_name
 from cloister.control.operations.model import Operation, Status
@@ -109,6 +111,7 @@ def principal(number: int, memberships: dict[str, str]) -> Principal:
 ADA: Final = principal(1, {ORG: "admin"})
 BOB: Final = principal(2, {OTHER_ORG: "editor"})
 GRANT: Final = uuid.UUID(int=99)
+EGRESS_RULE: Final = uuid.UUID(int=98)
 
 _EDITORS_MAY_NOT: Final = {Permission.PROJECT_DELETE, Permission.AUDIT_READ, Permission.KEY_READ}
 
@@ -170,6 +173,31 @@ class FakeDecider:
             raise NotFoundError
         if role != "admin" and permission in _EDITORS_MAY_NOT:
             raise ForbiddenError
+
+
+class FakeEgress:
+    def __init__(self) -> None:
+        self.rules = [
+            EgressRule(
+                id=EGRESS_RULE,
+                project_id=PROJECT,
+                target=Target.parse("203.0.113.7:5432"),
+                ca_pem=None,
+                created_by="user:ada",
+                created_at=NOW,
+            )
+        ]
+
+    async def find(self, project: Project) -> list[EgressRule]:
+        return self.rules
+
+    async def allow(self, caller: Caller, project: Project, to: str, ca_pem: str | None) -> EgressRule:
+        return replace(self.rules[0], target=Target.parse(to), ca_pem=ca_pem)
+
+    async def remove(self, caller: Caller, project: Project, rule_id: uuid.UUID) -> EgressRule:
+        if rule_id != EGRESS_RULE:
+            raise NotFoundError(public="egress rule not found")
+        return self.rules[0]
 
 
 class FakeOrganizations:
@@ -894,6 +922,7 @@ class World:
         self.operations = FakeOperations()
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
+        self.egress = FakeEgress()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -915,6 +944,7 @@ class World:
                 organizations=self.organizations,
                 jwks=self.jwks,
                 statements=self.statements,
+                egress=self.egress,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

@@ -10,7 +10,7 @@ from cloister.node.postgres.extensions import OFFERED, TRUSTED_HERE, trusted_con
 from cloister.node.postgres.tuning import command_line
 
 HOME = Path(__file__).parents[3]
-NOT_FOR_TENANTS = {"dblink", "postgres_fdw", "file_fdw", "pageinspect", "pg_surgery", "pg_walinspect", "plperl"}
+NOT_FOR_TENANTS = {"file_fdw", "pageinspect", "pg_surgery", "pg_walinspect", "plperl"}
 
 
 def test_the_guard_is_told_the_whole_list_and_control_files_are_changed_for_no_other(tmp_path: Path) -> None:

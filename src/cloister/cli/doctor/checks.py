@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloister.base.errors import CloisterError
-from cloister.cli.doctor import certificates, files, host, listeners, processes, programs, records, volumes
+from cloister.cli.doctor import certificates, files, flows, host, listeners, processes, programs, records, volumes
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail
 
 Check = Callable[[Subject], list[Finding]]
@@ -19,6 +19,8 @@ class Group:
     checks: tuple[Check, ...]
     needs_platform: bool
 
+
+FLOWS: Final = Group("Flows", (flows.flows, flows.group), needs_platform=True)
 
 GROUPS: Final = (
     Group(
@@ -44,6 +46,7 @@ GROUPS: Final = (
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),
     Group("Encryption", (volumes.encryption,), needs_platform=True),
     Group("Processes", (processes.running,), needs_platform=True),
+    FLOWS,
     Group(
         "Network",
         (listeners.open_ports, listeners.plaintext, certificates.certificates, certificates.names),

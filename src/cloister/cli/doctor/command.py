@@ -17,20 +17,23 @@ _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow")
 @click.command()
 @state_dir_option
 @click.option("--strict", is_flag=True, help="Let warnings fail, too.")
+@click.option(
+    "--flows", "only_flows", is_flag=True, help="Only who may reach what: each user tries each socket and file."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
-def doctor(ctx: click.Context, state_dir: Path | None, strict: bool, as_json: bool) -> int:
+def doctor(ctx: click.Context, state_dir: Path | None, strict: bool, only_flows: bool, as_json: bool) -> int:
     """Check this host and its platform. Exit code 1 if anything fails, or could not be checked.
 
     Before a platform exists it checks the host alone.
     """
-    from cloister.cli.doctor.checks import examine, is_healthy  # noqa: PLC0415 - heavy
+    from cloister.cli.doctor.checks import FLOWS, GROUPS, examine, is_healthy  # noqa: PLC0415 - heavy
 
     place = directory(ctx, state_dir)
     subject = Subject(place, load(place) if (place / "settings.json").exists() else None)
     found: list[tuple[str, Finding]] = []
     group = ""
-    for title, finding in examine(subject):
+    for title, finding in examine(subject, (FLOWS,) if only_flows else GROUPS):
         found.append((title, finding))
         if not as_json:
             if title != group:

@@ -140,6 +140,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["jwks_id"])
 
     @property
+    def rule_id(self) -> UUID:
+        return cast("UUID", self.path["rule_id"])
+
+    @property
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 

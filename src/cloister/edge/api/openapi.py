@@ -22,6 +22,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "operation_id": {"type": "string", "format": "uuid"},
     "org_id": {"type": "string", "pattern": "^org-[a-z0-9-]{1,56}$"},
     "permission_id": {"type": "string", "format": "uuid"},
+    "rule_id": {"type": "string", "format": "uuid"},
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},

@@ -99,6 +99,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "permission_id": _uuid("permission"),
     "project_id": project_id,
     "role_name": role_name,
+    "rule_id": _uuid("egress rule"),
     "snapshot_id": snapshot_id,
 }
 

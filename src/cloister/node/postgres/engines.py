@@ -25,10 +25,11 @@ from cloister.base.errors import InternalError, PreconditionError, Unprocessable
 from cloister.base.settings import Paths
 from cloister.node.postgres import template
 from cloister.node.postgres.access import NSSWITCH, PG_HBA, PG_IDENT, Doors
-from cloister.node.postgres.extensions import trusted_controls
+from cloister.node.postgres.extensions import granting_scripts, trusted_controls
 from cloister.node.postgres.tuning import (
     CONFIG_DIR,
     DATA_DIR,
+    EGRESS_DIR,
     OUTBOX_DIR,
     POLICY_DEFAULT,
     SOCKET_DIR,
@@ -46,7 +47,7 @@ GUARDS: Final = Path(cloister.__file__).parent / "_guard"
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "6"
+_BUILD: Final = "7"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -229,8 +230,11 @@ class Engines:
         }
         extensions = engine.installation.sharedir / "extension"
         inside = engine.installation.inside(extensions)
-        texts |= {f"{inside}/{name}": text for name, text in trusted_controls(extensions).items()}
-        self._workshop.build_root(engine, texts, (DATA_DIR, OUTBOX_DIR, SOCKET_DIR, "/dev/shm"))  # noqa: S108 - a place inside
+        texts |= {
+            f"{inside}/{name}": text
+            for name, text in (trusted_controls(extensions) | granting_scripts(extensions)).items()
+        }
+        self._workshop.build_root(engine, texts, (DATA_DIR, OUTBOX_DIR, SOCKET_DIR, EGRESS_DIR, "/dev/shm"))  # noqa: S108 - a place inside
 
 
 def discover() -> list[Installation]:

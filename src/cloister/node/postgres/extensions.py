@@ -31,6 +31,11 @@ TRUSTED_HERE: Final = frozenset(
         "pg_visibility",
         "pgrowlocks",
         "pgstattuple",
+        # They connect to what the compute can see: this server's own socket, which lets its own user in as nobody
+        # (`access.py`), and the doors that the project was given (`node/egress`). A role that is no superuser must give a
+        # password, and the other end must have asked for it.
+        "dblink",
+        "postgres_fdw",
     }
 )
 TRUSTED_BY_POSTGRESQL: Final = frozenset(
@@ -40,9 +45,15 @@ TRUSTED_BY_POSTGRESQL: Final = frozenset(
     ).split()
 )
 OFFERED: Final = TRUSTED_HERE | TRUSTED_BY_POSTGRESQL
-# Not here, on purpose: dblink and postgres_fdw (a compute has no network, and they can log in over its own socket as
-# whoever the socket believes), pageinspect, pg_surgery, pg_walinspect and pg_logicalinspect (a superuser's tools on
+# Not here, on purpose: pageinspect, pg_surgery, pg_walinspect and pg_logicalinspect (a superuser's tools on
 # storage, past every right on rows). pg_stat_statements is for the day when computes preload it.
+
+_GRANTS: Final = {
+    # A trusted extension's objects are the superuser's, and nobody else may use a foreign data wrapper. The others are
+    # functions, which everybody may call.
+    "postgres_fdw--1.0.sql": "GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO neon_superuser;",
+}
+"""First script of an extension → what a compute sees at its end besides."""
 
 _TRUSTED_LINE: Final = re.compile(r"^\s*trusted\s*=.*$", re.MULTILINE)
 
@@ -53,4 +64,13 @@ def trusted_controls(extension_dir: Path) -> dict[str, str]:
         control.name: _TRUSTED_LINE.sub("", control.read_text()).rstrip("\n") + "\ntrusted = true\n"
         for control in sorted(extension_dir.glob("*.control"))
         if control.stem in TRUSTED_HERE
+    }
+
+
+def granting_scripts(extension_dir: Path) -> dict[str, str]:
+    """File name → text, of the scripts that a compute sees instead of the installation's."""
+    return {
+        name: f"{(extension_dir / name).read_text()}\n{statement}\n"
+        for name, statement in _GRANTS.items()
+        if (extension_dir / name).is_file()
     }

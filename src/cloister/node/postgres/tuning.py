@@ -27,6 +27,7 @@ CONFIG_DIR: Final = "/etc/postgresql"
 DATA_DIR: Final = "/data"
 SOCKET_DIR: Final = "/run/postgresql"
 OUTBOX_DIR: Final = "/outbox"
+EGRESS_DIR: Final = "/egress"
 
 MEMORY_PER_CONNECTION: Final = 10_240_000
 CONNECTIONS_MAX: Final = 4000

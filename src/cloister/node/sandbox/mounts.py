@@ -6,6 +6,7 @@
     room/shm    POSIX shared memory, seen as /dev/shm inside
     room/data   the branch's data directory, bound here once more so that it is noexec whatever the volume is
     room/outbox the directory for finished WAL, likewise, where there is one
+    room/egress the project's doors (`node/egress`), likewise
     room/pool   the pooler's socket, where the gateway connects; there from the first pooled client on, and not inside
 
 Nothing that a tenant can write can be executed, therefore, or mapped as code: a superuser's COPY TO or lo_export of a
@@ -43,10 +44,20 @@ class Room:
         self.shared_memory = path / "shm"
         self.data = path / "data"
         self.outbox = path / "outbox"
+        self.egress = path / "egress"
         self.pool = path / "pool"
 
-    def prepare(self, data: Path, *, uid: int, shared_gid: int, memory_bytes: int, outbox: Path | None = None) -> None:
-        """Mount the room and bind `data` and `outbox` into it. The sockets' directory can be reached by `shared_gid`, whose members
+    def prepare(
+        self,
+        data: Path,
+        *,
+        uid: int,
+        shared_gid: int,
+        memory_bytes: int,
+        outbox: Path | None = None,
+        doors: Path | None = None,
+    ) -> None:
+        """Mount the room and bind `data`, `outbox` and `doors` into it. The sockets' directory can be reached by `shared_gid`, whose members
         are the API and the gateway, and by nobody else; files in it count as the compute's memory."""
         self.clear()
         self.path.mkdir(mode=0o700, parents=True)
@@ -63,6 +74,7 @@ class Room:
                 (self.shared_memory, uid, uid, 0o700),
                 (self.data, 0, 0, 0o700),
                 (self.outbox, 0, 0, 0o700),
+                (self.egress, 0, 0, 0o755),
             ):
                 directory.mkdir()
                 os.chown(directory, owner, group)
@@ -70,6 +82,8 @@ class Room:
             _bind(data, self.data)
             if outbox is not None:
                 _bind(outbox, self.outbox)
+            if doors is not None:
+                _bind(doors, self.egress)
             os.chown(self.path, 0, shared_gid)
             self.path.chmod(0o710)
         except BaseException:
