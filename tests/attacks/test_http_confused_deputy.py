@@ -32,6 +32,9 @@ OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{o
 
 BODIES: dict[str, Any] = {
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
+    "disable_project_keys": {"reason": "stolen"},
+    "schedule_key_destruction": {"days": 7},
+    "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
     "create_project": {"project": {}},
     "update_project": {"project": {}},
