@@ -93,7 +93,7 @@ ensure_platform_packages() {
 # What tests and benchmarks need beside the platform: peers to compare with, and clients.
 ensure_test_packages() {
     local missing
-    mapfile -t missing < <(packages_for openssl:openssl npm:npm chromium:chromium)
+    mapfile -t missing < <(packages_for openssl:openssl npm:npm chromium:chromium softhsm2-util:softhsm2)
     # pgbench comes with the distribution's server, whose package would start one on port 5432 unless told otherwise first.
     if ! pgbench --version >/dev/null 2>&1; then
         if [[ ! -e /etc/postgresql-common/createcluster.conf ]]; then

@@ -1,6 +1,7 @@
 """Keys on a real platform: what a person who governs them sees, and what a client does."""
 
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -39,6 +40,42 @@ def test_a_disabled_key_refuses_the_wake_and_leaves_what_runs_alone(instance: In
     (disabled,) = [it for it in events if it["action"] == "key.disable"]
     assert disabled["reason"] == "laptop stolen"
     assert disabled["actor"].startswith("user:"), "the person, not the process"
+
+
+def test_the_root_key_moves_to_another_file_and_the_old_one_can_go(tmp_path: Path) -> None:
+    """Of a platform with one project that runs and one that sleeps; a root that cannot be used changes nothing."""
+    with Instance("--idle-check-interval", "1") as instance:
+        runs, sleeps = instance.create_project("runs"), instance.create_project("sleeps")
+        for tenant in (runs, sleeps):
+            tenant.psql("CREATE TABLE kept AS SELECT 9 AS n")
+        instance.suspend(sleeps)
+        new, description = instance.paths.secrets / "root-2.key", tmp_path / "root.json"
+        for text in (
+            '{"kind": "file", "path": "/etc/passwd"}',
+            '{"kind": "melted"}',
+            '{"kind": "file", "path": "/no/x"}',
+        ):
+            description.write_text(text)
+            refused = instance.cloister("keys", "migrate", str(description), check=False)
+            assert refused.returncode == 1, refused.stdout
+            assert "Traceback" not in refused.stderr
+        description.write_text(json.dumps({"kind": "file", "path": str(new)}))
+        with runs.connect() as connection:
+            connection.execute("SELECT 1")
+            shown = json.loads(instance.cloister("keys", "migrate", str(description), "--output", "json").stdout)
+            assert connection.execute("SELECT n FROM kept").fetchone() == (9,)
+        assert [(it["is_current"], it["projects"] > 0) for it in shown["roots"]] == [(True, True), (False, False)]
+        # Without the old one, also after a restart: projects, and the notary that signs the audit log.
+        configuration = json.loads(instance.paths.key_providers.read_bytes())
+        instance.paths.key_providers.write_text(json.dumps({"current": configuration["current"]}))
+        instance.paths.root_key.unlink()
+        instance.cloister("down", "--state-dir", str(instance.state_dir))
+        instance.up()
+        assert not instance.paths.root_key.exists(), "and it is not made anew"
+        assert sleeps.psql("SELECT n FROM kept").stdout == "9\n"
+        assert instance.cloister("audit", "verify").returncode == 0
+        (moved,) = instance.api("GET", "/cloister/audit/events?action=key.root")["events"]
+        assert moved["event"]["details"]["provider"] == "file"
 
 
 def test_a_rotation_is_not_noticed_and_a_destruction_can_be_called_off(instance: Instance) -> None:

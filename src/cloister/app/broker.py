@@ -1,6 +1,8 @@
 """The key broker's process: the root key, its own role in the control database, one socket, and what is due by the clock."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 from typing import Final
 
@@ -14,8 +16,7 @@ from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.memory import harden_process
 from cloister.trust.keys.notary import Notary
-from cloister.trust.keys.providers import open_provider
-from cloister.trust.keys.roots import Roots
+from cloister.trust.keys.providers import configuration
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,13 @@ RECONCILE_INTERVAL_S: Final = 60.0
 async def run(process: Process) -> None:
     paths = process.settings.paths
     harden_process()
-    roots = Roots(open_provider(paths.root_key))
+    open_roots = functools.partial(configuration.open_roots, paths.key_providers, paths.root_key)
+    roots = open_roots()
     database = Database(socket_dir=paths.control_socket_dir, role="cloister_keys", url=process.settings.database_url)
     await database.open()
     async with database.reading() as tx:
         keystore = Keystore(paths.keystore, paths.epochs, may_begin=not await store.has_project_keys(tx))
-    keeper = Keeper(database, roots, keystore, SystemClock())
+    keeper = Keeper(database, roots, keystore, SystemClock(), open_roots=open_roots)
     broker = KeyBroker(database, keeper, paths.broker_socket, Notary(roots, paths.notary))
     await broker.start()
     async with asyncio.TaskGroup() as tasks:
@@ -45,10 +47,13 @@ async def run(process: Process) -> None:
 
 async def _reconcile(keeper: Keeper) -> None:
     while True:
+        keeper.due.clear()
         try:
             await keeper.reconcile()
         except CloisterError as error:  # the database or a key service is away: the next pass goes on
             log.warning("keys could not be looked after: %s", error)
         except Exception:
             log.exception("keys could not be looked after")
-        await asyncio.sleep(RECONCILE_INTERVAL_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECONCILE_INTERVAL_S):
+                await keeper.due.wait()

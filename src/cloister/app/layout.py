@@ -83,15 +83,26 @@ def prepare(settings: Settings) -> None:
         entry.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _own(entry)
     for entry in secret_files(paths):
-        _create_secret(entry)
+        if entry.path != paths.root_key or not _has_other_roots(paths):
+            _create_secret(entry)
     save(settings)
 
 
 def _refuse_without_root_key(paths: Paths) -> None:
     """A new root key opens nothing that the old one wrapped: it is made before there is anything to wrap, and never
     again."""
-    if not paths.root_key.exists() and paths.volumes.is_dir() and any(paths.volumes.iterdir()):
+    if (
+        not _has_other_roots(paths)
+        and not paths.root_key.exists()
+        and paths.volumes.is_dir()
+        and any(paths.volumes.iterdir())
+    ):
         raise PreconditionError(public=f"{paths.root_key} is missing, and {paths.volumes} needs it: restore it")
+
+
+def _has_other_roots(paths: Paths) -> bool:
+    """The platform moved to another root key: the first may be gone for good."""
+    return paths.key_providers.exists()
 
 
 def create_users() -> None:

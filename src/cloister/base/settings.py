@@ -119,6 +119,8 @@ class Paths:
         self.secrets = state_dir / "secrets"
         self.root_key = self.secrets / "root.key"
         """0600, owned by the key broker's user."""
+        self.key_providers = self.secrets / "key-providers.json"
+        """Which root keys there are, where it is not `root_key` alone."""
         self.admin_key = self.secrets / "admin.key"
         """The first API key, 0600 root: the CLI on the server itself uses it."""
         self.mock_key = self.secrets / "mock.key"

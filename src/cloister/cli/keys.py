@@ -1,12 +1,15 @@
 """`cloister keys`: the keys of projects, as the key broker keeps them. Never the keys themselves."""
 
-from typing import Final
+import time
+from typing import IO, Final
 
 import click
 
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
+from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
+from cloister.cli.progress import Progress
 from cloister.cli.session import PROJECT_VARIABLE, Session, client_command, project_option
 
 COLUMNS: Final = (
@@ -140,14 +143,53 @@ def providers(session: Session) -> None:
     While a platform moves to another root, the number under the old one falls to zero; then the old one can go. One that
     the broker does not hold is shown too: the projects under it cannot wake.
     """
-    answer = session.api.get("/cloister/keys/roots")
+    _show_roots(session, _roots(session))
+
+
+@keys.command()
+@click.argument("root", type=click.File("rb"), metavar="FILE")
+@click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds to wait.")
+@client_command
+def migrate(session: Session, *, root: IO[bytes], timeout: float) -> None:
+    """Make another root key wrap all projects' keys: on the server, as root. Nothing is reopened, nobody waits.
+
+    FILE describes the new root; docs/keys.md says more about each:
+
+    \b
+    {"kind": "file", "path": "/var/lib/cloister/secrets/root-2.key"}
+    {"kind": "pkcs11", "library": "…/libsofthsm2.so", "token": "T", "key": "K", "pin_file": "…"}
+    {"kind": "aws-kms", "key_id": "arn:aws:kms:…", "region": "eu-central-1"}
+    {"kind": "vault", "address": "https://…:8200", "key": "K", "token_file": "…"}
+
+    A key file that is not there is made, with a new key in it. The new root is tried before anything is changed. What the
+    old one wraps stays readable with it until every project has moved; cut off, the move goes on by itself.
+    """  # noqa: D301 - click takes the escape for "as it stands"
+    from cloister.cli.key_roots import move  # noqa: PLC0415 - the broker's client, on the server alone
+
+    if session.state_dir is None:
+        raise CommandError("the root key is changed on the server itself")
+    move(session.state_dir, root.read())
+    with Progress("wrapping every project's key anew"):
+        deadline = time.monotonic() + timeout
+        while any(it["projects"] and not it["is_current"] for it in _roots(session)["roots"]):
+            if time.monotonic() > deadline:
+                raise CommandError("not all have moved yet; it goes on: see `cloister keys providers`")
+            time.sleep(0.5)
+    _show_roots(session, _roots(session))
+
+
+def _roots(session: Session) -> Json:
+    return session.api.get("/cloister/keys/roots")
+
+
+def _show_roots(session: Session, answer: Json) -> None:
     if session.is_json:
         session.show(answer, ())
-    else:
-        session.show_list(answer["roots"], ROOT_COLUMNS, empty="No root key.")
-        out.note(
-            f"Keystore epoch {answer['epoch']}, {answer['seals']} seals: docs/keys.md says what to copy, and what not."
-        )
+        return
+    session.show_list(answer["roots"], ROOT_COLUMNS, empty="No root key.")
+    out.note(
+        f"Keystore epoch {answer['epoch']}, {answer['seals']} seals: docs/keys.md says what to copy, and what not."
+    )
 
 
 def _path(session: Session, project_id: str | None) -> str:

@@ -72,6 +72,8 @@ class Action(StrEnum):
     KEY_ENABLE = "key.enable"
     KEY_LIST = "key.list"
     KEY_POLICY = "key.policy"
+    KEY_ROOT = "key.root"
+    """Another root key wraps from now on."""
     KEY_ROTATE = "key.rotate"
     """A new version: of the project's own key, or of its envelope under another root key."""
     KEY_SCHEDULE = "key.schedule"

@@ -41,6 +41,7 @@ from cloister.trust.keys.commands import (
     GetRing,
     ListKeys,
     OnBehalf,
+    ReloadRoots,
     RotateKeys,
     SetKeyPolicy,
     SignCheckpoint,
@@ -61,6 +62,7 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     GetKeystore: Service.API,
     GetRing: Service.API,
     ListKeys: Service.API,
+    ReloadRoots: Service.AGENT,
     RotateKeys: Service.API,
     SetKeyPolicy: Service.API,
     SignCheckpoint: Service.API,
@@ -216,6 +218,10 @@ class KeyBroker:
                 return Answer(await keeper.policy(parse_org_id(command.org_id)))
             case GetKeystore():
                 return Answer(await keeper.keystore())
+            case ReloadRoots():
+                count = await keeper.reload_roots(_by(peer))
+                await asyncio.to_thread(self._notary.reopen)
+                return Answer(count)
             case GetCheckpoint():
                 return Answer(await asyncio.to_thread(self._notary.last))
             case SignCheckpoint():

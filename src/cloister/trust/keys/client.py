@@ -32,6 +32,7 @@ from cloister.trust.keys.commands import (
     KeystoreInfo,
     ListKeys,
     OnBehalf,
+    ReloadRoots,
     RingInfo,
     RotateKeys,
     SetKeyPolicy,
@@ -98,6 +99,11 @@ class KeyClient:
     async def keystore(self) -> KeystoreInfo:
         info, _ = await self._ask(GetKeystore())
         return info
+
+    async def reload_roots(self) -> int:
+        """As root. Raises PreconditionError, UnavailableError if the new root cannot be used; then nothing changed."""
+        count, _ = await self._ask(ReloadRoots())
+        return count
 
     async def last_checkpoint(self) -> SignedTree:
         signed, _ = await self._ask(GetCheckpoint())

@@ -154,6 +154,13 @@ class GetKeystore(Command[KeystoreInfo], frozen=True):
     reply: ClassVar[type] = KeystoreInfo
 
 
+class ReloadRoots(Command[int], frozen=True):
+    """Take the root keys from their configuration again. The current one is tried first: if it does not give back what it
+    wraps, nothing changes. Allowed to root on this host (`cloister keys migrate`). The answer is how many are held."""
+
+    reply: ClassVar[type] = int
+
+
 class ListKeys(Command[list[KeyInfo]], frozen=True):
     """Allowed to the API."""
 
@@ -188,6 +195,7 @@ AnyCommand = (
     | SetKeyPolicy
     | GetKeyPolicy
     | GetKeystore
+    | ReloadRoots
     | ListKeys
     | GetCheckpoint
     | SignCheckpoint

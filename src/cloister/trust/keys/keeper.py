@@ -41,7 +41,7 @@ from cloister.trust.keys.commands import (
 from cloister.trust.keys.envelopes import Chain, Envelopes
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
-from cloister.trust.keys.providers.provider import KEY_BYTES, ProviderUnavailableError
+from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError, ProviderUnavailableError
 from cloister.trust.keys.roots import Roots
 from cloister.trust.keys.rotation import Plan
 from cloister.trust.keys.store import PROJECT, Ring, WrappedKey
@@ -115,8 +115,13 @@ class Keeper:
         keystore: Keystore,
         clock: Clock,
         *,
+        open_roots: Callable[[], Roots] | None = None,
         provider_patience_s: float = PROVIDER_PATIENCE_S,
     ) -> None:
+        """`open_roots` reads the configuration of root keys again."""
+        self._open_roots = open_roots
+        self.due = asyncio.Event()
+        """Set where `reconcile` has something to do before its time."""
         self._database = database
         self._roots = roots
         self._keystore = keystore
@@ -358,6 +363,20 @@ class Keeper:
             await record(tx, *(by.event(Action.KEY_ROTATE, it.top, reason=reason) for it, _ in made))
         return len(made)
 
+    async def reload_roots(self, by: By) -> int:
+        """Take another root key. It is tried first, and recorded before it wraps anything."""
+        if self._open_roots is None:
+            raise PreconditionError(public="this broker has one root key")
+        roots = await asyncio.to_thread(self._open_roots)
+        await self._with_provider(roots.current.is_remote, lambda: _try(roots))
+        details = {"provider": roots.current.name, "root_version": roots.current.root_version}
+        async with self._database.transaction() as tx:
+            await record(tx, by.event(Action.KEY_ROOT, details=details))
+        self._roots.become(roots)
+        self._damaged.clear()
+        self.due.set()
+        return len(roots.all)
+
     async def reconcile(self) -> None:
         """What is due by the clock; a pass may be cut anywhere, and the next goes on.
 
@@ -458,6 +477,20 @@ class Keeper:
         with contextlib.suppress(CloisterError):
             async with self._database.transaction() as tx:
                 await record(tx, msgspec.structs.replace(event, outcome="failed", details={"error": error.public}))
+
+
+def _try(roots: Roots) -> None:
+    """Raises KeyDamagedError if the current root does not give back what it wraps, or does for another project."""
+    here, elsewhere = Context("", "trial", 1), Context("", "trial", 2)
+    with SecretPage(KEY_BYTES) as page, SecretPage(KEY_BYTES) as again:
+        page.fill_randomly()
+        wrapped = roots.current.wrap(page.buffer, here)
+        roots.current.unwrap_into(wrapped, here, again.buffer)
+        if page.buffer != again.buffer:
+            raise KeyDamagedError(f"{roots.current.name} does not give back what it wrapped")
+        with contextlib.suppress(KeyDamagedError):
+            roots.current.unwrap_into(wrapped, elsewhere, again.buffer)
+            raise PreconditionError(public=f"{roots.current.name} does not authenticate what a key is for")
 
 
 def _created(keys: Sequence[WrappedKey], purpose: str) -> KeyInfo | None:

@@ -60,6 +60,12 @@ class Notary:
         with self._one_at_a_time:
             return self._state()[1]
 
+    def reopen(self) -> None:
+        """Read the files again: after another root key took over, the private key moves under it."""
+        with self._one_at_a_time:
+            self._opened = None
+            self._state()
+
     def sign(self, size: int, peaks: list[bytes], proof: list[bytes]) -> SignedTree:
         """Sign the tree, if it extends the last.
 

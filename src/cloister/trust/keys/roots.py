@@ -11,10 +11,16 @@ from cloister.base.errors import PreconditionError
 from cloister.trust.keys.providers.provider import Context, KeyDamagedError, Provider
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Roots:
+    """One object for the whole broker: a move to another root changes it in place."""
+
     current: Provider
     former: Sequence[Provider] = ()
+
+    def become(self, other: "Roots") -> None:
+        """Those that were held are not closed: a thread may be using one."""
+        self.current, self.former = other.current, other.former
 
     @property
     def all(self) -> tuple[Provider, ...]:

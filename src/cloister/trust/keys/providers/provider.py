@@ -6,15 +6,16 @@ changed.
 """
 
 import hmac
+import importlib
 import os
 import struct
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from cloister.base.errors import InternalError, UnavailableError
+from cloister.base.errors import InternalError, PreconditionError, UnavailableError
 from cloister.trust.keys.memory import SecretPage
 
 KEY_BYTES: Final = 32
@@ -37,6 +38,14 @@ class ProviderUnavailableError(UnavailableError):
     """Whoever holds the root key does not answer. Worth another try, by the broker first."""
 
     public = "the key service does not answer"
+
+
+def module(name: str, extra: str) -> Any:
+    """A library that only some providers need. Raises PreconditionError with what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PreconditionError(str(error), public=f"{name} is missing: install cloister[{extra}]") from error
 
 
 @dataclass(frozen=True, slots=True)
