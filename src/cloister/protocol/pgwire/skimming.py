@@ -6,8 +6,7 @@ have a gigabyte, and whoever only watches keeps of each message what it wants of
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloister.protocol.pgwire.frames import UINT32, ProtocolViolationError
 
@@ -17,8 +16,7 @@ _LENGTH_MAX: Final = 0x7FFFFFFF
 # The protocol's own: a length is a signed 32-bit number.
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(NamedTuple):
     kind: str
     body: bytes
     """As far as it is wanted."""
@@ -44,22 +42,43 @@ class Skimmer:
     def feed(self, data: bytes) -> Iterator[Glance]:
         """The messages that end in this piece. Raises ProtocolViolationError, after which nothing more can be read."""
         view = memoryview(data)
-        while view or (len(self._head) == _HEAD_BYTES and not self._left):
+        at, end = 0, len(data)
+        while at < end or (len(self._head) == _HEAD_BYTES and not self._left):
+            if not self._head and (glance := self._whole(data, at)) is not None:
+                at += _HEAD_BYTES + glance.length
+                yield glance
+                continue
             if len(self._head) < _HEAD_BYTES:
-                part = view[: _HEAD_BYTES - len(self._head)]
+                part = view[at : at + _HEAD_BYTES - len(self._head)]
                 self._head += part
-                view = view[len(part) :]
+                at += len(part)
                 if len(self._head) == _HEAD_BYTES:
                     self._begin()
                 continue
-            part = view[: self._left]
+            part = view[at : at + self._left]
             self._take(part)
-            view = view[len(part) :]
+            at += len(part)
             self._left -= len(part)
             if not self._left:
                 digest = self._hash.digest() if self._hash is not None else b""
                 yield Glance(chr(self._head[0]), bytes(self._body), self._length, digest)
                 self._head.clear()
+
+    def _whole(self, data: bytes, at: int) -> Glance | None:
+        """The message that begins here, if it lies in this piece with its end, as nearly all do: nothing is carried over."""
+        if len(data) - at < _HEAD_BYTES:
+            return None
+        (length,) = UINT32.unpack_from(data, at + 1)
+        begin, after = at + _HEAD_BYTES, at + 1 + length
+        if after > len(data) or length < 4:
+            return None
+        kind = chr(data[at])
+        keep = self._wanted.get(kind, 0)
+        if after - begin <= keep:
+            return Glance(kind, data[begin:after], after - begin, b"")
+        if not keep:
+            return Glance(kind, b"", after - begin, b"")
+        return Glance(kind, data[begin : begin + keep], after - begin, hashlib.sha256(data[begin:after]).digest())
 
     def _begin(self) -> None:
         (length,) = UINT32.unpack_from(self._head, 1)
