@@ -178,6 +178,7 @@ class FakeDirectory:
     asked: list[AnyCommand] = field(default_factory=list)
     events: list[ConnectionEvent] = field(default_factory=list)
     is_recording: bool = True
+    is_keeping: bool = True
     statements: list[StatementRecord] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     audit_level: AuditLevel = AuditLevel.OFF
@@ -261,7 +262,7 @@ class FakeDirectory:
                 await self._tell()
                 return len(events)
             case RecordStatements():
-                if not self.is_recording:
+                if not self.is_keeping:
                     raise UnavailableError("away")
                 self.statements += command.statements
                 self.lost |= command.lost

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import psycopg
 import pytest
 
 from cloister.base.audit_levels import AuditLevel
-from cloister.base.directory import Invalidate, StatementRecord
+from cloister.base.directory import Invalidate, RecordStatements, StatementRecord
 from cloister.base.errors import UnavailableError
+from cloister.edge.gateway import worker
 from cloister.edge.gateway.statements import StatementTrail, is_wanted
 from cloister.protocol.pgwire.statements import Kind, Outcome, Result, Statement
 from tests.fix_gateway import ENDPOINT, GatewayWorld
@@ -166,14 +168,40 @@ async def test_what_cannot_be_kept_is_counted_and_the_count_recorded() -> None:
 
 async def test_a_record_that_could_not_be_sent_is_sent_again(gateway_world: GatewayWorld) -> None:
     gateway_world.directory.audit_level = AuditLevel.FULL
-    gateway_world.directory.is_recording = True
     await gateway_world.start()
     async with await gateway_world.connect() as client:
-        gateway_world.directory.is_recording = False
+        gateway_world.directory.is_keeping = False
         await client.execute("SELECT 'patience'")
         assert not [each for each in gateway_world.directory.statements if "patience" in each.text]
-        gateway_world.directory.is_recording = True
+        gateway_world.directory.is_keeping = True
         await gateway_world.directory.until_told("patience")
+
+
+async def test_a_client_waits_while_what_it_does_cannot_be_recorded(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = gateway_world.directory
+    monkeypatch.setattr(worker, "StatementTrail", partial(StatementTrail, bytes_high=2_000))
+    directory.audit_level = AuditLevel.FULL
+    await gateway_world.start()
+    async with await gateway_world.connect() as client:
+        directory.is_keeping = False
+
+        async def work() -> None:
+            for number in range(8):
+                await client.execute(f"SELECT 'step{number}.'")
+
+        working = asyncio.create_task(work())
+        async with asyncio.timeout(30), directory.changed:
+            await directory.changed.wait_for(
+                lambda: sum(isinstance(each, RecordStatements) for each in directory.asked) > 1
+            )
+        assert not working.done()
+        directory.is_keeping = True
+        await asyncio.wait_for(working, 30)
+        await directory.until_told("step7.")
+    steps = [each.text for each in directory.statements if "step" in each.text]
+    assert steps == [f"SELECT 'step{number}.'" for number in range(8)]
 
 
 async def test_bytes_that_are_no_protocol_end_an_audited_session(gateway_world: GatewayWorld) -> None:
