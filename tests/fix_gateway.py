@@ -161,6 +161,7 @@ class FakeDirectory:
     allowed_ips: list[str] | None = None
     is_asleep: bool = False
     is_disabled: bool = False
+    is_read_only: bool = False
     connection_limit: int = 0
     wake_error: CloisterError | None = None
     pool_error: CloisterError | None = None
@@ -287,6 +288,7 @@ class FakeDirectory:
             verifier=str(verifier or Verifier.mock(name, role, self.mock_secret)),
             allowed_ips=self.allowed_ips if is_known else None,
             is_disabled=self.is_disabled and is_known,
+            is_read_only=self.is_read_only or point != "",
             socket_dir=None if self.is_asleep or not is_known else self.route_socket_dir or self.socket_dir,
             generation=self.generation,
             connection_limit=self.connection_limit,

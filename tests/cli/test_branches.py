@@ -76,6 +76,14 @@ def test_the_tree_shows_who_grew_out_of_whom_and_what_becomes_of_them(cloister: 
     assert (root["name"], root["children"][0]["name"], root["children"][0]["children"]) == ("main", "preview", [])
 
 
+def test_read_only_endpoints_stand_in_the_notes_of_the_tree(api: Any, cloister: Any) -> None:
+    readers = [{"branch_id": MAIN["id"], "type": "read_only", "current_state": state} for state in ("active", "idle")]
+    writer = {"branch_id": MAIN["id"], "type": "read_write", "current_state": "idle"}
+    api.on("GET", f"{P}/endpoints", (200, {"endpoints": [*readers, writer]}))
+    line = cloister("branches", "tree").out.splitlines()[1]
+    assert " ".join(line.split()).endswith("idle default, protected, 2 read-only (1 active)")
+
+
 def test_a_tree_of_many_is_drawn_in_order(api: Any, cloister: Any) -> None:
     rows = [
         {"id": name, "name": name, "parent_id": parent, "current_state": "ready", "created_at": moment(hours=10 - age)}

@@ -194,6 +194,19 @@ def test_connection_string(api: Any, cloister: Any) -> None:
     assert described["password"] is None
 
 
+def test_connection_string_of_a_read_only_endpoint(api: Any, cloister: Any) -> None:
+    uri = "postgresql://neondb_owner@ep-calm-lake-ef56gh78.db.localhost:6543/neondb?sslmode=require"
+    api.on("GET", f"{P}/connection_uri", (200, {"uri": uri}))
+    endpoints: list[Json] = [{"id": "ep-calm-lake-ab12cd34", "type": "read_write"}]
+    api.on("GET", f"{P}/branches/{BRANCH['id']}/endpoints", lambda _asked: (200, {"endpoints": endpoints}))
+    refused = cloister("connection-string", "main", "--endpoint-type", "read_only")
+    assert refused.code == 1
+    assert "branches add-compute" in refused.err
+    endpoints.append({"id": "ep-calm-lake-ef56gh78", "type": "read_only"})
+    assert "ep-calm-lake-ef56gh78" in cloister("connection-string", "main", "--endpoint-type", "read_only").out
+    assert api.asked[-1].query["endpoint_id"] == "ep-calm-lake-ef56gh78"
+
+
 def test_psql_gets_the_password_in_its_environment_and_not_in_its_arguments(
     api: Any, cloister: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

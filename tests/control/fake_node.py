@@ -160,6 +160,8 @@ class FakeNode:
         """Timeline → how much WAL it has had since its last snapshot."""
         self.deaf: set[str] = set()
         """Endpoints whose server does not answer sessions."""
+        self.stuck: set[str] = set()
+        """Standbys that PostgreSQL paused."""
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.dumps: dict[str, bytes | CloisterError] = {}
         """Database → what pg_dump says of it."""
@@ -625,6 +627,10 @@ class FakeServer:
     async def activity(self) -> Activity:
         self.check_alive()
         return self._node.activity.get(self._running.endpoint_id, QUIET)
+
+    async def is_replay_paused(self) -> bool:
+        self.check_alive()
+        return self._running.endpoint_id in self._node.stuck
 
     async def checkpoint(self) -> None:
         self.check_alive()

@@ -32,6 +32,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     allowed_ips: list[str] | None = None
     """None: everybody may knock. Otherwise entries in the grammar of `base/ipallow.py`; an empty list denies all."""
     is_disabled: bool = False
+    is_read_only: bool = False
+    """It is a read-only endpoint's, or of the past."""
     socket_dir: str | None = None
     """Where the compute's socket is, if it runs; None: ask to wake it."""
     generation: int = 0

@@ -30,7 +30,7 @@ def tree(session: Session, *, project_id: str | None) -> None:
     """Show the branches as a tree: who grew out of whom, how old and large they are, and what becomes of them.
 
     Size is what its tables and indexes hold, Own what deleting the branch would give back, History what being able to go
-    back costs. State is that of its computes.
+    back costs. State is that of the compute that writes; read-only endpoints stand in the notes.
 
     \b
     cloister branches tree
@@ -55,7 +55,7 @@ def grown(rows: list[Json], endpoints: list[Json]) -> list[Json]:
     nodes = {row["id"]: {**row, "compute_state": _compute_state(row, endpoints), "children": []} for row in rows}
     roots: list[Json] = []
     for node in sorted(nodes.values(), key=lambda it: (str(it.get("created_at")), it["id"])):
-        node["notes"] = _notes(node)
+        node["notes"] = _notes(node, endpoints)
         parent = nodes.get(node.get("parent_id") or "")
         (roots if parent is None else parent["children"]).append(node)
     return roots
@@ -80,17 +80,22 @@ def _compute_state(branch: Json, endpoints: list[Json]) -> str:
     """What a person wants to know first: whether something runs on it."""
     if branch.get("current_state") != "ready":
         return str(branch.get("current_state"))
-    states = {it.get("current_state") for it in endpoints if it.get("branch_id") == branch["id"]}
+    writers = [it for it in endpoints if it.get("branch_id") == branch["id"] and it.get("type") != "read_only"]
+    states = {it.get("current_state") for it in writers}
     for state in ("active", "init", "idle"):
         if state in states:
             return state
     return "no compute"
 
 
-def _notes(branch: Json) -> str:
+def _notes(branch: Json, endpoints: list[Json]) -> str:
     notes = [word for word in ("default", "protected") if branch.get(word)]
     if branch.get("init_source") == "schema-only":
         notes.append("schema only")
     if branch.get("expires_at"):
         notes.append(f"expires {out.ahead(branch['expires_at'])}")
+    readers = [it for it in endpoints if it.get("branch_id") == branch["id"] and it.get("type") == "read_only"]
+    if readers:
+        awake = sum(it.get("current_state") == "active" for it in readers)
+        notes.append(f"{len(readers)} read-only" + (f" ({awake} active)" if awake else ""))
     return ", ".join(notes)

@@ -25,6 +25,12 @@ SSL_MODES: Final = ("verify-full", "verify-ca", "require", "omit")
 
 def _which(command: Any) -> Any:
     for option in (
+        click.option(
+            "--endpoint-type",
+            type=click.Choice(["read_write", "read_only"]),
+            default=None,
+            help="Of the branch's endpoints, one of this kind. Default: the one that writes.",
+        ),
         click.option("--pooled", is_flag=True, help="The pooled host (…-pooler)."),
         click.option("--database-name", metavar="NAME", help="Default: the branch's only database."),
         click.option("--role-name", metavar="NAME", help="Default: the branch's only role."),
@@ -50,6 +56,7 @@ def connection_string(
     role_name: str | None,
     database_name: str | None,
     pooled: bool,
+    endpoint_type: str | None,
     ssl: str,
     extended: bool,
 ) -> None:
@@ -58,7 +65,8 @@ def connection_string(
     It holds the password only if the project stores passwords. Otherwise give the one you were shown to your client in
     PGPASSWORD or a password file.
     """
-    uri = secured(_uri(session, branch, project_id, role_name, database_name, pooled=pooled), ssl, session.api.target)
+    uri = _uri(session, branch, project_id, role_name, database_name, pooled=pooled, endpoint_type=endpoint_type)
+    uri = secured(uri, ssl, session.api.target)
     parts = urlsplit(uri)
     if session.is_json or extended:
         described: Json = {
@@ -91,13 +99,14 @@ def psql(
     role_name: str | None,
     database_name: str | None,
     pooled: bool,
+    endpoint_type: str | None,
 ) -> None:
     """Connect with psql, the server's certificate verified.
 
     The password is the project's stored one, or PGPASSWORD, or psql asks for it. What stands after -- goes to psql:
     cloister psql -- -c 'select 1'
     """
-    uri = _uri(session, branch, project_id, role_name, database_name, pooled=pooled)
+    uri = _uri(session, branch, project_id, role_name, database_name, pooled=pooled, endpoint_type=endpoint_type)
     run_psql(uri, session.api.target, psql_args)
 
 
@@ -152,6 +161,7 @@ def _uri(
     database_name: str | None,
     *,
     pooled: bool,
+    endpoint_type: str | None,
 ) -> str:
     project_id = session.project_id(project_id)
     branch_id = session.branch(project_id, branch)["id"]
@@ -163,11 +173,22 @@ def _uri(
     answer = session.api.get(
         f"{project_path(project_id)}/connection_uri",
         branch_id=branch_id,
+        endpoint_id=None if endpoint_type is None else _of_type(session, path, endpoint_type),
         role_name=role,
         database_name=database,
         pooled=pooled,
     )
     return str(answer["uri"])
+
+
+def _of_type(session: Session, path: str, endpoint_type: str) -> str:
+    """The oldest, where there are several."""
+    for endpoint in session.api.get(f"{path}/endpoints").get("endpoints") or []:
+        if endpoint["type"] == endpoint_type:
+            return str(endpoint["id"])
+    raise CommandError(
+        f"the branch has no {endpoint_type} endpoint: cloister branches add-compute BRANCH --type {endpoint_type}"
+    )
 
 
 def _only(found: Sequence[Json], what: str, option: str) -> str:

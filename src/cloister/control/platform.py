@@ -110,11 +110,12 @@ class ControlPlane:
         )
         self.suspender = Suspender(database, self.runner, self.sessions, self.gateways)
         self.waker = Waker(database, self.engine, self.runner, self.sessions, self.verifiers)
+        vault = Vault(control_key)
+        branches_world = BranchesWorld(
+            database, agent, self.runner, self.suspender, self.sessions, self.gateways, vault
+        )
         self.standbys = Standbys(
-            database,
-            agent,
-            sessions=self.sessions,
-            gateways=self.gateways,
+            branches_world,
             clock=clock,
             suspend_timeout_s=settings.suspend_timeout_s,
             interval_s=settings.idle_check_interval_s,
@@ -152,20 +153,15 @@ class ControlPlane:
         self.pool = VolumePool(
             database, agent, keys, self._engines, ready=settings.pool_volumes, size_bytes=settings.volume_bytes
         )
-        vault = Vault(control_key)
-
         for role_machine in role_operations.MACHINES:
             self.engine.register(role_machine, RolesWorld(database, self.waker))
         for compute_machine in compute_operations.MACHINES:
             self.engine.register(
                 compute_machine,
-                ComputesWorld(database, self.runner, self.suspender, self.sessions, self.gateways),
+                ComputesWorld(database, self.runner, self.suspender, self.sessions, self.gateways, self.standbys),
             )
         for project_machine in project_operations.MACHINES:
             self.engine.register(project_machine, ProjectsWorld(database, agent, keys, self.runner))
-        branches_world = BranchesWorld(
-            database, agent, self.runner, self.suspender, self.sessions, self.gateways, vault
-        )
         for branch_machine in branch_operations.MACHINES:
             self.engine.register(branch_machine, branches_world)
 

@@ -27,6 +27,7 @@ from cloister.base.errors import (
     ExhaustedError,
     ForbiddenError,
     NotFoundError,
+    UnavailableError,
 )
 from cloister.base.identities import Service, checked_compute_uid
 from cloister.base.ids import (
@@ -92,6 +93,10 @@ HOST_FREE_TO_WRITE_BYTES: Final = 512 * 1024**2
 
 COLLECT_INTERVAL_S: Final = 5.0
 # How long finished WAL lies where its tenant can still change it. A recovery collects by itself first.
+
+FEED_INTERVAL_S: Final = 0.25
+# How far behind a standby that follows its branch is, beside what PostgreSQL takes to look for it. For one whose source is still,
+# some system calls.
 
 HOST_CHECK_INTERVAL_S: Final = 1.0
 # At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
@@ -230,7 +235,11 @@ class NodeAgent:
         # (4) Now commands make sense.
         self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await self._server.start()
-        self._watches = [asyncio.create_task(self._watch_host_space()), asyncio.create_task(self._collect_wal())]
+        self._watches = [
+            asyncio.create_task(self._watch_host_space()),
+            asyncio.create_task(self._collect_wal()),
+            asyncio.create_task(self._feed_standbys()),
+        ]
 
     async def make_ready(self) -> None:
         """Build the default engine's root file system and template, so that no tenant waits for them."""
@@ -323,6 +332,8 @@ class NodeAgent:
     async def _start_compute(self, spec: ComputeSpec) -> ComputeInfo:
         project_id, timeline_id = parse_project_id(spec.project_id), parse_timeline_id(spec.timeline_id)
         parse_endpoint_id(spec.endpoint_id)
+        if spec.follows_id is not None:
+            parse_timeline_id(spec.follows_id)
         uid = checked_compute_uid(spec.uid)
         # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
         self._places[spec.endpoint_id] = _Place(project_id, timeline_id, spec.history_retention_s)
@@ -444,6 +455,27 @@ class NodeAgent:
                     await self._timelines.collect(place.project_id, place.timeline_id, place.retention_s)
                 except Exception as error:
                     log.warning("the WAL of %s is not collected: %s", compute.endpoint_id, error)
+
+    async def _feed_standbys(self) -> None:
+        while True:
+            await asyncio.sleep(FEED_INTERVAL_S)
+            for compute in self._computes.running():
+                if compute.follows_id is not None:
+                    await self._feed(compute, parse_timeline_id(compute.follows_id))
+
+    async def _feed(self, compute: ComputeInfo, source_id: TimelineId) -> None:
+        place = self._places[compute.endpoint_id]
+        try:
+            await self._timelines.feed(place.project_id, place.timeline_id, source_id)
+        except (UnavailableError, ConflictError) as error:
+            log.info("%s is not given what is new: %s", compute.endpoint_id, error)
+        except Exception as error:
+            # It would show what was, for ever. The next client gets one that is made anew.
+            log.warning("%s cannot follow its branch any more: %s", compute.endpoint_id, error)
+            self._begin(self._stop_standby(compute.endpoint_id))
+
+    async def _stop_standby(self, endpoint_id: str) -> None:
+        await self._stop_compute(endpoint_id, close_volume=True)
 
     async def _relieve_host(self, before: dict[ProjectId, int]) -> dict[ProjectId, int]:
         """One check. Given the sizes of the open volumes at the check before; gives those of now, while they matter."""

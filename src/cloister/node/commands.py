@@ -76,7 +76,9 @@ class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str] = {}
     """`pg_settings` of the endpoint; only names on the agent's allow-list are honoured, others raise."""
     is_read_only: bool = False
-    """A hot standby that nobody feeds: it shows the timeline as it is. Only on one that was made frozen."""
+    """A hot standby: it shows the timeline as it is. Only on one that was made frozen."""
+    follows_id: str | None = None
+    """With `is_read_only`: the timeline that it was made of and goes on with, as its server writes it."""
 
 
 class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
     socket_dir: str
     """Holds `.s.PGSQL.5432`."""
     pid: int
+    follows_id: str | None = None
 
 
 class StartCompute(Command[ComputeInfo], frozen=True, kw_only=True):
@@ -162,6 +165,9 @@ class CloneTimeline(Command[Recovered], frozen=True, kw_only=True):
     uid: int
     is_frozen: bool = False
     """A snapshot's or a standby's: nobody writes to it, so it gets no history of its own."""
+    is_followed: bool = False
+    """The target is to go on with what the source's server writes. Raises UnavailableError for a source that its server did not
+    shut down in order: what its next start makes of it would be another end than ours."""
 
 
 class CopyTimeline(Command[Done], frozen=True, kw_only=True):

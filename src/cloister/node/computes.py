@@ -292,6 +292,7 @@ class Computes:
             volume_bytes=size_of(timeline_dir),
             reserve_bytes=gate_bytes(size_of(timeline_dir)),
             floor=floor,
+            is_fed=spec.follows_id is not None,
         )
         plan = _Plan(spec, size, timeline_dir, room, postgresql_conf(size, spec.settings))
         info = ComputeInfo(
@@ -299,6 +300,7 @@ class Computes:
             project_id=spec.project_id,
             branch_id=spec.branch_id,
             timeline_id=spec.timeline_id,
+            follows_id=spec.follows_id,
             generation=self._next_generation(),
             socket_dir=str(room.sockets),
             pid=0,

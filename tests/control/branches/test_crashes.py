@@ -253,7 +253,9 @@ class FirstStarts:
             }
 
         return Case(
-            world=ComputesWorld(land.database, plane.runner, plane.suspender, plane.sessions, plane.gateways),
+            world=ComputesWorld(
+                land.database, plane.runner, plane.suspender, plane.sessions, plane.gateways, plane.standbys
+            ),
             input={},
             look=look,
             project_id=created.project.id,

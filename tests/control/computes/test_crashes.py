@@ -47,7 +47,9 @@ class Cases:
 
         plane = land.plane
         return Case(
-            world=ComputesWorld(land.database, plane.runner, plane.suspender, plane.sessions, plane.gateways),
+            world=ComputesWorld(
+                land.database, plane.runner, plane.suspender, plane.sessions, plane.gateways, plane.standbys
+            ),
             input={},
             look=look,
             project_id=created.project.id,

@@ -127,14 +127,6 @@ async def test_one_writer_per_branch_and_never_two_servers_on_one_directory(land
     assert not (await land.look_up(created.endpoint.id, "neondb_owner")).is_known
 
 
-async def test_read_only_endpoints_are_refused(land: Land) -> None:
-    created = await land.project()
-    with pytest.raises(UnprocessableError):
-        await land.control.endpoints.create(
-            CALLER, created.project.id, NewEndpoint(branch_id=created.branch.id, type="read_only")
-        )
-
-
 async def test_what_is_not_there_is_not_found(land: Land) -> None:
     created, other = await land.project(), await land.project()
     for project_id, endpoint_id in [

@@ -197,6 +197,38 @@ async def test_who_asks_for_the_past_is_not_given_the_present(
     assert (opened.endpoint_id, opened.point) == (ENDPOINT, place.partition("@")[2])
 
 
+@pytest.mark.parametrize(
+    ("is_read_only", "options", "reason"),
+    [
+        (False, "neon_endpoint_type:read_write", None),
+        (False, "neon_endpoint_type:read_only", "other_endpoint_type"),
+        (True, "neon_endpoint_type:read_only", None),
+        (True, "neon_endpoint_type:read_write", "other_endpoint_type"),
+        (False, "neon_endpoint_type:read_only neon_lsn:0/15E9A30", None),
+        (False, "neon_endpoint_type:read_write neon_lsn:0/15E9A30", "other_endpoint_type"),
+        (False, "neon_endpoint_type:read_only neon_endpoint_type:read_write", "other_endpoint_type"),
+        (False, "neon_endpoint_type:", "malformed_endpoint_type"),
+    ],
+)
+async def test_who_insists_on_one_kind_of_endpoint_is_not_led_to_the_other(
+    gateway_world: GatewayWorld, is_read_only: bool, options: str, reason: str | None
+) -> None:
+    gateway_world.directory.is_read_only = is_read_only
+    await gateway_world.start()
+    if reason is None:
+        await (await gateway_world.connect(options=options)).close()
+    else:
+        assert "read" in await gateway_world.refusal(options=options)
+        (denied,) = await gateway_world.directory.until("connection.denied")
+        assert denied.reason == reason
+
+
+async def test_what_kind_an_endpoint_is_nobody_learns_before_the_proof(gateway_world: GatewayWorld) -> None:
+    await gateway_world.start()
+    told = await gateway_world.refusal(options="neon_endpoint_type:read_only", password="wrong")
+    assert "password authentication failed" in told
+
+
 async def test_the_past_is_looked_up_again_after_a_second_though_it_sleeps(gateway_world: GatewayWorld) -> None:
     """Its roles are those of the branch, whose own compute may be running."""
     directory = gateway_world.directory

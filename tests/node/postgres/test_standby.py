@@ -61,4 +61,9 @@ def test_nothing_in_the_data_says_what_to_follow_run_or_stop_at() -> None:
     for name in ("primary_conninfo", "restore_command", "recovery_end_command", "recovery_target_time"):
         assert f"{name}=" in words
     assert "hot_standby=on" in words
-    assert not set(standby.command_line()) & set(SMALL.command_line()) - {"-c"}
+    assert not set(standby.command_line(is_fed=False)) & set(SMALL.command_line()) - {"-c"}
+
+
+def test_only_one_that_is_fed_looks_for_more_all_the_time() -> None:
+    assert "wal_retrieve_retry_interval=100ms" in replace(SMALL, floor=FLOOR, is_fed=True).command_line()
+    assert "wal_retrieve_retry_interval=100ms" not in replace(SMALL, floor=FLOOR).command_line()

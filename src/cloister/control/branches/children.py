@@ -20,9 +20,9 @@ from cloister.control.branches.protection import Verifiers
 from cloister.control.branches.rules import BRANCHES_MAX, checked_point
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
-from cloister.control.computes.model import Endpoint, NewEndpoint
-from cloister.control.computes.operations import FIRST_START, submit
-from cloister.control.computes.service import check_endpoint, new_endpoint
+from cloister.control.computes.model import READ_ONLY, Endpoint, NewEndpoint
+from cloister.control.computes.operations import FIRST_START, START, submit
+from cloister.control.computes.service import check_endpoint, check_readers, check_type, new_endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
@@ -111,7 +111,7 @@ class Children:
             await catalog.copy_databases(tx, origin.branch.id, branch.id)
         elif recipe.is_catalog_known:
             await catalog.copy_catalog(tx, origin.branch.id, branch.id, self._vault)
-        made = [await self._add_endpoint(tx, branch, new) for new in _at_most_one_writer(endpoints)]
+        made = [await self._add_endpoint(tx, branch, new) for new in _checked_endpoints(endpoints)]
         operations = await self._submit(tx, branch, recipe, made, scrubs=verifiers is not None)
         roles = await catalog.roles_of(tx, branch.id)
         return Child(branch, made, roles, passwords, operations)
@@ -134,7 +134,7 @@ class Children:
             input=work(recipe, scrubs=scrubs),
         )
         starts = [
-            await submit(tx, self._engine, FIRST_START, endpoint, after=creation)
+            await submit(tx, self._engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)
             for endpoint in endpoints
             if not endpoint.is_disabled
         ]
@@ -193,9 +193,11 @@ def new_child(branch_id: BranchId, name: str, parent: Branch, point: Point, now:
     )
 
 
-def _at_most_one_writer(endpoints: Sequence[NewEndpoint]) -> Sequence[NewEndpoint]:
-    if any(endpoint.type != "read_write" for endpoint in endpoints):
-        raise UnprocessableError("type", public="only read_write endpoints are supported")
-    if len(endpoints) > 1:
+def _checked_endpoints(endpoints: Sequence[NewEndpoint]) -> Sequence[NewEndpoint]:
+    for endpoint in endpoints:
+        check_type(endpoint.type)
+    readers = sum(endpoint.type == READ_ONLY for endpoint in endpoints)
+    check_readers(readers)
+    if len(endpoints) - readers > 1:
         raise ConflictError("two writers", public="a branch has at most one read-write endpoint")
     return endpoints

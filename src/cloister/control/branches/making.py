@@ -97,6 +97,8 @@ class Recipe:
     """The source is frozen: nobody ever works on it."""
     is_frozen: bool = False
     """The target will be."""
+    is_followed: bool = False
+    """And goes on with what is written to the source."""
     way_id: str | None = None
     """Only roles, databases and schemas are wanted: by way of a timeline of this id, which is deleted again."""
 
@@ -125,10 +127,10 @@ class Made:
         return None if self.recovered.at is None else datetime.fromtimestamp(self.recovered.at, UTC)
 
 
-async def make(world: BranchesWorld, operation: Operation, recipe: Recipe) -> Made:
+async def make(world: BranchesWorld, project_id: str, recipe: Recipe) -> Made:
     """Twice is once. Raises PreconditionError (a point outside the history), UnavailableError (try again)."""
     async with world.database.reading() as tx:
-        place = await timelines.place_of(tx, operation.project_id)
+        place = await timelines.place_of(tx, project_id)
         writer = None if recipe.is_snapshot else await store.writer_at_work(tx, recipe.source_branch_id)
     common: dict[str, Any] = {
         "project_id": place.project_id,
@@ -141,7 +143,10 @@ async def make(world: BranchesWorld, operation: Operation, recipe: Recipe) -> Ma
         return await _copy(world, recipe, Running(*_of(writer)), common)
     try:
         recovered = await world.agent.call(
-            CloneTimeline(source_id=recipe.sources[0], is_frozen=recipe.is_frozen, **common), timeout_s=COPY_TIMEOUT_S
+            CloneTimeline(
+                source_id=recipe.sources[0], is_frozen=recipe.is_frozen, is_followed=recipe.is_followed, **common
+            ),
+            timeout_s=COPY_TIMEOUT_S,
         )
     except ConflictError as error:
         raise UnavailableError(f"{recipe.source_branch_id} was woken meanwhile: {error}") from error
@@ -152,7 +157,7 @@ async def make_schema(world: BranchesWorld, operation: Operation, recipe: Recipe
     """The schema alone, in a fresh cluster. Twice is once. Raises UnprocessableError for one that cannot be made anew, and what
     `make` does."""
     assert recipe.way_id is not None
-    made = await make(world, operation, replace(recipe, target_id=recipe.way_id, is_frozen=True))
+    made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
     async with world.database.reading() as tx:
         place = await timelines.place_of(tx, operation.project_id)
     await world.agent.call(

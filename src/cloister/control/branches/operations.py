@@ -60,7 +60,7 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
     if hindrance is not None:
         return hindrance
     if recipe.way_id is None:
-        made = await make(world, operation, recipe)
+        made = await make(world, operation.project_id, recipe)
     else:
         made = await make_schema(world, operation, recipe, keeps_passwords=not operation.input["scrubs"])
         await _delete(world, operation, recipe.way_id)
@@ -125,7 +125,7 @@ async def make_successor(operation: Operation, world: BranchesWorld) -> Outcome:
     async with world.database.reading() as tx:
         if await timelines.state_of(tx, recipe.target_id) == "ready":
             return Go()
-    made = await make(world, operation, recipe)
+    made = await make(world, operation.project_id, recipe)
 
     async def apply(tx: Transaction) -> None:
         await timelines.is_made(tx, recipe.target_id)
@@ -238,7 +238,7 @@ async def freeze(operation: Operation, world: BranchesWorld) -> Outcome:
         hindrance = await _hindrance(tx, recipe.source_branch_id)
     if hindrance is not None:
         return hindrance
-    made = await make(world, operation, recipe)
+    made = await make(world, operation.project_id, recipe)
 
     async def apply(tx: Transaction) -> None:
         await timelines.is_made(tx, recipe.target_id)

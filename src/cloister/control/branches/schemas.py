@@ -113,8 +113,8 @@ def comparable(text: str) -> str:
 
 
 def _suitable(endpoints: list[Endpoint]) -> EndpointId:
-    """The writer, or one that reads. Raises UnprocessableError."""
-    usable = sorted((it for it in endpoints if not it.is_disabled), key=lambda it: it.type != "read_write")
+    """The writer: what a reader shows is a moment older. Raises UnprocessableError."""
+    usable = [it for it in endpoints if not it.is_disabled and not it.is_reader]
     if not usable:
         raise UnprocessableError(
             "no endpoint", public="the branch has no endpoint that could be woken: add one to read the schema"

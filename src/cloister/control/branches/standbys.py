@@ -1,13 +1,16 @@
-"""Branches as they were at a point, for clients who asked to see them: made for the first, shared by all, gone with the last.
+"""What clients read on a server of its own: a branch as it was at a point, and as it is, through a read-only endpoint. Made for the
+first who asks, shared by all, gone with the last.
 
-A standby is a timeline recovered to the point, as for a branch of that point, with a read-only compute on it. In order:
+A standby is a timeline with a read-only compute on it: recovered to the point, as for a branch of that point; or made of the
+branch's head, whose WAL the agent gives it from then on. To make one wakes nobody. In order:
 
 1. Its row, with the ids of both. From here on a crash of ours loses nothing: what is made is found by its row.
 2. The timeline. A point outside the history is found out here at the latest, told with the window, and leaves nothing.
 3. The compute; then the row tells its socket.
 
-It goes when its branch is deleted, when nobody has used it for as long as a compute may idle, when its compute ended, and when
-its making was cut short and nobody asked again: the row says that it is ending, then compute and timeline go, then the row.
+It goes when what it shows is gone (its branch or endpoint was deleted, its branch is other data by now), when nobody has used it for
+as long as a compute may idle, when it cannot follow any more, when its compute ended, and when its making was cut short and
+nobody asked again: the row says that it is ending, then compute and timeline go, then the row.
 Both directions can be gone twice, so whoever comes next, a client or the next round, goes on where the last one stopped.
 
 At a place one thing happens at a time. Nothing here is asked of the server but what it is busy with: its roles are those of the
@@ -28,21 +31,19 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.directory import Compute
 from cloister.base.errors import CloisterError, ExhaustedError, PreconditionError, UnavailableError, UnprocessableError
-from cloister.base.ids import BranchId, new_endpoint_id, new_timeline_id, parse_branch_id
+from cloister.base.ids import BranchId, EndpointId, new_endpoint_id, new_timeline_id, parse_branch_id, parse_endpoint_id
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S, SUSPEND_TIMEOUT_DEFAULT_S, WAKE_TIMEOUT_S
 from cloister.base.past import Past, split
 from cloister.control.branches import making, store, timelines
 from cloister.control.branches.children import origin_of
-from cloister.control.branches.making import Recipe
+from cloister.control.branches.making import BranchesWorld, Recipe
 from cloister.control.branches.model import Point
 from cloister.control.claims import hold_project
 from cloister.control.computes import idle, standby_store
 from cloister.control.computes import store as computes
-from cloister.control.computes.agent import Agent
-from cloister.control.computes.gateways import Gateways, Stillness
+from cloister.control.computes.gateways import Stillness
 from cloister.control.computes.idle import Activity, Awake, Idle
 from cloister.control.computes.limits import memory_bytes
-from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.standby_store import Standby
 from cloister.node.commands import ComputeSpec, DeleteTimeline, GetStatus, StartCompute, StopCompute
 from cloister.trust.audit import Action, Event, record
@@ -60,8 +61,13 @@ DELETE_TIMEOUT_S: Final = 60.0
 LAST_ACTIVE_PRECISION: Final = timedelta(seconds=30)
 # How exactly `last_active_at` is kept in the row.
 
+ATTEMPTS: Final = 20
+RETRY_S: Final = 0.1
+# A branch that is being made, or whose writer starts or stops at this moment, is another one a moment later.
+
 _ACTOR: Final = "platform:gateway"
 _WHY: Final = "connection to a point in the past"
+_WHY_READER: Final = "read-only endpoint"
 
 
 class Ending(StrEnum):
@@ -69,7 +75,9 @@ class Ending(StrEnum):
 
     IDLE = "idle"
     CRASHED = "not running on the node"
-    ORPHAN = "its branch was deleted"
+    ORPHAN = "what it shows is gone"
+    STUCK = "it cannot follow its branch any more"
+    ASKED = "asked for"
     UNFINISHED = "its making was cut short"
     REFUSED = "it cannot be made"
 
@@ -94,20 +102,19 @@ class _Look:
 class Standbys:
     def __init__(
         self,
-        database: Database,
-        agent: Agent,
+        world: BranchesWorld,
         *,
-        sessions: Sessions,
-        gateways: Gateways,
         clock: Clock,
         suspend_timeout_s: int,
         interval_s: float,
     ) -> None:
-        self._database = database
-        self._agent = agent
-        self._sessions = sessions
-        self._gateways = gateways
+        self._world = world
+        self._database: Database = world.database
+        self._agent = world.agent
+        self._sessions = world.sessions
+        self._gateways = world.gateways
         self._clock = clock
+        self._default_s = suspend_timeout_s
         # A platform whose computes never sleep keeps what clients wrote to; this they can ask for again.
         self._timeout = timedelta(seconds=suspend_timeout_s if suspend_timeout_s > 0 else SUSPEND_TIMEOUT_DEFAULT_S)
         self._interval_s = interval_s
@@ -130,6 +137,14 @@ class Standbys:
             flight.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(flight)
 
+    async def put_to_sleep(self, endpoint_id: EndpointId) -> None:
+        """The compute of a read-only endpoint, whatever its clients are doing. Asleep already is success."""
+        async with self._alone(endpoint_id):
+            async with self._database.reading() as tx:
+                standby = await standby_store.of_endpoint(tx, endpoint_id)
+            if standby is not None:
+                await self._take_away(standby, Ending.ASKED)
+
     async def close(self) -> None:
         """End what is under way; the next process finds its rows."""
         for flight in list(self._flights.values()):
@@ -142,35 +157,32 @@ class Standbys:
             flight.exception()  # whoever still waits gets it
 
     async def _wake(self, place: str, stale_generation: int) -> Compute:
-        name, past = split(place)
-        branch_id = parse_branch_id(name)
-        assert past is not None
         async with self._alone(place):
             async with self._database.reading() as tx:
-                standby = await standby_store.find(tx, branch_id, past)
-            if standby is not None and standby.is_ending:
-                await self._take_away(standby, Ending.UNFINISHED)
+                standby = await _find(tx, place)
+            if standby is not None and (standby.is_ending or standby.is_orphan):
+                await self._take_away(standby, Ending.ORPHAN if standby.is_orphan else Ending.UNFINISHED)
                 standby = None
             if standby is not None and standby.socket_dir is not None and standby.generation != stale_generation:
                 return _compute(standby, standby.socket_dir, was_cold=False)
             try:
-                return await self._made(branch_id, past, standby, stale_generation)
+                return await self._made(place, standby, stale_generation)
             except CloisterError as error:
                 if not error.may_retry:
-                    await self._give_up(branch_id, past)
-                if isinstance(error, PreconditionError):
+                    await self._give_up(place)
+                if split(place)[1] is not None and isinstance(error, PreconditionError):
                     # The agent's word about the history: for the client it is the point that is wrong.
                     raise UnprocessableError(str(error), public=error.public) from error
                 raise
 
-    async def _made(self, branch_id: BranchId, past: Past, known: Standby | None, stale_generation: int) -> Compute:
-        async with self._database.transaction() as tx:
-            standby, recipe = await self._plan(tx, branch_id, past, known)  # (1)
-            place = await timelines.place_of(tx, standby.project_id)
-            max_cu, settings = await computes.size_of_branch(tx, standby.project_id, branch_id)
+    async def _made(self, place: str, known: Standby | None, stale_generation: int) -> Compute:
+        standby, recipe = await self._planned(place, known)  # (1)
+        async with self._database.reading() as tx:
+            volume = await timelines.place_of(tx, standby.project_id)
+            max_cu, settings = await computes.size_of_reader(tx, standby.project_id, standby.branch_id, standby.id)
             is_made = await timelines.state_of(tx, standby.timeline_id) == "ready"
         if not is_made:
-            await making.recover(self._agent, recipe, place)  # (2)
+            await self._make(standby, recipe, volume)  # (2)
             async with self._database.transaction() as tx:
                 await timelines.is_made(tx, standby.timeline_id)
         info = await self._agent.call(  # (3)
@@ -178,14 +190,15 @@ class Standbys:
                 spec=ComputeSpec(
                     endpoint_id=standby.id,
                     project_id=standby.project_id,
-                    branch_id=branch_id,
+                    branch_id=standby.branch_id,
                     timeline_id=standby.timeline_id,
-                    pg_version=place.pg_version,
-                    uid=place.uid,
+                    pg_version=volume.pg_version,
+                    uid=volume.uid,
                     cpu_cores=max_cu,
                     memory_bytes=memory_bytes(max_cu),
                     settings=settings,
                     is_read_only=True,
+                    follows_id=standby.follows_id,
                 )
             ),
             timeout_s=WAKE_TIMEOUT_S,
@@ -194,8 +207,74 @@ class Standbys:
             raise UnavailableError(f"{standby.place} runs and does not accept connections yet")
         async with self._database.transaction() as tx:
             await standby_store.started(tx, standby.id, info.generation, info.socket_dir, self._clock.now())
-            await record(tx, _event(Action.COMPUTE_START, standby, info.generation, _WHY))
+            why = _WHY if standby.past is not None else _WHY_READER
+            await record(tx, _event(Action.COMPUTE_START, standby, info.generation, why))
         return Compute(endpoint_id=standby.place, socket_dir=info.socket_dir, generation=info.generation, was_cold=True)
+
+    async def _planned(self, place: str, known: Standby | None) -> tuple[Standby, Recipe]:
+        name, past = split(place)
+        if past is not None:
+            async with self._database.transaction() as tx:
+                return await self._plan(tx, parse_branch_id(name), past, known)
+        endpoint_id = parse_endpoint_id(name)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with self._database.transaction() as tx:
+                    return await self._plan_reader(tx, endpoint_id, known)
+            except UnavailableError:
+                if attempt == ATTEMPTS:
+                    raise
+            await asyncio.sleep(RETRY_S)
+        raise AssertionError
+
+    async def _make(self, standby: Standby, recipe: Recipe, volume: timelines.Place) -> None:
+        if standby.past is not None:
+            await making.recover(self._agent, recipe, volume)
+            return
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await making.make(self._world, standby.project_id, recipe)
+            except UnavailableError:
+                if attempt == ATTEMPTS:
+                    raise
+            else:
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def _plan_reader(
+        self, tx: Transaction, endpoint_id: EndpointId, known: Standby | None
+    ) -> tuple[Standby, Recipe]:
+        """Of the head of the endpoint's branch as it is now. Raises UnavailableError for one that is still being made."""
+        endpoint = (await computes.placed(tx, endpoint_id)).endpoint
+        await hold_project(tx, endpoint.project_id)
+        endpoint = (await computes.placed(tx, endpoint_id)).endpoint
+        if endpoint.is_disabled:
+            raise PreconditionError(f"{endpoint_id} is disabled", public="endpoint is disabled")
+        branch = await store.get(tx, endpoint.project_id, endpoint.branch_id)
+        if branch.state == "init" or await computes.is_from_template(tx, branch.id):
+            raise UnavailableError(f"{branch.id} is being made", public="branch not ready yet")
+        if known is None:
+            timeline_id = new_timeline_id()
+            await timelines.add(tx, timeline_id, branch.project_id, branch_id=None, source_id=branch.timeline_id)
+            await standby_store.add(
+                tx,
+                endpoint_id,
+                timeline_id,
+                project_id=branch.project_id,
+                branch_id=branch.id,
+                past=None,
+                now=self._clock.now(),
+            )
+            known = await standby_store.of_endpoint(tx, endpoint_id)
+            assert known is not None
+        recipe = Recipe(
+            source_branch_id=branch.id,
+            sources=[branch.timeline_id],
+            target_id=known.timeline_id,
+            is_frozen=True,
+            is_followed=True,
+        )
+        return known, recipe
 
     async def _plan(
         self, tx: Transaction, branch_id: BranchId, past: Past, known: Standby | None
@@ -227,11 +306,11 @@ class Standbys:
             assert known is not None
         return known, origin.recipe(known.timeline_id, is_frozen=True)
 
-    async def _give_up(self, branch_id: BranchId, past: Past) -> None:
+    async def _give_up(self, place: str) -> None:
         """Best effort: what is left is found by the next round."""
         with contextlib.suppress(CloisterError):
             async with self._database.reading() as tx:
-                standby = await standby_store.find(tx, branch_id, past)
+                standby = await _find(tx, place)
             if standby is not None:
                 await self._take_away(standby, Ending.REFUSED)
 
@@ -278,11 +357,16 @@ class Standbys:
                 if is_unchanged:
                     await self._take_away(standby, why)
             return
-        activity = await self._activity_of(standby)
+        activity, is_stuck = await self._seen(standby)
+        if is_stuck:
+            async with self._unchanged(standby) as is_unchanged:
+                if is_unchanged:
+                    await self._take_away(standby, Ending.STUCK)
+            return
         key = standby.id, standby.generation
         before = self._looks.get(key)
         last_active_at = standby.last_active_at if before is None else before.last_active_at
-        match self._decide(activity, None if before is None else before.activity, last_active_at):
+        match self._decide(standby, activity, None if before is None else before.activity, last_active_at):
             case Awake(last_active_at=at):
                 self._looks[key] = _Look(activity, at)
                 if at - standby.last_active_at >= LAST_ACTIVE_PRECISION:
@@ -299,30 +383,36 @@ class Standbys:
                 return
             token, stillness = await self._gateways.freeze(standby.place)
             try:
-                is_idle = stillness is Stillness.QUIET and isinstance(
-                    self._decide(await self._activity_of(standby), activity, since), Idle
-                )
+                now, _is_stuck = await self._seen(standby)
+                is_idle = stillness is Stillness.QUIET and isinstance(self._decide(standby, now, activity, since), Idle)
                 if is_idle:
                     await self._take_away(standby, Ending.IDLE)
             finally:
                 # Of one that was taken away nothing is left to thaw: its clients were told.
                 self._gateways.thaw(standby.place, token)
 
-    async def _activity_of(self, standby: Standby) -> Activity:
+    async def _seen(self, standby: Standby) -> tuple[Activity, bool]:
+        """What it does, and whether it has stopped following: PostgreSQL pauses a standby whose primary was started with more
+        connections or locks than it has itself, and no client may pause one."""
         running = standby.running
         assert running is not None
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S), self._sessions.lasting(running) as server:
-                return await server.activity()
+                return await server.activity(), standby.past is None and await server.is_replay_paused()
         except TimeoutError:
             raise UnavailableError(f"{standby.place} does not say what it does") from None
 
-    def _decide(self, activity: Activity, before: Activity | None, last_active_at: datetime) -> Awake | Idle:
+    def _decide(
+        self, standby: Standby, activity: Activity, before: Activity | None, last_active_at: datetime
+    ) -> Awake | Idle:
+        timeout: timedelta | None = self._timeout
+        if standby.past is None:
+            timeout = idle.suspend_timeout(standby.suspend_timeout_seconds, self._default_s)
         return idle.decide(
             activity,
             before,
             last_active_at=last_active_at,
-            suspend_timeout=self._timeout,
+            suspend_timeout=timeout,
             now=self._clock.now(),
         )
 
@@ -345,7 +435,7 @@ class Standbys:
             timeout_s=DELETE_TIMEOUT_S,
         )
         async with self._database.transaction() as tx:
-            await standby_store.forget(tx, standby.id)
+            await standby_store.forget(tx, standby.id, self._clock.now())
             await timelines.is_deleted(tx, standby.timeline_id)
 
     # ── one at a time ──
@@ -364,11 +454,18 @@ class Standbys:
         """Alone, and whether it is still what was looked at."""
         async with self._alone(standby.place):
             async with self._database.reading() as tx:
-                now = await standby_store.find(tx, standby.branch_id, standby.past)
+                now = await _find(tx, standby.place)
             yield (
                 now is not None
                 and (now.id, now.generation, now.socket_dir) == (standby.id, standby.generation, standby.socket_dir)
             )
+
+
+async def _find(tx: Transaction, place: str) -> Standby | None:
+    name, past = split(place)
+    if past is None:
+        return await standby_store.of_endpoint(tx, parse_endpoint_id(name))
+    return await standby_store.find(tx, parse_branch_id(name), past)
 
 
 def _compute(standby: Standby, socket_dir: str, *, was_cold: bool) -> Compute:
@@ -382,7 +479,8 @@ def _event(action: Action, standby: Standby, generation: int, why: str, *, outco
         outcome=outcome,
         project_id=standby.project_id,
         branch_id=standby.branch_id,
-        resource=str(standby.past),
+        endpoint_id="" if standby.past is not None else standby.id,
+        resource="" if standby.past is None else str(standby.past),
         reason=why,
         details={"generation": generation, "compute": standby.id},
     )

@@ -276,7 +276,8 @@ async def take_place(tx: Transaction, branch_id: BranchId, replaced_id: BranchId
             branch_id,
         )
     await tx.execute(
-        """UPDATE endpoint SET branch_id = $2, state = 'init', is_clean = true, updated_at = now()
+        """UPDATE endpoint SET branch_id = $2, state = CASE type WHEN 'read_write' THEN 'init' ELSE state END,
+                  is_clean = true, updated_at = now()
             WHERE branch_id = $1 AND deleted_at IS NULL""",
         replaced_id,
         branch_id,

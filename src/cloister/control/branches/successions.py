@@ -55,7 +55,8 @@ class Successions:
             parent_id = preserved.id
 
         passwords = await self._ask_passwords(tx, branch, origin)
-        endpoints = await computes.find(tx, branch.project_id, branch.id)
+        # A reader shows what its branch is: one that runs is found to show what it was, and goes.
+        endpoints = [it for it in await computes.find(tx, branch.project_id, branch.id) if not it.is_reader]
         running = [endpoint.id for endpoint in endpoints if endpoint.socket_dir is not None]
         restore = await self._engine.submit(
             tx,

@@ -14,6 +14,7 @@ A look-up, in order:
    read allows nobody.
 7. A branch is asked for by its own name for the sake of its past. Who may see what it was is who may log in now. The point
    itself is named by a gateway only after the proof.
+8. A read-only endpoint lets in whom its branch lets in: the branch's writer is asked, or its copy, not the standby.
 
 What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may connect.
 """
@@ -73,21 +74,24 @@ _CONNECTION_ACTIONS: Final = frozenset(
 
 _ROUTE: Final = """
 SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.is_disabled, e.socket_dir, e.generation,
-       coalesce(e.is_clean, (SELECT is_clean FROM endpoint WHERE branch_id = b.id ORDER BY created_at DESC, id LIMIT 1),
-                true) AS is_clean,
+       coalesce(e.is_clean, (SELECT is_clean FROM endpoint WHERE branch_id = b.id AND type = 'read_write'
+                              ORDER BY created_at DESC, id LIMIT 1), true) AS is_clean,
        v.pg_version, b.is_protected, p.settings, p.audit_level,
        r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
        EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles
   FROM branch b
-  LEFT JOIN endpoint e ON e.branch_id = b.id AND e.deleted_at IS NULL
+  LEFT JOIN endpoint e ON e.branch_id = b.id AND e.deleted_at IS NULL AND e.type = 'read_write'
   JOIN project p ON p.id = b.project_id
   JOIN volume v ON v.project_id = b.project_id
   LEFT JOIN pg_role r ON r.branch_id = b.id AND r.name = $2
  WHERE b.deleted_at IS NULL AND p.deleted_at IS NULL
 """
 _OF_ENDPOINT: Final = f"{_ROUTE} AND e.id = $1"
-_OF_BRANCH: Final = f"{_ROUTE} AND b.id = $1 ORDER BY e.type = 'read_write' DESC NULLS LAST LIMIT 1"
+_OF_BRANCH: Final = f"{_ROUTE} AND b.id = $1"
 # By the endpoint that writes it; one without any has its roles in our rows alone.
+_READER: Final = """
+SELECT branch_id, is_disabled FROM endpoint WHERE id = $1 AND type = 'read_only' AND deleted_at IS NULL
+"""
 
 
 class Standbys(Protocol):
@@ -159,6 +163,8 @@ class DirectoryServer:
                 return await self._token_keys.look_up(command)
             case Wake(endpoint_id=place) if split(place)[1] is not None:
                 return await self._standbys.wake(place, stale_generation=command.stale_generation)
+            case Wake(endpoint_id=place) if await self._reader(place) is not None:
+                return await self._standbys.wake(place, stale_generation=command.stale_generation)
             case Wake():
                 return await self._waker.wake(
                     parse_endpoint_id(command.endpoint_id), stale_generation=command.stale_generation
@@ -177,7 +183,8 @@ class DirectoryServer:
     async def look_up(self, command: LookUp) -> Route:
         name, past = split(command.endpoint)
         mock = str(Verifier.mock(name, command.role, self._mock_key.reveal()))  # (1)
-        row = await self._row(name, command.role)
+        reader = await self._reader(name)
+        row = await self._row(name if reader is None else reader["branch_id"], command.role)
         if row is None:
             return Route(endpoint_id=command.endpoint[:100], is_known=False, is_doomed=True, verifier=mock)
 
@@ -204,6 +211,8 @@ class DirectoryServer:
             generation=row["generation"] or 0,
             audit_level=AuditLevel(row["audit_level"]),
         )
+        if reader is not None and past is None:
+            return await self._led_to_a_reader(route, is_disabled=reader["is_disabled"])
         if past is None and name != row["branch_id"]:
             return route
         return await self._led_to_the_past(route, past, is_by_branch=name == row["branch_id"])
@@ -217,10 +226,33 @@ class DirectoryServer:
             route,
             endpoint_id=route.branch_id if past is None else joined(route.branch_id, past),
             is_disabled=route.is_disabled and not is_by_branch,
+            is_read_only=True,
             socket_dir=None if standby is None else standby.socket_dir,
             generation=0 if standby is None else standby.generation,
             is_volatile=True,
         )
+
+    async def _led_to_a_reader(self, route: Route, *, is_disabled: bool) -> Route:  # (8)
+        async with self._database.reading() as tx:
+            standby = await standby_store.of_endpoint(tx, EndpointId(route.endpoint_id))
+        is_there = standby is not None and not standby.is_orphan
+        return msgspec.structs.replace(
+            route,
+            is_disabled=is_disabled,
+            is_read_only=True,
+            socket_dir=standby.socket_dir if standby is not None and is_there else None,
+            generation=standby.generation if standby is not None and is_there else 0,
+            is_volatile=True,
+        )
+
+    async def _reader(self, name: str) -> Any | None:
+        """What a read-only endpoint's row says; None for every other name."""
+        try:
+            endpoint_id = parse_endpoint_id(name)
+        except InvalidIdError:
+            return None
+        async with self._database.reading() as tx:
+            return await tx.fetch_row(_READER, endpoint_id)
 
     async def _row(self, name: str, wanted_role: str) -> Any | None:
         query, parse = (_OF_BRANCH, parse_branch_id) if name.startswith("br-") else (_OF_ENDPOINT, parse_endpoint_id)

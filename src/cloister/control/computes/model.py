@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from cloister.base.ids import BranchId, EndpointId, ProjectId
+
+READ_WRITE: Final = "read_write"
+READ_ONLY: Final = "read_only"
+TYPES: Final = frozenset({READ_WRITE, READ_ONLY})
 
 
 class State(StrEnum):
@@ -41,6 +46,15 @@ class Endpoint:
     suspended_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def is_reader(self) -> bool:
+        """Its compute is a standby's (`branches/standbys.py`): this row never has a socket, is always clean, never `init`."""
+        return self.type == READ_ONLY
+
+    @property
+    def is_awake(self) -> bool:
+        return self.state is State.ACTIVE if self.is_reader else self.socket_dir is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,10 @@ wait for the start that it would cause itself.
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from cloister.base.database import Database, Transaction
+from cloister.base.directory import Compute
 from cloister.base.ids import EndpointId
 from cloister.control.computes import store
 from cloister.control.computes.gateways import Gateways
@@ -33,6 +34,13 @@ DEADLINE: Final = timedelta(minutes=5)
 _ACTOR: Final = "platform:operations"
 
 
+class Readers(Protocol):
+    """The computes of read-only endpoints (`branches/standbys.py`)."""
+
+    async def wake(self, place: str, *, stale_generation: int = 0) -> Compute: ...
+    async def put_to_sleep(self, endpoint_id: EndpointId) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ComputesWorld:
     """All that these machines may touch."""
@@ -42,10 +50,14 @@ class ComputesWorld:
     suspender: Suspender
     sessions: Sessions
     gateways: Gateways
+    readers: Readers
 
 
 async def start(operation: Operation, world: ComputesWorld) -> Outcome:
-    """Ends when the server accepts connections."""
+    """Ends when the server accepts connections; a reader's, when it was started."""
+    if await _is_reader(operation, world):
+        await world.readers.wake(_endpoint(operation))
+        return Go()
     started = await world.runner.start(_endpoint(operation), _cause(operation, "asked for"))
     async with world.sessions.lasting(started.running):
         return Go()
@@ -54,7 +66,7 @@ async def start(operation: Operation, world: ComputesWorld) -> Outcome:
 async def unstart(operation: Operation, world: ComputesWorld) -> Apply:
     """What did not come up for good is put to sleep in order; most often nothing runs by then."""
     endpoint_id = _endpoint(operation)
-    await world.suspender.at_once(endpoint_id, _cause(operation, "start failed"))
+    await _to_sleep(operation, world, "start failed")
 
     async def apply(tx: Transaction) -> None:
         await store.want(tx, endpoint_id, State.IDLE)
@@ -155,7 +167,7 @@ async def stop_again(operation: Operation, world: ComputesWorld) -> Apply | None
 
 
 async def suspend(operation: Operation, world: ComputesWorld) -> Outcome:
-    await world.suspender.at_once(_endpoint(operation), _cause(operation, "asked for"))
+    await _to_sleep(operation, world, "asked for")
     return Go()
 
 
@@ -173,9 +185,21 @@ async def doze(operation: Operation, world: ComputesWorld) -> Outcome:
 
 async def delete(operation: Operation, world: ComputesWorld) -> Outcome:
     """The row is marked already: nobody wakes it. What runs is suspended in order, for the branch keeps its roles."""
-    await world.suspender.at_once(_endpoint(operation), _cause(operation, "deleted"))
+    await _to_sleep(operation, world, "deleted")
     world.gateways.invalidate(endpoint_id=_endpoint(operation))
     return Go()
+
+
+async def _to_sleep(operation: Operation, world: ComputesWorld, reason: str) -> None:
+    if await _is_reader(operation, world):
+        await world.readers.put_to_sleep(_endpoint(operation))
+    else:
+        await world.suspender.at_once(_endpoint(operation), _cause(operation, reason))
+
+
+async def _is_reader(operation: Operation, world: ComputesWorld) -> bool:
+    async with world.database.reading() as tx:
+        return await store.is_reader(tx, _endpoint(operation))
 
 
 FIRST_START: Final[Machine[ComputesWorld]] = Machine(

@@ -147,6 +147,9 @@ class Runner:
         async with self._database.reading() as tx:
             placed = await store.placed(tx, endpoint_id)
         endpoint = placed.endpoint
+        if endpoint.is_reader:
+            # Two servers on one data directory would destroy it: whatever led here, it goes no further.
+            raise PreconditionError(f"{endpoint_id} reads", public="a read-only endpoint does not write")
         if endpoint.is_disabled:
             raise PreconditionError(f"{endpoint_id} is disabled", public="endpoint is disabled")
         if endpoint.socket_dir is not None and endpoint.generation != stale_generation:

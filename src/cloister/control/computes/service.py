@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
@@ -13,12 +14,15 @@ from cloister.control.claims import claim_branch, claim_endpoint, hold_project
 from cloister.control.computes import operations, protection, store
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.limits import check_compute_units, check_pg_settings, check_suspend_timeout
-from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.computes.model import READ_ONLY, READ_WRITE, TYPES, Endpoint, EndpointChange, NewEndpoint, State
 from cloister.control.computes.operations import START_RESOURCE
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
 from cloister.trust.audit import Action, Event, record
+
+READERS_PER_BRANCH_MAX: Final = 8
+# Each that is awake has a compute's memory, and is given all that the branch's server writes.
 
 
 class EndpointService:
@@ -39,17 +43,22 @@ class EndpointService:
             return await store.get(tx, project_id, endpoint_id)
 
     async def create(self, caller: Caller, project_id: ProjectId, new: NewEndpoint) -> tuple[Endpoint, list[Operation]]:
-        if new.type != "read_write":
-            raise UnprocessableError(f"type {new.type[:40]!r}", public="only read_write endpoints are supported")
+        check_type(new.type)
         async with self._database.transaction() as tx:
             # Everything else on the branch must be over, above all the end of an endpoint that was just deleted: two
             # servers on one data directory, in namespaces that hide them from each other, would destroy it.
             await claim_branch(tx, project_id, new.branch_id)
             await catalog.branch_exists(tx, project_id, new.branch_id)
-            if await store.find(tx, project_id, new.branch_id):
-                raise ConflictError(f"{new.branch_id} has a writer", public="branch already has a read-write endpoint")
-            if await store.has_compute(tx, new.branch_id):
-                raise BusyError(f"a compute of {new.branch_id} still runs")
+            there = await store.find(tx, project_id, new.branch_id)
+            if new.type == READ_ONLY:
+                check_readers(sum(endpoint.is_reader for endpoint in there) + 1)
+            else:
+                if not all(endpoint.is_reader for endpoint in there):
+                    raise ConflictError(
+                        f"{new.branch_id} has a writer", public="branch already has a read-write endpoint"
+                    )
+                if await store.has_compute(tx, new.branch_id):
+                    raise BusyError(f"a compute of {new.branch_id} still runs")
             defaults = await store.defaults_of(tx, project_id)
             endpoint = new_endpoint(
                 project_id,
@@ -81,7 +90,7 @@ class EndpointService:
                 protection.refuse_endpoint(
                     protection.CANNOT_DISABLE_ENDPOINT, is_protected=await store.is_protected(tx, endpoint_id)
                 )
-                if old.socket_dir is not None:
+                if old.is_awake:
                     await claim_endpoint(tx, project_id, endpoint_id)
                     operations_ = [await operations.submit(tx, self._engine, operations.SUSPEND, wanted)]
             endpoint = await store.change(
@@ -139,7 +148,7 @@ class EndpointService:
             await claim_endpoint(tx, project_id, endpoint_id)
             endpoint = await store.get(tx, project_id, endpoint_id)
             operations_: list[Operation] = []
-            if endpoint.socket_dir is not None:
+            if endpoint.is_awake:
                 operations_ = [await operations.submit(tx, self._engine, operations.SUSPEND, endpoint)]
             await store.want(tx, endpoint_id, State.IDLE)
             await record(tx, _event(Action.ENDPOINT_SUSPEND, caller, endpoint, operations_))
@@ -155,7 +164,7 @@ class EndpointService:
             if endpoint.state is State.INIT:
                 raise BusyError(f"{endpoint_id} was never started")
             operations_: list[Operation] = []
-            if endpoint.socket_dir is not None:
+            if endpoint.is_awake:
                 operations_.append(await operations.submit(tx, self._engine, operations.SUSPEND, endpoint))
             after = operations_[0] if operations_ else None
             operations_.append(await operations.submit(tx, self._engine, operations.START, endpoint, after=after))
@@ -181,6 +190,7 @@ def new_endpoint(
     max_cu = new.max_cu if new.max_cu is not None else max(defaults.max_cu, new.min_cu or 0.0)
     min_cu = new.min_cu if new.min_cu is not None else min(defaults.min_cu, max_cu)
     timeout = new.suspend_timeout_seconds
+    is_first = is_first and new.type == READ_WRITE
     return Endpoint(
         id=new_endpoint_id(),
         project_id=project_id,
@@ -195,7 +205,7 @@ def new_endpoint(
         state=State.INIT if is_first else State.IDLE,
         generation=0,
         socket_dir=None,
-        is_clean=is_first or is_clean,
+        is_clean=is_first or is_clean or new.type == READ_ONLY,
         started_at=None,
         last_active_at=None,
         suspended_at=None,
@@ -207,6 +217,20 @@ def new_endpoint(
 def _changed(old: Endpoint, change: EndpointChange) -> Endpoint:
     given = {name: value for name, value in dataclasses.asdict(change).items() if value is not None}
     return dataclasses.replace(old, **given)
+
+
+def check_type(type_: str) -> None:
+    """Raises UnprocessableError."""
+    if type_ not in TYPES:
+        raise UnprocessableError(f"type {type_[:40]!r}", public="an endpoint is read_write or read_only")
+
+
+def check_readers(count: int) -> None:
+    """Raises UnprocessableError."""
+    if count > READERS_PER_BRANCH_MAX:
+        raise UnprocessableError(
+            f"{count} readers", public=f"a branch has at most {READERS_PER_BRANCH_MAX} read-only endpoints"
+        )
 
 
 def check_endpoint(endpoint: Endpoint, pg_version: int) -> None:

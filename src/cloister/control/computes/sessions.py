@@ -77,6 +77,10 @@ class ComputeServer(Server, Protocol):
     """A running server, with what suspending takes beside roles and databases."""
 
     async def activity(self) -> Activity: ...
+    async def is_replay_paused(self) -> bool:
+        """Of a standby."""
+        ...
+
     async def checkpoint(self) -> None: ...
     async def end_clients(self) -> None:
         """End every session of a client, and return when they are gone: nothing can change after that but by us."""
@@ -159,6 +163,12 @@ class TenantServer(Catalog):
         with understood():
             row = await self._connection.fetchrow(_ACTIVITY, timeout=QUERY_TIMEOUT_S)
         return understood_rows([row], Activity)[0]
+
+    async def is_replay_paused(self) -> bool:
+        with understood():
+            return bool(
+                await self._connection.fetchval("SELECT pg_catalog.pg_is_wal_replay_paused()", timeout=QUERY_TIMEOUT_S)
+            )
 
     async def checkpoint(self) -> None:
         with understood():

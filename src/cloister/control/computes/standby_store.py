@@ -1,4 +1,5 @@
-"""Rows of `standby`, in and out: branches as they were at a point, while somebody looks at them.
+"""Rows of `standby`, in and out: branches as they were at a point, while somebody looks at them, and what serves read-only
+endpoints while they are awake.
 
 A standby is being made while it has no socket, runs while it has one, and is ending once it was decided that it goes.
 """
@@ -16,10 +17,11 @@ from cloister.control.computes.sessions import Running
 @dataclass(frozen=True, slots=True)
 class Standby:
     id: EndpointId
-    """Its compute's; no endpoint has it."""
+    """Its compute's: that of the read-only endpoint it serves. No endpoint has the id of one at a point."""
     project_id: ProjectId
     branch_id: BranchId
-    past: Past
+    past: Past | None
+    """None: it serves a read-only endpoint, and follows its branch."""
     timeline_id: TimelineId
     is_ending: bool
     generation: int
@@ -27,11 +29,16 @@ class Standby:
     last_active_at: datetime
     pg_version: int
     is_orphan: bool
-    """Its branch or its project was deleted."""
+    """What it shows is gone: its branch, its project or its endpoint, or the branch was given other data."""
+    follows_id: TimelineId | None = None
+    suspend_timeout_seconds: int = 0
+    """As an endpoint's."""
 
     @property
     def place(self) -> str:
         """What the gateways call it."""
+        if self.past is None:
+            return self.id
         return joined(self.branch_id, self.past)
 
     @property
@@ -42,14 +49,23 @@ class Standby:
 
 
 _STANDBY = """
-SELECT s.*, v.pg_version, b.deleted_at IS NOT NULL OR p.deleted_at IS NOT NULL AS is_orphan
+SELECT s.*, v.pg_version, coalesce(e.suspend_timeout_seconds, 0) AS suspend_timeout_seconds, t.source_id,
+       b.deleted_at IS NOT NULL OR p.deleted_at IS NOT NULL
+       OR (e.id IS NOT NULL AND (e.deleted_at IS NOT NULL OR e.is_disabled OR e.branch_id <> b.id
+                                 OR t.source_id <> b.timeline_id)) AS is_orphan
   FROM standby s JOIN branch b ON b.id = s.branch_id JOIN project p ON p.id = s.project_id
-       JOIN volume v ON v.project_id = s.project_id
+       JOIN volume v ON v.project_id = s.project_id JOIN timeline t ON t.id = s.timeline_id
+       LEFT JOIN endpoint e ON e.id = s.endpoint_id
 """
 
 
 async def find(tx: Transaction, branch_id: str, past: Past) -> Standby | None:
     row = await tx.fetch_row(f"{_STANDBY} WHERE s.branch_id = $1 AND s.point = $2", branch_id, str(past))
+    return None if row is None else _standby_of(row)
+
+
+async def of_endpoint(tx: Transaction, endpoint_id: EndpointId) -> Standby | None:
+    row = await tx.fetch_row(f"{_STANDBY} WHERE s.endpoint_id = $1", endpoint_id)
     return None if row is None else _standby_of(row)
 
 
@@ -63,7 +79,10 @@ async def ids(tx: Transaction) -> set[str]:
 
 
 async def count(tx: Transaction, project_id: ProjectId) -> int:
-    return int(await tx.fetch_value("SELECT count(*) FROM standby WHERE project_id = $1", project_id))
+    """Of those at a point."""
+    return int(
+        await tx.fetch_value("SELECT count(*) FROM standby WHERE project_id = $1 AND point IS NOT NULL", project_id)
+    )
 
 
 async def add(
@@ -73,17 +92,17 @@ async def add(
     *,
     project_id: ProjectId,
     branch_id: BranchId,
-    past: Past,
+    past: Past | None,
     now: datetime,
 ) -> None:
-    """One that is to be made."""
+    """One that is to be made; without a point, for the read-only endpoint of this id."""
     await tx.execute(
-        """INSERT INTO standby (id, project_id, branch_id, point, timeline_id, last_active_at)
-           VALUES ($1, $2, $3, $4, $5, $6)""",
+        """INSERT INTO standby (id, project_id, branch_id, point, endpoint_id, timeline_id, last_active_at)
+           VALUES ($1, $2, $3, $4, CASE WHEN $4::text IS NULL THEN $1 END, $5, $6)""",
         standby_id,
         project_id,
         branch_id,
-        str(past),
+        None if past is None else str(past),
         timeline_id,
         now,
     )
@@ -97,10 +116,19 @@ async def started(tx: Transaction, standby_id: EndpointId, generation: int, sock
         socket_dir,
         now,
     )
+    # So that who asks for the endpoint is told. Of one that has been deleted since, nobody asks.
+    await tx.execute(
+        """UPDATE endpoint SET state = 'active', desired = 'active', generation = $2, started_at = $3, last_active_at = $3,
+                  updated_at = now() WHERE id = $1""",
+        standby_id,
+        generation,
+        now,
+    )
 
 
 async def was_active(tx: Transaction, standby_id: EndpointId, at: datetime) -> None:
     await tx.execute("UPDATE standby SET last_active_at = $2 WHERE id = $1", standby_id, at)
+    await tx.execute("UPDATE endpoint SET last_active_at = $2 WHERE id = $1", standby_id, at)
 
 
 async def is_ending(tx: Transaction, standby_id: EndpointId) -> None:
@@ -108,7 +136,12 @@ async def is_ending(tx: Transaction, standby_id: EndpointId) -> None:
     await tx.execute("UPDATE standby SET is_ending = true, socket_dir = NULL WHERE id = $1", standby_id)
 
 
-async def forget(tx: Transaction, standby_id: EndpointId) -> None:
+async def forget(tx: Transaction, standby_id: EndpointId, now: datetime) -> None:
+    await tx.execute(
+        "UPDATE endpoint SET state = 'idle', desired = 'idle', suspended_at = $2, updated_at = now() WHERE id = $1",
+        standby_id,
+        now,
+    )
     await tx.execute("DELETE FROM standby WHERE id = $1", standby_id)
 
 
@@ -117,7 +150,7 @@ def _standby_of(row: Any) -> Standby:
         id=EndpointId(row["id"]),
         project_id=ProjectId(row["project_id"]),
         branch_id=BranchId(row["branch_id"]),
-        past=parse(row["point"]),
+        past=None if row["point"] is None else parse(row["point"]),
         timeline_id=TimelineId(row["timeline_id"]),
         is_ending=row["is_ending"],
         generation=row["generation"],
@@ -125,4 +158,6 @@ def _standby_of(row: Any) -> Standby:
         last_active_at=row["last_active_at"],
         pg_version=row["pg_version"],
         is_orphan=row["is_orphan"],
+        follows_id=None if row["point"] is not None else TimelineId(row["source_id"]),
+        suspend_timeout_seconds=row["suspend_timeout_seconds"],
     )

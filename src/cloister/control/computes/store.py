@@ -231,7 +231,9 @@ async def has_compute(tx: Transaction, branch_id: BranchId) -> bool:
 async def is_branch_clean(tx: Transaction, branch_id: BranchId) -> bool:
     """Whether the branch's catalog copy can be trusted: its last endpoint, deleted or not, was stopped cleanly."""
     clean = await tx.fetch_value(
-        "SELECT is_clean FROM endpoint WHERE branch_id = $1 ORDER BY created_at DESC, id LIMIT 1", branch_id
+        """SELECT is_clean FROM endpoint WHERE branch_id = $1 AND type = 'read_write'
+            ORDER BY created_at DESC, id LIMIT 1""",
+        branch_id,
     )
     return True if clean is None else bool(clean)
 
@@ -239,7 +241,10 @@ async def is_branch_clean(tx: Transaction, branch_id: BranchId) -> bool:
 async def is_configured(tx: Transaction, branch_id: BranchId) -> bool:
     """A server of the branch's present data had its first configuration: what the catalog copy says was in it once."""
     return bool(
-        await tx.fetch_value("SELECT EXISTS (SELECT FROM endpoint WHERE branch_id = $1 AND state <> 'init')", branch_id)
+        await tx.fetch_value(
+            """SELECT EXISTS (SELECT FROM endpoint WHERE branch_id = $1 AND state <> 'init' AND type = 'read_write')""",
+            branch_id,
+        )
     )
 
 
@@ -250,7 +255,8 @@ async def is_from_template(tx: Transaction, branch_id: BranchId) -> bool:
     return bool(
         await tx.fetch_value(
             """SELECT t.source_id IS NULL AND EXISTS (SELECT FROM volume v WHERE v.branch_id = b.id)
-                      AND NOT EXISTS (SELECT FROM endpoint e WHERE e.project_id = b.project_id AND e.state <> 'init')
+                      AND NOT EXISTS (SELECT FROM endpoint e WHERE e.project_id = b.project_id AND e.state <> 'init'
+                                                                     AND e.type = 'read_write')
                  FROM branch b JOIN timeline t ON t.id = b.timeline_id WHERE b.id = $1""",
             branch_id,
         )
@@ -272,7 +278,9 @@ async def is_as_wanted(tx: Transaction, branch_id: BranchId) -> bool:
 async def begin_anew(tx: Transaction, branch_id: BranchId) -> None:
     """Its data was replaced while nothing ran: the next start of each endpoint is a first one."""
     await tx.execute(
-        "UPDATE endpoint SET state = 'init', is_clean = true, updated_at = now() WHERE branch_id = $1", branch_id
+        """UPDATE endpoint SET state = 'init', is_clean = true, updated_at = now()
+            WHERE branch_id = $1 AND type = 'read_write'""",
+        branch_id,
     )
 
 
@@ -333,12 +341,30 @@ async def size_of_branch(tx: Transaction, project_id: ProjectId, branch_id: Bran
     return row["max_cu"], msgspec.json.decode(row["pg_settings"], type=dict[str, str])
 
 
+async def size_of_reader(
+    tx: Transaction, project_id: ProjectId, branch_id: BranchId, endpoint_id: EndpointId
+) -> tuple[float, dict[str, str]]:
+    """`max_cu` and `pg_settings` of a read-only endpoint; for a standby that is no endpoint's, those of the branch."""
+    row = await tx.fetch_row("SELECT max_cu, pg_settings FROM endpoint WHERE id = $1", endpoint_id)
+    if row is None:
+        return await size_of_branch(tx, project_id, branch_id)
+    return row["max_cu"], msgspec.json.decode(row["pg_settings"], type=dict[str, str])
+
+
+async def is_reader(tx: Transaction, endpoint_id: EndpointId) -> bool:
+    """Also one that was deleted."""
+    return bool(
+        await tx.fetch_value("SELECT EXISTS (SELECT FROM endpoint WHERE id = $1 AND type = 'read_only')", endpoint_id)
+    )
+
+
 async def owed_starts(tx: Transaction) -> list[EndpointId]:
     """Those that should run and do not: they were running when something died, or their catalog copy is not to be
-    trusted until their server has been asked."""
+    trusted until their server has been asked. A reader owes nothing to anybody: who wants it connects."""
     rows = await tx.fetch(
         """SELECT e.id FROM endpoint e JOIN project p ON p.id = e.project_id
             WHERE e.state = 'idle' AND (e.desired = 'active' OR NOT e.is_clean) AND NOT e.is_disabled
+              AND e.type = 'read_write'
               AND e.deleted_at IS NULL AND p.deleted_at IS NULL
               AND NOT EXISTS (SELECT FROM operation o WHERE o.endpoint_id = e.id
                                 AND o.status IN ('scheduling', 'running', 'cancelling'))

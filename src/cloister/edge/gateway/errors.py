@@ -106,6 +106,19 @@ def point_missing() -> RefusedError:
     return RefusedError("no_point", "22023", text)
 
 
+def type_malformed() -> RefusedError:
+    return RefusedError("malformed_endpoint_type", "22023", "neon_endpoint_type is read_write or read_only")
+
+
+def type_differs(is_read_only: bool) -> RefusedError:
+    text = (
+        "This is read-only: leave neon_endpoint_type:read_write out, or connect to the branch's read-write endpoint."
+        if is_read_only
+        else "This endpoint is read-write: connect to the host of a read-only endpoint of the branch."
+    )
+    return RefusedError("other_endpoint_type", "22023", text)
+
+
 def point_unreachable(error: CloisterError) -> RefusedError:
     return RefusedError("point_unreachable", "22023", error.public, str(error))  # invalid_parameter_value
 

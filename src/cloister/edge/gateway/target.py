@@ -4,8 +4,8 @@ The endpoint is the first label of the server name under our domain, or `endpoin
 says it must say the same: a client that names two is refused, so that no part of the gateway can take one and another
 part the other. Without either, the client is asked for `endpoint=ID;PASSWORD`.
 
-A point in the past (`neon_timestamp:`, `neon_lsn:`) is kept as it was written. What to say of it is nobody's business who has
-not proved who they are.
+A point in the past (`neon_timestamp:`, `neon_lsn:`) and a kind of endpoint (`neon_endpoint_type:`) are kept as they were written.
+What to say of them is nobody's business who has not proved who they are.
 """
 
 import re
@@ -24,6 +24,7 @@ _NAMES_ENDPOINT: Final = re.compile(r"(?:endpoint|project)=(.*)", re.DOTALL)
 _OF_NEON: Final = re.compile(r"neon_\w+:")
 # Settings of Neon's proxy that PostgreSQL would not know.
 _ASKS_FOR_THE_PAST: Final = re.compile(r"neon_((?:timestamp|lsn):.*)", re.DOTALL | re.IGNORECASE)
+_ASKS_FOR_A_TYPE: Final = re.compile(r"neon_endpoint_type:(.*)", re.DOTALL | re.IGNORECASE)
 _IN_PASSWORD: Final = re.compile(r"(?:endpoint|project)=([^;$]*)[;$](.*)", re.DOTALL)
 
 _OF_LIBPQ: Final = frozenset({"channel_binding", "sslrootcert"})
@@ -53,6 +54,8 @@ class Target:
     """Whatever named the endpoint did so with `-pooler`, once at least."""
     points: tuple[str, ...] = ()
     """In the past, unread: `timestamp:…`, `lsn:…`."""
+    types: tuple[str, ...] = ()
+    """Kinds of endpoint that this has to be, unread."""
 
     @property
     def is_branch(self) -> bool:
@@ -70,12 +73,15 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     named = [] if (label := _first_label(server_name, domain)) is None else [label]
     kept: list[str] = []
     points: list[str] = []
+    types: list[str] = []
     for word in _OPTION.findall(startup.parameters.get("options", "")):
         plain = _ESCAPED.sub(r"\1", word)
         if match := _NAMES_ENDPOINT.fullmatch(plain):
             named.append(match[1])
         elif match := _ASKS_FOR_THE_PAST.fullmatch(plain):
             points.append(match[1])
+        elif match := _ASKS_FOR_A_TYPE.fullmatch(plain):
+            types.append(match[1])
         elif not _OF_NEON.match(plain):
             kept.append(word)
     endpoints = [canonical(name) for name in named]
@@ -88,7 +94,7 @@ def target_of(server_name: str | None, domain: str, startup: Startup) -> Target:
     if kept:
         parameters["options"] = " ".join(kept)
     names_pooler = any(is_pooler(name) for name in named)
-    return Target(endpoints[0] if endpoints else None, parameters, names_pooler, tuple(points))
+    return Target(endpoints[0] if endpoints else None, parameters, names_pooler, tuple(points), tuple(types))
 
 
 def in_password(text: str) -> tuple[str, str] | None:

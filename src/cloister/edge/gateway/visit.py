@@ -145,6 +145,7 @@ class Visit:
             place = joined(place, self._past)
             route = await self._look_up(place)
         self._check_service(route)
+        self._check_type(route)
         if self.target.is_pooled:
             check_pooled(self.parameters)
         try:
@@ -222,6 +223,14 @@ class Visit:
             raise RefusedError("disabled", "55000", "the endpoint is disabled")
         if route.connection_limit and self._gateway.sessions.count(route.endpoint_id) >= route.connection_limit:
             raise errors.too_many_connections()
+
+    def _check_type(self, route: Route) -> None:
+        """Whoever insists on one kind of endpoint is not led to the other."""
+        for wanted in self.target.types:
+            if wanted not in ("read_write", "read_only"):
+                raise errors.type_malformed()
+            if (wanted == "read_only") != route.is_read_only:
+                raise errors.type_differs(route.is_read_only)
 
     async def _reach(self, route: Route) -> ComputeSession:
         if self.target.is_pooled:

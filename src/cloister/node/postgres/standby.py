@@ -1,4 +1,4 @@
-"""A compute that only reads: PostgreSQL as a hot standby that nobody feeds. Pure.
+"""A compute that only reads: PostgreSQL as a hot standby that follows no server. Pure.
 
 Read-only is not a setting here, which a client could take back, but what a server in recovery is: it writes no WAL, so it
 changes no table, sequence, role or database, whoever asks. What would end the recovery is for superusers, and no client is one.
@@ -54,7 +54,12 @@ class Floor:
         return lifted
 
 
-def command_line() -> list[str]:
+FED_INTERVAL_MS: Final = 100
+# How often a standby looks for new WAL in its own directory, where somebody puts it.
+UNFED_INTERVAL_MS: Final = 3_600_000
+
+
+def command_line(*, is_fed: bool) -> list[str]:
     """Beside a compute's own. The data may bring a postgresql.auto.conf along: nothing in it may name a server to follow, a
     program to run, or a place to stop at."""
     fixed = {
@@ -71,5 +76,6 @@ def command_line() -> list[str]:
         "recovery_target_time": "",
         "recovery_target_xid": "",
         "recovery_target_timeline": "current",
+        "wal_retrieve_retry_interval": f"{FED_INTERVAL_MS if is_fed else UNFED_INTERVAL_MS}ms",
     }
     return [word for name, value in fixed.items() for word in ("-c", f"{name}={value}")]

@@ -56,11 +56,13 @@ class Size:
     """What statements must leave free in the volume."""
     floor: standby.Floor | None = None
     """Of a standby: what it must have at least."""
+    is_fed: bool = False
+    """Of a standby: it is given new WAL."""
 
     def command_line(self) -> list[str]:
         """What must hold and depends on the compute."""
         reserve = ["-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"]
-        return reserve if self.floor is None else [*reserve, *standby.command_line()]
+        return reserve if self.floor is None else [*reserve, *standby.command_line(is_fed=self.is_fed)]
 
     @property
     def max_connections(self) -> int:

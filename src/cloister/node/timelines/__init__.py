@@ -5,6 +5,7 @@
 - `history.py`: what one was: which points can be recovered to, and what that needs
 - `snapshots.py`: places to recover from
 - `archive.py`: finished WAL, out of the tenant's reach
+- `following.py`: what a standby follows becomes files of its own
 - `layout.py`: where everything is; built aside and renamed into place
 - `clone.py`: a cluster's files become another cluster's, by reflink
 - `tree.py`: root's hands in a directory that a tenant writes

@@ -43,7 +43,7 @@ from cloister.node.commands import (
     TimelineInfo,
 )
 from cloister.node.runs import Ran
-from cloister.node.timelines import recovery, scrub, wal
+from cloister.node.timelines import clone, following, recovery, scrub, wal
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.recovery import END, Target
@@ -143,6 +143,8 @@ class Keeper:
         self._locks: WeakValueDictionary[TimelineId, asyncio.Lock] = WeakValueDictionary()
         self._work: defaultdict[ProjectId, set[asyncio.Task[Any]]] = defaultdict(set)
         self._emptying: set[ProjectId] = set()
+        self._places: dict[TimelineId, following.Place] = {}
+        """How far the standbys that run were given what they follow."""
         self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "timelines")
 
@@ -229,6 +231,27 @@ class Keeper:
                     )
                     self._empty_trash_later(project_id, Layout(mountpoint))
 
+    async def feed(self, project_id: ProjectId, timeline_id: TimelineId, source_id: TimelineId) -> None:
+        """What is new in a timeline, to a standby that runs and follows it. One that is being worked on is left for the next
+        time. Raises PreconditionError when it cannot follow any more."""
+        if not self.is_locked(timeline_id):
+            await self._do(project_id, self._feed(project_id, timeline_id, source_id))
+
+    async def _feed(self, project_id: ProjectId, timeline_id: TimelineId, source_id: TimelineId) -> None:
+        async with self.lock(timeline_id):
+            if not self._is_running(timeline_id):
+                self._places.pop(timeline_id, None)
+                return
+            async with self._hold(project_id) as mountpoint:
+                layout, now_ns = Layout(mountpoint), int(self._clock.now().timestamp() * 1e9)
+                source, standby = layout.existing(source_id), layout.existing(timeline_id)
+
+                def work(abort: Abort) -> following.Place:
+                    place = self._places.get(timeline_id) or following.begin(standby, abort)
+                    return following.feed(source, standby, place, now_ns, abort)
+
+                self._places[timeline_id] = await self._in_thread(work)
+
     async def after_stop(self, mountpoint: Path, timeline_id: TimelineId, retention_s: int | None) -> None:
         """A compute was stopped, and its volume is about to be closed. The caller holds the locks. Best effort: what is
         not done now is done after the next stop."""
@@ -253,6 +276,10 @@ class Keeper:
             if (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
             self._require_rest(source_id)
+            if command.is_followed and not clone.is_settled(Layout(mountpoint).existing(source_id).data):
+                raise UnavailableError(
+                    f"{source_id} was not shut down in order", public="the branch crashed; try again"
+                )
 
             def begin(abort: Abort) -> int | None:
                 return self._making(mountpoint, uid, abort).clone(source_id, target_id, is_frozen=command.is_frozen)
@@ -455,6 +482,7 @@ class Keeper:
         async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
             self._require_rest(timeline_id)
             layout = Layout(mountpoint)
+            self._places.pop(timeline_id, None)
 
             def work(_abort: Abort) -> None:
                 layout.abandon(timeline_id)
