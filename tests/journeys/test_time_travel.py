@@ -3,13 +3,16 @@ nothing of it left when nobody looks any more, whoever died meanwhile.
 """
 
 import contextlib
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import psycopg
 import pytest
 
@@ -101,6 +104,30 @@ def leftovers(instance: Instance, tenant: Tenant) -> list[str]:
     timelines = [place for place in places if "/timelines/" in place]
     assert timelines, "the branch's own is there: " + listed.stderr
     return [*computes, *timelines[1:], *(place for place in places if place not in timelines)]
+
+
+def over_https(instance: Instance, tenant: Tenant, point: str, sql: str) -> Any:
+    """As the serverless driver asks: the point is in the options of its connection string."""
+    host = tenant.host.replace(tenant.endpoint_id, tenant.branch_id)
+    uri = f"postgresql://{tenant.role}:{tenant.password}@{host}/{tenant.database}?options={quote(f'neon_{point}', safe='')}"
+    answer = httpx.post(
+        f"https://api.{instance.domain}:{instance.https_port}/sql",
+        headers={"Neon-Connection-String": uri},
+        json={"query": sql, "params": []},
+        verify=ssl.create_default_context(cafile=str(tenant.ca_file)),
+        timeout=PATIENCE_S,
+    )
+    return answer.json()
+
+
+def test_the_past_over_https(instance: Instance, tenant: Tenant) -> None:
+    write(tenant, 1)
+    point = f"lsn:{lsn_now(tenant)}"
+    write(tenant, 2)
+    seen = over_https(instance, tenant, point, "SELECT n FROM log")
+    assert seen.get("rows") == [{"n": "1"}], seen
+    assert over_https(instance, tenant, point, "INSERT INTO log VALUES (9)")["code"] == "25006"
+    assert "invalid point in the past" in over_https(instance, tenant, "lsn:0", "SELECT 1")["message"]
 
 
 def test_the_rows_of_then_while_the_branch_goes_on_and_nothing_left(instance: Instance, tenant: Tenant) -> None:
