@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from cloister.base.errors import BadRequestError, ForbiddenError, UnavailableError
+from cloister.node.egress import outside
 from cloister.node.egress.outside import is_own, reach, trusting
 from tests.node.egress.far import LOOPBACK, NAME, Far, always
 
 
 async def test_it_speaks_tls_with_who_proves_to_be_it(far: Far) -> None:
-    outside = await reach(NAME, far.port, trusting(far.ca_pem), LOOPBACK, resolve=always("127.0.0.1"))
-    outside.writer.write(b"hello")
-    assert await outside.reader.readexactly(15) == b"over TLS: hello"
-    assert outside.address == "127.0.0.1"
+    there = await reach(NAME, far.port, trusting(far.ca_pem), LOOPBACK, resolve=always("127.0.0.1"))
+    there.writer.write(b"hello")
+    assert await there.reader.readexactly(15) == b"over TLS: hello"
+    assert there.address == "127.0.0.1"
     assert far.requests == [b"\x00\x00\x00\x08\x04\xd2\x16\x2f"]
-    outside.writer.close()
+    there.writer.close()
 
 
 @pytest.mark.parametrize("name", ["db.other.example", "far.example.org"])
@@ -80,10 +81,18 @@ async def test_a_name_is_asked_for_once_so_a_second_answer_gains_nothing(far: Fa
     async def rebinding(_host: str, _port: int) -> list[str]:
         return answers.pop(0)
 
-    outside = await reach(NAME, far.port, trusting(far.ca_pem), LOOPBACK, resolve=rebinding)
+    there = await reach(NAME, far.port, trusting(far.ca_pem), LOOPBACK, resolve=rebinding)
     assert answers == [["10.0.0.1"]]
-    assert outside.address == "127.0.0.1"
-    outside.writer.close()
+    assert there.address == "127.0.0.1"
+    there.writer.close()
+
+
+async def test_a_public_address_that_is_this_machines_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform's own ports stand there, and the table cannot know it."""
+    monkeypatch.setattr(outside, "is_own", lambda address: str(address) == "203.0.113.7")
+    with pytest.raises(ForbiddenError) as refused:
+        await reach(NAME, 5432, trusting(None), (), resolve=always("203.0.113.7"))
+    assert refused.value.public.endswith("leads to the server itself")
 
 
 async def test_an_address_with_a_scope_is_the_address(far: Far) -> None:

@@ -48,7 +48,8 @@ class Hall:
         """Say this, and give what comes until the end."""
         reader, writer = await asyncio.open_unix_connection(str(self.socket_path))
         writer.write(words)
-        answer = await reader.read()
+        async with asyncio.timeout(20):
+            answer = await reader.read()
         writer.close()
         await asyncio.gather(*self.walks)
         return answer
