@@ -5,13 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 
+import msgspec
 import psycopg
 import pytest
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import Invalidate, RecordStatements, StatementRecord
 from cloister.base.errors import UnavailableError
+from cloister.base.limits import RPC_FRAME_BYTES_MAX
 from cloister.edge.gateway import worker
+from cloister.edge.gateway.limits import STATEMENT_TEXT_CHARS_MAX
 from cloister.edge.gateway.statements import StatementTrail, is_wanted
 from cloister.protocol.pgwire.statements import Kind, Outcome, Result, Statement
 from tests.fix_gateway import ENDPOINT, GatewayWorld
@@ -151,6 +154,31 @@ async def test_clients_are_held_while_there_is_no_room_and_nothing_is_lost() -> 
     assert told == [True, False]
     assert [each.text for each in keeper.kept] == [str(number) for number in range(20)]
     assert keeper.lost == {}
+
+
+async def test_whatever_texts_are_made_of_a_batch_can_be_sent() -> None:
+    """Or the first that cannot would stop every record behind it."""
+    keeper, sizes = Keeper(), []
+    worst = msgspec.structs.replace(
+        record("\U0001f600" * STATEMENT_TEXT_CHARS_MAX),
+        name="\U0001f600" * 63,
+        tags=["\U0001f600" * 64] * 16,
+        role="\U0001f600" * 63,
+        database="\U0001f600" * 63,
+    )
+
+    async def keep(statements: list[StatementRecord], lost: dict[str, int]) -> None:
+        sizes.append(len(msgspec.msgpack.encode(RecordStatements(statements=statements, lost=lost))))
+        await keeper.keep(statements, lost)
+
+    for some in (worst, record("")):
+        trail = StatementTrail(keep)
+        for _ in range(2_500):
+            trail.add(some)
+        async with running(trail):
+            pass
+    assert len(keeper.kept) == 5_000
+    assert max(sizes) < RPC_FRAME_BYTES_MAX
 
 
 async def test_what_cannot_be_kept_is_counted_and_the_count_recorded() -> None:

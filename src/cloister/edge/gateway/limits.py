@@ -74,7 +74,8 @@ AUDIT_FLUSH_AT_END_S: Final = 5.0
 STATEMENT_TEXT_CHARS_MAX: Final = 4_096
 # Of a statement that is recorded: what it did. Longer ones are mostly values.
 STATEMENT_BATCH_MAX: Final = 1_000
-STATEMENT_BATCH_BYTES_MAX: Final = 1_048_576
+STATEMENT_BATCH_BYTES_MAX: Final = 600_000
+# Four times as much is still a message between processes: a batch that is none could never be sent, nor what is behind it.
 STATEMENT_FLUSH_S: Final = 0.5
 # A segment of the statement log has so many, or what came in this time.
 STATEMENTS_BYTES_HIGH: Final = 16 * 1024 * 1024
