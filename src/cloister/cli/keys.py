@@ -199,4 +199,5 @@ def _path(session: Session, project_id: str | None) -> str:
 def _show(session: Session, ring: Json) -> None:
     session.show(ring, RING_COLUMNS)
     if not session.is_json:
+        click.echo()
         session.show_list(ring["keys"], COLUMNS[1:], empty="No key.")

@@ -233,7 +233,7 @@ async def test_a_destruction_waits_can_be_cancelled_and_happens_on_its_day(rig: 
     assert (ring.state, ring.destroy_at) == ("pending_destruction", "2026-01-08T00:00:00.000000Z")
     with pytest.raises(PreconditionError, match="will be destroyed at 2026-01-08 00:00 UTC"):
         await read_key(keeper, PROJECT)
-    with pytest.raises(ConflictError, match="pending_destruction"):
+    with pytest.raises(ConflictError, match="to be destroyed, which can be cancelled: enable is not possible"):
         await keeper.change(PROJECT, "enable", 30, "", ALICE)
     clock.advance(timedelta(days=6, hours=23))
     await keeper.reconcile()

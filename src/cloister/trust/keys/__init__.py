@@ -1,5 +1,7 @@
-"""Keys: one per project and purpose, wrapped by a root key, handed out by one process to one caller.
+"""Keys: a root, a key per project, keys per purpose below it; handed out by one process to one caller.
 
-`broker.py` is that process's server, `client.py` the way to ask it, `commands.py` what can be asked, `providers/` where
-root keys come from, `store.py` the rows of wrapped keys, `memory.py` how a secret is held and let go.
+`broker.py` is that process's server, `client.py` the way to ask it, `commands.py` what can be asked. What then happens is
+`keeper.py`: over `store.py` (the rows), `envelopes.py` (what is in what), `rotation.py` (what a rotation makes of it),
+`keystore.py` (the seals, without which an erased project stays erased) and `roots.py` with `providers/` (where root keys
+are). `memory.py` is how a secret is held and let go, `notary.py` signs the audit log's checkpoints.
 """

@@ -257,7 +257,8 @@ class Keeper:
             if before.state not in what.source:
                 if before.state == what.target:
                     return before
-                raise ConflictError(public=f"the keys of this project are {before.state}: {change} is not possible")
+                state = "to be destroyed, which can be cancelled" if before.state == PENDING else before.state
+                raise ConflictError(public=f"the keys of this project are {state}: {change} is not possible")
             destroy_at = self._clock.now() + timedelta(days=days) if what.target == PENDING else None
             await store.change_ring(tx, project_id, what.target, destroy_at)
             details = {"destroy_at": timestamp(destroy_at)} if destroy_at is not None else {}

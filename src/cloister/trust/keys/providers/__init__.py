@@ -1,7 +1,7 @@
-"""Where root keys come from: a file of 32 bytes (`file.py`) or a passphrase (`passphrase.py`).
+"""Where root keys are: a file of 32 bytes (`file.py`), a passphrase (`passphrase.py`), an HSM (`pkcs11.py`), AWS KMS
+(`aws.py`), Vault (`vault.py`); `configuration.py` says which this platform has.
 
-A provider wraps and unwraps; the broker knows nothing else of it. One that asks a machine elsewhere (an HSM, a cloud's
-key service) would never show us its root key at all.
+A provider wraps and unwraps; the broker knows nothing else of it. The last three never show us their root key at all.
 """
 
 from pathlib import Path
