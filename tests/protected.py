@@ -84,10 +84,10 @@ BRANCH_MACHINES: Final = {
 }
 TIMELINE_MACHINES: Final = ("take_snapshot", "delete_timeline")
 HARMLESS_MACHINES: Final = {
-    "first_start", "start_compute", "suspend_compute", "doze_compute",
+    "first_start", "start_compute", "suspend_compute", "doze_compute", "close_project",
     "create_role", "drop_role", "set_password", "create_database", "change_database", "drop_database",
 }  # fmt: skip
-"""What is lost by these is a role or a database, which are the tenant's own, or nothing."""
+"""They stop a compute, which starts again, or what is lost by them is a role or a database, which are the tenant's own, or nothing."""
 
 _OWN_TIMELINE: Final = '{{"timeline_id": "{timeline}"}}'
 _MAKES_ANEW: Final = '{{"recipe": {{"target_id": "{timeline}"}}}}'

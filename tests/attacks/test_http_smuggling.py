@@ -68,7 +68,7 @@ async def test_a_body_where_none_is_expected_does_not_become_a_request() -> None
         )
         writer.write(request("/api/v2/nothing"))
         assert (await answer_of(reader))[0] == 200
-        assert (await answer_of(reader))[0] == 404
+        assert (await answer_of(reader))[0] == 401
 
 
 async def test_a_head_that_is_too_long_is_refused_whole_or_in_pieces() -> None:

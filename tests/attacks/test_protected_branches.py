@@ -187,6 +187,10 @@ DOORS: Final = [
         "delete its project", "DELETE", "/projects/{project}", words.CANNOT_DELETE_PROJECT + ": main, staging",
         words=["projects", "delete", "{project}"],
     ),
+    Door(
+        "destroy its project", "DELETE", "/projects/{project}?hard_delete=true", words.CANNOT_DELETE_PROJECT + ": main, staging",
+        words=["projects", "delete", "{project}", "--now"],
+    ),
 ]  # fmt: skip
 
 
@@ -347,7 +351,7 @@ def test_unprotecting_is_recorded_and_opens_every_door(platform: Instance) -> No
         f"/projects/{tenant.project_id}/endpoints/{tenant.endpoint_id}",
         {"endpoint": {"disabled": True}},
     )
-    ask(platform, "DELETE", f"/projects/{tenant.project_id}")
+    ask(platform, "DELETE", f"/projects/{tenant.project_id}?hard_delete=true")
     wait_until(lambda: control_keys(platform, tenant.project_id) == "destroyed", "the key is destroyed")
 
 

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import time
 import uuid
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from cloister.base.errors import PreconditionError
 from cloister.trust.keys.client import KeyClient
+from tests.back_doors import wait_until
 from tests.instance import Instance
 
 pytestmark = pytest.mark.root
@@ -39,6 +43,37 @@ def test_nothing_of_a_sleeping_project_is_open_or_readable(instance: Instance) -
     assert not _bytes_hold(image, canary.encode())
     # The control run: the canary is there for who has the key.
     assert tenant.psql("SELECT count(*) FROM secret WHERE t = '" + canary + "'").stdout == "1000\n"
+
+
+def test_a_deleted_project_is_asleep_for_everybody_and_comes_back_as_it_was(instance: Instance) -> None:
+    shop = instance.create_project("shop")
+    images = instance.paths.volumes
+    with shop.connect() as session:
+        session.execute("CREATE TABLE orders AS SELECT generate_series(1, 1000) AS id")
+        # Said to the server alone: the platform knows of it by what it reads when it puts the project away.
+        session.execute("CREATE ROLE till LOGIN PASSWORD 'correct-Horse7-battery-staple!'")
+        told = instance.cloister("projects", "delete", shop.project_id)
+        assert f"cloister projects recover {shop.project_id}" in told.stdout + told.stderr
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+    assert "password authentication failed" in shop.psql("SELECT 1").stderr
+    wait_until(lambda: not _lines_about(shop.project_id), "its volume stays open")
+    with pytest.raises(PreconditionError, match="deleted"):
+        asyncio.run(_passphrase(instance, shop.project_id))
+    instance.api("GET", f"/projects/{shop.project_id}", expect=404)
+    listed = json.loads(instance.cloister("projects", "list", "--recoverable", "--output", "json").stdout)
+    assert shop.project_id in {it["id"] for it in listed}
+
+    instance.cloister("projects", "recover", shop.project_id)
+    assert shop.psql("SELECT count(*) FROM orders").stdout == "1000\n"
+    assert (
+        shop.psql("SELECT current_user", PGUSER="till", PGPASSWORD="correct-Horse7-battery-staple!").stdout == "till\n"
+    )
+
+    instance.cloister("projects", "delete", shop.project_id)
+    instance.cloister("projects", "delete", "--now", shop.project_id)
+    wait_until(lambda: not list(images.glob(f"{shop.project_id}*")), "its image is still there")
+    assert "project not found" in instance.cloister("projects", "recover", shop.project_id, check=False).stderr
 
 
 def test_another_projects_key_does_not_open_it(instance: Instance) -> None:

@@ -129,6 +129,11 @@ def test_a_project_from_beginning_to_end(nowhere: Neon) -> None:
     assert nowhere("projects delete", project["id"])["id"] == project["id"]
     assert nowhere.refused("projects get", project["id"]) == "project not found"
     assert project["id"] not in {it["id"] for it in nowhere("projects list")["projects"]}
+    deleted = {it["id"]: it for it in nowhere("projects list", "--recoverable-only")}
+    assert is_a("ProjectListItem", deleted[project["id"]])
+    assert deleted[project["id"]]["recoverable_until"] > deleted[project["id"]]["deleted_at"]
+    assert nowhere("projects recover", project["id"])["id"] == project["id"]
+    assert nowhere("projects get", project["id"])["name"] == "store"
 
 
 def test_what_is_not_there_and_who_is_not_known(nowhere: Neon) -> None:

@@ -62,7 +62,7 @@ class Cloister:
 
     async def erase(self, project_id: str) -> None:
         """The key of its volume is destroyed with it: what lies on a disk or in a backup of one cannot be read again."""
-        await self._call("DELETE", f"/projects/{project_id}")
+        await self._call("DELETE", f"/projects/{project_id}?hard_delete=true")
 
     async def _call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None

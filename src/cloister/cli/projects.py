@@ -16,6 +16,12 @@ COLUMNS: Final = (
     Column("PostgreSQL", "pg_version"),
     Column("Created", "created_at", out.ago),
 )
+DELETED: Final = (
+    Column("Id", "id"),
+    Column("Name", "name", may_cut=True),
+    Column("Deleted", "deleted_at", out.ago),
+    Column("Recoverable", "recoverable_until", out.ahead),
+)
 DETAILS: Final = (
     *COLUMNS,
     Column("Changed", "updated_at", out.ago),
@@ -31,16 +37,22 @@ DETAILS: Final = (
 
 @click.group()
 def projects() -> None:
-    """List, create, change and delete projects."""
+    """List, create, change, delete and recover projects."""
 
 
 @projects.command("list")
+@click.option("--recoverable", is_flag=True, help="Those that were deleted and can still be recovered, instead.")
 @click.option("--org-id", metavar="ID", help="Only those of this organization.")
 @click.option("--search", metavar="TEXT", help="Only those whose name or id holds this text.")
 @client_command
-def list_(session: Session, *, org_id: str | None, search: str | None) -> None:
+def list_(session: Session, *, recoverable: bool, org_id: str | None, search: str | None) -> None:
     """List projects, newest first."""
-    rows = list(session.api.pages("/projects", "projects", org_id=org_id, search=search))
+    rows = list(
+        session.api.pages("/projects", "projects", org_id=org_id, search=search, recoverable=recoverable or None)
+    )
+    if recoverable:
+        session.show_list(rows, DELETED, empty="No deleted project can be recovered.")
+        return
     session.show_list(rows, COLUMNS, empty="No project yet. Create one: cloister projects create")
 
 
@@ -127,13 +139,33 @@ def update(
 
 @projects.command()
 @click.argument("project_id", metavar="ID")
+@click.option("--now", is_flag=True, help="Destroy its key and its data at once, and for good.")
 @wait_option
 @client_command
-def delete(session: Session, *, project_id: str, wait: bool) -> None:
-    """Delete a project and destroy its key. Nothing brings the data back."""
-    answer = session.api.delete(project_path(project_id))
-    session.settle(answer, "Deleting the project", wait=wait)
+def delete(session: Session, *, project_id: str, now: bool, wait: bool) -> None:
+    """Delete a project. For seven days `cloister projects recover` brings it back.
+
+    Its sessions end, its computes stop, its volume is locked. After seven days, or with --now, also for a project that was
+    deleted before, the key is destroyed, and nothing brings the data back: in no copy and no backup. A project with a
+    protected branch is refused.
+    """
+    answer = session.api.delete(project_path(project_id), hard_delete=now or None)
+    session.settle(answer, "Destroying the project" if now else "Deleting the project", wait=wait)
     session.show(answer["project"], COLUMNS)
+    if not session.is_json and not now:
+        out.note(f"\nIt can be recovered for 7 days: cloister projects recover {answer['project']['id']}")
+
+
+@projects.command()
+@click.argument("project_id", metavar="ID")
+@client_command
+def recover(session: Session, *, project_id: str) -> None:
+    """Bring back a project that was deleted in the last seven days.
+
+    Its hosts, roles, passwords and branches are as they were; it sleeps until somebody connects.
+    `cloister projects list --recoverable` shows what can be recovered.
+    """
+    session.show(session.api.post(f"{project_path(project_id)}/recover")["project"], COLUMNS)
 
 
 def given(**fields: Any) -> Json:

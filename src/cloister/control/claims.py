@@ -24,9 +24,12 @@ async def hold_project(tx: Transaction, project_id: ProjectId) -> None:
         raise NotFoundError(f"no project {project_id}", public="project not found")
 
 
-async def claim_project(tx: Transaction, project_id: ProjectId) -> None:
-    """Hold a project that nothing else is working on. Raises NotFoundError, BusyError."""
-    await hold_project(tx, project_id)
+async def claim_project(tx: Transaction, project_id: ProjectId, *, is_deleted: bool = False) -> None:
+    """Hold a project that nothing else is working on: a live one, or one that was deleted. Raises NotFoundError, BusyError."""
+    if is_deleted:
+        await tx.execute("SELECT FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
+    else:
+        await hold_project(tx, project_id)
     if await tx.fetch_value(
         """SELECT EXISTS (SELECT FROM operation
                            WHERE project_id = $1 AND status IN ('scheduling', 'running', 'cancelling'))""",

@@ -46,6 +46,7 @@ from cloister.control.jwks.service import Fetches, JwksService
 from cloister.control.operations.engine import Engine
 from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import operations as project_operations
+from cloister.control.projects.caretaker import ProjectCaretaker
 from cloister.control.projects.engines import Engines
 from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
@@ -161,7 +162,7 @@ class ControlPlane:
                 ComputesWorld(database, self.runner, self.suspender, self.sessions, self.gateways, self.standbys),
             )
         for project_machine in project_operations.MACHINES:
-            self.engine.register(project_machine, ProjectsWorld(database, agent, keys, self.runner))
+            self.engine.register(project_machine, ProjectsWorld(database, agent, keys, self.runner, self.suspender))
         for branch_machine in branch_operations.MACHINES:
             self.engine.register(branch_machine, branches_world)
 
@@ -176,17 +177,20 @@ class ControlPlane:
 
         self.caretaker = Caretaker(branches_world, self.engine, branches, snapshots, clock)
 
+        projects = ProjectService(
+            database,
+            self.engine,
+            engines=self._engines,
+            pool=self.pool,
+            vault=vault,
+            gateways=self.gateways,
+            settings=settings,
+            clock=clock,
+        )
+        self.project_caretaker = ProjectCaretaker(projects)
+
         self.control = Control(
-            projects=ProjectService(
-                database,
-                self.engine,
-                engines=self._engines,
-                pool=self.pool,
-                vault=vault,
-                gateways=self.gateways,
-                settings=settings,
-                clock=clock,
-            ),
+            projects=projects,
             branches=branches,
             snapshots=snapshots,
             schemas=SchemaService(database, agent, self.waker, clock),
@@ -229,6 +233,7 @@ class ControlPlane:
                     tasks.create_task(self.pool.run()),
                     tasks.create_task(self.caretaker.run()),
                     tasks.create_task(self.egress.run()),
+                    tasks.create_task(self.project_caretaker.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

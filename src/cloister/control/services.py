@@ -76,11 +76,28 @@ class Projects(Protocol):
         """All of the organizations', and these."""
         ...
 
-    async def get(self, project_id: ProjectId) -> Project: ...
+    async def find_deleted(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
+        """The same, of those that can be recovered."""
+        ...
+
+    async def get(self, project_id: ProjectId, *, and_deleted: bool = False) -> Project:
+        """`and_deleted`: also one that can be recovered."""
+        ...
+
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
     ) -> tuple[Project, list[Operation]]: ...
-    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]: ...
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, *, hard: bool = False
+    ) -> tuple[Project, list[Operation]]:
+        """`hard`: at once and for good; otherwise it can be recovered for a while."""
+        ...
+
+    async def recover(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Branch]]:
+        """And its branches."""
+        ...
 
 
 class Egress(Protocol):

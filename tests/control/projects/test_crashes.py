@@ -6,7 +6,7 @@ import pytest
 
 from cloister.control.operations.machine import Machine
 from cloister.control.projects.model import NewProject
-from cloister.control.projects.operations import CREATE_PROJECT, DELETE_PROJECT, ProjectsWorld
+from cloister.control.projects.operations import CREATE_PROJECT, MACHINES, ProjectsWorld
 from tests.control.land import CALLER, Land
 from tests.crashes import Case, every_step_survives_a_crash
 
@@ -38,7 +38,7 @@ class Cases:
             }
 
         return Case(
-            world=ProjectsWorld(land.database, land.node, land.keys, land.plane.runner),
+            world=ProjectsWorld(land.database, land.node, land.keys, land.plane.runner, land.plane.suspender),
             input={},
             look=look,
             project_id=created.project.id,
@@ -46,6 +46,6 @@ class Cases:
         )
 
 
-@pytest.mark.parametrize("machine", [CREATE_PROJECT, DELETE_PROJECT], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 async def test_survives_crashes(still_land: Land, machine: Machine[ProjectsWorld]) -> None:
     await every_step_survives_a_crash(machine, Cases(still_land, machine), still_land.database)

@@ -126,7 +126,7 @@ async def test_settings_are_merged_key_by_key_and_gateways_look_again(land: Land
 
 async def test_deleting_destroys_the_keys_and_the_bytes(land: Land) -> None:
     created = await land.project()
-    project, operations = await land.control.projects.delete(CALLER, created.project.id)
+    project, operations = await land.control.projects.delete(CALLER, created.project.id, hard=True)
     with pytest.raises(NotFoundError):
         await land.control.projects.get(project.id)
     assert (await land.look_up(created.endpoint.id, "neondb_owner")).is_known is False

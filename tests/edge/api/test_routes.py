@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 
 from cloister.base.ids import BranchId
-from cloister.edge.api.routes import LATER, ROUTES
+from cloister.edge.api.routes import ROUTES
 from cloister.trust.audit import Event
 from tests.edge.api.neon_fields import missing
 from tests.edge.api.world import (
     ADA,
     ADA_KEY,
+    BOB_KEY,
     BRANCH,
     CHILD,
     EGRESS_RULE,
     ENDPOINT,
     GONE,
+    GONE_PROJECT,
     GRANT,
     JWKS,
     OPERATION,
@@ -77,6 +79,12 @@ CASES = [
     Case("get_project", P, 200, {"project": "Project", "project.settings.allowed_ips": "AllowedIps"}),
     Case("update_project", P, 200, {"project": "Project"}, {"project": {"name": "new"}}),
     Case("delete_project", P, 200, {"project": "Project", "operations[]": "Operation"}),
+    Case(
+        "recover_project",
+        f"/projects/{GONE_PROJECT}/recover",
+        200,
+        {"project": "Project", "branches[]": "Branch"},
+    ),
     Case("list_permissions", f"{P}/permissions", 200, {"project_permissions[]": "ProjectPermission"}),
     Case("get_connection_uri", f"{P}/connection_uri?database_name=neondb&role_name=neondb_owner", 200, {}),
     Case("list_branches", f"{P}/branches", 200, {"branches[]": "Branch"}),
@@ -275,16 +283,6 @@ def test_every_route_has_its_case() -> None:
     assert len(CASES) == len(ROUTES)
 
 
-async def test_what_comes_later_is_said_in_a_sentence() -> None:
-    async with World().client(None) as client:
-        for route in LATER:
-            path = route.path.format(project_id=PROJECT, branch_id=BRANCH, org_id=ORG)
-            answer = await client.request(route.method, path, json={})
-            assert answer.status_code == 501
-            assert answer.json()["code"] == "NOT_SUPPORTED"
-            assert "does not support" in answer.json()["message"]
-
-
 async def test_an_answer_is_json_that_nobody_keeps_or_frames() -> None:
     async with World().client() as client:
         answer = await client.get(P)
@@ -315,6 +313,31 @@ async def test_a_created_project_shows_its_password_percent_encoded_and_bound_to
     assert created["roles"][0]["password"] == PASSWORD
     assert created["endpoints"][0]["host"].startswith(ENDPOINT)
     assert created["project"]["proxy_host"] == "db.test"
+
+
+async def test_a_deleted_project_is_there_for_nobody_but_who_recovers_or_destroys_it() -> None:
+    world = World()
+    served = [route for route in ROUTES if "{project_id}" in route.path]
+    assert {route.name for route in served if route.and_deleted} == {"recover_project", "delete_project"}
+    async with world.client() as client:
+        for case in CASES:
+            route = BY_NAME[case.route]
+            if f"/projects/{PROJECT}" in case.path and not route.and_deleted:
+                path = case.path.replace(PROJECT, GONE_PROJECT)
+                answer = await client.request(route.method, path, json=case.body)
+                assert (answer.status_code, answer.json()["message"]) == (404, "project not found"), path
+        listed = (await client.get("/projects?recoverable=true")).json()["projects"]
+        assert [(it["id"], it["deleted_at"], it["recoverable_until"]) for it in listed] == [
+            (GONE_PROJECT, "2026-03-04T05:06:07Z", "2026-03-11T05:06:07Z")
+        ]
+        assert GONE_PROJECT not in {it["id"] for it in (await client.get("/projects")).json()["projects"]}
+        assert (await client.delete(f"/projects/{GONE_PROJECT}")).status_code == 404, "deleted once"
+        assert (await client.delete(f"/projects/{GONE_PROJECT}?hard_delete=true")).status_code == 200
+        assert (await client.post(f"/projects/{PROJECT}/recover")).status_code == 409
+    async with world.client(BOB_KEY) as client:
+        assert (await client.post(f"/projects/{GONE_PROJECT}/recover")).status_code == 404
+        assert (await client.get("/projects?recoverable=true")).json()["projects"] == []
+    assert world.projects.hard == [False, True]
 
 
 async def test_defaults_are_those_that_neons_tools_expect() -> None:

@@ -84,6 +84,8 @@ ORG: Final = OrgId("org-calm-forest-00000001")
 OTHER_ORG: Final = OrgId("org-calm-forest-00000002")
 PROJECT: Final = ProjectId("calm-forest-00000001")
 OTHER_PROJECT: Final = ProjectId("calm-forest-00000002")
+GONE_PROJECT: Final = ProjectId("calm-forest-00000003")
+"""Deleted, and can be recovered."""
 NO_PROJECT: Final = ProjectId("calm-forest-99999999")
 BRANCH: Final = BranchId("br-calm-forest-aaaaaaaa")
 CHILD: Final = BranchId("br-calm-forest-bbbbbbbb")
@@ -498,6 +500,8 @@ class FakeProjects:
     rows: dict[str, Project] = field(
         default_factory=lambda: {PROJECT: project(), OTHER_PROJECT: project(OTHER_PROJECT, OTHER_ORG)}
     )
+    deleted: dict[str, Project] = field(default_factory=lambda: {GONE_PROJECT: project(GONE_PROJECT, deleted_at=NOW)})
+    hard: list[bool] = field(default_factory=list)
     created: list[NewProject] = field(default_factory=list)
     changes: list[ProjectChange] = field(default_factory=list)
     error: Exception | None = None
@@ -527,10 +531,17 @@ class FakeProjects:
         rows = [row for row in self.rows.values() if row.org_id in org_ids or row.id in project_ids]
         return _after([row for row in rows if search is None or search in row.name], page)
 
-    async def get(self, project_id: ProjectId) -> Project:
-        if project_id not in self.rows:
+    async def find_deleted(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
+        rows = [row for row in self.deleted.values() if row.org_id in org_ids or row.id in project_ids]
+        return _after([row for row in rows if search is None or search in row.name], page)
+
+    async def get(self, project_id: ProjectId, *, and_deleted: bool = False) -> Project:
+        there = self.rows | self.deleted if and_deleted else self.rows
+        if project_id not in there:
             raise NotFoundError(f"no project {project_id}", public="project not found")
-        return self.rows[project_id]
+        return there[project_id]
 
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
@@ -539,8 +550,16 @@ class FakeProjects:
         self.changes.append(change)
         return self.rows[project_id], []
 
-    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]:
-        return self.rows[project_id], [operation()]
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, *, hard: bool = False
+    ) -> tuple[Project, list[Operation]]:
+        self.hard.append(hard)
+        return await self.get(project_id, and_deleted=hard), [operation()]
+
+    async def recover(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Branch]]:
+        if project_id not in self.deleted:
+            raise ConflictError(public="project is not deleted")
+        return replace(self.deleted[project_id], deleted_at=None), [branch()]
 
 
 @dataclass

@@ -219,6 +219,25 @@ async def test_disabled_is_refused_with_a_sentence_until_it_is_enabled(rig: Rig,
     ], "twice is once"
 
 
+async def test_a_deleted_project_s_key_opens_for_nobody_until_it_is_recovered(
+    rig: Rig, database_as: DatabaseAs, recorded: Log
+) -> None:
+    keeper = rig.keeper()
+    await keeper.create(PROJECT, "volume", ALICE)
+    key = await read_key(keeper, PROJECT)
+    await organization(database_as, [PROJECT], None)
+    owner = await database_as("postgres")
+    async with owner.transaction() as tx:
+        await tx.execute("UPDATE project SET deleted_at = now() WHERE id = $1", PROJECT)
+    with pytest.raises(PreconditionError, match="deleted"):
+        await read_key(keeper, PROJECT)
+    refused = (await recorded())[-1].event
+    assert (refused.action, refused.outcome) == ("key.unwrap", "denied")
+    async with owner.transaction() as tx:
+        await tx.execute("UPDATE project SET deleted_at = NULL WHERE id = $1", PROJECT)
+    assert await read_key(keeper, PROJECT) == key
+
+
 async def test_a_destruction_waits_can_be_cancelled_and_happens_on_its_day(rig: Rig) -> None:
     clock = rig.clock
     assert isinstance(clock, FakeClock)

@@ -65,6 +65,8 @@ class Project:
     default_endpoint_settings: EndpointDefaults
     created_at: datetime
     updated_at: datetime
+    deleted_at: datetime | None = None
+    """From here on it can be recovered, as long as a branch can (branches/rules.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

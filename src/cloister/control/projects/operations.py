@@ -1,4 +1,4 @@
-"""The machines of projects: create one, and destroy one so that nobody can ever read it again."""
+"""The machines of projects: create one, put a deleted one away, and destroy one so that nobody can ever read it again."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,17 +9,22 @@ from cloister.control.branches import store as branches
 from cloister.control.computes import store as computes
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.runner import Cause, Runner
-from cloister.control.operations.machine import Apply, Go, Machine, Outcome, Step
+from cloister.control.computes.suspend import Suspender
+from cloister.control.operations.machine import Apply, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation
 from cloister.control.projects import store
-from cloister.node.commands import CreateVolume, DeleteVolume
+from cloister.node.commands import CloseVolume, CreateVolume, DeleteVolume
 from cloister.trust.keys.commands import KeyInfo
 
 PROJECT_RESOURCE: Final = "project:{}"
 
 CREATE_DEADLINE: Final = timedelta(minutes=5)
+CLOSE_DEADLINE: Final = timedelta(hours=1)
 DELETE_DEADLINE: Final = timedelta(hours=1)
 # A destruction that was promised is tried for long before a person is asked.
+
+STANDBYS_PAUSE_S: Final = 1.0
+# Whoever looks after them finds out by itself that their project was deleted.
 
 VOLUME_TIMEOUT_S: Final = 60.0
 # Formatting takes under a second; on a loaded disk, many.
@@ -40,6 +45,7 @@ class ProjectsWorld:
     agent: Agent
     keys: Keys
     runner: Runner
+    suspender: Suspender
 
 
 async def make_volume(operation: Operation, world: ProjectsWorld) -> Outcome:
@@ -68,6 +74,25 @@ async def unmake_volume(operation: Operation, world: ProjectsWorld) -> Apply:
         await store.delete(tx, project_id)
 
     return apply
+
+
+async def put_to_sleep(operation: Operation, world: ProjectsWorld) -> Outcome:
+    """Every compute, in order: what its roles are is read once more, so that whoever recovers it finds it so."""
+    async with world.database.reading() as tx:
+        endpoints = await computes.ids_of_project(tx, operation.project_id)
+    for endpoint_id in endpoints:
+        cause = Cause("platform:operations", "project deleted", operation_id=operation.id)
+        await world.suspender.at_once(endpoint_id, cause)
+    return Go()
+
+
+async def close_volume(operation: Operation, world: ProjectsWorld) -> Outcome:
+    """From here on its key is nowhere in memory, and the broker gives it to nobody."""
+    async with world.database.reading() as tx:
+        if await computes.project_has_compute(tx, operation.project_id):
+            return Wait(STANDBYS_PAUSE_S, "standbys of the project are still there")
+    await world.agent.call(CloseVolume(operation.project_id), timeout_s=VOLUME_TIMEOUT_S)
+    return Go()
 
 
 async def stop_computes(operation: Operation, world: ProjectsWorld) -> Outcome:
@@ -105,6 +130,13 @@ def create_volume(volume: store.Volume) -> CreateVolume:
 CREATE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
     "create_project", "create_timeline", CREATE_DEADLINE, (Step("make_volume", make_volume, unmake_volume),)
 )
+CLOSE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
+    "close_project",
+    "suspend_compute",
+    CLOSE_DEADLINE,
+    (Step("put_to_sleep", put_to_sleep), Step("close_volume", close_volume)),
+    has_rollback=False,
+)
 DELETE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
     "delete_project",
     "delete_timeline",
@@ -117,4 +149,4 @@ DELETE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
     has_rollback=False,
 )
 
-MACHINES: Final = (CREATE_PROJECT, DELETE_PROJECT)
+MACHINES: Final = (CREATE_PROJECT, CLOSE_PROJECT, DELETE_PROJECT)

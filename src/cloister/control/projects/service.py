@@ -1,17 +1,21 @@
 """The verbs on projects. Each is one transaction: rows, operations, audit event."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import BadRequestError, NotFoundError
+from cloister.base.errors import BadRequestError, BusyError, ConflictError, NotFoundError
 from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_project_id, new_timeline_id
 from cloister.base.secret import new_password
 from cloister.base.settings import Settings
 from cloister.control.branches import protection
 from cloister.control.branches import store as branches
+from cloister.control.branches.model import Branch
+from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.calling import Caller, Page
 from cloister.control.claims import claim_project, hold_project
 from cloister.control.computes import store as computes
@@ -21,6 +25,7 @@ from cloister.control.computes.operations import FIRST_START, submit
 from cloister.control.computes.service import new_endpoint
 from cloister.control.naming import checked_name
 from cloister.control.operations.engine import Engine
+from cloister.control.operations.machine import Machine
 from cloister.control.operations.model import Operation
 from cloister.control.projects import store
 from cloister.control.projects.engines import Engines
@@ -32,7 +37,13 @@ from cloister.control.projects.model import (
     ProjectCreated,
     ProjectSettings,
 )
-from cloister.control.projects.operations import CREATE_PROJECT, DELETE_PROJECT, PROJECT_RESOURCE
+from cloister.control.projects.operations import (
+    CLOSE_PROJECT,
+    CREATE_PROJECT,
+    DELETE_PROJECT,
+    PROJECT_RESOURCE,
+    ProjectsWorld,
+)
 from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.settings import (
     checked_defaults,
@@ -46,7 +57,14 @@ from cloister.control.roles.names import new_database_name, new_role_name
 from cloister.control.roles.passwords import Vault, new_verifier
 from cloister.trust.audit import Action, Event, record
 
+_log = logging.getLogger(__name__)
+
 HISTORY_SECONDS_DEFAULT: Final = 86_400
+
+BRANCHES_SHOWN_MAX: Final = 10_000
+# Of a recovered project, in one answer: as many as Neon's longest page.
+
+PLATFORM: Final = "platform:api"
 
 
 class ProjectService:
@@ -113,9 +131,20 @@ class ProjectService:
         async with self._database.reading() as tx:
             return await store.find(tx, org_ids, project_ids, page, search)
 
-    async def get(self, project_id: ProjectId) -> Project:
+    async def find_deleted(
+        self, org_ids: Sequence[OrgId], page: Page, search: str | None, *, project_ids: Sequence[ProjectId] = ()
+    ) -> list[Project]:
         async with self._database.reading() as tx:
-            return await store.get(tx, project_id)
+            return await store.find_deleted(tx, org_ids, project_ids, page, search, since=self._recoverable_since)
+
+    async def get(self, project_id: ProjectId, *, and_deleted: bool = False) -> Project:
+        async with self._database.reading() as tx:
+            try:
+                return await store.get(tx, project_id)
+            except NotFoundError:
+                if not and_deleted:
+                    raise
+                return await store.get_deleted(tx, project_id, self._recoverable_since)
 
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
@@ -142,26 +171,91 @@ class ProjectService:
         self._gateways.invalidate(project_id=project_id)
         return project, []
 
-    async def delete(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Operation]]:
-        """Gone for everybody when this is committed; its operation then destroys the keys and the bytes."""
+    async def delete(
+        self, caller: Caller, project_id: ProjectId, *, hard: bool = False
+    ) -> tuple[Project, list[Operation]]:
+        """Gone for everybody when this is committed. Its operation then ends its computes and closes its volume; `hard`:
+        destroys the keys and the bytes, also of one that was deleted before."""
         async with self._database.transaction() as tx:
-            await claim_project(tx, project_id)
-            project = await store.get(tx, project_id)
+            project = await self._claim(tx, project_id, and_deleted=hard)
             protection.refuse_deleting_project(await branches.protected_of(tx, project_id))
-            await branches.delete_all(tx, project_id)
-            await store.delete(tx, project_id)
-            await store.mark_volume(tx, project_id, "deleting")
-            operation = await self._engine.submit(
-                tx,
-                machine=DELETE_PROJECT.name,
-                project_id=project_id,
-                resource=PROJECT_RESOURCE.format(project_id),
-                input={},
-            )
-            await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation]))
+            if project.deleted_at is None:
+                await store.delete(tx, project_id)
+            operation = await self._destroy(tx, project) if hard else await self._submit(tx, CLOSE_PROJECT, project_id)
+            await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation], {"is_recoverable": not hard}))
         self._gateways.invalidate(project_id=project_id)
         self._engine.kick_all([operation])
         return project, [operation]
+
+    async def recover(self, caller: Caller, project_id: ProjectId) -> tuple[Project, list[Branch]]:
+        """As it was: ids, hosts, roles, passwords, settings, grants. It sleeps until somebody connects."""
+        async with self._database.transaction() as tx:
+            project = await self._claim(tx, project_id, and_deleted=True)
+            if project.deleted_at is None:
+                raise ConflictError(f"{project_id} is there", public="project is not deleted")
+            project = await store.recover(tx, project)
+            found = await branches.find(tx, project_id, Page(BRANCHES_SHOWN_MAX), None)
+            await record(tx, _event(Action.PROJECT_RECOVER, caller, project, []))
+        self._gateways.invalidate(project_id=project_id)
+        return project, found
+
+    async def purge_deleted(self) -> None:
+        """Destroy what nobody can recover any more."""
+        async with self._database.reading() as tx:
+            due = await store.past_recovery(tx, self._recoverable_since)
+        for project in due:
+            try:
+                await self._purge(project.id)
+            except (BusyError, NotFoundError) as error:  # closing yet, or destroyed by hand meanwhile
+                _log.info("left for later: %s: %s", project.id, error)
+
+    async def _purge(self, project_id: ProjectId) -> None:
+        async with self._database.transaction() as tx:
+            await claim_project(tx, project_id, is_deleted=True)
+            project = await store.get_deleted(tx, project_id)
+            if project.deleted_at is None or project.deleted_at > self._recoverable_since:
+                return  # recovered meanwhile, and deleted again
+            operation = await self._destroy(tx, project)
+            event = Event(
+                action=Action.PROJECT_PURGE,
+                actor=PLATFORM,
+                org_id=project.org_id,
+                project_id=project.id,
+                operation_id=operation.id,
+                resource=project.name,
+                reason="deleted long enough ago",
+            )
+            await record(tx, event)
+        self._engine.kick_all([operation])
+
+    async def _claim(self, tx: Transaction, project_id: ProjectId, *, and_deleted: bool) -> Project:
+        try:
+            await claim_project(tx, project_id)
+        except NotFoundError:
+            if not and_deleted:
+                raise
+            await claim_project(tx, project_id, is_deleted=True)
+            return await store.get_deleted(tx, project_id, self._recoverable_since)
+        return await store.get(tx, project_id)
+
+    async def _destroy(self, tx: Transaction, project: Project) -> Operation:
+        """From here on nothing brings it back."""
+        await branches.delete_all(tx, project.id)
+        await store.mark_volume(tx, project.id, "deleting")
+        return await self._submit(tx, DELETE_PROJECT, project.id)
+
+    async def _submit(self, tx: Transaction, machine: Machine[ProjectsWorld], project_id: ProjectId) -> Operation:
+        return await self._engine.submit(
+            tx,
+            machine=machine.name,
+            project_id=project_id,
+            resource=PROJECT_RESOURCE.format(project_id),
+            input={},
+        )
+
+    @property
+    def _recoverable_since(self) -> datetime:
+        return self._clock.now() - RECOVERABLE_FOR
 
     async def _project(self, tx: Transaction, caller: Caller, new: NewProject, volume: store.Volume) -> Project:
         if new.region_id not in (None, self._settings.region_id):

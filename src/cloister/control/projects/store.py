@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 
@@ -57,6 +58,54 @@ async def get(tx: Transaction, project_id: ProjectId) -> Project:
     return project_of(row)
 
 
+# A project that was deleted and can be recovered still has its volume; one that is destroyed has not.
+_RECOVERABLE: Final = """SELECT p.* FROM project p JOIN volume v ON v.project_id = p.id AND v.state = 'taken'
+                          WHERE p.deleted_at IS NOT NULL"""
+
+
+async def get_deleted(tx: Transaction, project_id: ProjectId, since: datetime | None = None) -> Project:
+    """One that was deleted (after `since`) and has all it had. Raises NotFoundError."""
+    row = await tx.fetch_row(
+        f"{_RECOVERABLE} AND p.id = $1 AND ($2::timestamptz IS NULL OR p.deleted_at > $2)", project_id, since
+    )
+    if row is None:
+        raise NotFoundError(f"no deleted project {project_id}", public="project not found")
+    return project_of(row)
+
+
+async def find_deleted(
+    tx: Transaction,
+    org_ids: Sequence[OrgId],
+    project_ids: Sequence[ProjectId],
+    page: Page,
+    search: str | None,
+    *,
+    since: datetime,
+) -> list[Project]:
+    """As `find`, of those that can be recovered; the last deleted first."""
+    rows = await tx.fetch(
+        f"""SELECT d.* FROM ({_RECOVERABLE}) d LEFT JOIN project c ON c.id = $3
+             WHERE d.deleted_at > $6 AND (d.org_id = ANY ($1::text[]) OR d.id = ANY ($5::text[]))
+               AND ($2::text IS NULL OR position(lower($2) IN lower(d.name)) > 0 OR position($2 IN d.id) > 0)
+               AND ($3::text IS NULL OR d.deleted_at < c.deleted_at OR (d.deleted_at = c.deleted_at AND d.id > c.id))
+             ORDER BY d.deleted_at DESC, d.id
+             LIMIT $4""",  # noqa: S608 - literals
+        list(org_ids),
+        search,
+        page.cursor,
+        page.limit,
+        list(project_ids),
+        since,
+    )
+    return [project_of(row) for row in rows]
+
+
+async def past_recovery(tx: Transaction, before: datetime) -> list[Project]:
+    """Deleted before that moment, and still there."""
+    rows = await tx.fetch(f"{_RECOVERABLE} AND p.deleted_at <= $1 ORDER BY p.deleted_at", before)
+    return [project_of(row) for row in rows]
+
+
 async def add(tx: Transaction, project: Project) -> Project:
     row = await tx.fetch_row(
         """INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords,
@@ -93,12 +142,27 @@ async def change(tx: Transaction, project: Project) -> Project:
 
 
 async def delete(tx: Transaction, project_id: ProjectId) -> None:
-    """Nobody finds or wakes it any more. Its bytes are the machine's business."""
+    """Nobody finds or wakes it any more. Its endpoints get the same `deleted_at`, by which `recover` knows them. Its bytes
+    are the machines' business."""
     await tx.execute("UPDATE project SET deleted_at = now() WHERE id = $1 AND deleted_at IS NULL", project_id)
     await tx.execute(
         "UPDATE endpoint SET deleted_at = now(), desired = 'idle' WHERE project_id = $1 AND deleted_at IS NULL",
         project_id,
     )
+
+
+async def recover(tx: Transaction, project: Project) -> Project:
+    """As it was. Branches kept their rows; an endpoint that was deleted before the project stays so."""
+    await tx.execute(
+        "UPDATE endpoint SET deleted_at = NULL, updated_at = now() WHERE project_id = $1 AND deleted_at = $2",
+        project.id,
+        project.deleted_at,
+    )
+    row = await tx.fetch_row(
+        "UPDATE project SET deleted_at = NULL, updated_at = now() WHERE id = $1 RETURNING *", project.id
+    )
+    assert row is not None
+    return project_of(row)
 
 
 async def org_exists(tx: Transaction, org_id: OrgId) -> bool:
@@ -183,6 +247,7 @@ def project_of(row: Any) -> Project:
         default_endpoint_settings=msgspec.json.decode(row["default_endpoint_settings"], type=EndpointDefaults),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
     )
 
 

@@ -18,7 +18,7 @@ from cloister.edge.api.call import Services
 from cloister.edge.api.endpoint import Route
 from cloister.edge.api.errors import HttpError, json_response, response
 from cloister.edge.api.router import Router
-from cloister.edge.api.routes import LATER, ROUTES
+from cloister.edge.api.routes import ROUTES
 
 PREFIX: Final = b"/api/v2"
 
@@ -51,7 +51,7 @@ class _SecurityHeaders:
 class Api:
     """Everything under PREFIX."""
 
-    def __init__(self, boundary: Boundary, routes: tuple[Route, ...] = ROUTES + LATER) -> None:
+    def __init__(self, boundary: Boundary, routes: tuple[Route, ...] = ROUTES) -> None:
         self._boundary = boundary
         self._router = Router(routes)
 

@@ -26,7 +26,7 @@ from cloister.control.projects.model import Project
 from cloister.edge.api import content, errors, paths
 from cloister.edge.api.call import Call, NoBody, Services
 from cloister.edge.api.endpoint import Public, Route
-from cloister.edge.api.errors import json_response
+from cloister.edge.api.errors import HttpError, json_response
 from cloister.edge.api.idempotency import Answer, Slot
 from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS, Rates, address_group
 from cloister.edge.api.refusals import Refusal, Refusals
@@ -139,24 +139,19 @@ class Boundary:
 
         # (2) What the head says: its own size, the size and the type of the body. The body itself is not read yet.
         content.check_declared(request)
-        route, parameters = find_route()
+        try:
+            route, parameters = find_route()
+        except HttpError:
+            # What there is not is nobody's to learn without a key either.
+            await self._identify(request, trace, now)
+            raise
         trace.route = route
 
         if isinstance(route.permission, Public):
             return await self._answer_publicly(route, request, trace, now)
 
-        # (3) Who asks. An address that has just failed often is not even looked at.
-        who = address_group(trace.address)
-        self._rates.check(FAILED_LOGINS_PER_ADDRESS, who, now)
-        try:
-            principal = await self._services.api_keys.authenticate(_bearer(request), trace.address)
-        except UnauthenticatedError:
-            self._rates.take(FAILED_LOGINS_PER_ADDRESS, who, now)
-            raise
-        trace.principal = principal
-
-        # (4) How often. Before the decision, so that refused calls are limited too.
-        self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
+        # (3) Who asks.  (4) How often.
+        principal = await self._identify(request, trace, now)
         if route.is_change:
             self._rates.take(CHANGES_PER_KEY, str(principal.key_id), now)
 
@@ -164,7 +159,7 @@ class Boundary:
         trace.path = paths.parse(parameters)
 
         # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
-        where = await self._authorize(principal, route.permission, trace)
+        where = await self._authorize(principal, route.permission, trace, and_deleted=route.and_deleted)
         trace.is_permitted = True
 
         # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
@@ -203,7 +198,25 @@ class Boundary:
             await self._services.audit.record(trace.event("ok", details={"was_there": False}))
         return json_response(answer.body, answer.status, trace.request_id)
 
-    async def _authorize(self, principal: Principal, permission: Permission, trace: _Trace) -> _Where:
+    async def _identify(self, request: Request, trace: _Trace, now: datetime) -> Principal:
+        """Steps (3) and (4). Raises UnauthenticatedError, TooManyRequestsError."""
+        # (3) An address that has just failed often is not even looked at.
+        who = address_group(trace.address)
+        self._rates.check(FAILED_LOGINS_PER_ADDRESS, who, now)
+        try:
+            principal = await self._services.api_keys.authenticate(_bearer(request), trace.address)
+        except UnauthenticatedError:
+            self._rates.take(FAILED_LOGINS_PER_ADDRESS, who, now)
+            raise
+        trace.principal = principal
+
+        # (4) Before the decision, so that refused calls are limited too.
+        self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
+        return principal
+
+    async def _authorize(
+        self, principal: Principal, permission: Permission, trace: _Trace, *, and_deleted: bool
+    ) -> _Where:
         """Where the principal has the permission: in the organization of the path's project, in the one the path names,
         or, where it names neither, everywhere that grants it. Raises ForbiddenError or NotFoundError."""
         decider = self._services.decider
@@ -212,7 +225,9 @@ class Boundary:
             return _Where()
         if "project_id" in trace.path:
             try:
-                project = await self._services.control.projects.get(ProjectId(trace.path["project_id"]))
+                project = await self._services.control.projects.get(
+                    ProjectId(trace.path["project_id"]), and_deleted=and_deleted
+                )
                 decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
             except NotFoundError:
                 raise NotFoundError(public="project not found") from None

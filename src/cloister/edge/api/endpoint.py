@@ -53,6 +53,8 @@ class Route:
     """A read. Changes are recorded by the service, in the transaction that makes them."""
     decoder: msgspec.json.Decoder[Any] = field(repr=False)
     may_need: tuple[Permission, ...] = ()
+    and_deleted: bool = False
+    """The path's project may be one that was deleted and can be recovered."""
 
     @property
     def is_change(self) -> bool:
@@ -77,10 +79,12 @@ def endpoint(
     status: int = 200,
     service_records: bool = False,
     may_need: tuple[Permission, ...] = (),
+    and_deleted: bool = False,
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. `audit=None` is only for public routes, which have nobody to name. `service_records` is
     for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
-    caller for when the thing turns out to be protected; such a route's path names a project."""
+    caller for when the thing turns out to be protected; such a route's path names a project. `and_deleted`: for what is
+    done to projects that were deleted, which for every other route are not there."""
     assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
     assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
     assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
@@ -108,6 +112,7 @@ def endpoint(
             is_recorded_here=method == "GET" and audit is not None and not service_records,
             decoder=msgspec.json.Decoder(body),
             may_need=may_need,
+            and_deleted=and_deleted,
         )
 
     return make

@@ -66,6 +66,7 @@ class Permission(StrEnum):
     PROJECT_CREATE = "project:create"
     """Also to receive one from another organization."""
     PROJECT_DELETE = "project:delete"
+    """Also to recover."""
     PROJECT_READ = "project:read"
     PROJECT_TRANSFER = "project:transfer"
     """To give one to another organization."""

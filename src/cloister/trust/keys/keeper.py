@@ -190,7 +190,8 @@ class Keeper:
         """Hand out one key. The order is the guarantee: no key is in clear that was not recorded first.
 
         1. Who asks may do so (`broker.py`).
-        2. Find the newest enabled version of the key, and whether the project's keys may be used.
+        2. Find the newest enabled version of the key, and whether the project's keys may be used: not those of a deleted
+           project, though it can be recovered, whoever asks.
         3. Record its use, and commit. If that fails for whatever reason, refuse.
         4. Open the envelopes, from the outermost in, each into a page of its own. A key service that does not answer is
            asked again for PROVIDER_PATIENCE_S.
@@ -205,6 +206,8 @@ class Keeper:
             keys = (await store.keys_of(tx, [project_id]))[project_id]
             key = rotation.newest(keys, purpose)
             refusal = _refusal(key, await store.ring(tx, project_id))
+            if refusal is None and await store.is_deleted(tx, project_id):
+                refusal = PreconditionError(public="this project is deleted")
             # 3. Leaving the block commits. What is refused is recorded as well.
             event = by.event(
                 Action.KEY_UNWRAP, key.info if key is not None else None, project_id=project_id, reason=reason

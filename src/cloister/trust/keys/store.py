@@ -48,6 +48,13 @@ async def lock_projects(tx: Transaction, *project_ids: str) -> None:
     )
 
 
+async def is_deleted(tx: Transaction, project_id: str) -> bool:
+    """Whether its project was deleted, recoverably or for good."""
+    return bool(
+        await tx.fetch_value("SELECT EXISTS (SELECT FROM project WHERE id = $1 AND deleted_at IS NOT NULL)", project_id)
+    )
+
+
 async def keys_of(tx: Transaction, project_ids: Sequence[str]) -> dict[str, list[WrappedKey]]:
     """All versions of all keys, in the order of versions."""
     rows = await tx.fetch(

@@ -23,7 +23,6 @@ from cloister.edge.api.routes import (
     snapshots,
     statements,
 )
-from cloister.edge.api.routes.later import LATER
 
 _NOUNS: Final[tuple[ModuleType, ...]] = (
     projects,
@@ -49,4 +48,4 @@ ROUTES: Final[tuple[Route, ...]] = tuple(
     value for module in _NOUNS for value in vars(module).values() if isinstance(value, Route)
 )
 
-__all__ = ["LATER", "ROUTES"]
+__all__ = ["ROUTES"]

@@ -1,15 +1,11 @@
 """What Neon's API has and this version does not.
 
-Two kinds. Things that Neon's own command line asks about on every branch and that Cloister will never have (buckets,
-functions, credentials) are answered with an empty list, or that command would stop. Verbs that come later are answered
-501 with a sentence, rather than a 404 that would look like a wrong address.
+Things that Neon's own command line asks about on every branch and that Cloister will never have (buckets, functions,
+credentials) are answered with an empty list, or that command would stop.
 """
 
-from typing import Final
-
 from cloister.edge.api.call import Plain
-from cloister.edge.api.endpoint import Public, Route, endpoint
-from cloister.edge.api.errors import HttpError
+from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire.common import Wire
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
@@ -42,13 +38,3 @@ async def list_functions(call: Plain) -> Functions:  # noqa: ARG001
 @endpoint("GET", _BRANCH + "/credentials", permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET)
 async def list_credentials(call: Plain) -> Credentials:  # noqa: ARG001
     return Credentials(credentials=[])
-
-
-def _later(method: str, path: str, what: str) -> Route:
-    async def refuse(call: Plain) -> Wire:  # noqa: ARG001
-        raise HttpError(501, f"this version of Cloister does not support {what} yet", code="NOT_SUPPORTED")
-
-    return endpoint(method, path, permission=Public("says only that it is not served"), audit=None)(refuse)
-
-
-LATER: Final = (_later("POST", "/projects/{project_id}/recover", "recovering deleted projects"),)

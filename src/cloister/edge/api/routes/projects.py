@@ -35,11 +35,10 @@ async def list_projects(call: Call[NoBody, ListProjects]) -> projects.ProjectLis
     org_ids, project_ids = call.org_ids, call.project_ids
     if query.org_id is not None:
         org_ids, project_ids = _within(call, paths.org_id(query.org_id))
-    found = []
-    if not query.recoverable:  # a deleted project is gone: its key was destroyed
-        cursor = None if query.cursor is None else paths.project_id(query.cursor)
-        page = Page(query.limit, cursor)
-        found = await call.control.projects.find(org_ids, page, query.search, project_ids=project_ids)
+    cursor = None if query.cursor is None else paths.project_id(query.cursor)
+    page = Page(query.limit, cursor)
+    find = call.control.projects.find_deleted if query.recoverable else call.control.projects.find
+    found = await find(org_ids, page, query.search, project_ids=project_ids)
     return projects.ProjectList(
         projects=[projects.list_item(it, call.settings) for it in found],
         applications={},
@@ -120,11 +119,37 @@ async def update_project(call: Call[projects.UpdateProject, NoQuery]) -> project
     )
 
 
-@endpoint("DELETE", "/projects/{project_id}", permission=Permission.PROJECT_DELETE, audit=Action.PROJECT_DELETE)
-async def delete_project(call: Plain) -> projects.ProjectOperations:
-    project, started = await call.control.projects.delete(call.caller, call.project_id)
+class DeleteQuery(msgspec.Struct, frozen=True):
+    hard_delete: bool = False
+    """Cloister's, by the name that Neon has for branches."""
+
+
+@endpoint(
+    "DELETE",
+    "/projects/{project_id}",
+    permission=Permission.PROJECT_DELETE,
+    audit=Action.PROJECT_DELETE,
+    and_deleted=True,
+)
+async def delete_project(call: Call[NoBody, DeleteQuery]) -> projects.ProjectOperations:
+    project, started = await call.control.projects.delete(call.caller, call.project_id, hard=call.query.hard_delete)
     return projects.ProjectOperations(
         project=projects.project(project, call.settings, call.now), operations=operations(started, call.now)
+    )
+
+
+@endpoint(
+    "POST",
+    "/projects/{project_id}/recover",
+    permission=Permission.PROJECT_DELETE,
+    audit=Action.PROJECT_RECOVER,
+    and_deleted=True,
+)
+async def recover_project(call: Plain) -> projects.ProjectRecovered:
+    project, branches = await call.control.projects.recover(call.caller, call.project_id)
+    return projects.ProjectRecovered(
+        project=projects.project(project, call.settings, call.now),
+        branches=[branch_wire.branch(it) for it in branches],
     )
 
 

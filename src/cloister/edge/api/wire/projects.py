@@ -7,6 +7,7 @@ import msgspec
 
 from cloister.base.ipallow import ENTRIES_MAX
 from cloister.base.settings import Settings
+from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.projects.model import AllowedIps, EndpointDefaults, Project, ProjectSettings, Quota
 from cloister.edge.api.wire.branches import BranchView
 from cloister.edge.api.wire.common import (
@@ -19,6 +20,7 @@ from cloister.edge.api.wire.common import (
     Request,
     Wire,
     moment,
+    optional_moment,
 )
 from cloister.edge.api.wire.connections import ConnectionDetails
 from cloister.edge.api.wire.databases import DatabaseView
@@ -91,6 +93,8 @@ class ProjectListItem(Wire, frozen=True, kw_only=True):
     updated_at: Moment
     owner_id: str
     org_id: str
+    deleted_at: Moment | None = None
+    recoverable_until: Moment | None = None
 
 
 class ProjectView(Wire, frozen=True, kw_only=True):
@@ -129,6 +133,11 @@ class ProjectAnswer(Wire, frozen=True, kw_only=True):
 class ProjectOperations(Wire, frozen=True, kw_only=True):
     project: ProjectView
     operations: list[OperationView]
+
+
+class ProjectRecovered(Wire, frozen=True, kw_only=True):
+    project: ProjectView
+    branches: list[BranchView]
 
 
 class ProjectCreatedAnswer(Wire, frozen=True, kw_only=True):
@@ -268,6 +277,8 @@ def list_item(it: Project, settings: Settings) -> ProjectListItem:
         updated_at=moment(it.updated_at),
         owner_id=str(it.owner_id),
         org_id=it.org_id,
+        deleted_at=optional_moment(it.deleted_at),
+        recoverable_until=None if it.deleted_at is None else moment(it.deleted_at + RECOVERABLE_FOR),
     )
 
 
