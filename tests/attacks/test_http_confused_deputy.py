@@ -10,6 +10,7 @@ import pytest
 from cloister.edge.api.endpoint import Public, Route
 from cloister.edge.api.routes import ROUTES
 from tests.edge.api.world import (
+    ACCESS,
     ADA,
     ADA_KEY,
     BOB_KEY,
@@ -36,6 +37,12 @@ BODIES: dict[str, Any] = {
     "schedule_key_destruction": {"days": 7},
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
+    "create_access_request": {"access_request": {"reason": "INC-7", "duration_seconds": 60}},
+    "create_shift": {
+        "email": "dev@example.com",
+        "starts_at": "2026-03-04T00:00:00Z",
+        "ends_at": "2026-03-05T00:00:00Z",
+    },
     "create_project": {"project": {}},
     "update_project": {"project": {}},
     "create_endpoint": {"endpoint": {"branch_id": BRANCH, "type": "read_write"}},
@@ -77,6 +84,9 @@ def path_of(route: Route) -> str:
         member_id=ADA.account_id,
         permission_id=GRANT,
         rule_id=EGRESS_RULE,
+        access_id=ACCESS,
+        recording_id=ACCESS,
+        shift_id=ACCESS,
     )
 
 
@@ -84,6 +94,7 @@ def changes(world: World) -> tuple[Any, ...]:
     return tuple(
         it
         for made in (
+            world.access.changes,
             world.projects.created,
             world.projects.changes,
             world.branches.created,

@@ -94,6 +94,8 @@ class Catalog:
 
     roles: dict[str, RoleState] = field(default_factory=dict)
     databases: dict[str, str] = field(default_factory=dict)
+    access: dict[str, bool] = field(default_factory=dict)
+    """Roles of approved access, and whether they may write."""
     held_by: "FakeServer | None" = None
 
 
@@ -600,6 +602,12 @@ class FakeServer:
         if name in catalog.databases.values():
             raise UnprocessableError("owns a database", public="role owns a database")
         catalog.roles.pop(name, None)
+
+    async def open_access(self, name: str, until: datetime, *, may_write: bool) -> None:
+        self._changing().access[name] = may_write
+
+    async def close_access(self, name: str) -> None:
+        self._changing().access.pop(name, None)
 
     async def create_database(self, name: str, owner_name: str) -> None:
         catalog = self._changing()

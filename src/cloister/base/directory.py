@@ -41,6 +41,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """Clients at once on this endpoint; more get 53300. 0: no limit of ours."""
     audit_level: AuditLevel = AuditLevel.OFF
     """What of its statements is recorded."""
+    is_recorded: bool = False
+    """The role is a person's, for an access that was approved: whoever serves its session must record it (`Record…`)."""
     is_volatile: bool = False
     """Names no socket, and yet may change at any moment: roles are those of a branch whose own compute may run."""
 
@@ -207,7 +209,70 @@ class Frozen(Command[int], frozen=True, kw_only=True):
     """A client of it sent something that the compute has not answered yet: it is not idle."""
 
 
-AnyCommand = LookUp | LookUpKeys | Wake | Pool | Record | RecordStatements | Frozen
+class BeginRecording(Command[str], frozen=True, kw_only=True):
+    """Before the first byte of a session whose route `is_recorded`. Makes the role ready in the running compute, and answers
+    with the recording's id. Raises ForbiddenError for an access that is over."""
+
+    reply: ClassVar[type] = str
+    endpoint_id: str
+    role: str
+    session_id: str
+    address: str
+    database: str = ""
+    application_name: str = ""
+
+
+class Spoken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One statement of a recorded session, its secrets masked: `protocol/pgwire/statements.py` says what each means."""
+
+    kind: str
+    text: str
+    name: str = ""
+    text_bytes: int = 0
+    digest: bytes = b""
+    outcome: str
+    tags: list[str] = []
+    """Of the first results."""
+    rows: int = 0
+    rows_sent: int = 0
+    bytes_sent: int = 0
+    bytes_taken: int = 0
+    sqlstate: str = ""
+    error: str = ""
+    began_ms: int
+    """Since the recording began; so `ended_ms`."""
+    ended_ms: int
+
+
+class AppendRecording(Command[int], frozen=True, kw_only=True):
+    """Answered with the number of chunks when they are stored. `chunk`: the first is 0; one that is out of turn is refused."""
+
+    reply: ClassVar[type] = int
+    recording_id: str
+    chunk: int
+    statements: list[Spoken]
+
+
+class EndRecording(Command[int], frozen=True, kw_only=True):
+    """The session is over. Answered with the number of chunks. Twice is once."""
+
+    reply: ClassVar[type] = int
+    recording_id: str
+    reason: str
+
+
+AnyCommand = (
+    LookUp
+    | LookUpKeys
+    | Wake
+    | Pool
+    | Record
+    | RecordStatements
+    | Frozen
+    | BeginRecording
+    | AppendRecording
+    | EndRecording
+)
 
 
 class Invalidate(msgspec.Struct, frozen=True, tag=True, kw_only=True):

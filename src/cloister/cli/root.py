@@ -28,6 +28,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "psql": "cloister.cli.connecting:psql",
     "api-keys": "cloister.cli.api_keys:api_keys",
     "orgs": "cloister.cli.organizations:orgs",
+    "access": "cloister.cli.access:access",
     "me": "cloister.cli.account:me",
     "regions": "cloister.cli.account:regions",
     "mcp": "cloister.cli.mcp.command:mcp",

@@ -16,6 +16,10 @@ from cloister.base.ipallow import AllowList
 from cloister.base.rpc import Client
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
+from cloister.control.access.guard import AccessGuard
+from cloister.control.access.keeper import AccessKeeper
+from cloister.control.access.sealing import ControlKeyRing
+from cloister.control.access.service import AccessService
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
@@ -124,6 +128,8 @@ class ControlPlane:
         fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
         self.token_keys = JwksKeys(database, fetcher, clock)
         sealer = Sealer(control_key)
+        recording_keys = ControlKeyRing(control_key)
+        access_guard = AccessGuard(database, self.waker, recording_keys, clock)
         self.directory = DirectoryServer(
             settings.paths,
             database,
@@ -131,6 +137,7 @@ class ControlPlane:
             runner=self.runner,
             waker=self.waker,
             standbys=self.standbys,
+            access=access_guard,
             verifiers=self.verifiers,
             token_keys=self.token_keys,
             mock_key=mock_key,
@@ -139,6 +146,7 @@ class ControlPlane:
             allowed=directory_for,
         )
         self.directory.serve(self.gateways)
+        self.access_keeper = AccessKeeper(database, self.sessions, access_guard, clock)
         self.reconciler = Reconciler(
             database,
             agent,
@@ -202,6 +210,7 @@ class ControlPlane:
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, sealer=sealer),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
+            access=AccessService(database, recording_keys, clock),
         )
 
     def heard(self, event: AnyEvent) -> None:
@@ -234,6 +243,7 @@ class ControlPlane:
                     tasks.create_task(self.caretaker.run()),
                     tasks.create_task(self.egress.run()),
                     tasks.create_task(self.project_caretaker.run()),
+                    tasks.create_task(self.access_keeper.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

@@ -13,8 +13,11 @@ from typing import Protocol
 from uuid import UUID
 
 from cloister.base.audit_levels import AuditLevel
+from cloister.base.directory import Spoken
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.secret import Secret
+from cloister.control.access.model import NewRequest, Recording, Request, Shift
+from cloister.control.access.service import Credentials
 from cloister.control.branches.model import (
     HEAD,
     Branch,
@@ -50,6 +53,7 @@ from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 from cloister.trust.audit.statements import Segment
 
 __all__ = [
+    "Access",
     "Branches",
     "Control",
     "Databases",
@@ -131,6 +135,27 @@ class Organizations(Protocol):
     async def transfer(
         self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
     ) -> None: ...
+
+
+class Access(Protocol):
+    """Access of people to a project's data: control/access/service.py."""
+
+    async def request(self, caller: Caller, project: Project, new: NewRequest) -> Request: ...
+    async def find(self, project_id: ProjectId) -> list[Request]: ...
+    async def get(self, project_id: ProjectId, request_id: UUID) -> Request: ...
+    async def approve(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request: ...
+    async def deny(self, caller: Caller, project_id: ProjectId, request_id: UUID, reason: str) -> Request: ...
+    async def terminate(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request: ...
+    async def credentials(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Credentials: ...
+    async def recordings(self, project_id: ProjectId, request_id: UUID | None) -> list[Recording]: ...
+    async def replay(
+        self, caller: Caller, project_id: ProjectId, recording_id: UUID
+    ) -> tuple[Recording, list[Spoken]]: ...
+    async def shifts(self, org_id: OrgId) -> list[Shift]: ...
+    async def add_shift(
+        self, caller: Caller, org_id: OrgId, email: str, starts_at: datetime, ends_at: datetime
+    ) -> Shift: ...
+    async def remove_shift(self, caller: Caller, org_id: OrgId, shift_id: UUID) -> Shift: ...
 
 
 class Branches(Protocol):
@@ -322,3 +347,4 @@ class Control:
     jwks: KeySets
     statements: Statements
     egress: Egress
+    access: Access

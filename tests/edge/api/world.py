@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import httpx
 from starlette.applications import Starlette
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.clock import FakeClock
+from cloister.base.directory import Spoken
 from cloister.base.egress import Target
 from cloister.base.errors import (
     CloisterError,
@@ -29,6 +31,9 @@ from cloister.base.errors import (
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
 from cloister.base.settings import Address, Settings
+from cloister.control.access.model import NewRequest, Recording, Request, Shift
+from cloister.control.access.model import State as AccessState
+from cloister.control.access.service import Credentials
 from cloister.control.branches.model import (
     HEAD,
     Branch,
@@ -200,6 +205,123 @@ class FakeEgress:
         if rule_id != EGRESS_RULE:
             raise NotFoundError(public="egress rule not found")
         return self.rules[0]
+
+
+ACCESS: Final = UUID("aaaaaaaa-0000-4000-8000-000000000001")
+ACCESS_REQUEST: Final = Request(
+    id=ACCESS,
+    org_id=ORG,
+    project_id=PROJECT,
+    branch_id=BRANCH,
+    account_id=UUID(int=7),
+    email="dev@example.com",
+    reason="INC-7",
+    duration=timedelta(hours=1),
+    may_write=False,
+    is_break_glass=False,
+    state=AccessState.ACTIVE,
+    requested_at=NOW,
+    answer_by=NOW + timedelta(hours=1),
+    ends_at=NOW + timedelta(hours=1),
+    closed_at=None,
+    role=f"cloister_access_{ACCESS.hex}",
+    approved_by=("ada@example.com",),
+)
+RECORDING: Final = Recording(
+    id=ACCESS,
+    request_id=ACCESS,
+    project_id=PROJECT,
+    account_id=UUID(int=7),
+    email="dev@example.com",
+    address="192.0.2.7",
+    database="neondb",
+    application="psql",
+    began_at=NOW,
+    ended_at=None,
+    reason="",
+    chunks=1,
+    statements=1,
+    head=b"h" * 32,
+    wrapped_key=b"",
+)
+SPOKEN: Final = Spoken(
+    kind="simple", text="SELECT 1", outcome="done", tags=["SELECT 1"], rows=1, began_ms=1, ended_ms=3
+)
+SHIFT: Final = Shift(
+    id=ACCESS,
+    org_id=ORG,
+    account_id=UUID(int=7),
+    email="dev@example.com",
+    starts_at=NOW,
+    ends_at=NOW + timedelta(hours=8),
+)
+
+
+class FakeAccess:
+    """One request, one recording, one shift; all that is asked of it is noted."""
+
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+
+    async def request(self, caller: Caller, project: Project, new: NewRequest) -> Request:
+        self.changes.append((caller, project.id, new))
+        return ACCESS_REQUEST
+
+    async def find(self, project_id: ProjectId) -> list[Request]:
+        return [ACCESS_REQUEST] if project_id == PROJECT else []
+
+    async def get(self, project_id: ProjectId, request_id: UUID) -> Request:
+        found: Request = _only(await self.find(project_id), request_id)
+        return found
+
+    async def approve(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request:
+        return await self._changed("approve", caller, project_id, request_id)
+
+    async def deny(self, caller: Caller, project_id: ProjectId, request_id: UUID, reason: str) -> Request:
+        return await self._changed("deny", caller, project_id, request_id)
+
+    async def terminate(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request:
+        return await self._changed("terminate", caller, project_id, request_id)
+
+    async def credentials(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Credentials:
+        found = await self._changed("credentials", caller, project_id, request_id)
+        return Credentials(found, ENDPOINT, Secret("npg_shown0once0shown"))
+
+    async def recordings(self, project_id: ProjectId, request_id: UUID | None) -> list[Recording]:
+        return [RECORDING] if project_id == PROJECT else []
+
+    async def replay(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        recording_id: UUID,
+    ) -> tuple[Recording, list[Spoken]]:
+        return _only(await self.recordings(project_id, None), recording_id), [SPOKEN]
+
+    async def shifts(self, org_id: OrgId) -> list[Shift]:
+        return [SHIFT] if org_id == ORG else []
+
+    async def add_shift(
+        self, caller: Caller, org_id: OrgId, email: str, starts_at: datetime, ends_at: datetime
+    ) -> Shift:
+        self.changes.append((caller, org_id, email, starts_at, ends_at))
+        return SHIFT
+
+    async def remove_shift(self, caller: Caller, org_id: OrgId, shift_id: UUID) -> Shift:
+        self.changes.append((caller, org_id, shift_id))
+        return SHIFT
+
+    async def _changed(self, verb: str, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request:
+        found = await self.get(project_id, request_id)
+        self.changes.append((verb, caller, project_id, request_id))
+        return found
+
+
+def _only(found: Sequence[Any], wanted: UUID) -> Any:
+    for it in found:
+        if it.id == wanted:
+            return it
+    raise NotFoundError(public="not found")
 
 
 class FakeOrganizations:
@@ -942,6 +1064,7 @@ class World:
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
         self.egress = FakeEgress()
+        self.access = FakeAccess()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -964,6 +1087,7 @@ class World:
                 jwks=self.jwks,
                 statements=self.statements,
                 egress=self.egress,
+                access=self.access,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

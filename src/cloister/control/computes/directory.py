@@ -15,6 +15,8 @@ A look-up, in order:
 7. A branch is asked for by its own name for the sake of its past. Who may see what it was is who may log in now. The point
    itself is named by a gateway only after the proof.
 8. A read-only endpoint lets in whom its branch lets in: the branch's writer is asked, or its copy, not the standby.
+9. A role of an access that was approved is in no catalog: the control database says whether it may log in, at this one
+   endpoint and now, and its sessions are recorded. Of every other endpoint it is unknown.
 
 What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may connect.
 """
@@ -29,7 +31,10 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.directory import (
     AnyCommand,
+    AppendRecording,
+    BeginRecording,
     Compute,
+    EndRecording,
     Frozen,
     Invalidate,
     KeySets,
@@ -45,11 +50,12 @@ from cloister.base.directory import (
 )
 from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, UnavailableError
 from cloister.base.identities import Service
-from cloister.base.ids import EndpointId, parse_branch_id, parse_endpoint_id, parse_identifier
+from cloister.base.ids import BranchId, EndpointId, parse_branch_id, parse_endpoint_id, parse_identifier
 from cloister.base.past import Past, joined, split
 from cloister.base.rpc import Connection, Server
 from cloister.base.secret import Secret
 from cloister.base.settings import Paths
+from cloister.control.access.model import is_access_role
 from cloister.control.computes import standby_store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.gateways import Gateways
@@ -106,6 +112,15 @@ class TokenKeys(Protocol):
     async def look_up(self, command: LookUpKeys) -> KeySets: ...
 
 
+class AccessRoles(Protocol):
+    """Roles of people whose access was approved, and the recordings of their sessions (`access/guard.py`)."""
+
+    async def verifier_of(self, role: str, branch_id: BranchId, endpoint_id: EndpointId) -> str | None: ...
+    async def begin(self, command: BeginRecording) -> str: ...
+    async def append(self, command: AppendRecording) -> int: ...
+    async def end(self, command: EndRecording) -> int: ...
+
+
 class DirectoryServer:
     def __init__(
         self,
@@ -116,6 +131,7 @@ class DirectoryServer:
         runner: Runner,
         waker: Waker,
         standbys: Standbys,
+        access: AccessRoles,
         verifiers: Verifiers,
         token_keys: TokenKeys,
         mock_key: Secret[bytes],
@@ -128,6 +144,7 @@ class DirectoryServer:
         self._runner = runner
         self._waker = waker
         self._standbys = standbys
+        self._access = access
         self._verifiers = verifiers
         self._token_keys = token_keys
         self._mock_key = mock_key
@@ -155,7 +172,9 @@ class DirectoryServer:
         # Whatever it kept from before may have changed while it was not connected.
         connection.send_event(Invalidate())
 
-    async def _answer(self, connection: Connection, command: AnyCommand) -> Route | KeySets | Compute | Pooler | int:
+    async def _answer(
+        self, connection: Connection, command: AnyCommand
+    ) -> Route | KeySets | Compute | Pooler | int | str:
         match command:
             case LookUp():
                 return await self.look_up(command)
@@ -175,6 +194,12 @@ class DirectoryServer:
                 return await self._record(command)
             case RecordStatements():
                 return await self._record_statements(command)
+            case BeginRecording():
+                return await self._access.begin(command)
+            case AppendRecording():
+                return await self._access.append(command)
+            case EndRecording():
+                return await self._access.end(command)
             case Frozen():
                 assert self._gateways is not None
                 self._gateways.answered(connection, command)
@@ -189,6 +214,8 @@ class DirectoryServer:
             return Route(endpoint_id=command.endpoint[:100], is_known=False, is_doomed=True, verifier=mock)
 
         running = _running(row)
+        if is_access_role(command.role):  # (9)
+            return await self._led_by_access(command, row, running, mock=mock)
         if running is not None:  # (2)
             role = await self._verifiers.of(running, command.role)
         elif row["is_clean"] or row["state"] == State.INIT:  # (3)
@@ -216,6 +243,27 @@ class DirectoryServer:
         if past is None and name != row["branch_id"]:
             return route
         return await self._led_to_the_past(route, past, is_by_branch=name == row["branch_id"])
+
+    async def _led_by_access(self, command: LookUp, row: Any, running: Running | None, *, mock: str) -> Route:
+        name, past = split(command.endpoint)
+        verifier = None
+        if past is None and name == row["id"]:
+            verifier = await self._access.verifier_of(command.role, BranchId(row["branch_id"]), EndpointId(row["id"]))
+        return Route(
+            endpoint_id=name,
+            project_id=row["project_id"],
+            branch_id=row["branch_id"],
+            is_known=True,
+            is_doomed=verifier is None,
+            verifier=verifier or mock,
+            allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
+            is_disabled=bool(row["is_disabled"]),
+            socket_dir=None if running is None else running.socket_dir,
+            generation=row["generation"] or 0,
+            audit_level=AuditLevel(row["audit_level"]),
+            is_recorded=True,
+            is_volatile=True,
+        )
 
     async def _led_to_the_past(self, route: Route, past: Past | None, *, is_by_branch: bool) -> Route:  # (7)
         standby = None

@@ -5,6 +5,7 @@ can be found through `search_path` there, and every name below is qualified all 
 the server itself (`format('%I')`); passwords come as verifiers, never in clear.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -73,6 +74,14 @@ SELECT pg_catalog.namesend(d.datname) AS name, pg_catalog.namesend(a.rolname) AS
  LIMIT $1
 """
 
+_OID: Final = "SELECT a.oid::bigint AS oid FROM pg_catalog.pg_authid a WHERE a.rolname OPERATOR(pg_catalog.=) $1"
+
+_END_SESSIONS: Final = """
+SELECT count(*)::int
+  FROM pg_catalog.pg_stat_activity a, LATERAL pg_catalog.pg_terminate_backend(a.pid, 100) ended
+ WHERE a.usesysid OPERATOR(pg_catalog.=) ($1::bigint)::oid
+"""
+
 _MAY_PASS: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 # Classes of SQLSTATE that say nothing about the request: lost connections, rollbacks, resources, locks, the operator.
 
@@ -106,6 +115,11 @@ class _RoleRow:
             self.valid_until,
             has_unchecked_password=verifier is not None and not is_checked,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Oid:
+    oid: int
 
 
 Elsewhere = Callable[[str], AbstractAsyncContextManager[Any]]
@@ -161,6 +175,37 @@ class Catalog:
                 await other._do("REASSIGN OWNED BY %I TO %I", name, database.owner_name)
                 await other._do("DROP OWNED BY %I", name)
         await self._do("DROP ROLE IF EXISTS %I", name)
+
+    async def open_access(self, name: str, until: datetime, *, may_write: bool) -> None:
+        if not await self._fetch(_OID, name):
+            await self._do(
+                "CREATE ROLE %I LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS "
+                "IN ROLE pg_read_all_data",
+                name,
+            )
+        await self._do("ALTER ROLE %I VALID UNTIL %L", name, until.isoformat())
+        if may_write:
+            await self._do("GRANT pg_write_all_data TO %I", name)
+        else:
+            # A courtesy that the session can take back: what holds is that the role was given no right to write.
+            await self._do("ALTER ROLE %I SET default_transaction_read_only = on", name)
+
+    async def close_access(self, name: str) -> None:
+        """(1) No new sessions. (2) None that run. (3) The role goes. (4) Nor one that was just logging in at (1)."""
+        found = await self._fetch(_OID, name)
+        if not found:
+            return
+        (row,) = understood_rows(found, _Oid)
+        await self._do("ALTER ROLE %I NOLOGIN", name)
+        await self._end_sessions(row.oid)
+        await self.drop_role(name)
+        await self._end_sessions(row.oid)
+
+    async def _end_sessions(self, oid: int) -> None:
+        with understood():
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                while await self._connection.fetchval(_END_SESSIONS, oid, timeout=QUERY_TIMEOUT_S):
+                    pass  # each was asked to end, and given up to a tenth of a second
 
     async def create_database(self, name: str, owner_name: str) -> None:
         # template0 holds nothing that a tenant could have put there. With PostgreSQL 18 its files are cloned by the file

@@ -51,6 +51,15 @@ class Server(Protocol):
         UnprocessableError while it owns a database."""
         ...
 
+    async def open_access(self, name: str, until: datetime, *, may_write: bool) -> None:
+        """A role that reads all data, or writes it too, and nothing else, for an access that was approved. Without a
+        password. Twice is once."""
+        ...
+
+    async def close_access(self, name: str) -> None:
+        """End the role's sessions and drop it. Gone already is success."""
+        ...
+
     async def create_database(self, name: str, owner_name: str) -> None:
         """Raises ConflictError, NotFoundError (no such owner), ExhaustedError (no space)."""
         ...

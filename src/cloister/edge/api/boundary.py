@@ -43,7 +43,18 @@ _BEARER: Final = re.compile(r"[Bb]earer +([!-~]{1,256})")
 _SWEEP_INTERVAL_S: Final = 3600.0
 # Kept answers are kept for a day; an hour more does no harm.
 
-_RESOURCES: Final = ("role_name", "database_name", "snapshot_id", "jwks_id", "key_id", "member_id", "permission_id")
+_RESOURCES: Final = (
+    "role_name",
+    "database_name",
+    "snapshot_id",
+    "jwks_id",
+    "key_id",
+    "member_id",
+    "permission_id",
+    "access_id",
+    "recording_id",
+    "shift_id",
+)
 """Of a path's parameters, those that name what it is about and have no field of their own in an event."""
 
 _UNDONE: Final = frozenset(Kind) - {Kind.INTERNAL, Kind.UNAVAILABLE}

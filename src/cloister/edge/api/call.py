@@ -144,6 +144,18 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["rule_id"])
 
     @property
+    def access_id(self) -> UUID:
+        return cast("UUID", self.path["access_id"])
+
+    @property
+    def recording_id(self) -> UUID:
+        return cast("UUID", self.path["recording_id"])
+
+    @property
+    def shift_id(self) -> UUID:
+        return cast("UUID", self.path["shift_id"])
+
+    @property
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 

@@ -13,6 +13,7 @@ from cloister.edge.api.errors import GeneralError
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
+    "access_id": {"type": "string", "format": "uuid"},
     "branch_id": {"type": "string", "pattern": "^br-[a-z0-9-]{1,57}$"},
     "database_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
@@ -24,7 +25,9 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "permission_id": {"type": "string", "format": "uuid"},
     "rule_id": {"type": "string", "format": "uuid"},
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
+    "recording_id": {"type": "string", "format": "uuid"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
+    "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
 }
 

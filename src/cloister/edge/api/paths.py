@@ -88,6 +88,7 @@ def _id(noun: str, parser: Callable[[str], T], text: str) -> T:
 
 
 _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "access_id": _uuid("access request"),
     "branch_id": branch_id,
     "database_name": database_name,
     "endpoint_id": endpoint_id,
@@ -98,8 +99,10 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "org_id": org_id,
     "permission_id": _uuid("permission"),
     "project_id": project_id,
+    "recording_id": _uuid("recording"),
     "role_name": role_name,
     "rule_id": _uuid("egress rule"),
+    "shift_id": _uuid("shift"),
     "snapshot_id": snapshot_id,
 }
 

@@ -16,8 +16,11 @@ from typing import Any, TypeVar
 
 from cloister.base.directory import (
     AnyEvent,
+    AppendRecording,
+    BeginRecording,
     Compute,
     ConnectionEvent,
+    EndRecording,
     Frozen,
     Invalidate,
     KeySet,
@@ -27,6 +30,7 @@ from cloister.base.directory import (
     Record,
     RecordStatements,
     Route,
+    Spoken,
     StatementRecord,
     Wake,
 )
@@ -163,6 +167,16 @@ class Directory:
 
     async def record_statements(self, statements: list[StatementRecord], lost: dict[str, int]) -> None:
         await self._client.call(RecordStatements(statements=statements, lost=lost))
+
+    async def begin_recording(self, command: BeginRecording) -> str:
+        """Its id. Raises CloisterError: then there is no session."""
+        return await self._client.call(command, timeout_s=WAKE_TIMEOUT_S)
+
+    async def append_recording(self, recording_id: str, chunk: int, statements: list[Spoken]) -> None:
+        await self._client.call(AppendRecording(recording_id=recording_id, chunk=chunk, statements=statements))
+
+    async def end_recording(self, recording_id: str, reason: str) -> None:
+        await self._client.call(EndRecording(recording_id=recording_id, reason=reason))
 
     async def frozen(self, answer: Frozen) -> None:
         await self._client.call(answer)

@@ -71,6 +71,11 @@ def too_many_connections() -> RefusedError:
     return RefusedError("too_many_connections", "53300", text)
 
 
+def not_recorded() -> RefusedError:
+    text = "This access is recorded, which is possible on port 5432 and through its own endpoint only."
+    return RefusedError("not_recorded", "0A000", text)
+
+
 def endpoint_missing() -> RefusedError:
     text = (
         "Endpoint ID is not specified. Either please upgrade the postgres client library (libpq) for SNI support or pass"

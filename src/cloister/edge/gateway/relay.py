@@ -165,8 +165,11 @@ class Relay:
         else:
             self._compute.resume_reading()
 
+    def _wants_pause(self) -> bool:
+        return self._is_frozen or self._is_compute_full or self._is_held
+
     def _set_client_reading(self) -> None:
-        pause = self._is_frozen or self._is_compute_full or self._is_held
+        pause = self._wants_pause()
         if pause == self._is_client_paused or self._client.is_closing():
             return
         self._is_client_paused = pause

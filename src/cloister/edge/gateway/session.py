@@ -26,6 +26,7 @@ from cloister.base.ipallow import IpAddress
 from cloister.edge.gateway import errors, limits
 from cloister.edge.gateway.compute import ComputeSession, as_refusal
 from cloister.edge.gateway.errors import ClientLeftError, RefusedError
+from cloister.edge.gateway.recording import RecordedRelay
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
@@ -230,15 +231,20 @@ class Session:
     # -- (5) and (6): it has proved who it is
 
     async def _serve(self, proof: _Proof) -> None:
-        running, compute = await self._visit.enter()
-        pid, secret = self._gateway.cancels.mint(running, proof.minor)
+        reason = "not_served"
         try:
-            await self._relay(proof, running, compute, backend_key_data(pid, secret))
+            running, compute = await self._visit.enter(can_record=True)
+            pid, secret = self._gateway.cancels.mint(running, proof.minor)
+            try:
+                reason = await self._relay(proof, running, compute, backend_key_data(pid, secret))
+            finally:
+                self._gateway.cancels.revoke(pid)
+                self._visit.leave(running)
         finally:
-            self._gateway.cancels.revoke(pid)
-            self._visit.leave(running)
+            if self._visit.recorder is not None:
+                await self._visit.recorder.finish(reason)
 
-    async def _relay(self, proof: _Proof, running: Running, compute: ComputeSession, key: bytes) -> None:
+    async def _relay(self, proof: _Proof, running: Running, compute: ComputeSession, key: bytes) -> str:
         wire, visit, login = self._wire, self._visit, compute.login
         assert wire.tunnel is not None
         if wire.has_left or running.is_refused:
@@ -250,9 +256,11 @@ class Session:
         opened_at = self._loop.time()
         wire.write(proof.last_word + AUTHENTICATION_OK + login.greeting + key + READY_FOR_QUERY_IDLE + login.rest)
         watch = visit.watch(running)
-        relay = running.relay = Relay(
-            wire.transport, wire.tunnel, compute.transport, lambda: visit.keep(running, compute), watch
-        )
+        if visit.recorder is None:
+            relay = Relay(wire.transport, wire.tunnel, compute.transport, lambda: visit.keep(running, compute), watch)
+        else:
+            relay = RecordedRelay(wire.transport, wire.tunnel, compute.transport, visit.recorder, watch)
+        running.relay = relay
         try:
             relay.start(proof.rest + wire.take(), login.rest)
             reason = await relay.closed
@@ -266,6 +274,7 @@ class Session:
             bytes_in=relay.bytes_in,
             bytes_out=relay.bytes_out,
         )
+        return reason
 
     # -- saying no
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cloister.base.audit_levels import AuditLevel
-from cloister.base.directory import ConnectionEvent, Route
+from cloister.base.directory import BeginRecording, ConnectionEvent, Route
 from cloister.base.errors import BadRequestError, UnprocessableError
 from cloister.base.ipallow import AllowList, IpAddress
 from cloister.base.limits import WAKE_TIMEOUT_S
@@ -24,6 +24,7 @@ from cloister.edge.gateway.certificates import ServerTls
 from cloister.edge.gateway.compute import ComputeSession, reach
 from cloister.edge.gateway.errors import RefusedError
 from cloister.edge.gateway.pooled import reach_pooled
+from cloister.edge.gateway.recording import Recorder
 from cloister.edge.gateway.sessions import Running
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.spares import Spares
@@ -57,6 +58,8 @@ class Visit:
         self.target = Target(None, {})
         self.route: Route | None = None
         self.voucher: Voucher | None = None
+        self.recorder: Recorder | None = None
+        """Of a session that must be recorded: `recording.py`."""
         self._past: Past | None = None
         self._gateway = gateway
         self.id = str(uuid.uuid4())
@@ -136,9 +139,12 @@ class Visit:
 
     # -- (5): it has proved who it is
 
-    async def enter(self) -> tuple[Running, ComputeSession]:
-        """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`."""
+    async def enter(self, *, can_record: bool = False) -> tuple[Running, ComputeSession]:
+        """Past the gate, to a session of the compute, which is woken if it sleeps. Whoever gets it calls `leave`. A door
+        that `can_record` gives the session to `recorder`, if there is one."""
         assert self.route is not None
+        if self.route.is_recorded and (not can_record or self.target.is_pooled):
+            raise errors.not_recorded()
         place, route = self.target.endpoint or "", self.route
         self._past = self._read_past()
         if self._past is not None:
@@ -176,6 +182,8 @@ class Visit:
             # A route may be older than the gate was shut: then it names a compute that has stopped since.
             running.route = await self._look_up(place)
             self.check_address(running.route)
+            if self.recorder is None and running.route.is_recorded:
+                self.recorder = Recorder(self._gateway.directory, await self._begin_recording(running.route))
             return running, await self._reach(running.route)
         except BaseException:
             self.leave(running)
@@ -186,13 +194,25 @@ class Visit:
         level = running.route.audit_level
         return None if level is AuditLevel.OFF else Watch(self._gateway.statements, level, self, time.monotonic)
 
+    async def _begin_recording(self, route: Route) -> str:
+        assert self.startup is not None
+        command = BeginRecording(
+            endpoint_id=route.endpoint_id,
+            role=self.user,
+            session_id=self.id,
+            address=str(self.address),
+            database=self.startup.database,
+            application_name=self.startup.parameters.get("application_name", ""),
+        )
+        return await self._gateway.directory.begin_recording(command)
+
     def leave(self, running: Running) -> None:
         self._gateway.sessions.leave(running)
 
     def keep(self, running: Running, compute: ComputeSession) -> bool:
         """Offer the session of a client that is through with it to the next of its kind; False if it is not wanted. A
         pooled one is cheap, and its pool is elsewhere."""
-        if self.target.is_pooled:
+        if self.target.is_pooled or self.recorder is not None:
             return False
         kind = Spares.kind_of(
             running.route.endpoint_id, (compute.socket_dir, compute.generation), self.target.parameters

@@ -100,19 +100,22 @@ class ApiKeys:
         # 1. The digest.
         digest = digest_of(bearer if len(bearer) <= BEARER_CHARS_MAX else "")
         # 2. The row.
+        now = self._clock.now()
         async with self._database.reading() as tx:
             row = await tx.fetch_row(
                 """SELECT api_key.*, account.email, account.name AS account_name, account.is_operator,
                           (SELECT jsonb_object_agg(org_id, role) FROM membership
                             WHERE account_id = account.id)::text AS memberships,
                           (SELECT jsonb_object_agg(project_id, jsonb_build_object('org_id', org_id, 'role', role))
-                             FROM project_grant WHERE account_id = account.id)::text AS grants
+                             FROM project_grant WHERE account_id = account.id)::text AS grants,
+                          (SELECT coalesce(array_agg(org_id), '{}') FROM on_call
+                            WHERE account_id = account.id AND starts_at <= $2 AND ends_at > $2) AS on_call
                      FROM api_key JOIN account ON account.id = api_key.account_id
                     WHERE api_key.digest = $1""",
                 digest,
+                now,
             )
         # 3. The refusal.
-        now = self._clock.now()
         if row is None or row["revoked_at"] is not None:
             raise UnauthenticatedError
         if row["expires_at"] is not None and row["expires_at"] <= now:
@@ -268,6 +271,7 @@ def _principal(row: Any) -> Principal:
         holder=holder,
         is_operator=row["is_operator"] and holder is Holder.PERSON,
         is_limited=row["expires_at"] is not None or bool(row["allowed_ips"]),
+        on_call=frozenset(row["on_call"] if holder is Holder.PERSON else ()),
     )
 
 

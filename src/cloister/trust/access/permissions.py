@@ -9,9 +9,13 @@ from typing import Final
 
 
 class Permission(StrEnum):
+    ACCESS_APPROVE = "access:approve"
+    """Decide about somebody else's request for access to data, or end what was approved."""
     ACCESS_MANAGE = "access:manage"
     """Grant a project to somebody, and take it back."""
     ACCESS_READ = "access:read"
+    ACCESS_REQUEST = "access:request"
+    """Ask for access to data; also to be one of two who break the glass for somebody."""
     ACCOUNT_CREATE = "account:create"
     API_KEY_CREATE = "api_key:create"
     API_KEY_MANAGE = "api_key:manage"
@@ -71,6 +75,8 @@ class Permission(StrEnum):
     PROJECT_TRANSFER = "project:transfer"
     """To give one to another organization."""
     PROJECT_UPDATE = "project:update"
+    RECORDING_READ = "recording:read"
+    """What somebody did with their access, but for oneself."""
     REGION_READ = "region:read"
     ROLE_MANAGE = "role:manage"
     ROLE_READ = "role:read"

@@ -43,6 +43,9 @@ class Principal:
     is_limited: bool = False
     """The key expires, or is bound to addresses."""
 
+    on_call: frozenset[str] = frozenset()
+    """Organizations for which they are on call now."""
+
     @property
     def actor(self) -> str:
         """As the audit log names it."""

@@ -5,6 +5,7 @@ from typing import Final
 
 from cloister.edge.api.endpoint import Route
 from cloister.edge.api.routes import (
+    access,
     accounts,
     branches,
     databases,
@@ -38,6 +39,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     permissions,
     jwks,
     egress,
+    access,
     platform,
     keys,
     statements,

@@ -1,0 +1,104 @@
+"""Somebody gets at a tenant's data: asks, is not allowed to approve it, is approved, reads, is recorded, is thrown out."""
+
+import json
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.back_doors import control
+from tests.instance import Instance, Tenant
+
+pytestmark = pytest.mark.root
+
+PATIENCE_S = 60
+
+
+class Person:
+    def __init__(self, instance: Instance, email: str, role: str) -> None:
+        self.instance = instance
+        made = instance.api("POST", "/cloister/accounts", {"email": email, "name": email})
+        self.headers = {"Authorization": f"Bearer {made['key']}"}
+        (org,) = instance.api("GET", "/users/me/organizations")["organizations"]
+        instance.api(
+            "POST", f"/organizations/{org['id']}/invitations", {"invitations": [{"email": email, "role": role}]}
+        )
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        answer = self.instance.request(method, path, json=body, headers=self.headers)
+        return answer.status_code, answer.json()
+
+
+def connect(credentials: Any, tenant: Tenant) -> psycopg.Connection[Any]:
+    found = {each["connection_parameters"]["database"]: each for each in credentials["connection_uris"]}
+    uri = found[tenant.database]["connection_uri"]
+    return psycopg.connect(f"{uri}&sslrootcert={tenant.ca_file}", autocommit=True)
+
+
+def test_access_from_request_to_replay(instance: Instance, tenant: Tenant) -> None:
+    with tenant.connect() as owner:
+        owner.execute("CREATE TABLE orders AS SELECT g AS id FROM generate_series(1, 1000) g")
+    dev = Person(instance, "jit@example.com", "editor")
+    base = f"/cloister/projects/{tenant.project_id}"
+    wanted = {"access_request": {"reason": "INC-7: wrong totals", "duration_seconds": 3600}}
+    status, made = dev.ask("POST", f"{base}/access_requests", wanted)
+    assert status == 201, made
+    path = f"{base}/access_requests/{made['access_request']['id']}"
+
+    # Not by oneself, and nothing before.
+    assert dev.ask("POST", f"{path}/approve")[0] == 403
+    assert dev.ask("POST", f"{path}/credentials")[0] == 409
+
+    instance.api("POST", f"{path}/approve")
+    status, credentials = dev.ask("POST", f"{path}/credentials")
+    assert status == 200, credentials
+
+    with connect(credentials, tenant) as session:
+        assert session.execute("SELECT count(*) FROM orders").fetchone() == (1000,)
+        assert len(session.execute("SELECT id FROM orders WHERE id <= %s", (7,)).fetchall()) == 7
+        with session.cursor().copy("COPY orders TO STDOUT") as rows:
+            assert sum(len(bytes(row).splitlines()) for row in rows) == 1000
+        session.execute("SET default_transaction_read_only = off")
+        for refused in ("INSERT INTO orders VALUES (0)", "CREATE TABLE mine (n int)", "DROP TABLE orders"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute(refused)
+        with pytest.raises(psycopg.Error):
+            session.execute("ALTER ROLE neondb_owner PASSWORD 'hunter2'")
+        role = session.execute("SELECT session_user").fetchone()
+        assert role == (credentials["role"],)
+
+        # Doors that cannot record refuse it, and a branch has none of it.
+        pooled = credentials["connection_uris"][0]["connection_uri"].replace(".", "-pooler.", 1)
+        with pytest.raises(psycopg.OperationalError, match="recorded"):
+            psycopg.connect(f"{pooled}&sslrootcert={tenant.ca_file}")
+
+        # Its time is over while it is at work.
+        control(instance, "UPDATE access_request SET ends_at = now() WHERE state = 'active'")
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT pg_sleep(300)")
+
+    with pytest.raises(psycopg.OperationalError):
+        connect(credentials, tenant)
+    with tenant.connect() as owner:
+        deadline = time.monotonic() + PATIENCE_S
+        while owner.execute("SELECT rolname FROM pg_roles WHERE rolname = %s", role).fetchall():
+            assert time.monotonic() < deadline, "the role is still there"
+        owner.execute("DROP TABLE orders")
+
+    (recording,) = instance.api("GET", f"{path}/recordings")["recordings"]
+    assert dev.ask("GET", f"{base}/recordings/{recording['id']}")[0] == 403
+    replayed = instance.api("GET", f"{base}/recordings/{recording['id']}")
+    told = {it["text"]: it for it in replayed["statements"]}
+    assert told["SELECT count(*) FROM orders"]["rows_sent"] == 1
+    assert told["SELECT id FROM orders WHERE id <= $1"]["rows_sent"] == 7
+    assert told["COPY orders TO STDOUT"]["rows"] == 1000
+    assert told["DROP TABLE orders"]["sqlstate"] == "42501"
+    assert "hunter2" not in json.dumps(replayed)
+    shown = instance.cloister("access", "replay", recording["id"], "--verify", "--project", tenant.project_id)
+    assert shown.stdout.startswith("Whole: ")
+
+    # What was kept cannot be read where it lies, and is missed when it does not end as it ended.
+    assert "orders" not in control(instance, "SELECT string_agg(encode(sealed, 'escape'), '') FROM recording_chunk")
+    control(instance, "UPDATE recording SET chunks = chunks - 1, head = sha256(head)")
+    assert instance.request("GET", f"{base}/recordings/{recording['id']}").status_code == 422
