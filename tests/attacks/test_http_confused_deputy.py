@@ -37,6 +37,8 @@ BODIES: dict[str, Any] = {
     "schedule_key_destruction": {"days": 7},
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
+    "set_audit_level": {"level": "base"},
+    "deny_access_request": {"reason": "not now"},
     "create_access_request": {"access_request": {"reason": "INC-7", "duration_seconds": 60}},
     "create_shift": {
         "email": "dev@example.com",
@@ -87,6 +89,7 @@ def path_of(route: Route) -> str:
         access_id=ACCESS,
         recording_id=ACCESS,
         shift_id=ACCESS,
+        region_id="self-hosted",
     )
 
 

@@ -271,6 +271,10 @@ class Endpoints(Protocol):
 
 class Roles(Protocol):
     async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Role]: ...
+    async def find_all(self, project_id: ProjectId) -> list[Role]:
+        """On all its branches."""
+        ...
+
     async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role: ...
     async def create(
         self, caller: Caller, project_id: ProjectId, branch_id: BranchId, name: str, *, can_login: bool

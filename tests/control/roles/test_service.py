@@ -20,6 +20,7 @@ from cloister.control.projects.model import NewProject
 from cloister.control.roles.passwords import Vault
 from cloister.control.roles.server import RoleState
 from cloister.protocol.scram import Verifier
+from tests.control.branches.scenes import branched
 from tests.control.computes.test_reconcile import VERIFIER
 from tests.control.land import CALLER, Land
 
@@ -214,3 +215,18 @@ async def test_a_change_waits_for_a_compute_that_does_not_start_yet(land: Land) 
     del land.node.failing["StartCompute"]
     await land.finish_later(changed.operations)
     assert "ada" in land.node.catalog_of(created.endpoint.id).roles
+
+
+async def test_roles_of_all_branches_that_are_there_are_told_together(land: Land) -> None:
+    created, other = await land.project(), await land.project()
+    child = await branched(land, created, name="dev")
+    told = await land.control.roles.find_all(created.project.id)
+    owners = {role.branch_id: role.verifier for role in told if role.name == "neondb_owner"}
+    assert set(owners) == {created.branch.id, child.branch.id}
+    assert owners[created.branch.id] == owners[child.branch.id], "what the advisors warn of"
+    _, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id)
+    await land.finish(operations)
+    assert {role.branch_id for role in await land.control.roles.find_all(created.project.id)} == {created.branch.id}
+    _, operations = await land.control.projects.delete(CALLER, other.project.id)
+    await land.finish(operations)
+    assert await land.control.roles.find_all(other.project.id) == []

@@ -20,6 +20,7 @@ REQUIRED = {
     "Endpoint": """host id project_id branch_id autoscaling_limit_min_cu autoscaling_limit_max_cu region_id type
         current_state settings pooler_enabled pooler_mode disabled passwordless_access creation_source created_at
         updated_at proxy_host suspend_timeout_seconds provisioner""",
+    "AdvisorIssue": "name title level facing categories description detail remediation metadata cache_key",
     "Role": "branch_id name created_at updated_at",
     "Database": "id branch_id name owner_name created_at updated_at",
     "Operation": "id project_id action status failures_count created_at updated_at total_duration_ms",

@@ -282,6 +282,11 @@ CASES = [
     Case("set_key_policy", f"/cloister/organizations/{ORG}/key_policy", 200, {}, {"rotate_days": 90}),
     Case("get_root_keys", "/cloister/keys/roots", 403, {}),
     Case("list_buckets", f"{B}/buckets", 200, {}),
+    Case("list_advisor_issues", f"{P}/advisors", 200, {"issues[]": "AdvisorIssue"}),
+    Case("list_project_vpc_endpoints", f"{P}/vpc_endpoints", 200, {}),
+    Case("list_vpc_endpoints", f"/organizations/{ORG}/vpc/vpc_endpoints", 200, {}),
+    Case("list_vpc_endpoints_of_region", f"/organizations/{ORG}/vpc/region/self-hosted/vpc_endpoints", 200, {}),
+    Case("list_preload_libraries", f"{P}/available_preload_libraries", 200, {}),
     Case("list_functions", f"{B}/functions", 200, {}),
     Case("list_credentials", f"{B}/credentials", 200, {}),
 ]

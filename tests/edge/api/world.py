@@ -275,12 +275,15 @@ class FakeAccess:
         return found
 
     async def approve(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request:
+        caller.require(Permission.ACCESS_APPROVE)  # as the service does, with the request at hand
         return await self._changed("approve", caller, project_id, request_id)
 
     async def deny(self, caller: Caller, project_id: ProjectId, request_id: UUID, reason: str) -> Request:
+        caller.require(Permission.ACCESS_APPROVE)  # as the service does, with the request at hand
         return await self._changed("deny", caller, project_id, request_id)
 
     async def terminate(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request:
+        caller.require(Permission.ACCESS_APPROVE)  # as the service does, with the request at hand
         return await self._changed("terminate", caller, project_id, request_id)
 
     async def credentials(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Credentials:
@@ -945,6 +948,9 @@ class FakeRoles:
 
     async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Role]:
         return [a_role(name) for name in sorted(self.names)]
+
+    async def find_all(self, project_id: ProjectId) -> list[Role]:
+        return await self.find(project_id, BRANCH)
 
     async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role:
         if name not in self.names:

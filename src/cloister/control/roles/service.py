@@ -35,6 +35,10 @@ class RoleService:
             await store.branch_exists(tx, project_id, branch_id)
             return await store.roles_of(tx, branch_id)
 
+    async def find_all(self, project_id: ProjectId) -> list[Role]:
+        async with self._database.reading() as tx:
+            return await store.roles_of_project(tx, project_id)
+
     async def get(self, project_id: ProjectId, branch_id: BranchId, name: str) -> Role:
         async with self._database.reading() as tx:
             await store.branch_exists(tx, project_id, branch_id)

@@ -5,7 +5,7 @@ branch honours the pending one at once (the gateway checks it, and the wake wait
 honours what its server says.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError, UnprocessableError
@@ -13,6 +13,9 @@ from cloister.base.ids import BranchId, EndpointId, ProjectId
 from cloister.control.roles.model import DatabaseInfo, Role
 from cloister.control.roles.passwords import Vault
 from cloister.control.roles.server import DatabaseState, RoleState
+
+ROLES_OF_PROJECT_MAX: Final = 100_000
+# Some 50 MB in memory. A project with more is looked at as far as that.
 
 
 async def branch_exists(tx: Transaction, project_id: ProjectId, branch_id: BranchId) -> None:
@@ -47,6 +50,18 @@ async def stores_passwords(tx: Transaction, project_id: ProjectId) -> bool:
 
 async def roles_of(tx: Transaction, branch_id: BranchId) -> list[Role]:
     rows = await tx.fetch("SELECT * FROM pg_role WHERE branch_id = $1 ORDER BY created_at, name", branch_id)
+    return [_role(row) for row in rows]
+
+
+async def roles_of_project(tx: Transaction, project_id: ProjectId) -> list[Role]:
+    """On all its branches that are there."""
+    rows = await tx.fetch(
+        """SELECT r.* FROM pg_role r JOIN branch b ON b.id = r.branch_id JOIN project p ON p.id = b.project_id
+            WHERE p.id = $1 AND p.deleted_at IS NULL AND b.deleted_at IS NULL
+            ORDER BY r.created_at, r.branch_id, r.name LIMIT $2""",
+        project_id,
+        ROLES_OF_PROJECT_MAX,
+    )
     return [_role(row) for row in rows]
 
 

@@ -26,6 +26,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "rule_id": {"type": "string", "format": "uuid"},
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "recording_id": {"type": "string", "format": "uuid"},
+    "region_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},

@@ -51,6 +51,12 @@ def operation_id(text: str) -> ids.OperationId:
     return _id("operation", ids.parse_operation_id, text)
 
 
+def region_id(text: str) -> str:
+    if not _NEON_ID.fullmatch(text):
+        raise BadRequestError(f"region id {text[:80]!r}", public="invalid region id")
+    return text
+
+
 def role_name(text: str) -> str:
     return ids.parse_identifier("role name", text)
 
@@ -100,6 +106,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "permission_id": _uuid("permission"),
     "project_id": project_id,
     "recording_id": _uuid("recording"),
+    "region_id": region_id,
     "role_name": role_name,
     "rule_id": _uuid("egress rule"),
     "shift_id": _uuid("shift"),

@@ -20,6 +20,7 @@ class Action(StrEnum):
     ACCESS_REQUEST_LIST = "access.request_list"
     ACCESS_REVOKE = "access.revoke"
     ACCOUNT_CREATE = "account.create"
+    ADVISOR_READ = "advisor.read"
     API_KEY_CREATE = "api_key.create"
     API_KEY_LIST = "api_key.list"
     API_KEY_REVOKE = "api_key.revoke"

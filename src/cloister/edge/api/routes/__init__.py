@@ -7,6 +7,7 @@ from cloister.edge.api.endpoint import Route
 from cloister.edge.api.routes import (
     access,
     accounts,
+    advisors,
     branches,
     databases,
     egress,
@@ -43,6 +44,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     platform,
     keys,
     statements,
+    advisors,
     later,
 )
 

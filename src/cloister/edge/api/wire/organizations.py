@@ -16,7 +16,9 @@ from cloister.control.organizations.model import (
 from cloister.edge.api.wire.accounts import PLAN
 from cloister.edge.api.wire.common import Moment, Name256, NextPage, Request, Wire, moment
 
-Email = Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+Email = Annotated[
+    str, msgspec.Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$", extra_json_schema={"format": "email"})
+]
 RoleBody = Literal["admin", "member", "editor", "viewer", "collaborator"]
 """`member` is Neon's older word for an editor."""
 
