@@ -35,13 +35,11 @@ BODIES: dict[str, Any] = {
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
     "disable_project_keys": {"reason": "stolen"},
     "schedule_key_destruction": {"days": 7},
-    "set_audit_level": {"level": "full"},
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
     "set_audit_level": {"level": "base"},
     "deny_access_request": {"reason": "not now"},
     "create_access_request": {"access_request": {"reason": "INC-7", "duration_seconds": 60}},
-    "deny_access_request": {"reason": "not now"},
     "create_shift": {
         "email": "dev@example.com",
         "starts_at": "2026-03-04T00:00:00Z",
