@@ -17,6 +17,7 @@ from tests.edge.api.world import (
     BRANCH,
     EGRESS_RULE,
     ENDPOINT,
+    FINDING,
     GRANT,
     JWKS,
     OPERATION,
@@ -32,6 +33,9 @@ GUARDED = [route for route in ROUTES if not isinstance(route.permission, Public)
 OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{org_id}" in route.path]
 
 BODIES: dict[str, Any] = {
+    "acknowledge_finding": {"note": "mine"},
+    "resolve_finding": {"note": "over"},
+    "respond_to_finding": {"action": "quarantine"},
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
     "disable_project_keys": {"reason": "stolen"},
     "schedule_key_destruction": {"days": 7},
@@ -81,6 +85,7 @@ def path_of(route: Route) -> str:
         role_name="neondb_owner",
         database_name="neondb",
         key_id=7,
+        finding_id=FINDING,
         jwks_id=JWKS,
         snapshot_id=SNAPSHOT,
         member_id=ADA.account_id,

@@ -643,7 +643,7 @@ class FakeServer:
     async def checkpoint(self) -> None:
         self.check_alive()
 
-    async def end_clients(self) -> None:
+    async def end_clients(self, role: str | None = None) -> None:
         self.check_alive()
         self._node.activity[self._running.endpoint_id] = QUIET
 

@@ -70,7 +70,7 @@ def test_one_kind_at_a_time() -> None:
     with Instance() as instance, tail(instance):
         tenant = instance.create_project("survivor")
         with Writer(tenant) as writer:
-            for label in ("api", "broker", "agent", "gateway-1", "gateway-2", "database"):
+            for label in ("api", "broker", "agent", "sentinel", "gateway-1", "gateway-2", "database"):
                 instance.kill_and_await(label)
                 writer.await_progress()
             for victim in ("postgres", "qemu-storage-daemon"):

@@ -21,6 +21,7 @@ from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
 from cloister.trust.audit.checkpoints import Checkpoints
 from cloister.trust.keys.client import KeyClient
+from cloister.trust.sentinel.desk import Desk
 
 
 async def run(process: Process) -> None:
@@ -55,6 +56,7 @@ async def run(process: Process) -> None:
             decider=Decider(own=paths.policies),
             audit=StoredAudit(database),
             volume_keys=BrokersKeys(keys),
+            findings=Desk(database),
             answers=Answers(database, control_key),
             settings=settings,
             clock=clock,

@@ -40,6 +40,7 @@ def children(settings: Settings) -> list[Child]:
         Child("agent", Service.AGENT, stop_patience_s=60),
         Child("egress", Service.EGRESS),
         Child("api", Service.API),
+        Child("sentinel", Service.SENTINEL),
         *(
             Child("gateway", Service.GATEWAY, worker=number, listens=("postgres", "https"), stop_patience_s=15)
             for number in range(1, settings.gateway_workers + 1)

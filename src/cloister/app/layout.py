@@ -41,6 +41,8 @@ def directories(paths: Paths) -> list[Entry]:
         Entry(paths.certificates, Service.AGENT, 0o755),
         Entry(paths.control_data, Service.DATABASE, 0o700),
         Entry(paths.notary, Service.KEYS, 0o755),
+        Entry(paths.alerts, Service.SENTINEL, 0o700),
+        Entry(paths.threats, Service.AGENT, 0o755),
         Entry(paths.keystore, Service.KEYS, 0o700),
         Entry(paths.epochs, Service.KEYS, 0o700),
         Entry(paths.volumes, Service.AGENT, 0o700),

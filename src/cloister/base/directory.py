@@ -34,6 +34,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     is_disabled: bool = False
     is_read_only: bool = False
     """It is a read-only endpoint's, or of the past."""
+    is_held: bool = False
+    """By the platform's operator (docs/alerts.md): nobody is let in, and who is in is put out."""
     socket_dir: str | None = None
     """Where the compute's socket is, if it runs; None: ask to wake it."""
     generation: int = 0

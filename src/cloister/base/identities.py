@@ -21,6 +21,7 @@ class Service(StrEnum):
     KEYS = "cloister-keys"
     DATABASE = "cloister-db"
     EGRESS = "cloister-egress"
+    SENTINEL = "cloister-sentinel"
 
 
 COMPUTE_UID_FIRST: Final = 1_900_000_000

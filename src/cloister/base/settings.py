@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.database_url is not None and _holds_password(self.database_url):
             raise BadRequestError(
                 public="--database-url must not hold a password: every process reads the settings. "
-                "Use peer or certificate authentication, or ?passfile=FILE readable by cloister-api and cloister-keys",
+                "Use peer or certificate authentication, or ?passfile=FILE readable by cloister-api, cloister-keys and cloister-sentinel",
             )
         if not 1 <= self.gateway_workers <= 64:
             raise BadRequestError(public="--gateway-workers must be 1 to 64")
@@ -134,6 +134,11 @@ class Paths:
         """The embedded control database: its configuration, and PGDATA in `data`."""
         self.notary = state_dir / "notary"
         """The key that signs checkpoints of the audit log, wrapped, and the last one signed. The key broker's."""
+        self.alerts = state_dir / "alerts"
+        """Of the sentinel: where alerts go, with the secrets of these places."""
+        self.alert_channels = self.alerts / "channels.json"
+        self.threats = state_dir / "threats"
+        """The operator's lists of addresses, a file a list, one address or network a line: `malicious`, `tor`."""
         self.keystore = state_dir / "keystore"
         """The seals of projects. The key broker's."""
         self.epochs = state_dir / "epochs"

@@ -42,6 +42,7 @@ PLATFORM: Final[Mapping[str, str]] = {
     "doctor": "cloister.cli.doctor.command:doctor",
     "keys": "cloister.cli.keys:keys",
     "audit": "cloister.cli.audit:audit",
+    "alerts": "cloister.cli.alerts.command:alerts",
     "bench": "cloister.cli.bench:bench",
     "install": "cloister.cli.install:install",
 }

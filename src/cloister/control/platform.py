@@ -45,6 +45,7 @@ from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
 from cloister.control.egress.service import EgressService
 from cloister.control.egress.watch import EgressWatch
+from cloister.control.incidents.service import Incidents
 from cloister.control.jwks.keys import JwksKeys
 from cloister.control.jwks.service import Fetches, JwksService
 from cloister.control.operations.engine import Engine
@@ -196,14 +197,16 @@ class ControlPlane:
             clock=clock,
         )
         self.project_caretaker = ProjectCaretaker(projects)
+        endpoints = EndpointService(database, self.engine, self.gateways, clock)
+        roles = RoleService(database, self.engine, vault)
 
         self.control = Control(
             projects=projects,
             branches=branches,
             snapshots=snapshots,
             schemas=SchemaService(database, agent, self.waker, clock),
-            endpoints=EndpointService(database, self.engine, self.gateways, clock),
-            roles=RoleService(database, self.engine, vault),
+            endpoints=endpoints,
+            roles=roles,
             databases=DatabaseService(database, self.engine),
             operations=self.engine,
             organizations=OrganizationService(database, clock),
@@ -211,6 +214,15 @@ class ControlPlane:
             statements=StatementService(database, gateways=self.gateways, sealer=sealer),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
+            incidents=Incidents(
+                database,
+                self.engine,
+                endpoints=endpoints,
+                branches=branches,
+                roles=roles,
+                sessions=self.sessions,
+                gateways=self.gateways,
+            ),
         )
 
     def heard(self, event: AnyEvent) -> None:

@@ -37,6 +37,7 @@ from cloister.control.branches.model import (
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.egress.model import EgressRule
+from cloister.control.incidents.model import Responded, Response
 from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.operations.model import Operation
 from cloister.control.organizations.model import (
@@ -327,6 +328,13 @@ class Statements(Protocol):
     async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]: ...
 
 
+class Incidents(Protocol):
+    """What an operator does about a finding: control/incidents/service.py."""
+
+    async def respond(self, caller: Caller, finding_id: str, action: Response) -> Responded: ...
+    async def release(self, caller: Caller, finding_id: str) -> Responded: ...
+
+
 class Operations(Protocol):
     async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
         """Newest first."""
@@ -352,3 +360,4 @@ class Control:
     statements: Statements
     egress: Egress
     access: Access
+    incidents: Incidents

@@ -54,6 +54,7 @@ from cloister.control.branches.model import (
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
 from cloister.control.egress.model import EgressRule
+from cloister.control.incidents.model import Responded, Response
 from cloister.control.jwks.model import Jwks, NewJwks
 from cloister.control.naming import checked_name
 from cloister.control.operations.model import Operation, Status
@@ -82,6 +83,7 @@ from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.statements import Segment
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo, RootCount
+from cloister.trust.sentinel.desk import Finding, Pulse
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)
 PASSWORD: Final = "npg_p%/@:shown1234567890"
@@ -119,6 +121,7 @@ ADA: Final = principal(1, {ORG: "admin"})
 BOB: Final = principal(2, {OTHER_ORG: "editor"})
 GRANT: Final = uuid.UUID(int=99)
 EGRESS_RULE: Final = uuid.UUID(int=98)
+FINDING: Final = "fd-0123456789ab"
 
 _EDITORS_MAY_NOT: Final = {Permission.PROJECT_DELETE, Permission.AUDIT_READ, Permission.KEY_READ}
 
@@ -460,6 +463,61 @@ class FakeVolumeKeys:
     async def keystore(self) -> KeystoreInfo:
         root = RootCount(provider="file", root_version="0123456789abcdef", is_current=True, is_held=True, projects=2)
         return KeystoreInfo(epoch=1, seals=2, roots=[root])
+
+
+class FakeFindings:
+    """One finding."""
+
+    def __init__(self) -> None:
+        self.finding = Finding(
+            id=FINDING,
+            rule="failed-logins",
+            level="medium",
+            title="Many failed logins",
+            summary="Failed logins of role app",
+            response="Ask.",
+            subject={"project_id": PROJECT},
+            state="open",
+            is_test=False,
+            alarms=1,
+            first_seq=1,
+            last_seq=1,
+            first_at="",
+            last_at="",
+            raised_at=NOW,
+            changed_by="",
+            note="",
+            alerts=({"channel": "hook", "kind": "raised", "attempts": 1, "delivered_at": NOW, "error": ""},),
+        )
+
+    async def find(self, *, state: str | None, run: str | None, limit: int) -> list[Finding]:
+        return [self.finding]
+
+    async def get(self, finding_id: str) -> Finding:
+        if finding_id != FINDING:
+            raise NotFoundError(public="finding not found")
+        return self.finding
+
+    async def move(self, caller: Caller, finding_id: str, state: str, note: str) -> Finding:
+        return replace(await self.get(finding_id), state=state, note=note)
+
+    async def test(self, caller: Caller) -> tuple[str, list[str]]:
+        return "0123456789ab", ["failed-logins"]
+
+    async def pulse(self) -> Pulse:
+        return Pulse(NOW, 0, 0, 1)
+
+
+class FakeIncidents:
+    async def respond(self, caller: Caller, finding_id: str, action: Response) -> Responded:
+        if finding_id != FINDING:
+            raise NotFoundError(public="finding not found")
+        return Responded((f"did {action}",))
+
+    async def release(self, caller: Caller, finding_id: str) -> Responded:
+        if finding_id != FINDING:
+            raise NotFoundError(public="finding not found")
+        return Responded(("released",))
 
 
 class MemoryAnswers(Answers):
@@ -1094,11 +1152,13 @@ class World:
                 statements=self.statements,
                 egress=self.egress,
                 access=self.access,
+                incidents=FakeIncidents(),
             ),
             api_keys=self.keys,
             decider=decider or self.decider,
             audit=self.audit,
             volume_keys=FakeVolumeKeys(),
+            findings=FakeFindings(),
             answers=self.answers,
             settings=self.settings,
             clock=self.clock,

@@ -38,6 +38,7 @@ DATABASE: Final = "cloister"
 
 API_ROLE: Final = "cloister_api"
 KEYS_ROLE: Final = "cloister_keys"
+SENTINEL_ROLE: Final = "cloister_sentinel"
 
 STOP_SIGNAL: Final = signal.SIGINT
 """PostgreSQL's fast shutdown: sessions end, a checkpoint is written."""
@@ -47,6 +48,7 @@ WHO_MAY_BE_WHOM: Final[Mapping[str, Sequence[str]]] = {
     Service.AGENT.value: [OWNER],  # root, for the supervisor's migrations: it could become anybody anyway
     Service.API.value: [API_ROLE],
     Service.KEYS.value: [KEYS_ROLE],
+    Service.SENTINEL.value: [SENTINEL_ROLE],
 }
 """Unix user → database roles. Who is not named here cannot log in at all."""
 
@@ -55,7 +57,7 @@ _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0777",  # pg_hba.conf decides; each service has a Unix group of its own
     "authentication_timeout": "5s",
-    "max_connections": "50",  # two pools of ten, their listeners, migrations, a person
+    "max_connections": "50",  # three pools of ten, their listeners, migrations, a person
     # What was committed is there after a power cut.
     "fsync": "on",
     "synchronous_commit": "on",
@@ -91,7 +93,7 @@ _SETTINGS: Final = {
 _HBA: Final = f"""\
 # TYPE  DATABASE    USER                        METHOD
 local   all         {OWNER}                     peer map=cloister
-local   {DATABASE}  {API_ROLE},{KEYS_ROLE}      peer map=cloister
+local   {DATABASE}  {API_ROLE},{KEYS_ROLE},{SENTINEL_ROLE}      peer map=cloister
 """
 
 _INITDB_TIMEOUT_S: Final = 120.0
@@ -221,7 +223,7 @@ async def migrate_embedded(paths: Paths, *, patience_s: float = _START_PATIENCE_
     try:
         applied = await migrate(connection)
         await connection.execute(f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC")
-        await connection.execute(f"GRANT CONNECT ON DATABASE {DATABASE} TO {API_ROLE}, {KEYS_ROLE}")
+        await connection.execute(f"GRANT CONNECT ON DATABASE {DATABASE} TO {API_ROLE}, {KEYS_ROLE}, {SENTINEL_ROLE}")
     finally:
         await connection.close()
     return applied
@@ -230,7 +232,7 @@ async def migrate_embedded(paths: Paths, *, patience_s: float = _START_PATIENCE_
 async def migrate_external(url: str, *, patience_s: float = 10.0) -> int:
     """Bring the schema of an operator's own database up to date. Returns how many migrations were applied.
 
-    Every process then uses `url` as given, so its role must own the database; our two roles exist there only as what
+    Every process then uses `url` as given, so its role must own the database; our roles exist there only as what
     grants refer to, and cannot log in. Raises PreconditionError with what to do, or UnavailableError.
     """
     try:
@@ -246,14 +248,15 @@ async def migrate_external(url: str, *, patience_s: float = 10.0) -> int:
         if connection.get_server_version().major * 10000 < _SERVER_VERSION_MIN:
             raise PreconditionError(public="--database-url: the control database needs PostgreSQL 16 or newer")
         me = await connection.fetchval("SELECT current_user")
-        for role in (API_ROLE, KEYS_ROLE):
+        for role in (API_ROLE, KEYS_ROLE, SENTINEL_ROLE):
             if not await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role):
                 try:
                     await connection.execute(f"CREATE ROLE {role} NOLOGIN")
                 except asyncpg.InsufficientPrivilegeError as error:
                     raise PreconditionError(
                         public=f"--database-url: role {me} may not create roles. As a superuser: "
-                        f"CREATE ROLE {API_ROLE} NOLOGIN; CREATE ROLE {KEYS_ROLE} NOLOGIN;",
+                        f"CREATE ROLE {API_ROLE} NOLOGIN; CREATE ROLE {KEYS_ROLE} NOLOGIN; "
+                        f"CREATE ROLE {SENTINEL_ROLE} NOLOGIN;",
                     ) from error
         try:
             return await migrate(connection)

@@ -33,6 +33,7 @@ USERS: Final = {
     "keys": Service.KEYS,
     "database": Service.DATABASE,
     "egress": Service.EGRESS,
+    "sentinel": Service.SENTINEL,
     "anybody": None,
 }
 """The table's columns. Root is none: nothing on its own machine is closed to it."""

@@ -84,7 +84,9 @@ SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.is_disabled, e.socket_d
                               ORDER BY created_at DESC, id LIMIT 1), true) AS is_clean,
        v.pg_version, b.is_protected, p.settings, p.audit_level,
        r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
-       EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles
+       EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles,
+       EXISTS (SELECT FROM hold h WHERE h.project_id = b.project_id AND h.endpoint_id IN ('', e.id)
+                                    AND h.role IN ('', $2)) AS is_held
   FROM branch b
   LEFT JOIN endpoint e ON e.branch_id = b.id AND e.deleted_at IS NULL AND e.type = 'read_write'
   JOIN project p ON p.id = b.project_id
@@ -234,6 +236,7 @@ class DirectoryServer:
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
             is_disabled=bool(row["is_disabled"]),
+            is_held=row["is_held"],
             socket_dir=None if running is None else running.socket_dir,
             generation=row["generation"] or 0,
             audit_level=AuditLevel(row["audit_level"]),

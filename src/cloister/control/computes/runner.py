@@ -23,7 +23,7 @@ from cloister.base.database import Database
 from cloister.base.errors import CloisterError, Kind, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S, WAKE_TIMEOUT_S
-from cloister.control.computes import store
+from cloister.control.computes import holds, store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.gateways import Gateways
@@ -146,10 +146,13 @@ class Runner:
     async def _start(self, endpoint_id: EndpointId, cause: Cause, stale_generation: int) -> Started:
         async with self._database.reading() as tx:
             placed = await store.placed(tx, endpoint_id)
+            is_held = await holds.keeps_down(tx, placed.endpoint.project_id, endpoint_id)
         endpoint = placed.endpoint
         if endpoint.is_reader:
             # Two servers on one data directory would destroy it: whatever led here, it goes no further.
             raise PreconditionError(f"{endpoint_id} reads", public="a read-only endpoint does not write")
+        if is_held:
+            raise PreconditionError(f"{endpoint_id} is held", public="the endpoint is held by the platform's operator")
         if endpoint.is_disabled:
             raise PreconditionError(f"{endpoint_id} is disabled", public="endpoint is disabled")
         if endpoint.socket_dir is not None and endpoint.generation != stale_generation:

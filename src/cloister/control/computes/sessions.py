@@ -82,8 +82,9 @@ class ComputeServer(Server, Protocol):
         ...
 
     async def checkpoint(self) -> None: ...
-    async def end_clients(self) -> None:
-        """End every session of a client, and return when they are gone: nothing can change after that but by us."""
+    async def end_clients(self, role: str | None = None) -> None:
+        """End every session of a client (or of one role), and return when they are gone: nothing can change after that
+        but by us."""
         ...
 
     async def hold_catalog(self) -> None:
@@ -174,13 +175,13 @@ class TenantServer(Catalog):
         with understood():
             await self._connection.execute("CHECKPOINT", timeout=CHANGE_TIMEOUT_S)
 
-    async def end_clients(self) -> None:
+    async def end_clients(self, role: str | None = None) -> None:
         with understood():
             remaining = 1
             async with asyncio.timeout(QUERY_TIMEOUT_S):
                 while remaining:
                     # Each is asked to end, and given up to a tenth of a second before it is asked again.
-                    remaining = await self._connection.fetchval(_END_CLIENTS, timeout=QUERY_TIMEOUT_S)
+                    remaining = await self._connection.fetchval(_END_CLIENTS, role, timeout=QUERY_TIMEOUT_S)
 
     async def hold_catalog(self) -> None:
         with understood():
@@ -415,4 +416,5 @@ _END_CLIENTS: Final = """
 SELECT count(*)::int
   FROM pg_catalog.pg_stat_activity a, LATERAL pg_catalog.pg_terminate_backend(a.pid, 100) ended
  WHERE a.backend_type IN ('client backend', 'walsender', 'logical replication worker') AND a.usesysid IS DISTINCT FROM 10::oid
+   AND ($1::pg_catalog.text IS NULL OR a.usename::pg_catalog.text OPERATOR(pg_catalog.=) $1::pg_catalog.text)
 """

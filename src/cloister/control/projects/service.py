@@ -51,6 +51,7 @@ from cloister.control.projects.settings import (
     checked_settings,
     merged_defaults,
     merged_settings,
+    widened,
 )
 from cloister.control.roles import store as catalog
 from cloister.control.roles.names import new_database_name, new_role_name
@@ -317,7 +318,15 @@ class ProjectService:
 
 def _differences(old: Project, new: Project) -> dict[str, object]:
     fields = ("name", "history_retention_seconds", "settings", "default_endpoint_settings")
-    return {name: str(getattr(new, name)) for name in fields if getattr(new, name) != getattr(old, name)}
+    found: dict[str, object] = {
+        name: str(getattr(new, name)) for name in fields if getattr(new, name) != getattr(old, name)
+    }
+    # In words of their own, for those who watch the log.
+    if widened(old.settings, new.settings):
+        found["widens"] = "allow_list"
+    if new.history_retention_seconds < old.history_retention_seconds:
+        found["shortens"] = "history"
+    return found
 
 
 def _event(

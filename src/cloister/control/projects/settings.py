@@ -48,6 +48,21 @@ def merged_defaults(old: EndpointDefaults, change: dict[str, Any], pg_version: i
     return checked_defaults(_merged(old, change, EndpointDefaults, "default_endpoint_settings"), pg_version)
 
 
+def widened(old: ProjectSettings, new: ProjectSettings) -> bool:
+    """Whether somebody may knock now whom the old allow list refused, as far as its entries tell: an entry that is new
+    counts, even if a wider one had covered it."""
+    if old.block_public_connections:
+        return not new.block_public_connections
+    before, after = old.allowed_ips, new.allowed_ips
+    if new.block_public_connections or not before.ips:
+        return False
+    return (
+        not after.ips
+        or not set(after.ips) <= set(before.ips)
+        or (after.protected_branches_only and not before.protected_branches_only)
+    )
+
+
 def _merged(old: Any, change: dict[str, Any], kind: Any, what: str) -> Any:
     try:
         return msgspec.convert(_over(msgspec.to_builtins(old), change), kind)

@@ -48,6 +48,7 @@ _RESOURCES: Final = (
     "database_name",
     "snapshot_id",
     "jwks_id",
+    "finding_id",
     "key_id",
     "member_id",
     "permission_id",

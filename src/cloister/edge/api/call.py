@@ -21,7 +21,7 @@ from cloister.control.calling import Caller
 from cloister.control.projects.model import Project
 from cloister.control.services import Control
 from cloister.edge.api.idempotency import Answers
-from cloister.edge.api.ports import ApiKeys, AuditLog, Decider, VolumeKeys
+from cloister.edge.api.ports import ApiKeys, AuditLog, Decider, Findings, VolumeKeys
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 
@@ -46,6 +46,7 @@ class Services:
     decider: Decider
     audit: AuditLog
     volume_keys: VolumeKeys
+    findings: Findings
     answers: Answers
     settings: Settings
     clock: Clock
@@ -154,6 +155,10 @@ class Call(Generic[B_co, Q_co]):
     @property
     def shift_id(self) -> UUID:
         return cast("UUID", self.path["shift_id"])
+
+    @property
+    def finding_id(self) -> str:
+        return cast("str", self.path["finding_id"])
 
     @property
     def key_id(self) -> int:

@@ -18,6 +18,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "database_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
     "jwks_id": {"type": "string", "format": "uuid"},
+    "finding_id": {"type": "string", "pattern": "^fd-[0-9a-f]{12}$"},
     "key_id": {"type": "integer", "format": "int64"},
     "member_id": {"type": "string", "format": "uuid"},
     "operation_id": {"type": "string", "format": "uuid"},

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _NEON_ID: Final = re.compile(r"[a-z0-9-]{1,60}")
 
+_FINDING_ID: Final = re.compile(r"fd-[0-9a-f]{12}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _KEY_ID_DIGITS_MAX: Final = 18
@@ -76,6 +77,14 @@ def _uuid(noun: str) -> Callable[[str], UUID]:
     return parse_it
 
 
+def _finding_id(text: str) -> str:
+    if not _NEON_ID.fullmatch(text):
+        raise BadRequestError(f"finding id {text[:80]!r}", public="invalid finding id")
+    if not _FINDING_ID.fullmatch(text):
+        raise NotFoundError(public="finding not found")
+    return text
+
+
 def _key_id(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise InvalidIdError("API key id", text)
@@ -99,6 +108,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "database_name": database_name,
     "endpoint_id": endpoint_id,
     "jwks_id": _uuid("JWKS"),
+    "finding_id": _finding_id,
     "key_id": _key_id,
     "member_id": _uuid("member"),
     "operation_id": operation_id,

@@ -15,6 +15,7 @@ from cloister.trust.audit import Event
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
+from cloister.trust.sentinel.desk import Finding, Pulse
 
 
 class ApiKeys(Protocol):
@@ -54,6 +55,16 @@ class AuditLog(Protocol):
         ...
 
     async def verify(self, noted: Sequence[Head]) -> Intact | Broken: ...
+
+
+class Findings(Protocol):
+    """What the sentinel found (`trust/sentinel/desk.py`)."""
+
+    async def find(self, *, state: str | None, run: str | None, limit: int) -> list[Finding]: ...
+    async def get(self, finding_id: str) -> Finding: ...
+    async def move(self, caller: Caller, finding_id: str, state: str, note: str) -> Finding: ...
+    async def test(self, caller: Caller) -> tuple[str, list[str]]: ...
+    async def pulse(self) -> Pulse: ...
 
 
 class VolumeKeys(Protocol):

@@ -45,7 +45,7 @@ class Running:
     socket_dir: str = ""
     relay: Flow | None = None
     is_refused: bool = False
-    """Its address was removed from the allowlist while it was being connected."""
+    """Its address was removed from the allowlist, or it was put on hold, while it was being connected."""
     was_cancelled: bool = False
     """A cancel request for it was passed on: a late one must not meet another client."""
 
@@ -123,7 +123,7 @@ class Sessions:
         self.recheck(lambda _route: True)
 
     def recheck(self, is_meant: Callable[[Route], bool]) -> None:
-        """End the sessions of addresses that are no longer allowed."""
+        """End the sessions of addresses that are no longer allowed, and of whom the operator holds."""
         meant = [running for running in self._all() if is_meant(running.route)]
         for endpoint_id, role in {(running.route.endpoint_id, running.role) for running in meant}:
             concerned = [each for each in meant if (each.route.endpoint_id, each.role) == (endpoint_id, role)]
@@ -137,6 +137,14 @@ class Sessions:
             # Nothing says that they are still allowed; but ending every session because the API is being restarted
             # would be worse than a list that is a moment old. When it is back, all are checked again.
             log.warning("cannot recheck the sessions of %s: %s", endpoint_id, error)
+            return
+        if route.is_held:
+            for running in concerned:
+                running.is_refused = True
+                if running.relay is not None:
+                    running.relay.end(
+                        "held", sqlstate="57P01", text="terminating connection due to administrator command"
+                    )
             return
         allowed = None if route.allowed_ips is None else AllowList.read(route.allowed_ips)
         for running in concerned:

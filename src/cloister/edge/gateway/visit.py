@@ -239,7 +239,7 @@ class Visit:
         return await self._gateway.directory.look_up(place, self.user, self.startup.database)
 
     def _check_service(self, route: Route) -> None:
-        if route.is_disabled:
+        if route.is_disabled or route.is_held:
             raise RefusedError("disabled", "55000", "the endpoint is disabled")
         if route.connection_limit and self._gateway.sessions.count(route.endpoint_id) >= route.connection_limit:
             raise errors.too_many_connections()

@@ -49,6 +49,9 @@ class Permission(StrEnum):
     ENDPOINT_OPERATE = "endpoint:operate"
     """Start, suspend, restart."""
     ENDPOINT_READ = "endpoint:read"
+    FINDING_MANAGE = "finding:manage"
+    """Acknowledge, resolve, test, and act: end sessions, lock, rotate, quarantine, freeze, release."""
+    FINDING_READ = "finding:read"
     JWKS_MANAGE = "jwks:manage"
     """Let another issuer's tokens open databases, past every password; and end that."""
     JWKS_READ = "jwks:read"
@@ -97,7 +100,13 @@ OF_ONESELF: Final = frozenset(
     }
 )
 OF_THE_PLATFORM: Final = frozenset(
-    {Permission.ACCOUNT_CREATE, Permission.ORGANIZATION_CREATE, Permission.PLATFORM_READ}
+    {
+        Permission.ACCOUNT_CREATE,
+        Permission.FINDING_MANAGE,
+        Permission.FINDING_READ,
+        Permission.ORGANIZATION_CREATE,
+        Permission.PLATFORM_READ,
+    }
 )
 OF_AN_ORGANIZATION: Final = frozenset(
     {

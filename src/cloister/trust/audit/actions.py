@@ -71,6 +71,12 @@ class Action(StrEnum):
     ENDPOINT_START = "endpoint.start"
     ENDPOINT_SUSPEND = "endpoint.suspend"
     ENDPOINT_UPDATE = "endpoint.update"
+    FINDING_ACKNOWLEDGE = "finding.acknowledge"
+    FINDING_LIST = "finding.list"
+    FINDING_RELEASE = "finding.release"
+    FINDING_RESOLVE = "finding.resolve"
+    FINDING_RESPOND = "finding.respond"
+    """What was done about it is `details.action`; the events of what that changed follow."""
     JWKS_CREATE = "jwks.create"
     """From then on another issuer's tokens open databases."""
     JWKS_DELETE = "jwks.delete"
@@ -126,6 +132,8 @@ class Action(StrEnum):
     ROLE_RESET_PASSWORD = "role.reset_password"  # noqa: S105 - the name of an action
     ROLE_REVEAL_PASSWORD = "role.reveal_password"  # noqa: S105 - the name of an action
     SCHEMA_READ = "schema.read"
+    SENTINEL_PROBE = "sentinel.probe"
+    """Events of the self-test, which did not happen: `details.events`. The sentinel looks at them apart."""
     SNAPSHOT_CREATE = "snapshot.create"
     SNAPSHOT_DELETE = "snapshot.delete"
     SNAPSHOT_LIST = "snapshot.list"

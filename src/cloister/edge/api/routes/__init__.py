@@ -12,6 +12,7 @@ from cloister.edge.api.routes import (
     databases,
     egress,
     endpoints,
+    findings,
     jwks,
     keys,
     later,
@@ -45,6 +46,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     keys,
     statements,
     advisors,
+    findings,
     later,
 )
 

@@ -1,0 +1,1 @@
+"""`cloister alerts`: what the sentinel found, whom it tells, and what to do."""

@@ -1,0 +1,1 @@
+"""What an operator can do about a finding, beside looking at it."""

@@ -1,0 +1,215 @@
+"""The self-test: for each finding a story that must raise it, and the same story, tamer, that must raise nothing.
+
+A story is what the log would hold. `cloister alerts selftest` puts it into the real log as one probe, from where it takes
+the way of every event; unit tests feed both stories to a detector. Whoever adds a rule adds a story: a test counts them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from cloister.trust.audit import Action, Event
+from cloister.trust.audit.events import timestamp
+
+_PROJECT: Final = "selftest-project-00000000"
+_ENDPOINT: Final = "ep-selftest-endpoint-00000000"
+_HOME: Final = "198.51.100.7"
+_AWAY: Final = "203.0.113.9"
+# Addresses for documentation (RFC 5737), as the ids are nobody's.
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    rule: str
+    story: tuple[Event, ...]
+    tame: tuple[Event, ...]
+    """Raises nothing."""
+
+
+Story = list[tuple[float, dict[str, Any]]]
+"""Seconds before the end, and what differs from an event of the project by a role at home."""
+
+
+def scenarios(now: datetime) -> list[Scenario]:
+    """Of every rule that raises an alarm without a threat list (those depend on the operator's files)."""
+    return [Scenario(rule, _events(now, alarming), _events(now, tame)) for rule, (alarming, tame) in _stories().items()]
+
+
+def probes(now: datetime, *, actor: str, run: str) -> list[Event]:
+    """The stories as the log takes them."""
+    return [
+        Event(
+            action=Action.SENTINEL_PROBE,
+            actor=actor,
+            resource=run,
+            details={"rule": each.rule, "events": [_flat(event) for event in each.story]},
+        )
+        for each in scenarios(now)
+    ]
+
+
+def _flat(event: Event) -> dict[str, Any]:
+    return {name: value for name in event.__struct_fields__ if (value := getattr(event, name)) not in ("", {})}
+
+
+def _events(now: datetime, story: Story) -> tuple[Event, ...]:
+    usual: dict[str, Any] = {"actor": "role:app", "project_id": _PROJECT, "endpoint_id": _ENDPOINT, "address": _HOME}
+    return tuple(
+        Event(**(usual | differences | {"at": timestamp((now - timedelta(seconds=ago)).astimezone(UTC))}))
+        for ago, differences in story
+    )
+
+
+def _stories() -> Mapping[str, tuple[Story, Story]]:
+    denied = {"action": Action.CONNECTION_DENIED, "outcome": "denied", "reason": "bad_password"}
+    opened = {"action": Action.CONNECTION_OPENED}
+    cancel = {"action": Action.CONNECTION_CANCEL, "reason": "unknown_key"}
+    person = {"actor": "user:00000000-0000-0000-0000-000000000000", "request_id": "selftest"}
+    platform = {"actor": "platform:api", "address": ""}
+    day = 86_400.0
+    week = _weeks(lambda _: opened | {"details": {"application_name": "web"}})
+    read = {"action": Action.CONNECTION_CLOSED}
+    reads = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5)}})
+    calls = _weeks(lambda _: person | {"action": Action.PROJECT_LIST})
+    update = person | {"action": Action.PROJECT_UPDATE}
+    observed = {"actor": "platform:sentinel", "address": "", "outcome": "failed"}
+    refused = {
+        "action": Action.API_REFUSED,
+        "outcome": "denied",
+        "project_id": "",
+        "endpoint_id": "",
+        "actor": "stranger",
+    }
+    nothing: Story = []
+    return {
+        "failed-logins": (_times(10, 1, denied), _times(9, 1, denied)),
+        "password-spraying": (
+            [(10 - n, denied | {"actor": f"role:r{n}"}) for n in range(8)],
+            [(10 - n, denied | {"actor": f"role:r{n % 7}"}) for n in range(8)],
+        ),
+        "distributed-guessing": (
+            [(10 - n, denied | {"address": f"10.0.{n}.1"}) for n in range(10)],
+            [(10 - n, denied | {"address": f"10.0.0.{n}"}) for n in range(9)],
+        ),
+        "brute-force-succeeded": (
+            [*_times(10, 1, denied), (0, opened)],
+            # Somebody else is let in.
+            [*_times(9, 1, denied), (0, opened), (0, opened | {"address": _AWAY})],
+        ),
+        "new-network": (
+            [*week, (0, opened | {"address": _AWAY, "details": {"application_name": "web"}})],
+            [*week, (0, opened | {"address": "198.51.100.99", "details": {"application_name": "web"}})],
+        ),
+        "new-program": (
+            [*week, (0, opened | {"details": {"application_name": "psql"}})],
+            [*week, (0, opened | {"details": {"application_name": "web"}})],
+        ),
+        "dormant-role": ([(60 * day, opened), (0, opened)], [(30 * day, opened), (0, opened)]),
+        "endpoint-enumeration": (
+            [(20 - n, denied | {"endpoint_id": f"ep-none-{n}", "actor": f"role:r{n % 3}"}) for n in range(15)],
+            [(20 - n, denied | {"endpoint_id": f"ep-none-{n}", "actor": f"role:r{n % 3}"}) for n in range(14)],
+        ),
+        "cancel-guessing": (_times(10, 1, cancel), _times(9, 1, cancel)),
+        "unusual-read": (
+            [*reads, (0, read | {"details": {"bytes_out": 900_000_000}})],
+            [*reads, (0, read | {"details": {"bytes_out": 60_000_000}})],
+        ),
+        "branch-flood": (
+            _times(40, 5, person | {"action": Action.BRANCH_CREATE}),
+            _times(40, 60, person | {"action": Action.BRANCH_CREATE}),
+        ),
+        "deletion-spree": (
+            _times(25, 5, person | {"action": Action.BRANCH_DELETE}),
+            _times(25, 5, {"actor": "platform:api", "action": Action.BRANCH_DELETE}),
+        ),
+        "protected-branch-attempts": (
+            _times(3, 5, person | {"action": Action.BRANCH_DELETE, "outcome": "failed", "reason": "unprocessable"}),
+            _times(3, 5, person | {"action": Action.BRANCH_DELETE, "outcome": "failed", "reason": "not_found"}),
+        ),
+        "protection-removed": (
+            [(0, person | {"action": Action.BRANCH_UNPROTECT})],
+            [(0, person | {"action": Action.BRANCH_PROTECT})],
+        ),
+        "privilege-change": (
+            [(0, person | {"action": Action.MEMBER_ADD, "details": {"email": "new@example.org", "role": "admin"}})],
+            [(0, person | {"action": Action.MEMBER_ADD, "details": {"email": "new@example.org", "role": "viewer"}})],
+        ),
+        "api-new-network": (
+            [*calls, (0, person | {"action": Action.PROJECT_LIST, "address": _AWAY})],
+            [*calls, (0, person | {"action": Action.PROJECT_LIST})],
+        ),
+        "api-guessing": (
+            [(0, refused | {"reason": "unauthenticated", "details": {"count": 50}})],
+            [(0, refused | {"reason": "unauthenticated", "details": {"count": 49}})],
+        ),
+        "dead-key-used": ([(0, refused | {"reason": "key_expired"})], [(0, refused | {"reason": "unauthenticated"})]),
+        "key-unwrap-spike": (
+            _times(40, 2, platform | {"action": Action.KEY_UNWRAP}),
+            _times(40, 10, platform | {"action": Action.KEY_UNWRAP}),
+        ),
+        "key-denied": (
+            [(0, {"actor": "uid:1000", "address": "", "action": Action.KEY_DENIED, "details": {"command": "Unwrap"}})],
+            [(0, platform | {"action": Action.KEY_UNWRAP})],
+        ),
+        "wake-flood": (
+            _times(60, 8, platform | {"action": Action.COMPUTE_START}),
+            _times(60, 12, platform | {"action": Action.COMPUTE_START}),
+        ),
+        "crash-loop": (
+            _times(3, 30, platform | {"action": Action.COMPUTE_CRASHED}),
+            _times(2, 30, platform | {"action": Action.COMPUTE_CRASHED}),
+        ),
+        "allow-list-widened": (
+            [(0, update | {"details": {"widens": "allow_list"}})],
+            [(0, update | {"details": {"name": "x"}})],
+        ),
+        "retention-shortened": ([(0, update | {"details": {"shortens": "history"}})], [(0, update)]),
+        "operation-failed": ([(0, platform | {"action": Action.OPERATION_FAILED, "outcome": "failed"})], nothing),
+        "audit-gap": (
+            [(0, observed | {"action": "sentinel.audit_gap", "reason": "missing", "details": {"after": 7}})],
+            nothing,
+        ),
+        "certificate-ends": (
+            [
+                (
+                    0,
+                    observed
+                    | {
+                        "action": "sentinel.certificate_ends",
+                        "resource": "chain.pem",
+                        "details": {"not_after": "tomorrow"},
+                    },
+                )
+            ],
+            nothing,
+        ),
+        "alerting-degraded": (
+            [(0, observed | {"action": "sentinel.channel_failed", "resource": "mail", "reason": "timeout"})],
+            nothing,
+        ),
+        "sentinel-overloaded": ([(0, observed | {"action": "sentinel.overloaded", "details": {"lost": 9}})], nothing),
+    }
+
+
+def listed(now: datetime) -> list[Scenario]:
+    """Of the rules that ask for a threat list: with `malicious` and `tor` each holding the address from away."""
+    away = {"address": _AWAY}
+    opened = away | {"action": Action.CONNECTION_OPENED}
+    denied = away | {"action": Action.CONNECTION_DENIED, "outcome": "denied", "reason": "bad_password"}
+    probe = denied | {"reason": "no_endpoint"}
+    home = {"address": _HOME}
+    return [
+        Scenario(f"{name}-{what}", _events(now, [(0, event)]), _events(now, [(0, event | home)]))
+        for name in ("listed", "tor")
+        for what, event in (("login", opened), ("failed-login", denied), ("probe", probe))
+    ]
+
+
+def _times(count: int, seconds: float, event: dict[str, Any]) -> Story:
+    return [((count - n) * seconds, event) for n in range(count)]
+
+
+def _weeks(make: Callable[[int], dict[str, Any]]) -> Story:
+    """Three events a day for eight days."""
+    return [((24 - n) * 86_400.0 / 3, make(n)) for n in range(25)]

@@ -1,0 +1,153 @@
+"""Memory: it is bounded, it survives a restart, and what strangers write steers nothing."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloister.trust.audit import Event
+from cloister.trust.audit.events import timestamp
+from cloister.trust.sentinel import memory, rules, scenarios
+from cloister.trust.sentinel.baselines import DAY_S, Deviation, Learning, NeverSeen
+from cloister.trust.sentinel.detector import Detector
+from cloister.trust.sentinel.memory import Groups
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+RULES = rules.shipped()
+STORIES = scenarios.scenarios(NOW)
+
+
+def denied(number: int, *, role: str = "app", address: str = "192.0.2.1", at: float = 0.0) -> Event:
+    return Event(
+        action="connection.denied", reason="bad_password", actor=f"role:{role}", endpoint_id=f"ep-{number}",
+        address=address, at=timestamp(NOW + timedelta(seconds=at)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_detector_that_was_restarted_finds_what_it_would_have_found(cut: float) -> None:
+    """The first part of a story before the crash, the rest after it."""
+    for story in STORIES:
+        events, middle = story.story, int(len(story.story) * cut)
+        before, after = Detector(RULES), Detector(RULES)
+        for seq, event in enumerate(events[:middle]):
+            before.feed(seq, event)
+        after.load(before.dump())
+        found = {alarm.rule for seq, event in enumerate(events[middle:], middle) for alarm in after.feed(seq, event)}
+        assert story.rule in found, story.rule
+
+
+def test_what_happened_later_may_be_in_the_log_first() -> None:
+    """The right password at one gateway is recorded before the last wrong one at another: it is the same story."""
+    story = next(it.story for it in STORIES if it.rule == "brute-force-succeeded")
+    detector = Detector(RULES)
+    swapped = [*story[:-2], story[-1], story[-2]]
+    assert "brute-force-succeeded" in {a.rule for seq, event in enumerate(swapped) for a in detector.feed(seq, event)}
+
+
+def test_a_memory_of_another_shape_is_not_taken_over() -> None:
+    """A rule that was changed begins anew, and does not misread what the old one remembered."""
+    detector = Detector(RULES)
+    dumped = detector.dump()
+    dumped["memories"]["failed-logins"][0] = "another"
+    dumped["memories"]["gone"] = ["x", []]
+    Detector(RULES).load(dumped)
+
+
+def test_what_is_remembered_is_bounded_and_forgetting_is_told() -> None:
+    """An attacker with ever new endpoints fills no memory; that something was pushed out is counted."""
+    groups: Groups[FakeEntry] = Groups(FakeEntry, lambda _: FakeEntry(), groups_max=10)
+    for number in range(100):
+        groups.touched((str(number),), 0.0)
+    assert len(groups) == 10
+    assert groups.lost == 90
+    assert list(groups)[-1] == ("99",)
+
+
+class FakeEntry:
+    def matters(self, now: float) -> bool:
+        return True
+
+    def dump(self) -> None:
+        return None
+
+
+def test_a_detector_that_is_flooded_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lost` is what the watch raises `sentinel-overloaded` by."""
+    monkeypatch.setattr(memory, "GROUPS_MAX", 50)
+    monkeypatch.setattr(Groups.__init__, "__kwdefaults__", {"groups_max": 50})
+    detector = Detector(RULES)
+    for number in range(200):
+        detector.feed(number, denied(number, address=f"10.{number // 250}.{number % 250}.1"))
+    assert detector.lost > 100
+
+
+def test_a_strangers_text_is_quoted_and_never_a_template() -> None:
+    """A role named after a field of ours, or full of braces, is only a name."""
+    detector = Detector(RULES)
+    name = "{address}{why}{0.__class__}"
+    alarms = [alarm for n in range(10) for alarm in detector.feed(n, denied(1, role=name))]
+    assert alarms[0].rule == "failed-logins"
+    assert name in alarms[0].summary
+    assert alarms[0].summary.count("192.0.2.1") == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            Event,
+            action=st.sampled_from(["connection.denied", "connection.opened", "connection.closed", "api.refused", "x"]),
+            actor=st.text(max_size=8),
+            at=st.sampled_from(["", "nonsense", "2026-05-01T12:00:00.000000Z", "9999-12-31T23:59:59.999999Z"]),
+            reason=st.sampled_from(["", "bad_password"]),
+            project_id=st.text(max_size=3),
+            endpoint_id=st.text(max_size=3),
+            address=st.one_of(st.text(max_size=5), st.ip_addresses().map(str)),
+            details=st.dictionaries(
+                st.sampled_from(["bytes_out", "count", "application_name", "role", "{"]),
+                st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2)),
+                max_size=3,
+            ),
+        ),
+        max_size=20,
+    )
+)
+def test_no_event_breaks_the_detector(events: list[Event]) -> None:
+    """Whatever is in the log, the next event is looked at; and what is remembered can be written down and read."""
+    detector = Detector(RULES, {"tor": set()})
+    for seq, event in enumerate(events):
+        detector.feed(seq, event)
+    again = Detector(RULES)
+    again.load(detector.dump())
+    assert again.dump() == detector.dump()
+
+
+def test_a_baseline_says_nothing_before_it_knows_what_is_usual() -> None:
+    """Neither in its first week, nor after too few events."""
+    learning = Learning(days=7, events=10)
+    seen = NeverSeen(learning)
+    assert [seen.see(("r",), n * 60.0, f"net{n}") for n in range(40)] == [None] * 40
+    few = NeverSeen(learning)
+    assert [few.see(("r",), n * 8 * DAY_S, f"net{n}") for n in range(10)] == [None] * 10
+
+
+def test_an_explanation_says_what_is_usual() -> None:
+    """In words: the value, how many events before it, and the values they had."""
+    seen = NeverSeen(Learning(days=7, events=10))
+    for n in range(20):
+        seen.see(("r",), n * DAY_S, "192.0.2.0/24")
+    assert seen.see(("r",), 20 * DAY_S, "203.0.113.0/24") == (
+        "203.0.113.0/24 was never seen; usual in 20 events before: 192.0.2.0/24"
+    )
+
+
+def test_one_theft_does_not_make_the_next_usual() -> None:
+    """An extreme value moves the average no further than to the edge."""
+    usual = Deviation(Learning(days=1, events=10), factor=8, floor=100)
+    for n in range(40):
+        assert usual.see(("r",), n * DAY_S, 1000 + n % 3) is None
+    assert usual.see(("r",), 41 * DAY_S, 10_000_000) is not None
+    assert usual.see(("r",), 42 * DAY_S, 10_000_000) is not None
+    assert usual.see(("r",), 43 * DAY_S, 1002) is None
