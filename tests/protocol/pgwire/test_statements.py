@@ -5,6 +5,7 @@ import contextlib
 import select
 import struct
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -352,6 +353,16 @@ def test_what_sql_deallocates_makes_room(end: str) -> None:
     assert observer._names_bytes == 0
 
 
+@pytest.mark.parametrize("words", ["DEALLOCATE a", "DEALLOCATE PREPARE", ""])
+def test_white_space_is_looked_at_once(words: str) -> None:
+    """A gateway looks at it on the loop that serves everybody: tried at every split, this took 11 seconds."""
+    text = words + " " * (TEXT_BYTES_MAX - 100) + "--"
+    began = time.process_time()
+    (heard,) = hear((query(text), done("DEALLOCATE") + READY))
+    assert time.process_time() - began < 3
+    assert heard.text == text
+
+
 def test_limits_are_refused_not_exceeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statements, "NAMES_BYTES_MAX", 2_000)
     monkeypatch.setattr(statements, "PENDING_MAX", 20)
@@ -364,6 +375,32 @@ def test_limits_are_refused_not_exceeded(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ProtocolViolationError, match="does not end"):
         hear((message(b"Q", b"SELECT 1"), b""))
     assert len(hear((query("x"), done("SELECT 1") * 1_500 + READY))[0].results) == statements.RESULTS_MAX
+
+
+def test_texts_that_no_server_answers_are_not_heaped_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compute that reads on and says nothing; and one that failed once, and says nothing of the rest."""
+    monkeypatch.setattr(statements, "PENDING_BYTES_MAX", 1_000)
+    for kind in (query, parse):
+        with pytest.raises(ProtocolViolationError, match="too much"):
+            hear((kind("x" * 100) * 11, b""))
+    with pytest.raises(ProtocolViolationError, match="too much"):
+        hear((parse("x"), FAILED), (query("x" * 100) * 11, b""))
+    # What was answered, or told, does not count any more: however it was answered.
+    observer = Observer()
+    for _ in range(5):
+        for asked, answer in (
+            (query("x" * 400), done("SELECT 1") + READY),
+            (query("x" * 400), FAILED + READY),
+            (query("COPY t FROM STDIN" + "x" * 400) + SYNC, message(b"G", b"\0\0\0")),
+            (message(b"c", b"") + SYNC, done("COPY 0") + READY + READY),
+            (parse("x" * 400) + parse("y" * 400), PARSED + PARSED),
+            (parse("x" * 400) + parse("y" * 400), FAILED),
+            (query("x" * 400) + query("y" * 400), b""),
+            (parse("z" * 400) * 5 + SYNC, READY),
+        ):
+            observer.from_client(asked, 0.0)
+            observer.from_server(answer, 0.0)
+        assert observer._pending_bytes == 0
 
 
 def test_a_server_that_says_what_nobody_asked_is_no_server() -> None:

@@ -31,6 +31,9 @@ NAMES_BYTES_MAX: Final = 8 << 20
 # needs several kilobytes for each.
 PENDING_MAX: Final = 100_000
 # Messages that are under way without a reply. libpq's pipelines and JDBC's batches stay below a few thousand.
+PENDING_BYTES_MAX: Final = 16 << 20
+# Of the texts of those messages. A server that runs a statement reads no further than its socket's buffer has room for; one that
+# reads on and never answers is no PostgreSQL.
 RESULTS_MAX: Final = 1_000
 # Of one simple query: statements of a script. Beyond it only their number, rows and bytes are counted.
 REPLY_BYTES_MAX: Final = 8_192
@@ -174,8 +177,9 @@ _SERVER_NAME_BYTES: Final = 63
 # NAMEDATALEN, with the NUL: longer names are the same name to the server if they begin alike.
 
 _DEALLOCATE: Final = re.compile(
-    r"\s*deallocate\s+(?:prepare\s+)?(?:\"([^\"]{1,63})\"|([a-z_][a-z0-9_$]{0,62}))\s*;?\s*", re.IGNORECASE
+    r"\s*+deallocate\s++(?:prepare\s++)?(?:\"([^\"]{1,63})\"|([a-z_][a-z0-9_$]{0,62}))\s*+;?\s*+", re.IGNORECASE
 )
+# White space is never given back: of 60 kB of it before a comment, every split would be tried.
 
 
 class Observer:
@@ -187,6 +191,8 @@ class Observer:
         self._client = Skimmer(_FROM_CLIENT)
         self._server = Skimmer(_FROM_SERVER)
         self._pending: deque[_Work] = deque()
+        self._pending_bytes = 0
+        """Of the texts that wait for a reply, or were passed over and not told yet."""
         self._prepared: dict[str, _Text] = {}
         self._portals: dict[str, _Text] = {}
         self._names_bytes = 0
@@ -220,14 +226,14 @@ class Observer:
 
     def from_server(self, data: bytes, now: float) -> list[Statement]:
         """Bytes on their way to the client; the statements that end with them."""
-        ended, self._skipped = self._skipped, []
+        ended = self._take_skipped()
         for frame in self._server.feed(data):
             ended += self._answered(frame, now)
         return ended
 
     def end(self, now: float) -> list[Statement]:
         """The session is over: what was under way, and nobody knows how it went."""
-        ended, self._skipped = self._skipped, []
+        ended = self._take_skipped()
         for work in self._pending:
             if work.kind == "P":
                 self._prepare(work)
@@ -277,12 +283,33 @@ class Observer:
             if work.kind != "S":
                 if len(self._skipped) >= PENDING_MAX:
                     raise ProtocolViolationError("too many messages without a reply")
-                self._skipped += self._passed_over(work, now)
+                if passed := self._passed_over(work, now):
+                    self._skipped += passed
+                    self._count_in(work)
                 return
             self._is_skipping = False
         if len(self._pending) >= PENDING_MAX:
             raise ProtocolViolationError("too many messages without a reply")
         self._pending.append(work)
+        self._count_in(work)
+
+    def _count_in(self, work: _Work) -> None:
+        self._pending_bytes += len(work.text.start)
+        if self._pending_bytes > PENDING_BYTES_MAX:
+            raise ProtocolViolationError("too much is without a reply")
+
+    def _next(self) -> _Work:
+        """What was answered, or will not be."""
+        work = self._pending.popleft()
+        self._pending_bytes -= len(work.text.start)
+        return work
+
+    def _take_skipped(self) -> list[Statement]:
+        if not self._skipped:
+            return []
+        skipped, self._skipped = self._skipped, []
+        self._pending_bytes = sum(len(work.text.start) for work in self._pending)
+        return skipped
 
     # ── what the server answers ───────────────────────────────────────────────────────────────────────────────────
 
@@ -290,7 +317,7 @@ class Observer:
         if frame.kind in _UNASKED:
             return []
         while self._pending and self._pending[0].kind in ("c", "f"):
-            self._pending.popleft()  # the end of COPY data that nobody takes any more
+            self._next()  # the end of COPY data that nobody takes any more
         head = self._pending[0] if self._pending else None
         asked = head.kind if head is not None and not head.has_ended else ""
         match frame.kind, asked:
@@ -312,7 +339,7 @@ class Observer:
                 assert head is not None
                 self._add_result(head, Result(""))
             case "I" | "s", "E":
-                self._pending.popleft()
+                self._next()
                 assert head is not None
                 return [self._statement(head, Outcome.SUSPENDED if frame.kind == "s" else Outcome.DONE, now)]
             case "G" | "W", "Q" | "E":
@@ -322,18 +349,18 @@ class Observer:
                 self._early_bytes = 0
             case "1", "P":
                 assert head is not None
-                self._pending.popleft()
+                self._next()
                 self._prepare(head)
             case "2", "B":
                 assert head is not None
-                self._pending.popleft()
+                self._next()
                 self._bind(head)
             case "3", "C":
                 assert head is not None
-                self._pending.popleft()
+                self._next()
                 self._forget(self._portals if head.of_portal else self._prepared, head.name)
             case "T" | "n", "D":
-                self._pending.popleft()
+                self._next()
             case "V", "F":
                 assert head is not None
                 head.has_ended = True
@@ -355,7 +382,7 @@ class Observer:
             self._forget(self._prepared, found[1] or found[2].lower())
         if head.kind == "Q":
             return []
-        self._pending.popleft()
+        self._next()
         return [self._statement(head, Outcome.DONE, now)]
 
     def _failed(self, head: _Work | None, frame: Glance, now: float) -> list[Statement]:
@@ -372,9 +399,9 @@ class Observer:
         if head.kind != "S":
             # The server passes over all that follows, until the next Sync, which may not have been sent yet; that is not
             # even parsed there. Or so it says: what it was sent is told all the same.
-            self._pending.popleft()
+            self._next()
             while self._pending and self._pending[0].kind != "S":
-                failed += self._passed_over(self._pending.popleft(), now)
+                failed += self._passed_over(self._next(), now)
             self._is_skipping = not self._pending
         return failed
 
@@ -388,7 +415,7 @@ class Observer:
         self._is_skipping = False
         if head is None or not (head.kind == "S" or head.has_ended or (head.kind == "Q" and head.results)):
             return []  # of a Sync that was thought to have been passed over: see _stop_taking
-        self._pending.popleft()
+        self._next()
         if self.transaction == "I":
             for name in list(self._portals):
                 self._forget(self._portals, name)
@@ -405,9 +432,9 @@ class Observer:
         assert self._taking is not None
         head = self._pending.popleft()
         while self._pending and self._pending[0].kind == "S":
-            self._pending.popleft()
+            self._next()
         if self._pending and self._pending[0].kind in ("c", "f"):
-            self._pending.popleft()
+            self._next()
         self._pending.appendleft(head)
         self._taking = None
 
