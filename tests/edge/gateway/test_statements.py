@@ -21,9 +21,11 @@ from tests.fix_gateway import ENDPOINT, GatewayWorld
 from tests.raw_client import RawClient
 
 
-def statement(*tags: str, text: str = "x", kind: Kind = Kind.SIMPLE, outcome: Outcome = Outcome.DONE) -> Statement:
+def statement(
+    *tags: str, text: str = "x", kind: Kind = Kind.SIMPLE, outcome: Outcome = Outcome.DONE, digest: bytes = b""
+) -> Statement:
     return Statement(
-        number=1, kind=kind, text=text, name="", text_bytes=len(text), digest=b"", outcome=outcome,
+        number=1, kind=kind, text=text, name="", text_bytes=len(text), digest=digest, outcome=outcome,
         results=tuple(Result(tag) for tag in tags), results_left_out=0, rows=0, rows_sent=0, bytes_sent=0, bytes_taken=0,
         sqlstate="", error="", began=0.0, ended=0.0,
     )  # fmt: skip
@@ -47,6 +49,18 @@ def statement(*tags: str, text: str = "x", kind: Kind = Kind.SIMPLE, outcome: Ou
         (AuditLevel.BASE, statement("SELECT 5", text="CREATE TABLE t AS SELECT 1")),
         (AuditLevel.BASE, statement("SELECT 5", text="SELECT * INTO t FROM u")),
         (AuditLevel.BASE, statement("SELECT 1", "ALTER TABLE")),
+        # What changes something and is answered as if it had been read.
+        (AuditLevel.BASE, statement("SELECT 5", text="SELECT 1 AS insert INTO t")),
+        (AuditLevel.BASE, statement("SELECT 5", text="SELECT /* 64 kB later: INTO t */", digest=b"cut")),
+        (AuditLevel.BASE, statement("EXPLAIN", text="EXPLAIN ANALYZE SELECT 1 INTO t")),
+        (AuditLevel.EXTENDED, statement("SELECT 1", text="WITH gone AS (DELETE FROM t RETURNING *) TABLE gone")),
+        (AuditLevel.EXTENDED, statement("EXPLAIN", text="explain analyze update t set a = 1")),
+        (AuditLevel.EXTENDED, statement("SELECT 1", text="EXECUTE p")),
+        (AuditLevel.EXTENDED, statement("SELECT 1", text="", kind=Kind.EXTENDED)),
+        (AuditLevel.EXTENDED, statement(text="DELETE FROM t RETURNING *", outcome=Outcome.SUSPENDED)),
+        (AuditLevel.EXTENDED, statement(text="", outcome=Outcome.SUSPENDED)),
+        (AuditLevel.FULL, statement(text="SELECT * FROM t", outcome=Outcome.SUSPENDED)),
+        (AuditLevel.FULL, statement("SELECT 0", text="SELECT inserted, updates FROM intoxicated")),
         (AuditLevel.BASE, statement(outcome=Outcome.FAILED)),
         (AuditLevel.BASE, statement(outcome=Outcome.UNKNOWN)),
         (AuditLevel.BASE, statement(outcome=Outcome.SKIPPED)),

@@ -80,14 +80,24 @@ def is_wanted(level: AuditLevel, statement: Statement) -> bool:
         return False
     if statement.outcome in (Outcome.FAILED, Outcome.UNKNOWN, Outcome.SKIPPED) or statement.results_left_out:
         return True
-    if _MAKES.search(statement.text) is not None:
-        return True  # CREATE TABLE AS and SELECT INTO are answered as a SELECT
-    words = {result.tag.rstrip("0123456789 ") for result in statement.results}
+    if _CREATES.search(statement.text) is not None:
+        return True
+    # A portal of which only some rows were taken has no tag, and has done all that it does.
+    words = {result.tag.rstrip("0123456789 ") for result in statement.results} or {"SELECT"}
     is_write = statement.kind is Kind.FUNCTION or not words.isdisjoint(_WRITES)
+    if not words.isdisjoint(_MAY_BE_MORE):
+        if statement.digest or _INTO.search(statement.text) is not None:
+            return True
+        is_write = is_write or not statement.text or _CHANGES.search(statement.text) is not None
     return bool(words - _READS - _WRITES) or (is_write and level is AuditLevel.EXTENDED)
 
 
-_MAKES: Final = re.compile(r"\bcreate\b|\binto\b(?<!insert into)(?<!merge into)", re.IGNORECASE)
+_MAY_BE_MORE: Final = frozenset({"SELECT", "EXPLAIN"})
+# SELECT INTO, WITH … (DELETE …), EXPLAIN ANALYZE UPDATE, the EXECUTE of what was prepared: the tag says that it was read. So its
+# text decides; where that is cut, or is not here, it may say anything.
+_CREATES: Final = re.compile(r"\bcreate\b", re.IGNORECASE)
+_INTO: Final = re.compile(r"\binto\b", re.IGNORECASE)
+_CHANGES: Final = re.compile(r"\b(?:insert|update|delete|merge|execute)\b", re.IGNORECASE)
 
 
 class StatementTrail:
