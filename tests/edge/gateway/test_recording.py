@@ -8,6 +8,7 @@ import pytest
 from cloister.base.directory import Spoken
 from cloister.base.errors import UnavailableError
 from cloister.edge.gateway.recording import RecordedRelay, Recorder
+from cloister.protocol.pgwire.statements import TEXT_BYTES_MAX
 from tests.edge.gateway.test_relay import Clear, Transport
 
 READY = b"Z\x00\x00\x00\x05I"
@@ -107,6 +108,17 @@ async def test_a_password_does_not_leave_the_gateway() -> None:
     ((_, (spoken,)),) = scene.plane.chunks
     assert (spoken.text, spoken.outcome) == ("ALTER ROLE app PASSWORD '***'", "unknown")
     assert "hunter2" not in repr(spoken)
+
+
+async def test_of_a_text_that_is_cut_no_literal_is_kept() -> None:
+    """Which word would have told that it is a secret may lie behind the cut."""
+    scene = Scene()
+    scene.plane.may_answer.set()
+    scene.relay.start(query("SELECT 'hunter2' " + " " * TEXT_BYTES_MAX + " AS password"))
+    await scene.recorder.finish("client_left")
+    ((_, (spoken,)),) = scene.plane.chunks
+    assert "hunter2" not in repr(spoken)
+    assert spoken.text.startswith("SELECT '***'")
 
 
 async def test_a_recorded_session_is_nobodys_afterwards() -> None:

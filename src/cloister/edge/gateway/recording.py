@@ -190,7 +190,7 @@ class RecordedRelay(Relay):
 
 
 def _spoken(statement: Statement) -> Spoken:
-    text = mask(statement.text)
+    text = mask(statement.text, is_cut=bool(statement.digest))
     # What a server says about a text with a secret in it may quote the secret.
     error = statement.error[:ERROR_CHARS_MAX] if text == statement.text else ""
     failed = statement.outcome is Outcome.FAILED
