@@ -1,6 +1,7 @@
 """The keystore's epochs: cut at any moment, the next start has one epoch, every living seal, and nobody else's."""
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,7 @@ def test_neither_file_alone_shows_a_seal_and_both_are_private(place: Path) -> No
         opened(place)
 
 
-@pytest.mark.parametrize("cut", ["_create", "_open", "_keep", "write_durably", "_destroy"])
+@pytest.mark.parametrize("cut", ["_create", "_open", "_write", "write_durably", "_destroy"])
 def test_an_erasure_that_is_cut_leaves_one_epoch_and_all_who_live(
     place: Path, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
@@ -75,6 +76,29 @@ def test_an_erasure_that_is_cut_leaves_one_epoch_and_all_who_live(
     with pytest.raises(ErasedError):
         again.unseal(erased, ERASED)
     assert opened(place).unseal(alive, ALIVE) == b"alive"
+
+
+def test_whoever_opens_an_envelope_while_another_project_is_erased_is_of_one_epoch(place: Path) -> None:
+    """Envelopes are opened on the loop and in threads, and an erasure is in a thread of its own."""
+
+    class Interrupted(Keystore):
+        """Somebody looks after each of its steps."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if readers is not None:
+                reader = pool.submit(self.unseal, alive, ALIVE)
+                wait([reader], timeout=0.1)  # all the time it needs, if nobody keeps it waiting
+                readers.append(reader)
+
+    readers: list[Future[bytes]] | None = None
+    alive = b""
+    with ThreadPoolExecutor(4) as pool:
+        keystore = Interrupted(place / "keystore", place / "epochs")
+        keystore.ensure(ALIVE.project_id, ERASED.project_id)
+        alive, readers = keystore.seal(b"alive", ALIVE), []
+        keystore.erase({ERASED.project_id})
+        assert [reader.result() for reader in readers] == [b"alive", b"alive"]
 
 
 def test_an_erasure_begins_an_epoch_and_twice_is_once(place: Path) -> None:

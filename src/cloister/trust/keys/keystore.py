@@ -55,6 +55,9 @@ class Keystore:
         self._may_begin = may_begin
         self._epochs = epochs
         self._changing = threading.Lock()
+        self._using = threading.Lock()
+        """Held for a moment by who opens a seal, and by who puts the next epoch in place: the seals and the key that opens
+        them are of one epoch for whoever looks, in whichever thread."""
         self._state = self._read()
         self._epoch_key = self._open(self._state.epoch)
         self._forget_other_epochs()
@@ -77,7 +80,9 @@ class Keystore:
                         page.fill_randomly()
                         new[project_id] = self._epoch_key.wrap(page.buffer, Context(project_id, "seal", epoch))
             if new:
-                self._keep(Seals(epoch=epoch, seals={**self._state.seals, **new}))
+                seals = Seals(epoch=epoch, seals={**self._state.seals, **new})
+                self._write(seals)
+                self._state = seals
 
     def seal(self, envelope: bytes, context: Context) -> bytes:
         """Raises ErasedError."""
@@ -114,9 +119,11 @@ class Keystore:
                         old.unwrap_into(seal, Context(project_id, "seal", epoch - 1), page.buffer)
                         staying[project_id] = new.wrap(page.buffer, Context(project_id, "seal", epoch))
             # 3.
-            self._keep(Seals(epoch=epoch, seals=staying))
-            self._epoch_key = new
-            old.close()
+            seals = Seals(epoch=epoch, seals=staying)
+            self._write(seals)
+            with self._using:
+                self._state, self._epoch_key = seals, new
+                old.close()
             # 4.
             self._forget_other_epochs()
             return True
@@ -125,12 +132,13 @@ class Keystore:
         self._epoch_key.close()
 
     def _sealing(self, project_id: str) -> RootKey:
-        seal, epoch = self._state.seals.get(project_id), self._state.epoch
-        if seal is None:
-            raise ErasedError(f"the keystore has no seal of {project_id}")
         page = SecretPage(KEY_BYTES)
         try:
-            self._epoch_key.unwrap_into(seal, Context(project_id, "seal", epoch), page.buffer)
+            with self._using:
+                seal, epoch = self._state.seals.get(project_id), self._state.epoch
+                if seal is None:
+                    raise ErasedError(f"the keystore has no seal of {project_id}")  # noqa: TRY301 - closes the page as well
+                self._epoch_key.unwrap_into(seal, Context(project_id, "seal", epoch), page.buffer)
             return RootKey(page)
         except BaseException:
             page.close()
@@ -146,7 +154,7 @@ class Keystore:
             if not self._known_epochs():
                 _create(self._file(1))
             seals = Seals(epoch=1, seals={})
-            write_durably(self._path, msgspec.json.encode(seals), mode=0o600)
+            self._write(seals)
             return seals
         try:
             return msgspec.json.decode(content, type=Seals)
@@ -162,9 +170,8 @@ class Keystore:
             )
         return RootKey(read_key(path))
 
-    def _keep(self, seals: Seals) -> None:
+    def _write(self, seals: Seals) -> None:
         write_durably(self._path, msgspec.json.encode(seals), mode=0o600)
-        self._state = seals
 
     def _file(self, epoch: int) -> Path:
         return self._epochs / f"epoch-{epoch:06d}.key"
