@@ -26,12 +26,13 @@ class Hall:
         self.uid = os.getuid()
         self.is_heard = True
         self.full: str | None = None
+        self.explains = True
         self.inside = 0
         self.events: list[AnyEgressEvent] = []
         self.walks: list[asyncio.Task[None]] = []
 
     def house(self, allowed: Any = LOOPBACK) -> House:
-        return House(allowed, self._take, self._give, self._tell)
+        return House(allowed, self._take, self._give, lambda _project_id: self.explains, self._tell)
 
     def _take(self, _project_id: str) -> str | None:
         self.inside += self.full is None
@@ -102,6 +103,13 @@ async def test_a_full_house_says_so(hall: Hall, far: Far) -> None:
     assert error_fields((await hall.ask(b"hello"))[5:])["M"] == "egress: too many connections are open"
     assert far.requests == []
     assert [type(event) for event in hall.events] == [PassageRefused]
+
+
+async def test_who_goes_on_knocking_at_a_full_house_costs_no_event_and_no_descriptor(hall: Hall, far: Far) -> None:
+    hall.full, hall.explains = "too many connections are open", False
+    assert await hall.ask(b"") == b"", "closed at once, though it never says anything"
+    assert hall.events == []
+    assert far.requests == []
 
 
 async def test_why_the_other_end_is_refused_is_read_by_the_client(hall: Hall, far: Far) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cloister.base.errors import BadRequestError
 from cloister.base.identities import COMPUTE_UID_FIRST
 from cloister.base.settings import Settings
+from cloister.node.egress import relay
 from cloister.node.egress.commands import KeepOnly, SetWays, Way
 from cloister.node.egress.place import make_place
 from cloister.node.egress.relay import DOORS_PER_PROJECT_MAX, Relay
@@ -105,6 +107,42 @@ async def test_a_door_that_stays_is_not_touched_and_one_that_trusts_another_is(d
     assert not opened.server.is_serving()
     await doors.say(SHOP, "db.example.com:5432", ca_pem=far.ca_pem, uid=COMPUTE_UID_FIRST + 1)
     assert doors.relay._projects[SHOP].doors[0].uid == COMPUTE_UID_FIRST + 1
+
+
+async def test_who_the_kernel_let_in_before_a_door_was_shut_is_not_inside_afterwards(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the accepting and the first step through there are some turns of the loop: at each, the rule is taken away."""
+    inside: set[int] = set()
+
+    async def stay(*_: object) -> None:
+        inside.add(turns)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            inside.discard(turns)
+
+    monkeypatch.setattr(relay, "walk", stay)
+    place = make_place(doors.paths, SHOP)
+    for turns in range(3, 12):  # earlier, asyncio itself finds that there is no server any more
+        await doors.say(SHOP, "db.example.com:5432")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place / "db.example.com" / ".s.PGSQL.5432"))
+            await _turn(turns)
+            await doors.say(SHOP)
+            await _turn(12)
+            assert not inside
+
+
+async def _turn(times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+def test_no_project_makes_more_of_its_refusals_than_the_record_can_bear(tmp_path: Path) -> None:
+    house = Relay(Settings(state_dir=str(tmp_path)))._house
+    assert sum(house.may_explain(SHOP) for _ in range(1_000)) <= relay.EXPLANATIONS_AT_ONCE + 5
+    assert house.may_explain(BLOG)
 
 
 async def test_what_an_earlier_relay_left_is_gone(doors: Doors) -> None:

@@ -43,6 +43,8 @@ class House:
     take_room: Callable[[str], str | None]
     """For one more of a project: None, and there is room until `give_room`; or why not."""
     give_room: Callable[[str], None]
+    may_explain: Callable[[str], bool]
+    """Whether there is room to tell a project, and the record, that there was no room."""
     tell: Callable[[AnyEgressEvent], bool]
     """False: nobody hears it."""
 
@@ -56,6 +58,8 @@ async def walk(door: Door, house: House, reader: asyncio.StreamReader, writer: a
             return
         # (2) Room.
         if (why := house.take_room(door.project_id)) is not None:
+            if not house.may_explain(door.project_id):
+                return  # as often as it likes, which may not cost others theirs
             await _refuse(door, house, reader, writer, ExhaustedError(f"{door.project_id}: {why}", public=why))
             return
         try:

@@ -43,6 +43,11 @@ OPENINGS_PER_S: Final = 5.0
 OPENINGS_AT_ONCE: Final = 60
 # Per project. Each is an event of the audit log and a look-up of a name.
 
+EXPLANATIONS_PER_S: Final = 1.0
+EXPLANATIONS_AT_ONCE: Final = 20
+# Per project, to who finds no room. Each is an event of the audit log too, and keeps a descriptor until it is read, ten seconds at
+# most. Whoever goes on knocking is not answered: what it could fill is everybody's.
+
 PLACE_INTERVAL_S: Final = 0.2
 # How often to look whether the directory of a project is there by now: its first compute has just been started.
 
@@ -73,7 +78,10 @@ class Relay:
         self._projects: dict[str, _Project] = {}
         self._passages: Counter[str] = Counter()
         self._openings = Buckets(per_s=OPENINGS_PER_S, burst=OPENINGS_AT_ONCE, keys_max=10_000)
-        self._house = House(parse_allowed(settings.egress_allow), self._take_room, self._give_room, self._tell)
+        self._explanations = Buckets(per_s=EXPLANATIONS_PER_S, burst=EXPLANATIONS_AT_ONCE, keys_max=10_000)
+        self._house = House(
+            parse_allowed(settings.egress_allow), self._take_room, self._give_room, self._may_explain, self._tell
+        )
         self._looking: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 
@@ -156,9 +164,13 @@ class Relay:
         walkers: set[asyncio.Task[None]] = set()
 
         def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if listening.fileno() < 0:  # let in by the kernel before the door was shut
+                writer.close()
+                return
             walker = asyncio.create_task(walk(door, self._house, reader, writer))
             walkers.add(walker)
             walker.add_done_callback(_forget(walkers))
+            walker.add_done_callback(lambda _: writer.close())  # also of one that was ended before its first step
 
         server = await asyncio.start_unix_server(come, sock=listening, limit=READ_BYTES)
         return _Opened(server, path, walkers)
@@ -186,6 +198,9 @@ class Relay:
         self._passages[project_id] -= 1
         if not self._passages[project_id]:
             del self._passages[project_id]
+
+    def _may_explain(self, project_id: str) -> bool:
+        return self._explanations.take(project_id, time.monotonic())
 
     def _tell(self, event: AnyEgressEvent) -> bool:
         log.info("%r", event)
