@@ -11,6 +11,7 @@ import pytest
 from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, Spoken
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ForbiddenError, UnprocessableError
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
+from cloister.control.access.sealing import first_head, head_after
 from cloister.control.calling import Caller
 from cloister.control.services import ProjectCreated
 from cloister.trust.access.permissions import Permission
@@ -228,6 +229,30 @@ async def test_the_database_refuses_the_api_itself(
     finally:
         await connection.close()
     assert refused.value.sqlstate in ("PR422", "23514", "23503", "42501")
+
+
+@pytest.mark.parametrize("hides", ["", ", ended_at = NULL"])
+async def test_a_recording_that_was_cut_short_is_not_that_of_the_audit_log(
+    scene: Scene, control_database: ControlDatabase, hides: str
+) -> None:
+    """Threat: whoever rules the control database takes the last chunk away, and computes the head of what is left."""
+    recording = await scene.begin(await scene.approved())
+    for chunk in range(2):
+        await scene.append(recording, chunk)
+    await scene.land.plane.directory._access.end(EndRecording(recording_id=recording, reason="over"))
+    _, statements = await scene.access.replay(CALLER, scene.project_id, UUID(recording))
+    assert len(statements) == 2
+    connection = await asyncpg.connect(control_database.url())
+    try:
+        await connection.execute("SET search_path = cloister")
+        sealed = await connection.fetchval("SELECT sealed FROM recording_chunk WHERE index = 0")
+        await connection.execute("DELETE FROM recording_chunk WHERE index = 1")
+        head = head_after(first_head(UUID(recording)), 0, sealed)
+        await connection.execute(f"UPDATE recording SET chunks = 1, statements = 1, head = $1{hides}", head)
+    finally:
+        await connection.close()
+    with pytest.raises(UnprocessableError, match="audit log"):
+        await scene.access.replay(CALLER, scene.project_id, UUID(recording))
 
 
 async def test_nobody_reads_the_recording_of_themselves(scene: Scene) -> None:
