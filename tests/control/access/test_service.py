@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, Spoken
+from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, LookUp, Spoken
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ForbiddenError, UnprocessableError
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
 from cloister.control.access.sealing import first_head, head_after
@@ -253,6 +253,25 @@ async def test_a_recording_that_was_cut_short_is_not_that_of_the_audit_log(
         await connection.close()
     with pytest.raises(UnprocessableError, match="audit log"):
         await scene.access.replay(CALLER, scene.project_id, UUID(recording))
+
+
+@pytest.mark.parametrize("is_of_the_endpoint", [True, False])
+async def test_what_the_operator_holds_lets_in_nobody_whose_access_was_approved_either(
+    scene: Scene, control_database: ControlDatabase, is_of_the_endpoint: bool
+) -> None:
+    request, endpoint_id = await scene.approved(), scene.created.endpoint.id
+    question = LookUp(endpoint=endpoint_id, role=request.role)
+    assert not (await scene.land.plane.directory.look_up(question)).is_held
+    connection = await asyncpg.connect(control_database.url())
+    try:
+        await connection.execute(
+            "INSERT INTO cloister.hold (project_id, endpoint_id, held_by) VALUES ($1, $2, 'operator')",
+            scene.project_id,
+            endpoint_id if is_of_the_endpoint else "",
+        )
+    finally:
+        await connection.close()
+    assert (await scene.land.plane.directory.look_up(question)).is_held
 
 
 async def test_nobody_reads_the_recording_of_themselves(scene: Scene) -> None:

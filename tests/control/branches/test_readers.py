@@ -12,6 +12,7 @@ from cloister.base.directory import Close
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId
 from cloister.control.branches.model import Point, Restore
+from cloister.control.computes import holds
 from cloister.control.computes.model import READ_ONLY, Endpoint, EndpointChange, NewEndpoint, State
 from cloister.control.computes.service import READERS_PER_BRANCH_MAX
 from cloister.control.computes.store import is_branch_clean
@@ -187,6 +188,19 @@ async def test_a_disabled_one_is_refused(land: Land, created: ProjectCreated) ->
     assert not (await land.look_up(created.endpoint.id, "neondb_owner")).is_disabled
     with pytest.raises(PreconditionError):
         await land.plane.standbys.wake(it.id)
+
+
+async def test_one_that_the_operator_holds_is_held_alone_and_one_of_a_held_writer_too(
+    land: Land, created: ProjectCreated
+) -> None:
+    it = await reader(land, created)
+    for held, are_held in ((it.id, (True, False)), (created.endpoint.id, (True, True))):
+        async with land.database.transaction() as tx:
+            await holds.put(tx, created.project.id, endpoint_id=held, finding_id="f", held_by="operator")
+        found = [await land.look_up(name, "neondb_owner") for name in (it.id, created.endpoint.id)]
+        assert tuple(route.is_held for route in found) == are_held
+    async with land.database.transaction() as tx:
+        await holds.release(tx, "f")
 
 
 async def test_readers_are_counted_and_make_no_room_for_a_second_writer(land: Land, created: ProjectCreated) -> None:

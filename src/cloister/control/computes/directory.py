@@ -98,7 +98,8 @@ _OF_ENDPOINT: Final = f"{_ROUTE} AND e.id = $1"
 _OF_BRANCH: Final = f"{_ROUTE} AND b.id = $1"
 # By the endpoint that writes it; one without any has its roles in our rows alone.
 _READER: Final = """
-SELECT branch_id, is_disabled FROM endpoint WHERE id = $1 AND type = 'read_only' AND deleted_at IS NULL
+SELECT branch_id, is_disabled, EXISTS (SELECT FROM hold h WHERE h.endpoint_id = endpoint.id AND h.role = '') AS is_held
+  FROM endpoint WHERE id = $1 AND type = 'read_only' AND deleted_at IS NULL
 """
 
 
@@ -242,7 +243,7 @@ class DirectoryServer:
             audit_level=AuditLevel(row["audit_level"]),
         )
         if reader is not None and past is None:
-            return await self._led_to_a_reader(route, is_disabled=reader["is_disabled"])
+            return await self._led_to_a_reader(route, reader)
         if past is None and name != row["branch_id"]:
             return route
         return await self._led_to_the_past(route, past, is_by_branch=name == row["branch_id"])
@@ -261,6 +262,7 @@ class DirectoryServer:
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
             is_disabled=bool(row["is_disabled"]),
+            is_held=row["is_held"],
             socket_dir=None if running is None else running.socket_dir,
             generation=row["generation"] or 0,
             audit_level=AuditLevel(row["audit_level"]),
@@ -283,13 +285,14 @@ class DirectoryServer:
             is_volatile=True,
         )
 
-    async def _led_to_a_reader(self, route: Route, *, is_disabled: bool) -> Route:  # (8)
+    async def _led_to_a_reader(self, route: Route, reader: Any) -> Route:  # (8)
         async with self._database.reading() as tx:
             standby = await standby_store.of_endpoint(tx, EndpointId(route.endpoint_id))
         is_there = standby is not None and not standby.is_orphan
         return msgspec.structs.replace(
             route,
-            is_disabled=is_disabled,
+            is_disabled=reader["is_disabled"],
+            is_held=route.is_held or reader["is_held"],
             is_read_only=True,
             socket_dir=standby.socket_dir if standby is not None and is_there else None,
             generation=standby.generation if standby is not None and is_there else 0,
