@@ -4,7 +4,7 @@ The messages stand here because the gateway does not know `control/` and `contro
 process answers on `Paths.directory_socket`; only the gateway's Unix user may connect.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -224,12 +224,23 @@ class BeginRecording(Command[str], frozen=True, kw_only=True):
     application_name: str = ""
 
 
-class Spoken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One statement of a recorded session, its secrets masked: `protocol/pgwire/statements.py` says what each means."""
+ASKED: Final = "asked"
+"""The outcome of what is about to be sent to the compute. What came of it has the same number, if anything did."""
+PREPARE: Final = "prepare"
+BIND: Final = "bind"
+"""Kinds of what is asked and executes nothing."""
 
+
+class Spoken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was asked in a recorded session, or what came of it, secrets masked: `protocol/pgwire/statements.py` says what
+    each means."""
+
+    number: int = 0
     kind: str
     text: str
     name: str = ""
+    source: str = ""
+    """Of a portal: the prepared statement."""
     text_bytes: int = 0
     digest: bytes = b""
     outcome: str

@@ -202,24 +202,30 @@ def recordings(session: Session, *, access_id: str | None, project_id: str | Non
 
 @access.command()
 @click.argument("recording_id", metavar="RECORDING")
-@click.option("--verify", is_flag=True, help="Say only whether it is whole, and the hash to find in the audit log.")
+@click.option(
+    "--verify", is_flag=True, help="Say only whether it is whole, and which event of the audit log has its end."
+)
 @project_option
 @client_command
 def replay(session: Session, *, recording_id: str, verify: bool, project_id: str | None) -> None:
     """Show what was done in a recorded session, statement by statement. That you looked is recorded.
 
-    Before anything is shown, every chunk was opened and the chain of hashes followed to its end; a recording in which
-    anything was changed is refused, with the place.
+    Before anything is shown, every chunk was opened and the chain of hashes followed to its end, which is the one that
+    the audit log has. A recording in which anything was changed or cut off is refused, with the place.
     """
     answer = session.api.get(_recording(session, project_id, recording_id))
     recording, statements = answer["recording"], answer["statements"]
     if session.is_json:
-        out.show_json(recording if verify else answer)
+        out.show_json({"recording": recording, "audit_seq": answer.get("audit_seq")} if verify else answer)
         return
     if verify:
         state = "ended" if recording.get("ended_at") else "still going on"
         click.echo(f"Whole: {recording['statements']} statements in {recording['chunks']} chunks, {state}.")
         click.echo(f"Hash:  {recording['head']}")
+        if (seq := answer.get("audit_seq")) is not None:
+            click.echo(f"Audit: event {seq} has the same hash and the same numbers.")
+        else:
+            click.echo("Audit: nothing yet. The log is told the hash when the session ends.")
         return
     click.echo(f"{out.printable(recording['recorded'])} from {recording['address']}, began {recording['began_at']}")
     for statement in statements:
@@ -234,12 +240,14 @@ def replay(session: Session, *, recording_id: str, verify: bool, project_id: str
 @client_command
 def watch(session: Session, *, recording_id: str, project_id: str | None) -> None:
     """Follow a session while it goes on. Each look is recorded. `cloister access terminate` ends it."""
-    path, seen = _recording(session, project_id, recording_id), 0
+    path = _recording(session, project_id, recording_id)
+    seen: set[tuple[int, str, int]] = set()  # a statement is told when it is asked, and again when it has ended
     while True:
         answer = session.api.get(path)
-        for statement in answer["statements"][seen:]:
-            _tell(statement)
-        seen = len(answer["statements"])
+        for statement in answer["statements"]:
+            if (key := (statement["number"], statement["outcome"], statement["at_ms"])) not in seen:
+                seen.add(key)
+                _tell(statement)
         if answer["recording"].get("ended_at"):
             click.echo(f"ended: {out.printable(answer['recording']['reason'])}")
             return
@@ -283,11 +291,20 @@ def remove(session: Session, *, shift_id: str, org_id: str | None) -> None:
     session.show(session.api.delete(f"/cloister{org_path(session, org_id)}/on_call/{segment(shift_id)}"), SHIFTS)
 
 
+_NOT_KNOWN: Final = {
+    "asked": "under way",
+    "unknown": "outcome unknown: the session ended first",
+}
+
+
 def _tell(statement: Json) -> None:
     """One statement, in the order a reader asks: when, what, how it went."""
     what = statement["text"] or f"({statement['kind']} {statement['name']})"
     for number, line in enumerate(what.splitlines() or [what]):
         click.echo(f"{_clock(statement['at_ms']) if number == 0 else '':>10}  {out.printable(line)}")
+    if statement["outcome"] in _NOT_KNOWN:
+        click.echo(f"{'':>10}  -> {_NOT_KNOWN[statement['outcome']]}")
+        return
     if statement["outcome"] == "failed":
         how = f"ERROR {statement['sqlstate']} {statement['error']}".rstrip()
     else:

@@ -13,11 +13,10 @@ from typing import Protocol
 from uuid import UUID
 
 from cloister.base.audit_levels import AuditLevel
-from cloister.base.directory import Spoken
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.secret import Secret
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
-from cloister.control.access.service import Credentials
+from cloister.control.access.service import Credentials, Replayed
 from cloister.control.branches.model import (
     HEAD,
     Branch,
@@ -149,9 +148,7 @@ class Access(Protocol):
     async def terminate(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Request: ...
     async def credentials(self, caller: Caller, project_id: ProjectId, request_id: UUID) -> Credentials: ...
     async def recordings(self, project_id: ProjectId, request_id: UUID | None) -> list[Recording]: ...
-    async def replay(
-        self, caller: Caller, project_id: ProjectId, recording_id: UUID
-    ) -> tuple[Recording, list[Spoken]]: ...
+    async def replay(self, caller: Caller, project_id: ProjectId, recording_id: UUID) -> Replayed: ...
     async def shifts(self, org_id: OrgId) -> list[Shift]: ...
     async def add_shift(
         self, caller: Caller, org_id: OrgId, email: str, starts_at: datetime, ends_at: datetime

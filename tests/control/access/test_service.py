@@ -10,8 +10,8 @@ import pytest
 
 from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, LookUp, Spoken
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ForbiddenError, UnprocessableError
+from cloister.control.access.guard import LAST_WORDS
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
-from cloister.control.access.sealing import first_head, head_after
 from cloister.control.calling import Caller
 from cloister.control.services import ProjectCreated
 from cloister.trust.access.permissions import Permission
@@ -23,7 +23,8 @@ from tests.fix_database import ControlDatabase
 DEV, EVE = UUID(int=21), UUID(int=22)
 EDITOR = frozenset({Permission.ACCESS_REQUEST})
 NEW = NewRequest(branch_id=None, reason="INC-7", duration=timedelta(minutes=30), may_write=False, is_break_glass=False)
-SPOKEN = Spoken(kind="simple", text="SELECT 1", outcome="done", began_ms=1, ended_ms=2)
+ASKED = Spoken(number=1, kind="simple", text="SELECT 1", outcome="asked", began_ms=1, ended_ms=1)
+DONE = Spoken(number=1, kind="simple", text="SELECT 1", outcome="done", began_ms=1, ended_ms=2)
 
 
 def caller(account: UUID, grants: frozenset[Permission] = EDITOR, key: int = 5) -> Caller:
@@ -57,9 +58,12 @@ class Scene:
         words = {"endpoint_id": self.created.endpoint.id, "role": request.role, "session_id": "s", "address": "::1"}
         return await self.land.plane.directory._access.begin(BeginRecording(**words | other))
 
-    async def append(self, recording: str, chunk: int) -> int:
-        command = AppendRecording(recording_id=recording, chunk=chunk, statements=[SPOKEN])
+    async def append(self, recording: str, chunk: int, spoken: Spoken = ASKED) -> int:
+        command = AppendRecording(recording_id=recording, chunk=chunk, statements=[spoken])
         return await self.land.plane.directory._access.append(command)
+
+    async def end(self, recording: str) -> None:
+        await self.land.plane.directory._access.end(EndRecording(recording_id=recording, reason="over"))
 
     async def roles(self) -> dict[str, bool]:
         image = self.land.node.images[self.project_id]
@@ -110,11 +114,12 @@ async def test_access_is_approved_used_recorded_and_over_on_time(scene: Scene) -
     await scene.land.plane.access_keeper.pass_once()
     assert await scene.state(request) is State.ENDED
     assert await scene.roles() == {}
-    await scene.land.plane.directory._access.end(EndRecording(recording_id=recording, reason="over"))
+    await scene.end(recording)
     with pytest.raises(ConflictError):
-        await scene.append(recording, 1)
-    found, statements = await scene.access.replay(CALLER, scene.project_id, UUID(recording))
-    assert (found.reason, [it.text for it in statements]) == ("over", ["SELECT 1"])
+        await scene.append(recording, 1, DONE)
+    replayed = await scene.access.replay(CALLER, scene.project_id, UUID(recording))
+    assert (replayed.recording.reason, replayed.sealed_by is not None) == ("over", True)
+    assert [(it.text, it.outcome) for it in replayed.statements] == [("SELECT 1", "unknown")]
     assert [it for it in await scene.land.actions() if it.startswith(("access.", "recording."))] == [
         "access.request", "access.approve", "access.credentials", "recording.start", "access.end", "recording.end",
         "recording.read",
@@ -231,28 +236,89 @@ async def test_the_database_refuses_the_api_itself(
     assert refused.value.sqlstate in ("PR422", "23514", "23503", "42501")
 
 
-@pytest.mark.parametrize("hides", ["", ", ended_at = NULL"])
-async def test_a_recording_that_was_cut_short_is_not_that_of_the_audit_log(
-    scene: Scene, control_database: ControlDatabase, hides: str
+@pytest.mark.parametrize("is_terminated", [False, True])
+async def test_a_gateway_that_missed_the_end_cannot_go_on(scene: Scene, is_terminated: bool) -> None:
+    """What is asked is refused at once; what came of it may be told for a moment."""
+    request = await scene.approved()
+    recording = await scene.begin(request)
+    await scene.append(recording, 0)
+    if is_terminated:
+        await scene.access.terminate(CALLER, scene.project_id, request.id)
+    else:
+        scene.land.clock.advance(NEW.duration)
+    with pytest.raises(ForbiddenError):
+        await scene.append(recording, 1, ASKED)
+    assert await scene.append(recording, 1, DONE) == 2
+    scene.land.clock.advance(LAST_WORDS)
+    with pytest.raises(ForbiddenError):
+        await scene.append(recording, 2, DONE)
+    await scene.end(recording)
+
+
+FORGERIES = {
+    "cut at the end": """DELETE FROM recording_chunk WHERE index = 1;
+        UPDATE recording SET chunks = 1, head = sha256(sha256(uuid_send(id)) || int8send(0) ||
+            (SELECT sealed FROM recording_chunk WHERE index = 0))""",
+    "and made to look as if it went on": """DELETE FROM recording_chunk WHERE index = 1;
+        UPDATE recording SET chunks = 1, ended_at = NULL, head = sha256(sha256(uuid_send(id)) || int8send(0) ||
+            (SELECT sealed FROM recording_chunk WHERE index = 0))""",
+    "another number of statements": "UPDATE recording SET statements = 0",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES.keys())
+async def test_a_recording_that_does_not_end_as_the_audit_log_says_is_refused(
+    scene: Scene, control_database: ControlDatabase, forgery: str
 ) -> None:
-    """Threat: whoever rules the control database takes the last chunk away, and computes the head of what is left."""
+    """Threat: whoever owns the control database, without the audit log's hold on it outside, makes the chain fit."""
     recording = await scene.begin(await scene.approved())
-    for chunk in range(2):
-        await scene.append(recording, chunk)
-    await scene.land.plane.directory._access.end(EndRecording(recording_id=recording, reason="over"))
-    _, statements = await scene.access.replay(CALLER, scene.project_id, UUID(recording))
-    assert len(statements) == 2
-    connection = await asyncpg.connect(control_database.url())
+    await scene.append(recording, 0)
+    await scene.append(recording, 1, DONE)
+    await scene.end(recording)
+    assert (await scene.access.replay(CALLER, scene.project_id, UUID(recording))).sealed_by
+    connection = await asyncpg.connect(control_database.url("postgres"))
     try:
-        await connection.execute("SET search_path = cloister")
-        sealed = await connection.fetchval("SELECT sealed FROM recording_chunk WHERE index = 0")
-        await connection.execute("DELETE FROM recording_chunk WHERE index = 1")
-        head = head_after(first_head(UUID(recording)), 0, sealed)
-        await connection.execute(f"UPDATE recording SET chunks = 1, statements = 1, head = $1{hides}", head)
+        await connection.execute(
+            f"SET search_path = cloister; ALTER TABLE recording DISABLE TRIGGER recording_grows; {forgery}"
+        )
     finally:
         await connection.close()
-    with pytest.raises(UnprocessableError, match="audit log"):
+    with pytest.raises(UnprocessableError) as refused:
         await scene.access.replay(CALLER, scene.project_id, UUID(recording))
+    assert "audit log" in refused.value.public
+
+
+GROWN_OTHERWISE = {
+    "fewer chunks": "UPDATE recording SET chunks = 0, head = sha256(uuid_send(id))",
+    "another head": "UPDATE recording SET head = sha256(head)",
+    "another head and number": "UPDATE recording SET chunks = chunks + 1, head = sha256(head)",
+    "fewer statements": "UPDATE recording SET statements = 0",
+    "another's": "UPDATE recording SET account_id = gen_random_uuid()",
+    "a chunk out of turn": "INSERT INTO recording_chunk SELECT id, chunks + 1, '' FROM recording",
+}
+AFTER_ITS_END = {
+    "open again": "UPDATE recording SET ended_at = NULL",
+    "another reason": "UPDATE recording SET reason = 'other'",
+    "a chunk more": "INSERT INTO recording_chunk SELECT id, chunks, '' FROM recording",
+}
+
+
+@pytest.mark.parametrize("statement", [*GROWN_OTHERWISE.values(), *AFTER_ITS_END.values()])
+async def test_the_database_lets_a_recording_grow_and_nothing_else(
+    scene: Scene, control_database: ControlDatabase, statement: str
+) -> None:
+    recording = await scene.begin(await scene.approved())
+    await scene.append(recording, 0)
+    if statement in AFTER_ITS_END.values():
+        await scene.end(recording)
+    connection = await asyncpg.connect(control_database.url("cloister_api"))
+    try:
+        await connection.execute("SET search_path = cloister")
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+    assert refused.value.sqlstate == "PR422"
 
 
 @pytest.mark.parametrize("is_of_the_endpoint", [True, False])

@@ -33,7 +33,7 @@ from cloister.base.secret import Secret
 from cloister.base.settings import Address, Settings
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
-from cloister.control.access.service import Credentials
+from cloister.control.access.service import Credentials, Replayed
 from cloister.control.branches.model import (
     HEAD,
     Branch,
@@ -301,8 +301,8 @@ class FakeAccess:
         caller: Caller,
         project_id: ProjectId,
         recording_id: UUID,
-    ) -> tuple[Recording, list[Spoken]]:
-        return _only(await self.recordings(project_id, None), recording_id), [SPOKEN]
+    ) -> Replayed:
+        return Replayed(_only(await self.recordings(project_id, None), recording_id), [SPOKEN], None)
 
     async def shifts(self, org_id: OrgId) -> list[Shift]:
         return [SHIFT] if org_id == ORG else []

@@ -297,14 +297,16 @@ def test_what_is_asked_is_told_before_anything_comes_of_it() -> None:
     asked = observer.from_client(
         parse("SELECT 2", "two") + bind("two", "p") + execute("p") + SYNC + query("SELECT 3"), 0.0
     )
-    assert [(it.number, it.kind, it.is_preparation, it.text, it.name) for it in asked] == [
-        (1, Kind.EXTENDED, True, "SELECT 2", "two"),
-        (2, Kind.EXTENDED, False, "", "p"),
-        (3, Kind.SIMPLE, False, "SELECT 3", ""),
+    assert [(it.number, it.kind, it.text, it.name, it.source) for it in asked] == [
+        (1, Kind.EXTENDED, "SELECT 2", "two", ""),
+        (2, Kind.EXTENDED, "", "p", "two"),
+        (3, Kind.EXTENDED, "", "p", ""),
+        (4, Kind.SIMPLE, "SELECT 3", "", ""),
     ]
+    assert [(it.is_preparation, it.is_binding) for it in asked[:3]] == [(True, False), (False, True), (False, False)]
     assert observer.is_unanswered
     heard = observer.from_server(PARSED + BOUND + done("SELECT 1") + READY + done("SELECT 1") + READY, 0.0)
-    assert [(it.number, it.text) for it in heard] == [(2, "SELECT 2"), (3, "SELECT 3")]
+    assert [(it.number, it.text) for it in heard] == [(3, "SELECT 2"), (4, "SELECT 3")]
     assert not observer.is_unanswered
 
 

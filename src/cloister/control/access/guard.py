@@ -13,18 +13,19 @@ The lock keeps (1) to (4) and the keeper's dropping of the role apart.
 
 import asyncio
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.directory import AppendRecording, BeginRecording, EndRecording
+from cloister.base.directory import ASKED, AppendRecording, BeginRecording, EndRecording
 from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, parse_endpoint_id
 from cloister.control.access import store
 from cloister.control.access.model import Recording, Request
+from cloister.control.access.replaying import is_statement
 from cloister.control.access.sealing import KEY_BYTES, NONCE_BYTES, KeyRing, first_head, head_after, seal
 from cloister.control.roles import store as roles
 from cloister.control.roles.server import Servers
@@ -34,6 +35,8 @@ STATEMENTS_MAX: Final = 2_000
 # In one message.
 WORDS_CHARS_MAX: Final = 200
 # Of what a client says of itself.
+LAST_WORDS: Final = timedelta(seconds=10)
+# After the end of an access: sessions are ended within a second, and a gateway stores or gives up within five.
 
 
 class AccessGuard:
@@ -106,11 +109,22 @@ class AccessGuard:
         return str(recording_id)
 
     async def append(self, command: AppendRecording) -> int:
-        """Raises ConflictError for a recording that has ended, and for a chunk that is out of turn."""
+        """Store what was said. So that a gateway that missed the end of an access cannot go on, these are refused.
+
+        1. What is asked, from the end on: it has not been sent yet. The request's row is held, so that this end is the one.
+        2. What came of it, LAST_WORDS after the end. Until then the gateway may still say how it went.
+        3. Anything for a recording that has ended, and a chunk that is out of turn.
+
+        Raises ForbiddenError for (1) and (2), ConflictError for (3)."""
         if not 0 < len(command.statements) <= STATEMENTS_MAX:
             raise BadRequestError(f"{len(command.statements)} statements in one message")
         async with self._database.transaction() as tx:
             recording = await store.held_recording(tx, _uuid(command.recording_id))
+            until = await store.over_at(tx, recording.request_id)
+            if all(it.outcome != ASKED for it in command.statements):
+                until += LAST_WORDS
+            if self._clock.now() >= until:
+                raise ForbiddenError(f"{recording.id}: the access is over", public="the access is over")
             if recording.ended_at is not None or command.chunk != recording.chunks:
                 raise ConflictError(f"{recording.id}: chunk {command.chunk} after {recording.chunks}")
             key = self._keys.unwrap(recording.id, recording.wrapped_key)
@@ -119,7 +133,8 @@ class AccessGuard:
                 key, recording.id, recording.chunks, recording.head, statements=command.statements, nonce=nonce
             )
             head = head_after(recording.head, recording.chunks, sealed)
-            await store.append(tx, recording, sealed, head, len(command.statements))
+            count = sum(is_statement(it) for it in command.statements)
+            await store.append(tx, recording, sealed, head, count)
         return recording.chunks + 1
 
     async def end(self, command: EndRecording) -> int:
@@ -146,12 +161,7 @@ class AccessGuard:
 async def finish(tx: Transaction, recording: Recording, reason: str, now: datetime) -> None:
     """The audit log gets the last head: from here on, nothing of the recording can change unnoticed."""
     await store.end_recording(tx, recording.id, reason, now)
-    details = {
-        "request_id": str(recording.request_id),
-        "chunks": recording.chunks,
-        "statements": recording.statements,
-        "head": recording.head.hex(),
-    }
+    details = {"request_id": str(recording.request_id), **recording.extent}
     event = Event(
         action=Action.RECORDING_END,
         actor=f"user:{recording.account_id}",

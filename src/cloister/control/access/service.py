@@ -29,6 +29,7 @@ from cloister.control.access.model import (
     State,
     Step,
 )
+from cloister.control.access.replaying import told
 from cloister.control.access.sealing import BrokenRecordingError, KeyRing, opened
 from cloister.control.branches import store as branches
 from cloister.control.calling import Caller
@@ -38,6 +39,7 @@ from cloister.control.roles import store as roles
 from cloister.control.roles.passwords import new_verifier
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action, Event, record
+from cloister.trust.audit import reader as audited
 
 LISTED_MAX: Final = 500
 # The newest. Older ones are in the audit log.
@@ -50,6 +52,14 @@ class Credentials:
     request: Request
     endpoint_id: EndpointId
     password: Secret[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    recording: Recording
+    statements: list[Spoken]
+    sealed_by: int | None
+    """The number of the audit event that has its last head; None while it goes on."""
 
 
 class AccessService:
@@ -170,9 +180,10 @@ class AccessService:
         async with self._database.reading() as tx:
             return await store.recordings(tx, project_id, request_id, LISTED_MAX)
 
-    async def replay(self, caller: Caller, project_id: ProjectId, recording_id: UUID) -> tuple[Recording, list[Spoken]]:
-        """Every statement so far, the chain checked from its beginning. The reading is recorded first. Raises
-        ForbiddenError for the recorded person, UnprocessableError if it is not what was recorded."""
+    async def replay(self, caller: Caller, project_id: ProjectId, recording_id: UUID) -> Replayed:
+        """Every statement so far: the chain checked from its beginning, and its end against the audit log's event. The
+        reading is recorded first. Raises ForbiddenError for the recorded person, UnprocessableError if it is not what was
+        recorded."""
         async with self._database.transaction() as tx:
             found = await store.recording(tx, project_id, recording_id)
             if found.account_id == caller.principal.account_id:
@@ -187,12 +198,11 @@ class AccessService:
         async with self._database.transaction() as tx:
             found = await store.held_recording(tx, recording_id)  # so that its head is that of its chunks
             chunks = await store.chunks(tx, recording_id)
-            told = await store.head_at_end(tx, project_id, recording_id)
-        # Heads can be computed by whoever has the rows: one that was cut short fits its row, but not the log.
-        if told != (found.head.hex() if found.ended_at is not None else None):
-            raise BrokenRecordingError(public="the recording is not the one whose end is in the audit log")
+            ends = await audited.of_resource(tx, Action.RECORDING_END, found.project_id, str(found.id))
+        sealed_by = _sealed_by(found, ends)
         key = self._keys.unwrap(found.id, found.wrapped_key)
-        return found, opened(key, found.id, found.head, chunks)
+        said = opened(key, found.id, found.head, chunks)
+        return Replayed(found, told(said, is_over=found.ended_at is not None), sealed_by)
 
     # ── who is on call ──
 
@@ -249,6 +259,19 @@ async def close_overdue(tx: Transaction, now: datetime, due: Sequence[tuple[Requ
         )
     if events:
         await record(tx, *events)
+
+
+def _sealed_by(recording: Recording, ends: Sequence[audited.Recorded]) -> int | None:
+    """Which event of the audit log vouches for its end; None while it goes on. Also for one that was made to look as if it
+    went on. Raises BrokenRecordingError."""
+    if not ends and recording.ended_at is None:
+        return None
+    if len(ends) != 1:
+        raise BrokenRecordingError(public=f"the audit log has {len(ends)} ends of the recording")
+    details = ends[0].event.details
+    if {name: details.get(name) for name in recording.extent} != recording.extent:
+        raise BrokenRecordingError(public=f"the recording is not as event {ends[0].seq} of the audit log says it ended")
+    return ends[0].seq
 
 
 def _is_own(caller: Caller, request: Request) -> bool:

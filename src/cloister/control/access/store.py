@@ -9,7 +9,6 @@ from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OrgId, ProjectId
 from cloister.control.access.model import Recording, Request, Shift, State
-from cloister.trust.audit import Action
 
 _REQUEST: Final = """
 SELECT r.*, a.email,
@@ -89,6 +88,16 @@ async def approve(tx: Transaction, request: Request, by: UUID, now: datetime) ->
         by,
         now,
     )
+
+
+async def over_at(tx: Transaction, request_id: UUID) -> datetime:
+    """When the access was over, or will be; the row is held against being closed meanwhile. Of one that was active once."""
+    row = await tx.fetch_row(
+        "SELECT least(closed_at, ends_at) AS over_at FROM access_request WHERE id = $1 FOR SHARE", request_id
+    )
+    assert row is not None
+    over_at: datetime = row["over_at"]
+    return over_at
 
 
 async def activate(tx: Transaction, request_id: UUID, ends_at: datetime) -> None:
@@ -269,18 +278,6 @@ async def left_open(tx: Transaction, closed_before: datetime) -> list[Recording]
         closed_before,
     )
     return [_recording(row) for row in rows]
-
-
-async def head_at_end(tx: Transaction, project_id: ProjectId, recording_id: UUID) -> str | None:
-    """The last head, as the audit log has it from the end of the session; None while there is no end."""
-    head: str | None = await tx.fetch_value(
-        """SELECT body::jsonb -> 'details' ->> 'head' FROM audit_event
-            WHERE project_id = $1 AND action = $2 AND body::jsonb ->> 'resource' = $3 ORDER BY seq LIMIT 1""",
-        project_id,
-        Action.RECORDING_END.value,
-        str(recording_id),
-    )
-    return head
 
 
 async def chunks(tx: Transaction, recording_id: UUID) -> list[tuple[int, bytes]]:

@@ -1,16 +1,21 @@
 """Sessions that must be recorded: those of people whose access to data was approved.
 
-A recording is open before the client's first byte goes to the compute. Bytes go the usual way, past an observer that makes
-statements of them; each statement is stored, its secrets masked, before the client's next bytes are read. What cannot be
-understood is not passed on, and a recording that cannot be kept ends its session. Only such sessions pay for this: the relay
-itself knows nothing of it.
+A recording is open before the client's first byte goes to the compute. An observer makes statements of the bytes, and they
+are stored, their secrets masked, twice:
+
+1. What is asked, before its bytes go to the compute. They wait in `RecordedRelay`, and nothing is read behind them. So nothing
+   runs that is not written down, whichever process dies, and whenever.
+2. What came of it, before the client's next bytes go.
+
+What cannot be understood is not passed on, and a recording that cannot be kept ends its session: what waits is dropped. Only
+such sessions pay for this: the relay itself knows nothing of it.
 """
 
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from cloister.base.directory import Spoken
+from cloister.base.directory import ASKED, BIND, PREPARE, Spoken
 from cloister.base.errors import CloisterError
 from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.relay import Relay
@@ -18,7 +23,7 @@ from cloister.edge.gateway.statements import Watch
 from cloister.edge.gateway.wire import AnyTunnel
 from cloister.protocol.pgwire.frames import ProtocolViolationError
 from cloister.protocol.pgwire.masking import mask
-from cloister.protocol.pgwire.statements import Observer, Outcome, Statement
+from cloister.protocol.pgwire.statements import Asked, Observer, Outcome, Statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +47,7 @@ _FAILED: Final = "recording_failed"
 
 
 class Recorder:
-    """Of one session. `hold` is told whether the client must wait; `fail`, that the session must end."""
+    """Of one session. `hold` is told whether the client, and what it has said, must wait; `fail`, that the session must end."""
 
     def __init__(self, directory: Directory, recording_id: str) -> None:
         self.hold: Callable[[bool], None] = lambda _: None
@@ -60,12 +65,17 @@ class Recorder:
         self._is_over = False
 
     def from_client(self, data: bytes) -> None:
-        """Raises ProtocolViolationError: not to be passed on."""
-        self._observer.from_client(data, self._now())
+        """To be passed on when `is_stored`. Raises ProtocolViolationError: not at all, then."""
+        now = self._now()
+        self._keep([_as_asked(it, round(now * 1000)) for it in self._observer.from_client(data, now)])
 
     def from_compute(self, data: bytes) -> None:
         """Raises ProtocolViolationError."""
-        self._keep(self._observer.from_server(data, self._now()))
+        self._keep([_spoken(it) for it in self._observer.from_server(data, self._now())])
+
+    @property
+    def is_stored(self) -> bool:
+        return self._storing is None and not self._has_failed
 
     async def finish(self, reason: str) -> None:
         """Whatever was under way, and why it ended. Never raises for a record that cannot be kept: the session is over,
@@ -73,7 +83,7 @@ class Recorder:
         if self._is_over:
             return
         self._is_over = True
-        self._keep(self._observer.end(self._now()))
+        self._keep([_spoken(it) for it in self._observer.end(self._now())])
         if self._storing is not None:
             await asyncio.wait([self._storing])
         if self._has_failed:
@@ -87,18 +97,16 @@ class Recorder:
     def _now(self) -> float:
         return self._loop.time() - self._began
 
-    def _keep(self, statements: list[Statement]) -> None:
-        if not statements or self._has_failed:
+    def _keep(self, said: list[Spoken]) -> None:
+        if not said or self._has_failed:
             return
-        for statement in statements:
-            spoken = _spoken(statement)
-            self._waiting.append(spoken)
-            self._waiting_bytes += len(spoken.text) + len(spoken.error)
+        self._waiting += said
+        self._waiting_bytes += sum(len(spoken.text) + len(spoken.error) for spoken in said)
         if self._waiting_bytes > BACKLOG_BYTES:
             self._give_up("too much is waiting to be stored")
         elif self._storing is None:
-            self.hold(True)
             self._storing = self._loop.create_task(self._store())
+            self.hold(True)
 
     async def _store(self) -> None:
         try:
@@ -146,6 +154,8 @@ class RecordedRelay(Relay):
         super().__init__(client, tunnel, compute, lambda: False, watch)
         self._recorder = recorder
         self._is_waiting = False
+        self._unsent: list[bytes] = []
+        """What the client said, and is not written down yet. At most what was read at once: nothing is read behind it."""
         self._to_compute = self._from_client._compute_write  # noqa: SLF001 - the parts of one relay
         self._to_client = self._from_compute._tls_write  # noqa: SLF001
         self._from_client._compute_write = self._heard_client  # noqa: SLF001 - the parts of one relay
@@ -167,7 +177,8 @@ class RecordedRelay(Relay):
         except ProtocolViolationError as error:
             self._not_understood(error)
         else:
-            self._to_compute(data)
+            self._unsent.append(bytes(data))
+            self._send()
 
     def _heard_compute(self, data: bytes) -> int:
         try:
@@ -181,12 +192,40 @@ class RecordedRelay(Relay):
         log.warning("a recorded session said what is no protocol: %s", error)
         self.end(_FAILED)
 
+    def thaw(self) -> None:
+        super().thaw()
+        self._send()
+
     def _wait(self, is_waiting: bool) -> None:
         self._is_waiting = is_waiting
+        self._send()
         self._set_client_reading()
+
+    def _send(self) -> None:
+        if self.closed.done():
+            self._unsent.clear()
+        elif self._unsent and self._recorder.is_stored and not self._is_frozen:
+            unsent, self._unsent = b"".join(self._unsent), []
+            self._to_compute(unsent)
 
     def _wants_pause(self) -> bool:
         return self._is_waiting or super()._wants_pause()
+
+
+def _as_asked(asked: Asked, at_ms: int) -> Spoken:
+    kind = PREPARE if asked.is_preparation else BIND if asked.is_binding else str(asked.kind)
+    return Spoken(
+        number=asked.number,
+        kind=kind,
+        text=mask(asked.text, is_cut=bool(asked.digest)),
+        name=asked.name,
+        source=asked.source,
+        text_bytes=asked.text_bytes,
+        digest=asked.digest,
+        outcome=ASKED,
+        began_ms=at_ms,
+        ended_ms=at_ms,
+    )
 
 
 def _spoken(statement: Statement) -> Spoken:
@@ -195,6 +234,7 @@ def _spoken(statement: Statement) -> Spoken:
     error = statement.error[:ERROR_CHARS_MAX] if text == statement.text else ""
     failed = statement.outcome is Outcome.FAILED
     return Spoken(
+        number=statement.number,
         kind=str(statement.kind),
         text=text,
         name=statement.name,

@@ -84,9 +84,13 @@ class Asked:
     kind: Kind
     is_preparation: bool
     """A text without an execution."""
+    is_binding: bool
+    """A portal made of one."""
     text: str
-    """As in Statement. Empty for the execution of a portal: its text was asked when it was prepared."""
+    """As in Statement. Empty for a portal and its execution: the text was asked when it was prepared."""
     name: str
+    source: str
+    """The prepared statement that a portal is made of; empty for everything else, and for the one without a name."""
     text_bytes: int
     digest: bytes
 
@@ -217,7 +221,7 @@ class Observer:
             work = self._work(frame, now)
             if work is None:
                 continue
-            if work.kind in ("Q", "P", "E", "F"):
+            if work.kind in ("Q", "P", "B", "E", "F"):
                 self._count += 1
                 work.number = self._count
                 asked.append(_as_asked(work))
@@ -510,8 +514,10 @@ def _as_asked(work: _Work) -> Asked:
         number=work.number,
         kind=_KINDS.get(work.kind, Kind.EXTENDED),
         is_preparation=work.kind == "P",
+        is_binding=work.kind == "B",
         text=_decoded(work.text.start),
         name=work.name,
+        source=work.source,
         text_bytes=work.text.length,
         digest=work.text.digest,
     )

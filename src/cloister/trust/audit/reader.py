@@ -51,3 +51,15 @@ async def events(
         max(1, min(limit, LIMIT_MAX)),
     )
     return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]
+
+
+async def of_resource(tx: Transaction, action: str, project_id: str, resource: str) -> list[Recorded]:
+    """Every event of this action on one thing of a project, oldest first."""
+    found = await tx.fetch(
+        """SELECT seq, body, hash FROM audit_event
+            WHERE action = $1 AND project_id = $2 AND body::jsonb ->> 'resource' = $3 ORDER BY seq""",
+        action,
+        project_id,
+        resource,
+    )
+    return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]

@@ -89,8 +89,7 @@ async def list_recordings(call: Plain) -> wire.RecordingList:
     service_records=True,
 )
 async def get_recording(call: Plain) -> wire.RecordingAnswer:
-    found, statements = await call.control.access.replay(call.caller, call.project_id, call.recording_id)
-    return wire.RecordingAnswer(recording=wire.recording(found), statements=[wire.statement(it) for it in statements])
+    return wire.replayed(await call.control.access.replay(call.caller, call.project_id, call.recording_id))
 
 
 @endpoint("GET", _SHIFTS, permission=Permission.MEMBER_READ, audit=Action.ON_CALL_LIST)

@@ -9,7 +9,7 @@ from cloister.base.directory import Spoken
 from cloister.base.settings import Settings
 from cloister.control.access.model import DURATION_MAX, REASON_CHARS_MAX, NewRequest, Recording, Shift
 from cloister.control.access.model import Request as AccessRequest
-from cloister.control.access.service import Credentials
+from cloister.control.access.service import Credentials, Replayed
 from cloister.edge.api import paths
 from cloister.edge.api.wire import connections
 from cloister.edge.api.wire.common import Moment, Request, Wire, moment, optional_moment
@@ -91,6 +91,8 @@ class RecordingList(Wire, frozen=True, kw_only=True):
 
 
 class StatementView(Wire, frozen=True, kw_only=True):
+    number: int
+    """Counts what was asked in the session, preparations too; 0 for what nobody asked, the commit that a Sync makes."""
     at_ms: int
     """Since the session began."""
     took_ms: int
@@ -98,6 +100,7 @@ class StatementView(Wire, frozen=True, kw_only=True):
     text: str
     name: str
     outcome: str
+    """`asked`: stored and then sent, and it has not ended. `unknown`: its session ended first."""
     tags: list[str]
     rows: int
     rows_sent: int
@@ -110,9 +113,12 @@ class StatementView(Wire, frozen=True, kw_only=True):
 
 
 class RecordingAnswer(Wire, frozen=True, kw_only=True):
-    """Its chunks were opened and its hashes followed, from the first to `recording.head`."""
+    """Its chunks were opened and its hashes followed, from the first to `recording.head`; of one that has ended, the audit
+    log says the same of head, chunks and statements."""
 
     recording: RecordingView
+    audit_seq: int | None = None
+    """The number of the audit event of its end; none while it goes on."""
     statements: list[StatementView]
 
 
@@ -197,8 +203,17 @@ def recording(it: Recording) -> RecordingView:
     )
 
 
+def replayed(it: Replayed) -> RecordingAnswer:
+    return RecordingAnswer(
+        recording=recording(it.recording),
+        audit_seq=it.sealed_by,
+        statements=[statement(each) for each in it.statements],
+    )
+
+
 def statement(it: Spoken) -> StatementView:
     return StatementView(
+        number=it.number,
         at_ms=it.began_ms,
         took_ms=it.ended_ms - it.began_ms,
         kind=it.kind,
