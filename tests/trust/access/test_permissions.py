@@ -40,6 +40,12 @@ PRINCIPALS = {
     "admin, limited key": _principal({ORGANIZATION: "admin"}, is_limited=True),
     "operator": _principal({ELSEWHERE: "admin"}, is_operator=True),
     "operator, limited key": _principal({ELSEWHERE: "admin"}, is_operator=True, is_limited=True),
+    "viewer on call": _principal({ORGANIZATION: "viewer"}, on_call=frozenset({ORGANIZATION})),
+    "collaborator on call": _principal({ORGANIZATION: "collaborator"}, on_call=frozenset({ORGANIZATION})),
+    "viewer on call elsewhere": _principal(
+        {ORGANIZATION: "viewer", ELSEWHERE: "viewer"}, on_call=frozenset({ELSEWHERE})
+    ),
+    "operator on call elsewhere": _principal({ELSEWHERE: "viewer"}, is_operator=True, on_call=frozenset({ELSEWHERE})),
     "stranger": _principal({ELSEWHERE: "admin"}),
     "unknown role": _principal({ORGANIZATION: "owner"}, "owner"),
 }
@@ -96,3 +102,15 @@ def test_a_row_says_what_the_policies_say(permission: str, of: str) -> None:
         except NotFoundError:
             decided[who] = "404"
     assert decided == {who: CELLS[permission, of, who] for who in PRINCIPALS}
+
+
+def test_a_shift_lets_a_viewer_decide_about_access_and_do_nothing_else() -> None:
+    rows = {(permission, of) for permission, of, _ in CELLS}
+    differs = {row for row in rows if CELLS[*row, "viewer on call"] != CELLS[*row, "viewer"]}
+    assert differs == {("access:approve", of) for of in ("organization", "project", "other project")}
+    for who, other in (
+        ("collaborator on call", "collaborator"),
+        ("viewer on call elsewhere", "viewer"),
+        ("operator on call elsewhere", "operator"),
+    ):
+        assert {row for row in rows if CELLS[*row, who] != CELLS[*row, other]} == set(), who
