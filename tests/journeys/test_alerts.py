@@ -50,6 +50,7 @@ def heard(instance: Instance, tmp_path_factory: pytest.TempPathFactory) -> Itera
     instance.cloister("alerts", "channels", "add-webhook", "hook", url, "--private", "--ca-file", str(readable))
     yield Receiver.heard
     instance.cloister("alerts", "channels", "remove", "hook")
+    readable.unlink()  # `cloister doctor` would name it
     server.shutdown()
     server.server_close()
 

@@ -1,4 +1,5 @@
-"""The sentinel's process: a user of its own, which may read the audit log, keep findings, and call out to tell people.
+"""The sentinel's process: a user of its own, which may read the audit log, keep findings, and call out: to tell people, and
+to send the log on.
 
 It opens connections to other hosts, and so it holds nothing: no key, no socket of the
 agent's or the broker's, no right to change anything of a tenant's.
@@ -17,6 +18,7 @@ from cryptography import x509
 
 from cloister.app.process import Process
 from cloister.base.database import Database
+from cloister.trust.audit.forwarder import Forwarder
 from cloister.trust.sentinel.delivery import Delivery
 from cloister.trust.sentinel.events import Network
 from cloister.trust.sentinel.rules import shipped
@@ -49,12 +51,19 @@ async def run(process: Process) -> None:
         observe=lambda name, error: watch.observe("sentinel.channel_failed", resource=name, reason=error),
         is_well=lambda: time.monotonic() - watch.stepped_at < 4 * BEAT_S,
     )
+    forwarder = Forwarder(
+        database,
+        paths.audit_exports,
+        origin=settings.domain,
+        observe=lambda name, error: watch.observe("sentinel.channel_failed", resource=f"export {name}", reason=error),
+    )
     watch.channels, watch.poke = delivery.names, delivery.poke
     try:
         async with asyncio.TaskGroup() as tasks:
             loops = [
                 tasks.create_task(watch.run()),
                 tasks.create_task(delivery.run()),
+                tasks.create_task(forwarder.run()),
                 tasks.create_task(_look_around(watch, paths.threats, paths.certificates / "chain.pem")),
             ]
             process.ready()

@@ -137,6 +137,8 @@ class Paths:
         self.alerts = state_dir / "alerts"
         """Of the sentinel: where alerts go, with the secrets of these places."""
         self.alert_channels = self.alerts / "channels.json"
+        self.audit_exports = self.alerts / "exports.json"
+        """Who is sent the audit log, likewise."""
         self.threats = state_dir / "threats"
         """The operator's lists of addresses, a file a list, one address or network a line: `malicious`, `tor`."""
         self.keystore = state_dir / "keystore"

@@ -11,6 +11,7 @@ import click
 from cloister.base.settings import Settings, load
 from cloister.cli import output as out
 from cloister.cli.api import Json
+from cloister.cli.audit_targets import export_to
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
@@ -103,7 +104,10 @@ class KeyType(click.ParamType["VerifierKey"]):
 
 @click.group()
 def audit() -> None:
-    """Read the audit log, and verify it."""
+    """Read the audit log, verify it, and send it on."""
+
+
+audit.add_command(export_to)
 
 
 @audit.command("list")

@@ -1,7 +1,7 @@
 """`cloister down` and `cloister status`."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -9,6 +9,11 @@ from cloister.base.settings import STATE_DIR_DEFAULT
 from cloister.cli import output as out
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
+
+
+def _exports(states: Any) -> str:
+    return "; ".join(f"{name} ({state})" for name, state in states.items()) or "nobody"
+
 
 COLUMNS: Final = (
     Column("Ready", "ready"),
@@ -24,6 +29,7 @@ COLUMNS: Final = (
     Column("Computes running", "storage.running_computes"),
     Column("Volumes open", "storage.open_volumes"),
     Column("Free on disk", "storage.free_bytes", out.size),
+    Column("Log sent to", "audit_exports", _exports),
 )
 
 state_dir_option = click.option(

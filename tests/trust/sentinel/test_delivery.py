@@ -18,6 +18,7 @@ from cloister.base.database import Database
 from cloister.base.errors import BadRequestError
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import timestamp
+from cloister.trust.sending import targets
 from cloister.trust.sentinel import channels, messages, rules
 from cloister.trust.sentinel.channels import Syslog, Webhook
 from cloister.trust.sentinel.delivery import FAILURES_TOLD, Delivery, attempt
@@ -126,8 +127,8 @@ async def test_an_unknown_certificate_gets_nothing(certificate: Path) -> None:
 )
 def test_no_channel_reaches_where_only_this_host_does(address: str, public: bool, private: bool) -> None:
     """Private ones only where the operator said so; where clouds keep credentials, never."""
-    assert channels.is_allowed(address, private=False) is public
-    assert channels.is_allowed(address, private=True) is private
+    assert targets.is_allowed(address, private=False) is public
+    assert targets.is_allowed(address, private=True) is private
 
 
 async def test_a_public_channel_whose_name_leads_home_is_refused(certificate: Path) -> None:

@@ -2,16 +2,16 @@
 API does not know it."""
 
 import asyncio
-import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from cloister.base.settings import Settings, load
+from cloister.base.settings import Settings
+from cloister.cli import sentinels
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
 from cloister.cli.session import Session, client_command
@@ -43,7 +43,7 @@ def channels() -> None:
 def list_(session: Session) -> None:
     """List channels, without their secrets."""
     session.show_list(
-        [_shown(each) for each in _read(_settings(session))], COLUMNS, empty="Nobody is told of anything."
+        [_shown(each) for each in _read(sentinels.settings(session))], COLUMNS, empty="Nobody is told of anything."
     )
 
 
@@ -116,7 +116,7 @@ def add_heartbeat(session: Session, /, **given: Any) -> None:
 @client_command
 def remove(session: Session, *, name: str) -> None:
     """Remove a channel. What was not delivered there is given up."""
-    settings = _settings(session)
+    settings = sentinels.settings(session)
     before = _read(settings)
     after = [each for each in before if each.name != name]
     if len(after) == len(before):
@@ -131,7 +131,7 @@ def test(session: Session, *, name: str) -> None:
     """Send a test to one channel, now, and say what its receiver answered."""
     from cloister.trust.sentinel.delivery import attempt  # noqa: PLC0415 - heavy
 
-    channel = next((each for each in _read(_settings(session)) if each.name == name), None)
+    channel = next((each for each in _read(sentinels.settings(session)) if each.name == name), None)
     if channel is None:
         raise CommandError(f"there is no channel {name!r}")
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -148,19 +148,12 @@ def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
 
     from cloister.trust.sentinel import channels as config  # noqa: PLC0415 - heavy
 
-    settings = _settings(session)
+    settings = sentinels.settings(session)
     try:
         made: Channel = msgspec.convert({"type": kind, **given}, config.Channel)
     except msgspec.ValidationError as error:
         raise CommandError(f"this channel cannot be: {error}") from error
     _write(settings, config.checked([*_read(settings), made]))
-
-
-def _settings(session: Session) -> Settings:
-    place = session.state_dir
-    if place is None or os.geteuid() != 0:
-        raise CommandError("channels are a file of the server's: run it there as root")
-    return load(place)
 
 
 def _read(settings: Settings) -> "list[Channel]":
@@ -170,28 +163,7 @@ def _read(settings: Settings) -> "list[Channel]":
 
 
 def _write(settings: Settings, wanted: "Sequence[Channel]") -> None:
-    """Whole or not at all, and nobody's to read but the sentinel's from the first moment."""
-    import msgspec  # noqa: PLC0415 - heavy
-
-    from cloister.base.identities import Service, gid_of, uid_of  # noqa: PLC0415 - heavy
-
-    path = settings.paths.alert_channels
-    # The directory is the sentinel's: a link that it put there is not followed, and an old file of that name is not reused.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        temporary = f".{path.name}.{secrets.token_hex(4)}"
-        opener: Callable[[str, int], int] = lambda name, flags: os.open(  # noqa: E731 - as open() wants it
-            name, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory
-        )
-        with open(temporary, "xb", opener=opener) as file:
-            os.fchown(file.fileno(), uid_of(Service.SENTINEL), gid_of(Service.SENTINEL))
-            file.write(msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sentinels.write(settings.paths.alert_channels, wanted)
 
 
 def _shown(channel: "Channel") -> dict[str, Any]:
@@ -200,6 +172,3 @@ def _shown(channel: "Channel") -> dict[str, Any]:
     if isinstance(given.get("to"), list):
         to = f"{', '.join(given['to'])} by {to}"
     return {**given, "type": channel.__struct_config__.tag, "to": to}
-
-
-__all__ = ["channels"]

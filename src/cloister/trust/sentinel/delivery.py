@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import h11
-
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError, UnavailableError
+from cloister.base.errors import CloisterError
+from cloister.trust.sending import syslog, targets, webhook
 from cloister.trust.sentinel import channels as config
 from cloister.trust.sentinel import messages, store
 from cloister.trust.sentinel.channels import Channel, Heartbeat, Mail, Syslog, Webhook
@@ -47,9 +46,6 @@ FAILURES_TOLD: Final = 4
 
 ESCALATE_AFTER_S: Final = 900.0
 # A grave finding that nobody acknowledged for a quarter of an hour is told again, once.
-
-ANSWER_BYTES_MAX: Final = 64 * 1024
-# Of a receiver's answer, of which only the status counts.
 
 _LEVELS: Final = list(Level)
 
@@ -144,7 +140,7 @@ class Delivery:
         self._beats[channel.name] = now
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                await _post(channel.url, b"{}", {}, ca_file=channel.ca_file, private=channel.private)
+                await webhook.post(channel.url, b"{}", {}, ca_file=channel.ca_file, private=channel.private)
         except (TimeoutError, CloisterError, OSError) as error:
             log.warning("heartbeat %s: %s", channel.name, error)
 
@@ -170,14 +166,17 @@ async def attempt(channel: Channel, finding: dict[str, Any], kind: str, delivery
             match channel:
                 case Webhook():
                     body = messages.webhook_body(finding, kind, delivery_id)
-                    signed = {"Cloister-Signature": messages.signature(channel.secret, int(time.time()), body)}
-                    await _post(channel.url, body, signed, ca_file=channel.ca_file, private=channel.private)
+                    signed = {"Cloister-Signature": webhook.signature(channel.secret, int(time.time()), body)}
+                    await webhook.post(channel.url, body, signed, ca_file=channel.ca_file, private=channel.private)
                 case Mail():
                     await _send_mail(channel, finding, kind)
                 case Syslog():
-                    await _send_syslog(channel, finding, kind)
+                    await syslog.send(
+                        [messages.syslog(finding, kind, host=socket.gethostname())],
+                        channel.host, channel.port, ca_file=channel.ca_file, private=channel.private,
+                    )  # fmt: skip
                 case Heartbeat():
-                    await _post(channel.url, b"{}", {}, ca_file=channel.ca_file, private=channel.private)
+                    await webhook.post(channel.url, b"{}", {}, ca_file=channel.ca_file, private=channel.private)
     except TimeoutError:
         return f"no answer within {SEND_TIMEOUT_S:g} s"
     except CloisterError as error:
@@ -193,55 +192,10 @@ def _is_told(channel: Channel, delivery: store.Delivery) -> bool:
     return _LEVELS.index(Level(delivery.finding["level"])) >= _LEVELS.index(channel.level)
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str], *, ca_file: str, private: bool) -> None:
-    """One POST, no redirect followed. Raises UnavailableError unless the answer is 2xx."""
-    host, port, path = config.target(url)
-    address = await config.resolved(host, port, private=private)
-    reader, writer = await asyncio.open_connection(address, port, ssl=config.tls(ca_file), server_hostname=host)
-    try:
-        connection = h11.Connection(h11.CLIENT)
-        head = {"Host": f"[{host}]" if ":" in host else host, "Content-Type": "application/json",
-                "Content-Length": str(len(body)), "User-Agent": "cloister-sentinel", "Connection": "close", **headers}  # fmt: skip
-        writer.write(connection.send(h11.Request(method="POST", target=path, headers=list(head.items()))) or b"")
-        writer.write(connection.send(h11.Data(data=body)) or b"")
-        connection.send(h11.EndOfMessage())
-        await writer.drain()
-        received = 0
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Response):
-                if not 200 <= event.status_code < 300:
-                    raise UnavailableError(public=f"answered {event.status_code}")
-                return
-            if event is h11.NEED_DATA:
-                data = await reader.read(8192)
-                received += len(data)
-                if received > ANSWER_BYTES_MAX or not data:
-                    raise UnavailableError(public="closed without an answer")
-                connection.receive_data(data)
-    except h11.ProtocolError as error:
-        raise UnavailableError(public=f"does not speak HTTP: {error}") from error
-    finally:
-        writer.transport.abort()
-
-
-async def _send_syslog(channel: Syslog, finding: dict[str, Any], kind: str) -> None:
-    """Syslog has no answer; that TLS was set up and took the bytes is all that can be known."""
-    address = await config.resolved(channel.host, channel.port, private=channel.private)
-    _, writer = await asyncio.open_connection(
-        address, channel.port, ssl=config.tls(channel.ca_file), server_hostname=channel.host
-    )
-    writer.write(messages.syslog(finding, kind, host=socket.gethostname()))
-    await writer.drain()
-    writer.close()
-    with contextlib.suppress(OSError, ssl.SSLError):
-        await writer.wait_closed()
-
-
 async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
-    address = await config.resolved(channel.host, channel.port, private=channel.private)
+    address = await targets.resolved(channel.host, channel.port, private=channel.private)
     message = messages.mail(finding, kind, sender=channel.sender, to=channel.to, host=socket.gethostname())
-    context = config.tls(channel.ca_file)
+    context = targets.tls(channel.ca_file)
 
     def send() -> None:
         # smtplib verifies the certificate against `_host`, and connects to the address that was looked at.

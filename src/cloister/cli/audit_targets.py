@@ -1,0 +1,169 @@
+"""`cloister audit export-to`: who is sent the audit log. A file on the server, which root writes and only the sentinel's user
+reads; the API does not know it. Each change is an event, and so is sent."""
+
+import asyncio
+import os
+import secrets
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from cloister.base.settings import Settings
+from cloister.cli import sentinels
+from cloister.cli.failure import CommandError
+from cloister.cli.output import Column
+from cloister.cli.session import Session, client_command
+
+if TYPE_CHECKING:
+    from cloister.trust.audit.targets import Target
+
+COLUMNS: Final = (
+    Column("Name", "name"),
+    Column("Kind", "type"),
+    Column("To", "to", may_cut=True),
+    Column("Took up to", "seq"),
+    Column("Behind", "behind"),
+    Column("State", "state", may_cut=True),
+)
+_AFTER = click.option(
+    "--after", type=click.IntRange(min=0), metavar="SEQ",
+    help="Send what came after this event; 0 sends the whole log. Default: from now on.",
+)  # fmt: skip
+_CA = click.option("--ca-file", default="", help="The CA of its certificate; default: the system's.")
+_PRIVATE = click.option("--private", is_flag=True, help="It may be an address of this host or of a private network.")
+
+
+@click.group("export-to")
+def export_to() -> None:
+    """Send the audit log on, as it grows, in OCSF: to a webhook or to syslog. On the server, as root.
+
+    Each target gets every event, in order, at least once. One that is away gets all it missed when it is back, for the log
+    keeps it; nothing waits for it.
+    """
+
+
+@export_to.command("list")
+@client_command
+def list_(session: Session) -> None:
+    """List targets: how far each is, and why it does not take more."""
+    settings = sentinels.settings(session)
+    rows = asyncio.run(_rows(settings, _read(settings)))
+    session.show_list(rows, COLUMNS, empty="The audit log is sent to nobody.")
+
+
+@export_to.command("add-webhook")
+@click.argument("name")
+@click.argument("url")
+@_AFTER
+@_CA
+@_PRIVATE
+@client_command
+def add_webhook(session: Session, /, **given: Any) -> None:
+    """POST batches of events to URL, signed (docs/audit.md). Prints the secret to verify with, once."""
+    secret = secrets.token_hex(32)
+    _add(session, "webhook", {**given, "secret": secret})
+    click.echo(secret)
+
+
+@export_to.command("add-syslog")
+@click.argument("name")
+@click.option("--host", required=True, help="The syslog server.")
+@click.option("--port", type=int, default=6514, show_default=True, help="Its port.")
+@_AFTER
+@_CA
+@_PRIVATE
+@client_command
+def add_syslog(session: Session, /, **given: Any) -> None:
+    """Send each event as a line of syslog (RFC 5424 over TLS)."""
+    _add(session, "syslog", given)
+
+
+@export_to.command()
+@click.argument("name")
+@client_command
+def remove(session: Session, *, name: str) -> None:
+    """Send it nothing more."""
+    settings = sentinels.settings(session)
+    target = _find(settings, name)
+    sentinels.write(settings.paths.audit_exports, [each for each in _read(settings) if each.name != name])
+    asyncio.run(_note(settings, target, "export.remove"))
+
+
+@export_to.command()
+@click.argument("name")
+@client_command
+def test(session: Session, *, name: str) -> None:
+    """Send one event that says that it is a test, now, and say what the receiver answered."""
+    from cloister.trust.audit.events import Event, body, timestamp  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.forwarder import attempt  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.ocsf import encoded  # noqa: PLC0415 - heavy
+
+    settings = sentinels.settings(session)
+    target = _find(settings, name)
+    event = Event(action="export.test", actor="platform:root", at=timestamp(datetime.now(UTC)), resource=name)
+    made = encoded(0, body(event), secrets.token_bytes(32), origin=settings.domain)
+    if error := asyncio.run(attempt(target, [made])):
+        raise CommandError(f"{name}: {error}")
+    click.echo(f"{name} took it")
+
+
+def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
+    import msgspec  # noqa: PLC0415 - heavy
+
+    from cloister.trust.audit import targets as config  # noqa: PLC0415 - heavy
+
+    settings = sentinels.settings(session)
+    if given["after"] is None:
+        given["after"] = asyncio.run(_head(settings))
+    try:
+        made: Target = msgspec.convert({"type": kind, **given}, config.Target)
+    except msgspec.ValidationError as error:
+        raise CommandError(f"this target cannot be: {error}") from error
+    wanted = config.checked([*_read(settings), made])
+    asyncio.run(_note(settings, made, "export.add"))
+    sentinels.write(settings.paths.audit_exports, wanted)
+
+
+def _read(settings: Settings) -> "list[Target]":
+    from cloister.trust.audit import targets as config  # noqa: PLC0415 - heavy
+
+    return config.read(settings.paths.audit_exports)
+
+
+def _find(settings: Settings, name: str) -> "Target":
+    target = next((each for each in _read(settings) if each.name == name), None)
+    if target is None:
+        raise CommandError(f"there is no target {name!r}")
+    return target
+
+
+async def _head(settings: Settings) -> int:
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+
+    async with connected(settings) as database, database.reading() as tx:
+        return int(await tx.fetch_value("SELECT seq FROM cloister.audit_head"))
+
+
+async def _note(settings: Settings, target: "Target", action: str) -> None:
+    """The event; and what is known of an earlier target of this name goes."""
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
+
+    details = {"to": target.place, "after": target.after, "uid": os.environ.get("SUDO_UID", "0")}
+    async with connected(settings) as database, database.transaction() as tx:
+        await tx.execute("DELETE FROM cloister.audit_export WHERE name = $1", target.name)
+        await record(tx, Event(action=Action(action), actor="platform:root", resource=target.name, details=details))
+
+
+async def _rows(settings: Settings, targets: "list[Target]") -> list[dict[str, Any]]:
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.forwarder import progress  # noqa: PLC0415 - heavy
+
+    async with connected(settings) as database, database.reading() as tx:
+        found = await progress(tx, targets)
+    return [
+        {**asdict(each), "failed_since": each.failed_since and each.failed_since.isoformat(), "state": each.state}
+        for each in found
+    ]

@@ -1,0 +1,228 @@
+"""Sending the audit log on: to each target every event, in order, at least once, for as long as that takes.
+
+1. The log is the spool. Of a target only a number is kept: the last event that it took. It moves after the target took a
+   batch, so whoever dies in between, the batch is sent again; each event keeps its id.
+2. One batch at a time: a later event is not sent before an earlier one was taken.
+3. A target that does not answer is asked again after 1, 2, 4 … 300 seconds, and never given up: the log keeps its events.
+   It delays no other, and nothing of the platform waits for any of this.
+4. A log that ends before what was sent was rolled back. Its next events are new ones, with new ids: they are sent.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import CloisterError
+from cloister.trust.audit import targets as config
+from cloister.trust.audit.ocsf import VERSION, encoded
+from cloister.trust.audit.targets import Syslog, Target
+from cloister.trust.sending import syslog, webhook
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 200
+# Some 350 kB: what a receiver takes in one request without being configured for it.
+
+IDLE_S: Final = 0.5
+# Between looks at the log.
+
+SEND_TIMEOUT_S: Final = 30.0
+# A receiver that thinks for longer about a batch is asked again.
+
+RETRY_FIRST_S: Final = 1.0
+RETRY_MAX_S: Final = 300.0
+
+FAILURES_TOLD: Final = 4
+# 15 s of not answering.
+
+ERROR_CHARS_MAX: Final = 300
+
+FACILITY: Final = 13
+# "log audit"
+
+_PRIORITIES: Final = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2}
+# OCSF's severities in syslog's.
+
+
+class Forwarder:
+    """`path`: the targets' file. `origin` names this platform. `observe` says that a target fails."""
+
+    def __init__(
+        self, database: Database, path: Path, *, origin: str, observe: Callable[[str, str], None] = lambda *_: None
+    ) -> None:
+        self._database = database
+        self._path = path
+        self._origin = origin
+        self._observe = observe
+        self._due: dict[str, float] = {}
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                self._start()
+                await asyncio.sleep(IDLE_S)
+        finally:
+            for lane in self._lanes.values():
+                lane.cancel()
+
+    async def step(self) -> None:
+        """Everything that is due now, once."""
+        self._start()
+        await asyncio.gather(*self._lanes.values())
+
+    def _start(self) -> None:
+        """(3) Each target has a lane of its own."""
+        try:
+            found = config.read(self._path)
+        except (CloisterError, OSError) as error:
+            log.warning("%s", error)
+            return
+        for target in found:
+            lane = self._lanes.get(target.name)
+            if (lane is None or lane.done()) and time.monotonic() >= self._due.get(target.name, 0.0):
+                self._lanes[target.name] = asyncio.create_task(self._serve(target))
+
+    async def _serve(self, target: Target) -> None:
+        try:
+            while await self._send_next(target):
+                pass
+        except CloisterError as error:  # the control database is away; it comes back
+            log.warning("the audit log waits for %s: %s", target.name, error)
+        except Exception:
+            log.exception("the audit log waits for %s", target.name)
+
+    async def _send_next(self, target: Target) -> bool:
+        """One batch; whether there may be more at once."""
+        async with self._database.transaction() as tx:
+            await tx.execute(
+                "INSERT INTO audit_export (name, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING", target.name, target.after
+            )
+            await tx.execute(  # (4)
+                "UPDATE audit_export SET seq = head.seq FROM audit_head head WHERE name = $1 AND audit_export.seq > head.seq",
+                target.name,
+            )
+            kept = await tx.fetch_row("SELECT seq, failures FROM audit_export WHERE name = $1", target.name)
+            assert kept is not None
+            rows = await tx.fetch(
+                "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2", kept["seq"], BATCH_ROWS
+            )
+        if not rows:
+            return False
+        events = [encoded(row["seq"], row["body"], row["hash"], origin=self._origin) for row in rows]
+        error = await attempt(target, events)
+        async with self._database.transaction() as tx:
+            if not error:  # (1)
+                await tx.execute(
+                    """UPDATE audit_export SET seq = $2, sent_at = now(), failures = 0, failed_since = NULL, error = ''
+                        WHERE name = $1 AND seq = $3""",
+                    target.name,
+                    rows[-1]["seq"],
+                    kept["seq"],
+                )
+            else:
+                await tx.execute(
+                    """UPDATE audit_export SET failures = failures + 1, failed_since = coalesce(failed_since, now()), error = $2
+                        WHERE name = $1""",
+                    target.name,
+                    error[:ERROR_CHARS_MAX],
+                )
+        if error:
+            log.warning("the audit log to %s: %s", target.name, error)
+            self._due[target.name] = time.monotonic() + pause(kept["failures"])
+            if kept["failures"] + 1 == FAILURES_TOLD:
+                self._observe(target.name, error)
+        return not error and len(rows) == BATCH_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a target is."""
+
+    name: str
+    type: str
+    to: str
+    seq: int
+    """The last event that it took."""
+    behind: int
+    failures: int
+    failed_since: datetime | None
+    error: str
+
+    @property
+    def state(self) -> str:
+        if self.failed_since is None:
+            return "ok"
+        return f"export.failed since {self.failed_since:%Y-%m-%d %H:%M:%S} UTC, {self.failures} attempts: {self.error}"
+
+
+async def progress(tx: Transaction, targets: Sequence[Target]) -> list[Progress]:
+    head = int(await tx.fetch_value("SELECT seq FROM cloister.audit_head"))
+    rows = {row["name"]: row for row in await tx.fetch("SELECT * FROM cloister.audit_export")}
+    found = []
+    for target in targets:
+        row = rows.get(target.name)
+        seq = target.after if row is None else row["seq"]
+        found.append(
+            Progress(
+                name=target.name,
+                type=str(target.__struct_config__.tag),
+                to=target.place,
+                seq=seq,
+                behind=max(0, head - seq),
+                failures=0 if row is None else row["failures"],
+                failed_since=None if row is None else row["failed_since"],
+                error="" if row is None else row["error"],
+            )
+        )
+    return found
+
+
+def pause(failures: int) -> float:
+    """Seconds, after so many failures before this one."""
+    return min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(failures, 20))
+
+
+async def attempt(target: Target, events: Sequence[dict[str, Any]]) -> str:
+    """Send them once. Why they did not arrive; empty if they did."""
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            if isinstance(target, Syslog):
+                await syslog.send(
+                    [line(event, host=socket.gethostname()) for event in events],
+                    target.host, target.port, ca_file=target.ca_file, private=target.private,
+                )  # fmt: skip
+            else:
+                body = batch(events)
+                signed = {webhook.SIGNATURE: webhook.signature(target.secret, int(time.time()), body)}
+                await webhook.post(target.url, body, signed, ca_file=target.ca_file, private=target.private)
+    except TimeoutError:
+        return f"no answer within {SEND_TIMEOUT_S:g} s"
+    except CloisterError as error:
+        return error.public
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def batch(events: Sequence[dict[str, Any]]) -> bytes:
+    """A webhook's body."""
+    return json.dumps({"type": "audit.events", "ocsf": VERSION, "events": list(events)}, separators=(",", ":")).encode()
+
+
+def line(event: dict[str, Any], *, host: str) -> bytes:
+    """A syslog message: what identifies the event as structured data, the whole of it as JSON."""
+    meta = event["metadata"]
+    pri = FACILITY * 8 + _PRIORITIES[event["severity_id"]]
+    named = {"uid": meta["uid"], "seq": str(meta["sequence"])}
+    text = json.dumps(event, separators=(",", ":"))
+    return syslog.line(pri, event["unmapped"]["action"], named, text, at=meta["original_time"] or "-", host=host)
