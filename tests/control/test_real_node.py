@@ -199,7 +199,7 @@ async def test_a_tenants_life(real: Real) -> None:
     await (await real.enter(created, STRANGE_ROLE, password)).close()
 
     # Nothing is left of a project that was deleted.
-    _, operations = await plane.control.projects.delete(CALLER, created.project.id)
+    _, operations = await plane.control.projects.delete(CALLER, created.project.id, hard=True)
     await real.finish(operations)
     assert real.node.host.traces() == []
     assert not real.node.host.image(created.project.id).exists()
