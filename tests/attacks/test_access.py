@@ -27,7 +27,7 @@ from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
 from cloister.trust.access.permissions import Permission
 from tests.attacks.test_http_confused_deputy import BODIES, path_of
-from tests.edge.api.world import BRANCH, ORG, OTHER_ORG, OTHER_PROJECT, PROJECT, World, project
+from tests.edge.api.world import BRANCH, ORG, OTHER_ORG, OTHER_PROJECT, PROJECT, FakeNotary, World, project
 from tests.fix_database import DatabaseAs
 
 P = f"/projects/{PROJECT}"
@@ -80,7 +80,7 @@ async def site(database_as: DatabaseAs) -> Site:
         world.services,
         api_keys=ApiKeys(database, world.clock),
         decider=Decider(),
-        audit=StoredAudit(database),
+        audit=StoredAudit(database, FakeNotary()),
         answers=Answers(database, Secret(b"k" * 32)),
         control=replace(world.services.control, organizations=OrganizationService(database, world.clock)),
     )

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from cloister.app.guards import StoredAudit
 from cloister.base.database import Database
 from cloister.base.errors import ConflictError
 from cloister.base.settings import Settings, save
@@ -23,6 +24,7 @@ from cloister.cli import run
 from cloister.protocol.merkle.notes import SignedTree
 from cloister.protocol.merkle.tree import Tree
 from cloister.trust.audit.checkpoints import Checkpoints
+from cloister.trust.audit.verify import Broken, Intact
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
 from cloister.trust.keys.roots import Roots
@@ -80,6 +82,20 @@ class Platform:
                 await database.close()
 
         return asyncio.run(sign_new())
+
+    def verdict_of_the_api(self) -> tuple[type, int]:
+        """And how many events were signed."""
+
+        async def verify() -> tuple[type, int]:
+            database = Database(url=self._reader)
+            await database.open()
+            try:
+                outcome, last = await StoredAudit(database, Direct(self.notary)).verify(())
+                return type(outcome), last.size
+            finally:
+                await database.close()
+
+        return asyncio.run(verify())
 
     def sql(self, statement: str, *values: object) -> None:
         """As the database's administrator."""
@@ -162,6 +178,16 @@ def test_a_rewritten_log_is_found(platform: Platform, change: str) -> None:
     shutil.rmtree(platform.settings.paths.notary)
     code, said = platform.audit("verify")
     assert (code, said.splitlines()[1]) == (0, "no checkpoint was signed yet")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_api_finds_a_rewritten_log(platform: Platform, change: str) -> None:
+    """As `cloister audit verify` asks it from elsewhere."""
+    assert platform.verdict_of_the_api() == (Intact, EVENTS)
+    platform.rewrite(change)
+    assert platform.verdict_of_the_api() == (Broken, EVENTS)
+    platform.append(700)
+    assert platform.verdict_of_the_api() == (Broken, EVENTS), "the root tells, not the length"
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,11 +1,15 @@
 """The client commands against an API: what they send, what they print, and how they end."""
 
+import asyncio
 import os
 from typing import Any
 
 import pytest
 
 from cloister.cli.api import Json
+from cloister.protocol.merkle.notes import VerifierKey
+from cloister.protocol.merkle.tree import Tree
+from tests.edge.api.world import FakeNotary
 
 PROJECT: Json = {
     "id": "calm-forest-12345678",
@@ -269,14 +273,37 @@ def test_audit_list_goes_back_page_by_page(api: Any, cloister: Any) -> None:
 
 
 def test_audit_verify_from_elsewhere(api: Any, cloister: Any) -> None:
-    """The verdict is the API's; a broken chain is exit code 1 and names the first broken link."""
+    """The verdict is the API's, the signature is verified here; a broken chain is exit code 1 and names the first broken
+    link."""
     head = "17:" + "ab" * 32
-    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": True, "head": head}))
-    intact = cloister("audit", "verify", "--noted", head)
-    assert (intact.code, intact.out) == (0, f"intact: 17 events, head {head}\n")
+    last = asyncio.run(FakeNotary(Tree().extended([bytes(32)] * 15)).last_checkpoint())
+    signed = {"checkpoint": 15, "note": last.note, "key": last.key}
+    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": True, "head": head, **signed}))
+    intact = cloister("audit", "verify", "--noted", head, "--key", last.key)
+    assert (intact.code, intact.out) == (
+        0,
+        f"intact: 17 events, head {head}\nsigned: the first 15, not yet the 2 after them\n",
+    )
     assert api.asked[-1].query == {"noted": head}
-    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": False, "broken_at": 5, "fault": "edited"}))
+    api.on("GET", "/cloister/audit/verify", (200, {"is_intact": False, "broken_at": 5, "fault": "edited", **signed}))
     broken = cloister("audit", "verify")
     assert broken.code == 1
     assert "BROKEN at event 5 (edited)" in broken.err
     assert cloister("audit", "verify", "-o", "json").json["broken_at"] == 5
+
+
+def test_audit_verify_from_elsewhere_believes_no_checkpoint_that_the_key_has_not_signed(
+    api: Any, cloister: Any
+) -> None:
+    last = asyncio.run(FakeNotary(Tree().extended([bytes(32)] * 15)).last_checkpoint())
+    verdict = {"is_intact": True, "head": "17:" + "ab" * 32, "checkpoint": 15, "note": last.note, "key": last.key}
+    noted = str(VerifierKey("test/audit", bytes(32)))
+    for changed, words, said in (
+        ({}, ["--key", noted], "not signed by"),
+        ({"note": last.note.replace("\n15\n", "\n16\n")}, [], "does not fit"),
+        ({"checkpoint": 17}, [], "the API says that 17 events were signed; its note, 15"),
+    ):
+        api.on("GET", "/cloister/audit/verify", (200, {**verdict, **changed}))
+        refused = cloister("audit", "verify", *words)
+        assert refused.code == 1
+        assert said in refused.err

@@ -54,7 +54,7 @@ async def run(process: Process) -> None:
             control=plane.control,
             api_keys=ApiKeys(database, clock),
             decider=Decider(own=paths.policies),
-            audit=StoredAudit(database),
+            audit=StoredAudit(database, keys),
             volume_keys=BrokersKeys(keys),
             findings=Desk(database),
             answers=Answers(database, control_key),

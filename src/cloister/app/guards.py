@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from cloister.base.database import Database
 from cloister.control.calling import Caller
+from cloister.protocol.merkle.notes import SignedTree, VerifierKey
 from cloister.trust.audit import Event, record
+from cloister.trust.audit.checkpoints import Signer
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
@@ -12,8 +14,9 @@ from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, OnBehalf, RingIn
 
 
 class StoredAudit:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, signer: Signer) -> None:
         self._database = database
+        self._signer = signer
 
     async def record(self, *events: Event) -> None:
         async with self._database.transaction() as tx:
@@ -25,8 +28,11 @@ class StoredAudit:
         async with self._database.reading() as tx:
             return await events(tx, project_ids=project_ids, action=action, before_seq=before_seq, limit=limit)
 
-    async def verify(self, noted: Sequence[Head]) -> Intact | Broken:
-        return await verify(self._database, noted)
+    async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
+        # The signed tree first: the log read after it has everything that was signed, or was rolled back.
+        last = await self._signer.last_checkpoint()
+        checkpoint = VerifierKey.parse(last.key).opened(last.note)
+        return await verify(self._database, noted, [checkpoint]), last
 
 
 class BrokersKeys:

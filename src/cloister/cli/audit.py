@@ -152,17 +152,18 @@ def list_(
 def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path], key: "VerifierKey | None") -> int:
     """Replay the whole log. Exit code 1 with the first broken link if it was changed.
 
-    On the server the log is read from the control database itself and held to the last checkpoint that the key broker
-    signed; elsewhere the API is asked, which replays the chain of hashes. Keep checkpoints (`cloister audit checkpoint
-    --print`) and their key somewhere else: who rules the whole server can put everything back to yesterday, and only
-    what lies elsewhere shows that.
+    The log is held to the last checkpoint that the key broker signed. On the server it is read from the control database
+    itself; elsewhere the API is asked, and the signature on its answer is verified here. Keep checkpoints (`cloister audit
+    checkpoint --print`) and their key somewhere else: who rules the whole server can put everything back to yesterday, and
+    only what lies elsewhere shows that.
     """
     with Progress("Replaying the audit log"):
         place = session.state_dir
         if place is None:
-            if against or key:
-                raise CommandError("--against and --key are for the server itself")
+            if against:
+                raise CommandError("--against is for the server itself")
             verdict = session.api.get(VERIFY_PATH, noted=",".join(map(str, noted)) or None)
+            refuse_unsigned(verdict, key)
         else:
             settings = load(place)
             last, checkpoints = signed_trees(settings, against, key)
@@ -331,6 +332,18 @@ def signed_trees(
             raise CommandError(f"{path}: no checkpoint")
         found += notes
     return last, found
+
+
+def refuse_unsigned(verdict: Json, key: "VerifierKey | None") -> None:
+    """Unless `key`, or else the one that the API names, signed the checkpoint that it says it held the log to."""
+    from cloister.protocol.merkle.notes import NoteError, VerifierKey  # noqa: PLC0415 - heavy
+
+    try:
+        checkpoint = (key or VerifierKey.parse(verdict["key"])).opened(verdict["note"])
+    except NoteError as error:
+        raise CommandError(f"the checkpoint that the API names: {error}") from error
+    if checkpoint.size != verdict["checkpoint"]:
+        raise CommandError(f"the API says that {verdict['checkpoint']} events were signed; its note, {checkpoint.size}")
 
 
 def _settings(session: Session) -> Settings:

@@ -17,7 +17,7 @@ from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
 from cloister.trust.access.permissions import OF_THE_PLATFORM
 from tests.edge.api.test_routes import CASES, Case
-from tests.edge.api.world import PASSWORD, PROJECT, World, project
+from tests.edge.api.world import PASSWORD, PROJECT, FakeNotary, World, project
 from tests.fix_database import DatabaseAs
 
 
@@ -44,7 +44,7 @@ async def test_a_key_made_listed_used_and_revoked(database: Database, database_a
         api_keys=ApiKeys(database, world.clock),
         decider=Decider(),
         control=replace(world.services.control, organizations=OrganizationService(database, world.clock)),
-        audit=StoredAudit(database),
+        audit=StoredAudit(database, FakeNotary()),
         answers=Answers(database, Secret(b"k" * 32)),
     )
     world.app = create_app(services)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.applications import Starlette
 
 from cloister.base.audit_levels import AuditLevel
@@ -75,6 +76,8 @@ from cloister.edge.api.application import create_app
 from cloister.edge.api.call import Services
 from cloister.edge.api.idempotency import Answer, Answers, Slot
 from cloister.edge.api.ports import Decider
+from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
+from cloister.protocol.merkle.tree import Tree
 from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
@@ -411,8 +414,26 @@ class FakeAudit:
             and (before_seq is None or seq < before_seq)
         ][:limit]
 
-    async def verify(self, noted: Sequence[Head]) -> Intact | Broken:
-        return Intact(Head(len(self.events), bytes(32)))
+    async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
+        return Intact(Head(len(self.events), bytes(32))), await FakeNotary().last_checkpoint()
+
+
+class FakeNotary:
+    """Has signed `tree`."""
+
+    def __init__(self, tree: Tree = Tree()) -> None:  # noqa: B008 - immutable
+        self.tree = tree
+        self._private = Ed25519PrivateKey.from_private_bytes(bytes(32))
+
+    async def last_checkpoint(self) -> SignedTree:
+        key = VerifierKey("test/audit", self._private.public_key().public_bytes_raw())
+        text = Checkpoint(key.name, self.tree.size, self.tree.root).text
+        note = key.note(text, self._private.sign(text.encode()))
+        return SignedTree(size=self.tree.size, peaks=list(self.tree.peaks), note=note, key=str(key))
+
+    async def sign_checkpoint(self, tree: Tree, proof: Sequence[bytes]) -> SignedTree:
+        self.tree = tree
+        return await self.last_checkpoint()
 
 
 class FakeVolumeKeys:

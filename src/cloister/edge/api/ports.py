@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cloister.base.secret import Secret
 from cloister.control.calling import Caller
+from cloister.protocol.merkle.notes import SignedTree
 from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
@@ -54,7 +55,10 @@ class AuditLog(Protocol):
         """Newest first; `project_ids` None: of the whole platform."""
         ...
 
-    async def verify(self, noted: Sequence[Head]) -> Intact | Broken: ...
+    async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
+        """The verdict, and the last tree that the key broker had signed before: the log was held to it. Raises
+        UnavailableError where the broker cannot say."""
+        ...
 
 
 class Findings(Protocol):

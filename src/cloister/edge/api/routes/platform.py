@@ -55,14 +55,15 @@ class VerifyAudit(msgspec.Struct, frozen=True):
 
 @endpoint("GET", "/cloister/audit/verify", permission=Permission.PLATFORM_READ, audit=Action.AUDIT_READ)
 async def verify_audit(call: Call[NoBody, VerifyAudit]) -> wire.AuditVerdict:
-    """The chain is the whole platform's: only who may read all of it can verify it."""
+    """Replay the chain, and hold it to the last checkpoint that the key broker signed. It is the whole platform's: only who
+    may read all of it can verify it."""
     try:
         noted = [Head.parse(text.strip()) for text in call.query.noted.split(",")] if call.query.noted else []
     except ValueError:
         raise BadRequestError(public="noted must be SEQ:HASH, as an earlier verification gave it") from None
     if len(noted) > NOTED_HEADS_MAX:
         raise BadRequestError(public=f"at most {NOTED_HEADS_MAX} noted heads")
-    return wire.verdict(await call.services.audit.verify(noted))
+    return wire.verdict(*await call.services.audit.verify(noted))
 
 
 class ListVolumeKeys(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from cloister.edge.api.wire.common import CursorPage, Wire
+from cloister.protocol.merkle.notes import SignedTree
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.verify import Broken, Intact
 from cloister.trust.keys.commands import KeyInfo
@@ -33,6 +34,12 @@ class AuditVerdict(Wire, frozen=True, kw_only=True):
     """`SEQ:HASH` of the last event. Note it outside: `?noted=` holds a later log to it."""
     broken_at: int | None = None
     fault: str | None = None
+    checkpoint: int
+    """How many events the key broker had signed: the log was held to them."""
+    note: str
+    """That checkpoint, signed."""
+    key: str
+    """The key that verifies `note`. Compare it with the one noted elsewhere."""
 
 
 class VolumeKeyView(Wire, frozen=True, kw_only=True):
@@ -52,12 +59,19 @@ def audit_event(it: Recorded) -> AuditEventView:
     return AuditEventView(seq=it.seq, hash=it.hash.hex(), event=msgspec.to_builtins(it.event))
 
 
-def verdict(it: Intact | Broken) -> AuditVerdict:
+def verdict(it: Intact | Broken, last: SignedTree) -> AuditVerdict:
     match it:
         case Intact(head):
-            return AuditVerdict(is_intact=True, head=str(head))
+            return AuditVerdict(is_intact=True, head=str(head), checkpoint=last.size, note=last.note, key=last.key)
         case Broken(seq, fault):
-            return AuditVerdict(is_intact=False, broken_at=seq, fault=fault.value)
+            return AuditVerdict(
+                is_intact=False,
+                broken_at=seq,
+                fault=fault.value,
+                checkpoint=last.size,
+                note=last.note,
+                key=last.key,
+            )
 
 
 def volume_key(it: KeyInfo) -> VolumeKeyView:
