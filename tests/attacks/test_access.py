@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 
 from cloister.app.guards import StoredAudit
@@ -26,6 +27,7 @@ from cloister.trust.access.bootstrap import bootstrap
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
 from cloister.trust.access.permissions import Permission
+from cloister.trust.audit import Event, record
 from tests.attacks.test_http_confused_deputy import BODIES, path_of
 from tests.edge.api.world import BRANCH, ORG, OTHER_ORG, OTHER_PROJECT, PROJECT, FakeNotary, World, project
 from tests.fix_database import DatabaseAs
@@ -339,3 +341,52 @@ def test_no_route_leaves_a_permission_unused() -> None:
     asked = {it.permission for it in ROUTES} | {it for route in ROUTES for it in route.may_need}
     within_handlers = {Permission.ROLE_REVEAL_PASSWORD}
     assert set(Permission) - within_handlers <= asked
+
+
+async def test_nobody_behind_another_tenants_events_is_told(site: Site) -> None:
+    """`cloister audit who` and `subject`: of one's own projects everything, of another's nothing, and no stranger's name."""
+    session = "11111111-2222-4333-8444-555555555555"
+    opened = Event(
+        action="connection.opened",
+        actor="role:app",
+        project_id=PROJECT,
+        address="192.0.2.7",
+        details={"session_id": session, "application_name": "psql", "tls_version": "TLSv1.3"},
+    )
+    events = [
+        Event(action="role.create", actor=f"user:{site.ids['admin']}", project_id=PROJECT, resource="app"),
+        opened,
+        msgspec.structs.replace(opened, action="connection.closed", details={"session_id": session}),
+        Event(action="project.get", actor=f"user:{site.ids['boss']}", outcome="denied", project_id=PROJECT),
+    ]
+    async with site.database.transaction() as tx:
+        last = await record(tx, *events)
+    created, closed, strange = last - 3, last - 1, last
+    who = "/cloister/audit/who?"
+    found = await site.done("admin", "GET", f"{who}event={created}")
+    assert found["account"]["email"] == f"admin@{DOMAIN}"
+    for asked in (f"event={closed}", f"session_id={session}"):
+        found = await site.done("admin", "GET", who + asked)
+        assert (found["role"], found["program"], found["tls_version"]) == ("app", "psql", "TLSv1.3")
+        assert (found["address"], found.get("account")) == ("192.0.2.7", None)
+        assert [each["seq"] for each in found["password_given_by"]] == [created]
+        assert (await site.call("boss", "GET", who + asked)).status_code == 404
+    assert "account" not in await site.done("admin", "GET", f"{who}event={strange}"), "a stranger's name"
+    everybody = await site.done("operator", "GET", f"{who}event={strange}")
+    assert everybody["account"]["email"] == f"boss@{DOMAIN}"
+    assert (await site.call("admin", "GET", who)).status_code == 400
+
+    async def seen(who: str, question: str) -> list[int]:
+        answer = await site.done(who, "GET", f"/cloister/audit/events?{question}")
+        return [each["seq"] for each in answer["events"] if created <= each["seq"] <= last]
+
+    for question, own in (
+        ("role=app", [closed, closed - 1]),
+        ("address=192.0.2.7", [closed, closed - 1]),
+        (f"account=ADMIN@{DOMAIN}", [created]),
+        (f"account=admin@{DOMAIN}&role=app", []),
+        (f"account=boss@{DOMAIN}", []),
+        ("account=nobody@nowhere.test", []),
+    ):
+        assert await seen("admin", question) == own
+        assert await seen("boss", question) == []

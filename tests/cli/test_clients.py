@@ -307,3 +307,51 @@ def test_audit_verify_from_elsewhere_believes_no_checkpoint_that_the_key_has_not
         refused = cloister("audit", "verify", *words)
         assert refused.code == 1
         assert said in refused.err
+
+
+def test_audit_who_says_it_in_words(api: Any, cloister: Any) -> None:
+    event = {"seq": 7, "hash": "00", "event": {"action": "connection.opened", "actor": "role:app", "at": "x"}}
+    given = {"seq": 3, "hash": "00", "event": {"action": "role.create", "actor": "user:ada"}}
+    answer: Json = {"at": "x", "actor": "role:app", "role": "app", "event": event, "password_given_by": [given]}
+    api.on("GET", "/cloister/audit/who", lambda _: (200, answer))
+    said = cloister("audit", "who", "7").out
+    assert api.asked[-1].query == {"event": "7"}
+    assert "no account can be told" in said
+    assert "user:ada (role.create, event 3)" in said
+    answer |= {
+        "account": {"id": "1", "email": "ada@example.com", "name": "Ada"},
+        "access_request": {"id": "r1", "reason": "INC-7", "state": "active", "approved_by": ["boss@example.com"]},
+        "password_given_by": [],
+    }
+    said = cloister("audit", "who", "11111111-2222-4333-8444-555555555555").out
+    assert api.asked[-1].query == {"session_id": "11111111-2222-4333-8444-555555555555"}
+    assert "Ada <ada@example.com>" in said
+    assert "r1, agreed to by boss@example.com: INC-7" in said
+
+
+def test_audit_subject_asks_for_somebody(api: Any, cloister: Any) -> None:
+    api.on("GET", "/cloister/audit/events", (200, {"events": []}))
+    assert cloister("audit", "subject").code == 1
+    assert cloister("audit", "subject", "--role", "app", "--ip", "192.0.2.7", "--account", "a@b.test").code == 0
+    wanted = {"role": "app", "address": "192.0.2.7", "account": "a@b.test", "limit": "50"}
+    assert api.asked[-1].query.items() >= wanted.items()
+
+
+def test_audit_table_chooses_by_the_name(api: Any, cloister: Any) -> None:
+    texts = ["TABLE customers_old", 'TABLE "customers"', "x" * 4096, "BEGIN"]
+    rows = [{"at": f"2026-01-01T00:00:0{at}.000000Z", "session_id": "s", "text": each} for at, each in enumerate(texts)]
+    api.on("GET", f"/cloister{P}/statements", (200, {"segments": [{"id": "1", "statements": rows}]}))
+    ask = (
+        "audit",
+        "table",
+        "customers",
+        "--project-id",
+        PROJECT["id"],
+        "--since",
+        "2026-01-01T00:00:00Z",
+        "-o",
+        "json",
+    )
+    assert [each["text"] for each in cloister(*ask).json] == [texts[2], texts[1]]
+    assert cloister(*ask[:6], "2026-01-01T00:00:02Z", "-o", "json").json[0]["text"] == texts[2]
+    assert cloister("audit", "table", "customers", "--project-id", PROJECT["id"]).out == "", "since yesterday"

@@ -74,4 +74,12 @@ def test_a_level_a_session_and_the_record(own_tenant: Tenant, instance: Instance
     assert len({each["session_id"] for each in found}) == 2
     events = audit(instance, "list", "--project", tenant.project_id, "--action", "statements.seal")
     assert sum(event["details"]["statements"] for event in events) == len(found)
+    named = audit(instance, "table", "public.customers", "--project", tenant.project_id)
+    assert {each["text"] for each in named} == {each["text"] for each in found if "customers" in each["text"]}
+    who = audit(instance, "who", named[0]["session_id"])
+    assert (who["role"], who["endpoint_id"], who["tls_version"]) == (tenant.role, tenant.endpoint_id, "TLSv1.3")
+    assert ipaddress.ip_address(who["address"]).is_loopback
+    theirs = audit(instance, "subject", "--role", tenant.role, "--project", tenant.project_id)
+    assert {each["actor"] for each in theirs} == {f"role:{tenant.role}"}
+    assert any(each["details"].get("session_id") == named[0]["session_id"] for each in theirs)
     audit(instance, "level", "--project", tenant.project_id, "--set", "off")

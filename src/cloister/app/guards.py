@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from cloister.base.database import Database
 from cloister.control.calling import Caller
 from cloister.protocol.merkle.notes import SignedTree, VerifierKey
-from cloister.trust.audit import Event, record
+from cloister.trust.audit import Event, people, record
 from cloister.trust.audit.checkpoints import Signer
-from cloister.trust.audit.reader import Recorded, events
+from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, OnBehalf, RingInfo
@@ -23,10 +23,34 @@ class StoredAudit:
             await record(tx, *events)
 
     async def find(
-        self, *, project_ids: Sequence[str] | None, action: str | None, before_seq: int | None, limit: int
+        self,
+        *,
+        project_ids: Sequence[str] | None,
+        action: str | None,
+        before_seq: int | None,
+        limit: int,
+        subject: Subject = EVERYBODY,
     ) -> list[Recorded]:
         async with self._database.reading() as tx:
-            return await events(tx, project_ids=project_ids, action=action, before_seq=before_seq, limit=limit)
+            actors = None if subject.role is None else [f"role:{subject.role}"]
+            if subject.account is not None:
+                theirs = await people.actors_of(tx, project_ids, subject.account)
+                actors = theirs if actors is None else [each for each in actors if each in theirs]
+            return await events(
+                tx,
+                project_ids=project_ids,
+                action=action,
+                actors=actors,
+                address=subject.address,
+                before_seq=before_seq,
+                limit=limit,
+            )
+
+    async def who(self, project_ids: Sequence[str] | None, event: int | str) -> people.Chain | None:
+        async with self._database.reading() as tx:
+            if isinstance(event, int):
+                return await people.of_event(tx, project_ids, event)
+            return await people.of_session(tx, project_ids, event)
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
         # The signed tree first: the log read after it has everything that was signed, or was rolled back.

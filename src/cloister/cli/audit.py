@@ -1,7 +1,7 @@
 """`cloister audit`: what happened, and whether the record of it is whole."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cloister.trust.audit.verify import Broken, Head, Intact
 
 EVENTS_PATH: Final = "/cloister/audit/events"
+WHO_PATH: Final = "/cloister/audit/who"
 VERIFY_PATH: Final = "/cloister/audit/verify"
 PAGE_ROWS: Final = 500
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -41,6 +42,9 @@ COLUMNS: Final = (
 LEVELS: Final = ("off", "base", "extended", "full")
 SEGMENTS: Final = 16
 
+STATEMENT_TEXT_CHARS_MAX: Final = 4_096
+# A text as long as this was cut (docs/adr/0024).
+
 STATEMENT_COLUMNS: Final = (
     Column("When", "at"),
     Column("Who", "role", may_cut=True),
@@ -49,6 +53,24 @@ STATEMENT_COLUMNS: Final = (
     Column("SQLSTATE", "sqlstate"),
     Column("Rows", "rows"),
     Column("Statement", "text", may_cut=True),
+)
+
+
+WHO_COLUMNS: Final = (
+    Column("Who", "who"),
+    Column("Acting as", "actor"),
+    Column("API key", "key"),
+    Column("Access", "access"),
+    Column("Token's subject", "token_subject"),
+    Column("Password given by", "given"),
+    Column("When", "at"),
+    Column("Did", "action"),
+    Column("From", "address"),
+    Column("Endpoint", "endpoint_id"),
+    Column("Program", "program"),
+    Column("TLS", "tls_version"),
+    Column("Session", "session_id"),
+    Column("Request", "request_id"),
 )
 
 
@@ -121,10 +143,17 @@ def list_(
     session: Session, *, project_id: str | None, action: str | None, since: str | None, limit: int, before: int | None
 ) -> None:
     """List events, newest first. Reading the log is an event, too."""
+    _show_events(
+        session, _events(session, since=since, limit=limit, before=before, project_id=project_id, action=action)
+    )
+
+
+def _events(session: Session, *, since: str | None, limit: int, before: int | None, **wanted: str | None) -> list[Json]:
+    """Page by page, newest first."""
     rows: list[Json] = []
     while len(rows) < limit:
         asked = min(limit - len(rows), PAGE_ROWS)
-        answer = session.api.get(EVENTS_PATH, project_id=project_id, action=action, cursor=before, limit=asked)
+        answer = session.api.get(EVENTS_PATH, **wanted, cursor=before, limit=asked)
         found = [_flat(each) for each in answer.get("events") or []]
         # Times are RFC 3339 in UTC with microseconds: their order is that of their text.
         recent = [event for event in found if since is None or str(event.get("at", "")) >= since]
@@ -132,9 +161,80 @@ def list_(
         if len(found) < asked or (found and not recent):
             break
         before = int(found[-1]["seq"])
+    return rows
+
+
+def _show_events(session: Session, rows: list[Json]) -> None:
     if not session.is_json:
         rows = [{"outcome": "ok", **row, "to": _target(row)} for row in rows]
     session.show_list(rows, COLUMNS, empty="No event.")
+
+
+@audit.command()
+@click.argument("event", metavar="EVENT|SESSION")
+@client_command
+def who(session: Session, *, event: str) -> None:
+    """Who stands behind an event, or behind the session of a statement.
+
+    EVENT is its number in `cloister audit list`; SESSION the session's id there, and in `cloister audit statements`. Behind an
+    API key stands its account; behind a role of an approved access its request, and who agreed to it. Behind a role with a
+    password stands whoever knows it: then you see to whom it was given.
+    """
+    asked = {"event": event} if event.isascii() and event.isdigit() else {"session_id": event}
+    found = session.api.get(WHO_PATH, **asked)
+    session.show(found if session.is_json else _who_row(found), WHO_COLUMNS)
+
+
+@audit.command()
+@click.option("--role", metavar="NAME", help="What this database role did.")
+@click.option("--ip", metavar="IP", help="What was done from this address.")
+@click.option("--account", metavar="EMAIL", help="What this account did: itself, its keys, its approved access.")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="Only about this project.")
+@click.option("--since", type=Since(), help="Only since then: 30m, 24h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first.")
+@click.option("--before", type=int, metavar="SEQ", help="Only events before this one.")
+@client_command
+def subject(
+    session: Session,
+    *,
+    role: str | None,
+    ip: str | None,
+    account: str | None,
+    project_id: str | None,
+    since: str | None,
+    limit: int,
+    before: int | None,
+) -> None:
+    """All events of a role, an address or an account, newest first. What was executed: `cloister audit statements`.
+
+    Of several of these, all must fit.
+    """
+    if role is None and ip is None and account is None:
+        raise CommandError("name a --role, an --ip or an --account")
+    wanted = {"role": role, "address": ip, "account": account, "project_id": project_id}
+    _show_events(session, _events(session, since=since, limit=limit, before=before, **wanted))
+
+
+@audit.command()
+@click.argument("name", metavar="[SCHEMA.]TABLE")
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="The project.")
+@click.option("--since", type=Since(), default="24h", show_default=True, help="Since then: 30m, 24h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many, newest first.")
+@client_command
+def table(session: Session, *, name: str, project_id: str | None, since: str, limit: int) -> None:
+    """List the recorded statements that name a table, newest first.
+
+    Rather too many than one too few: in any case, in comments and literals too, and every statement whose text was cut. A
+    view, a function, dynamic SQL can reach a table that the text does not name. `cloister audit who SESSION` says who it was.
+    """
+    from cloister.trust.audit.tables import names_table  # noqa: PLC0415 - heavy
+
+    def fits(each: Json) -> bool:
+        text = str(each.get("text", ""))
+        return names_table(text, name, is_cut=len(text) >= STATEMENT_TEXT_CHARS_MAX)
+
+    rows = _statements(session, project_id, since=since, limit=limit, fits=fits)
+    session.show_list(rows, (*STATEMENT_COLUMNS, Column("Session", "session_id")), empty="No statement.")
 
 
 @audit.command()
@@ -232,24 +332,32 @@ def statements(
     Each segment of the record is held to its event in the audit log; one that was changed or taken away ends this with an
     error. Whether the audit log is whole, `cloister audit verify` says.
     """
-    path = f"/cloister{project_path(session.project_id(project_id))}/statements"
     wanted = {"role": role, "address": address, "session_id": session_id}
+
+    def fits(each: Json) -> bool:
+        is_wanted = all(value is None or each[name] == value for name, value in wanted.items())
+        return is_wanted and (text is None or text.lower() in str(each.get("text", "")).lower())
+
+    rows = _statements(session, project_id, since=since, limit=limit, fits=fits)
+    session.show_list(rows, STATEMENT_COLUMNS, empty="No statement.")
+
+
+def _statements(
+    session: Session, project_id: str | None, *, since: str | None, limit: int, fits: Callable[[Json], bool]
+) -> list[Json]:
+    """Newest first. Chosen here: nobody can search what is encrypted."""
+    path = f"/cloister{project_path(session.project_id(project_id))}/statements"
     rows: list[Json] = []
     before: int | None = None
     while len(rows) < limit:
         segments = session.api.get(path, cursor=before, limit=SEGMENTS).get("segments") or []
         found = [each for segment in segments for each in reversed(segment["statements"])]
         recent = [each for each in found if since is None or each["at"] >= since]
-        rows += [
-            each
-            for each in recent
-            if all(value is None or each[name] == value for name, value in wanted.items())
-            and (text is None or text.lower() in str(each.get("text", "")).lower())
-        ]
+        rows += [each for each in recent if fits(each)]
         if len(segments) < SEGMENTS or (found and not recent):
             break
         before = int(segments[-1]["id"])
-    session.show_list(rows[:limit], STATEMENT_COLUMNS, empty="No statement.")
+    return rows[:limit]
 
 
 @audit.command()
@@ -399,6 +507,23 @@ async def replay(
 
     async with connected(settings) as database:
         return await chain.verify(database, noted, checkpoints)
+
+
+def _who_row(found: Json) -> Json:
+    """The chain in words."""
+    account, access = found.get("account"), found.get("access_request")
+    given = [f"{each['event']['actor']} ({each['event']['action']}, event {each['seq']})" for each in
+             found.get("password_given_by") or []]  # fmt: skip
+    key = found.get("key_id")
+    agreed = "" if not access else ", ".join(access["approved_by"]) or "nobody"
+    return {
+        **found,
+        "who": f"{account['name']} <{account['email']}>" if account else "whoever it was: no account can be told",
+        "key": f"{key} ({found.get('key_name', '')})" if key else "",
+        "access": f"{access['id']}, agreed to by {agreed}: {access['reason']}" if access else "",
+        "given": "; ".join(given),
+        "action": found["event"]["event"]["action"],
+    }
 
 
 def _target(event: Json) -> str:

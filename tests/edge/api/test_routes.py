@@ -265,6 +265,7 @@ CASES = [
     Case("list_regions", "/regions", 200, {"regions[]": "Region"}),
     Case("get_health", "/cloister/health", 200, {}),
     Case("list_audit_events", "/cloister/audit/events", 200, {}),
+    Case("get_audit_who", "/cloister/audit/who?event=1", 404, {}),
     Case("verify_audit", "/cloister/audit/verify", 403, {}),
     Case("get_audit_level", f"/cloister{P}/audit_level", 200, {}),
     Case("set_audit_level", f"/cloister{P}/audit_level", 200, {}, {"level": "full"}),

@@ -82,7 +82,8 @@ from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
-from cloister.trust.audit.reader import Recorded
+from cloister.trust.audit.people import Chain
+from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.statements import Segment
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo, RootCount
@@ -404,7 +405,13 @@ class FakeAudit:
         self.events.extend(events)
 
     async def find(
-        self, *, project_ids: Sequence[str] | None, action: str | None, before_seq: int | None, limit: int
+        self,
+        *,
+        project_ids: Sequence[str] | None,
+        action: str | None,
+        before_seq: int | None,
+        limit: int,
+        subject: Subject = EVERYBODY,
     ) -> list[Recorded]:
         return [
             Recorded(seq, event, bytes(32))
@@ -412,7 +419,11 @@ class FakeAudit:
             if (project_ids is None or event.project_id in project_ids)
             and (action is None or event.action == action)
             and (before_seq is None or seq < before_seq)
+            and subject.role in (None, event.actor.removeprefix("role:"))
         ][:limit]
+
+    async def who(self, project_ids: Sequence[str] | None, event: int | str) -> Chain | None:
+        return None
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
         return Intact(Head(len(self.events), bytes(32))), await FakeNotary().last_checkpoint()

@@ -13,7 +13,8 @@ from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
-from cloister.trust.audit.reader import Recorded
+from cloister.trust.audit.people import Chain
+from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
 from cloister.trust.sentinel.desk import Finding, Pulse
@@ -50,9 +51,19 @@ class AuditLog(Protocol):
         ...
 
     async def find(
-        self, *, project_ids: Sequence[str] | None, action: str | None, before_seq: int | None, limit: int
+        self,
+        *,
+        project_ids: Sequence[str] | None,
+        action: str | None,
+        before_seq: int | None,
+        limit: int,
+        subject: Subject = EVERYBODY,
     ) -> list[Recorded]:
         """Newest first; `project_ids` None: of the whole platform."""
+        ...
+
+    async def who(self, project_ids: Sequence[str] | None, event: int | str) -> Chain | None:
+        """From an event's number or a session's id to a person; None if it is none of these projects'."""
         ...
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:

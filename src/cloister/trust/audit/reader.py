@@ -24,17 +24,32 @@ class Recorded:
     hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who did it, as far as is asked for; all of it must fit."""
+
+    role: str | None = None
+    address: str | None = None
+    account: str | None = None
+    """Its e-mail address."""
+
+
+EVERYBODY: Final = Subject()
+
+
 async def events(
     tx: Transaction,
     *,
     project_ids: Sequence[str] | None = None,
     action: str | None = None,
+    actors: Sequence[str] | None = None,
+    address: str | None = None,
     since: datetime | None = None,
     before_seq: int | None = None,
     limit: int = 100,
 ) -> list[Recorded]:
     """Events, newest first. `project_ids` None: of the whole platform; empty: none. `action` is one action, or a group
-    of them if it ends with a dot (`connection.`). `before_seq` is the last `seq` of the page before."""
+    of them if it ends with a dot (`connection.`). `actors` None: anybody's. `before_seq` is the last `seq` of the page before."""
     found = await tx.fetch(
         """SELECT seq, body, hash FROM audit_event
             WHERE ($1::text[] IS NULL OR project_id = ANY ($1))
@@ -42,12 +57,16 @@ async def events(
               AND ($3::text IS NULL OR starts_with(action, $3))
               AND ($4::text IS NULL OR at >= $4)
               AND ($5::bigint IS NULL OR seq < $5)
-            ORDER BY seq DESC LIMIT $6""",
+              AND ($6::text[] IS NULL OR actor = ANY ($6))
+              AND ($7::text IS NULL OR body::jsonb ->> 'address' = $7)
+            ORDER BY seq DESC LIMIT $8""",
         None if project_ids is None else list(project_ids),
         None if action is None or action.endswith(".") else action,
         action if action is not None and action.endswith(".") else None,
         None if since is None else timestamp(since),
         before_seq,
+        None if actors is None else list(actors),
+        address,
         max(1, min(limit, LIMIT_MAX)),
     )
     return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]

@@ -1,6 +1,7 @@
 """Cloister's own routes: what Neon has no word for."""
 
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -13,6 +14,7 @@ from cloister.edge.api.wire import platform as wire
 from cloister.edge.api.wire.common import CursorPage
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
+from cloister.trust.audit.reader import Subject
 from cloister.trust.audit.verify import Head
 
 NOTED_HEADS_MAX: Final = 64
@@ -27,6 +29,12 @@ class ListAuditEvents(msgspec.Struct, frozen=True):
     project_id: str | None = None
     action: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     """One action, or a group of them if it ends with a dot: `connection.`"""
+    role: Annotated[str, msgspec.Meta(max_length=63)] | None = None
+    """Only what this database role did."""
+    address: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """Only what was done from there."""
+    account: Annotated[str, msgspec.Meta(max_length=254)] | None = None
+    """Only what this account did, by its e-mail address: itself, its keys, the roles of its approved access."""
     cursor: int | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
@@ -41,11 +49,32 @@ async def list_audit_events(call: Call[NoBody, ListAuditEvents]) -> wire.AuditEv
         action=query.action,
         before_seq=query.cursor,
         limit=query.limit,
+        subject=Subject(role=query.role, address=query.address, account=query.account),
     )
     return wire.AuditEventList(
         events=[wire.audit_event(it) for it in found],
         pagination=CursorPage(cursor=str(found[-1].seq)) if found else None,
     )
+
+
+class AskWho(msgspec.Struct, frozen=True):
+    event: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    """Its number in the log."""
+    session_id: UUID | None = None
+    """As a statement has it, and the events of its connection."""
+
+
+@endpoint("GET", "/cloister/audit/who", permission=Permission.AUDIT_READ, audit=Action.AUDIT_READ)
+async def get_audit_who(call: Call[NoBody, AskWho]) -> wire.AuditWho:
+    """From an event or a session to a person. One of somebody else's is not there."""
+    query = call.query
+    asked = query.event if query.session_id is None else str(query.session_id)
+    if asked is None or (query.event is not None and query.session_id is not None):
+        raise BadRequestError(public="event or session_id must be given")
+    found = await call.services.audit.who(await _visible_projects(call, None), asked)
+    if found is None:
+        raise NotFoundError(public="event not found")
+    return wire.who(found)
 
 
 class VerifyAudit(msgspec.Struct, frozen=True):
