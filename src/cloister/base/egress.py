@@ -77,6 +77,7 @@ FORBIDDEN: Final = _table(
     ("10.0.0.0/8", "a private network"),
     ("100.64.0.0/10", "a provider's network"),
     ("127.0.0.0/8", "the server itself"),
+    ("168.63.129.0/24", "a cloud's own service, on each of its machines"),
     ("169.254.0.0/16", "a link-local network, where a cloud's metadata is"),
     ("172.16.0.0/12", "a private network"),
     ("192.0.0.0/24", "a protocol's own addresses"),

@@ -10,6 +10,7 @@ import pytest
 
 from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, LookUp, Spoken
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ForbiddenError, UnprocessableError
+from cloister.base.ids import OrgId
 from cloister.control.access.guard import LAST_WORDS
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
 from cloister.control.calling import Caller
@@ -163,6 +164,20 @@ async def test_nobody_answers_and_it_expires(scene: Scene) -> None:
         await scene.access.approve(CALLER, scene.project_id, request.id)
     await scene.land.plane.access_keeper.pass_once()
     assert await scene.state(request) is State.EXPIRED
+
+
+async def test_who_leaves_the_organization_takes_no_access_along(scene: Scene) -> None:
+    active, waiting = await scene.approved(), await scene.asked()
+    await scene.begin(active)
+    await scene.land.plane.access_keeper.pass_once()
+    assert await scene.state(active) is State.ACTIVE
+    await scene.land.control.organizations.remove(CALLER, OrgId(ORG), DEV)
+    await scene.land.plane.access_keeper.pass_once()
+    assert await scene.state(active) is State.REVOKED
+    assert await scene.state(waiting) is State.EXPIRED
+    assert await scene.roles() == {}
+    with pytest.raises(ForbiddenError):
+        await scene.begin(active)
 
 
 async def test_denied_is_not_approved_any_more(scene: Scene) -> None:

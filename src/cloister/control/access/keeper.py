@@ -1,6 +1,6 @@
 """Ends what time ends: requests that nobody answered, access that is over, and what is left of it in a compute.
 
-Holds no state. A pass, in order: (1) what is due is closed, which no log-in survives; (2) of every access that is over, the
+Holds no state. A pass, in order: (1) what is due is closed, and what is of somebody who has left, which no log-in survives; (2) of every access that is over, the
 role's sessions are ended and the role is dropped, where its compute runs. One that sleeps has no sessions, and its role
 opens nothing: it goes when the compute is next awake. (3) Recordings whose gateway died are closed. Each is safe to repeat.
 """
@@ -15,7 +15,7 @@ from cloister.base.database import Database
 from cloister.base.errors import CloisterError
 from cloister.control.access import store
 from cloister.control.access.guard import AccessGuard, finish
-from cloister.control.access.model import overdue
+from cloister.control.access.model import State, Step, overdue
 from cloister.control.access.service import close_overdue
 from cloister.control.access.store import Leftover
 from cloister.control.computes.sessions import Running, Sessions
@@ -52,6 +52,9 @@ class AccessKeeper:
         now = self._clock.now()
         async with self._database.transaction() as tx:  # (1)
             due = [(it, step) for it in await store.overdue(tx, now) if (step := overdue(it, now)) is not None]
+            closed = {it.id for it, _ in due}
+            left = [it for it in await store.of_people_who_left(tx) if it.id not in closed]
+            due += [(it, Step.REVOKE if it.state is State.ACTIVE else Step.EXPIRE) for it in left]
             await close_overdue(tx, now, due)
         async with self._database.reading() as tx:
             leftovers = await store.leftovers(tx)

@@ -240,7 +240,7 @@ class AccessService:
 
 
 async def close_overdue(tx: Transaction, now: datetime, due: Sequence[tuple[Request, Step]]) -> None:
-    """What time ended, as the platform's own doing."""
+    """What time or a departure ended, as the platform's own doing."""
     events = []
     for request, step in due:
         await store.close(tx, request.id, request.after(step), now)
@@ -253,7 +253,7 @@ async def close_overdue(tx: Transaction, now: datetime, due: Sequence[tuple[Requ
                 project_id=request.project_id,
                 branch_id=request.branch_id,
                 resource=str(request.id),
-                reason="its time is over",
+                reason="whose it is has left" if step is Step.REVOKE else "its time is over",
                 details={"email": request.email},
             )
         )

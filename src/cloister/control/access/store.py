@@ -128,6 +128,17 @@ async def overdue(tx: Transaction, now: datetime) -> list[Request]:
     return [_request(row) for row in rows]
 
 
+async def of_people_who_left(tx: Transaction) -> list[Request]:
+    """Those that wait or are active, of people who are not of the project's organization any more."""
+    rows = await tx.fetch(
+        f"""{_REQUEST} WHERE r.state IN ('pending', 'active')
+               AND NOT EXISTS (SELECT FROM project p JOIN membership m ON m.org_id = p.org_id
+                                WHERE p.id = r.project_id AND m.account_id = r.account_id)
+             ORDER BY r.requested_at FOR UPDATE OF r"""
+    )
+    return [_request(row) for row in rows]
+
+
 # ── the role in the branch ──
 
 
