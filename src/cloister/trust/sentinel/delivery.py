@@ -89,7 +89,8 @@ class Delivery:
             except Exception:
                 log.exception("alerts wait")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), IDLE_S)
+                async with asyncio.timeout(IDLE_S):  # wait_for may lose a cancellation in Python 3.11
+                    await self._poked.wait()
             self._poked.clear()
 
     async def step(self) -> None:
