@@ -42,6 +42,7 @@ def test_a_disabled_key_refuses_the_wake_and_leaves_what_runs_alone(instance: In
     assert disabled["actor"].startswith("user:"), "the person, not the process"
 
 
+@pytest.mark.soak
 def test_the_root_key_moves_to_another_file_and_the_old_one_can_go(tmp_path: Path) -> None:
     """Of a platform with one project that runs and one that sleeps; a root that cannot be used changes nothing."""
     with Instance("--idle-check-interval", "1") as instance:
