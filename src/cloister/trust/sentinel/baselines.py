@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from cloister.trust.sentinel.memory import Groups, Key
+from cloister.trust.sentinel.memory import Grouped, Groups, Key
 
 DAY_S: Final = 86_400.0
 
@@ -72,19 +72,9 @@ class _Seen:
         self.count += 1
 
 
-class _Learned:
+class _Learned(Grouped[_Seen]):
     def __init__(self) -> None:
-        self._groups = Groups(_Seen, _Seen.load)
-
-    @property
-    def lost(self) -> int:
-        return self._groups.lost
-
-    def dump(self) -> Any:
-        return self._groups.dump()
-
-    def load(self, dumped: Any) -> None:
-        self._groups.load(dumped)
+        super().__init__(Groups(_Seen, _Seen.load))
 
 
 class NeverSeen(_Learned):

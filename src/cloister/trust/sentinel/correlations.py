@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cloister.trust.sentinel.memory import Groups, Key
+from cloister.trust.sentinel.memory import Grouped, Groups, Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,18 @@ class _Times:
         return list(self.times)
 
 
-class EventCount:
+class EventCount(Grouped[_Times]):
     """At least `threshold` events within the span."""
 
     def __init__(self, threshold: int, span_s: float) -> None:
+        super().__init__(
+            Groups(
+                lambda: _Times(span_s, deque(maxlen=threshold)),
+                lambda times: _Times(span_s, deque(times, maxlen=threshold)),
+            )
+        )
         self._threshold = threshold
         self._span_s = span_s
-        self._groups = Groups(
-            lambda: _Times(span_s, deque(maxlen=threshold)),
-            lambda times: _Times(span_s, deque(times, maxlen=threshold)),
-        )
 
     def add(self, key: Key, hits: Sequence[Hit]) -> Reached | None:
         hit = hits[0]
@@ -74,16 +76,6 @@ class EventCount:
         if len(times) < self._threshold or hit.at - times[0] > self._span_s:
             return None
         return Reached(max(hit.weight, len(times)), times[0])
-
-    @property
-    def lost(self) -> int:
-        return self._groups.lost
-
-    def dump(self) -> Any:
-        return self._groups.dump()
-
-    def load(self, dumped: Any) -> None:
-        self._groups.load(dumped)
 
 
 @dataclass(slots=True)
@@ -108,19 +100,9 @@ class _Last:
         return list(self.last.items())
 
 
-class _ByValue:
+class _ByValue(Grouped[_Last]):
     def __init__(self, span_s: float) -> None:
-        self._groups = Groups(lambda: _Last(span_s), lambda dumped: _Last(span_s, dict(dumped)))
-
-    @property
-    def lost(self) -> int:
-        return self._groups.lost
-
-    def dump(self) -> Any:
-        return self._groups.dump()
-
-    def load(self, dumped: Any) -> None:
-        self._groups.load(dumped)
+        super().__init__(Groups(lambda: _Last(span_s), lambda dumped: _Last(span_s, dict(dumped))))
 
 
 class ValueCount(_ByValue):

@@ -59,3 +59,20 @@ class Groups(Generic[E]):
 
     def load(self, dumped: list[Any]) -> None:
         self._entries = OrderedDict((tuple(key), self._load(entry)) for key, entry in dumped[-self._groups_max :])
+
+
+class Grouped(Generic[E]):
+    """What keeps an entry for each group, and nothing else that outlives a restart."""
+
+    def __init__(self, groups: Groups[E]) -> None:
+        self._groups = groups
+
+    @property
+    def lost(self) -> int:
+        return self._groups.lost
+
+    def dump(self) -> Any:
+        return self._groups.dump()
+
+    def load(self, dumped: Any) -> None:
+        self._groups.load(dumped)
