@@ -13,7 +13,6 @@ The gateway knows a statement by what the server says of it. Functions and DO bl
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections import Counter
@@ -24,8 +23,6 @@ from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import StatementRecord
 from cloister.base.errors import CloisterError
 from cloister.edge.gateway.limits import (
-    AUDIT_FLUSH_AT_END_S,
-    AUDIT_RETRY_S,
     STATEMENT_BATCH_BYTES_MAX,
     STATEMENT_BATCH_MAX,
     STATEMENT_FLUSH_S,
@@ -33,7 +30,7 @@ from cloister.edge.gateway.limits import (
     STATEMENTS_BYTES_HIGH,
     STATEMENTS_BYTES_MAX,
 )
-from cloister.edge.gateway.trail import timestamp
+from cloister.edge.gateway.trail import Batches, timestamp
 from cloister.protocol.pgwire.masking import mask
 from cloister.protocol.pgwire.statements import Kind, Observer, Outcome, Statement
 
@@ -100,8 +97,8 @@ _INTO: Final = re.compile(r"\binto\b", re.IGNORECASE)
 _CHANGES: Final = re.compile(r"\b(?:insert|update|delete|merge|execute)\b", re.IGNORECASE)
 
 
-class StatementTrail:
-    """`add` at any time; `run` sends, until after `finish` nothing is left."""
+class StatementTrail(Batches):
+    """`add` at any time."""
 
     def __init__(
         self,
@@ -110,6 +107,7 @@ class StatementTrail:
         bytes_high: int = STATEMENTS_BYTES_HIGH,
         bytes_max: int = STATEMENTS_BYTES_MAX,
     ) -> None:
+        super().__init__(STATEMENT_FLUSH_S)
         self._record = record
         self._bytes_high = bytes_high
         self._bytes_max = bytes_max
@@ -119,9 +117,6 @@ class StatementTrail:
         self._holding: set[Callable[[bool], None]] = set()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._has_any = asyncio.Event()
-        self._has_batch = asyncio.Event()
-        self._is_ending = False
 
     @property
     def is_full(self) -> bool:
@@ -153,20 +148,12 @@ class StatementTrail:
     def forget(self, hold: Callable[[bool], None]) -> None:
         self._holding.discard(hold)
 
-    async def run(self) -> None:
-        while not self._is_ending or self._queue or self._lost:
-            await self._has_any.wait()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_batch.wait(), STATEMENT_FLUSH_S)
-            if not await self._send():
-                await asyncio.sleep(AUDIT_RETRY_S)
+    @property
+    def _is_empty(self) -> bool:
+        return not self._queue and not self._lost
 
     async def finish(self, running: "asyncio.Task[None]") -> None:
-        """Let `run` send what is left, with a limit."""
-        self._is_ending = True
-        self._has_any.set()
-        self._has_batch.set()
-        await asyncio.wait([running], timeout=AUDIT_FLUSH_AT_END_S)
+        await super().finish(running)
         if self._queue:
             log.error("%d statements were not recorded before the end", len(self._queue))
 

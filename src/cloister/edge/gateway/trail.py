@@ -8,6 +8,7 @@ event may be recorded twice, never not at all, while this process lives.
 import asyncio
 import contextlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -30,18 +31,50 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-class Trail:
-    """`add` at any time; `run` sends, until after `finish` nothing is left."""
+class Batches(ABC):
+    """What is sent in batches: one is due when it is full, or `flush_s` after the first of it came. `run` sends, until after
+    `finish` nothing is left. Whoever adds sets `_has_any`, and `_has_batch` when one is full; `_send` clears them."""
+
+    def __init__(self, flush_s: float) -> None:
+        self._flush_s = flush_s
+        self._has_any = asyncio.Event()
+        self._has_batch = asyncio.Event()
+        self._is_ending = False
+
+    @property
+    @abstractmethod
+    def _is_empty(self) -> bool: ...
+
+    @abstractmethod
+    async def _send(self) -> bool:
+        """One batch; False if it has to be tried again."""
+
+    async def run(self) -> None:
+        while not self._is_ending or not self._is_empty:
+            await self._has_any.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_batch.wait(), self._flush_s)
+            if not await self._send():
+                await asyncio.sleep(AUDIT_RETRY_S)
+
+    async def finish(self, running: "asyncio.Task[None]") -> None:
+        """Let `run` send what is left, with a limit."""
+        self._is_ending = True
+        self._has_any.set()
+        self._has_batch.set()
+        await asyncio.wait([running], timeout=AUDIT_FLUSH_AT_END_S)
+
+
+class Trail(Batches):
+    """`add` at any time."""
 
     def __init__(
         self, record: Callable[[list[ConnectionEvent]], Awaitable[None]], *, queue_max: int = AUDIT_QUEUE_MAX
     ) -> None:
+        super().__init__(AUDIT_FLUSH_S)
         self._record = record
         self._queue_max = queue_max
         self._queue: list[ConnectionEvent] = []
-        self._has_batch = asyncio.Event()
-        self._has_any = asyncio.Event()
-        self._is_ending = False
         self.lost_count = 0
 
     def check_room(self) -> None:
@@ -60,20 +93,12 @@ class Trail:
         if len(self._queue) >= AUDIT_BATCH_MAX:
             self._has_batch.set()
 
-    async def run(self) -> None:
-        while not self._is_ending or self._queue:
-            await self._has_any.wait()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_batch.wait(), AUDIT_FLUSH_S)
-            if not await self._send():
-                await asyncio.sleep(AUDIT_RETRY_S)
+    @property
+    def _is_empty(self) -> bool:
+        return not self._queue
 
     async def finish(self, running: "asyncio.Task[None]") -> None:
-        """Let `run` send what is left, with a limit."""
-        self._is_ending = True
-        self._has_any.set()
-        self._has_batch.set()
-        await asyncio.wait([running], timeout=AUDIT_FLUSH_AT_END_S)
+        await super().finish(running)
         if self._queue:
             log.error("%d audit events were not written before the end", len(self._queue))
 
