@@ -31,8 +31,6 @@ _AFTER = click.option(
     "--after", type=click.IntRange(min=0), metavar="SEQ",
     help="Send what came after this event; 0 sends the whole log. Default: from now on.",
 )  # fmt: skip
-_CA = click.option("--ca-file", default="", help="The CA of its certificate; default: the system's.")
-_PRIVATE = click.option("--private", is_flag=True, help="It may be an address of this host or of a private network.")
 
 
 @click.group("export-to")
@@ -57,8 +55,8 @@ def list_(session: Session) -> None:
 @click.argument("name")
 @click.argument("url")
 @_AFTER
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_webhook(session: Session, /, **given: Any) -> None:
     """POST batches of events to URL, signed (docs/audit.md). Prints the secret to verify with, once."""
@@ -72,8 +70,8 @@ def add_webhook(session: Session, /, **given: Any) -> None:
 @click.option("--host", required=True, help="The syslog server.")
 @click.option("--port", type=int, default=6514, show_default=True, help="Its port.")
 @_AFTER
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_syslog(session: Session, /, **given: Any) -> None:
     """Send each event as a line of syslog (RFC 5424 over TLS)."""

@@ -4,11 +4,18 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import click
 
 from cloister.base.settings import Settings, load
 from cloister.cli.failure import CommandError
 from cloister.cli.session import Session
+
+ca_option: Final = click.option("--ca-file", default="", help="The CA of its certificate; default: the system's.")
+private_option: Final = click.option(
+    "--private", is_flag=True, help="It may be an address of this host or of a private network."
+)
 
 
 def settings(session: Session) -> Settings:

@@ -29,8 +29,6 @@ _LEVEL = click.option(
     "--level", type=click.Choice(["low", "medium", "high", "critical"]), default="low", show_default=True,
     help="The least that is told here.",
 )  # fmt: skip
-_CA = click.option("--ca-file", default="", help="The CA of its certificate; default: the system's.")
-_PRIVATE = click.option("--private", is_flag=True, help="It may be an address of this host or of a private network.")
 
 
 @click.group()
@@ -51,8 +49,8 @@ def list_(session: Session) -> None:
 @click.argument("name")
 @click.argument("url")
 @_LEVEL
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_webhook(session: Session, /, **given: Any) -> None:
     """POST each finding as JSON to URL, signed (docs/alerts.md). Prints the secret to verify with, once."""
@@ -77,8 +75,8 @@ def add_webhook(session: Session, /, **given: Any) -> None:
 @click.option("--username", default="", help="If the server wants a login.")
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its password.")
 @_LEVEL
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_mail(session: Session, /, *, password_file: Path | None, to: Sequence[str], **given: Any) -> None:
     """Send each finding as a mail. Never without TLS."""
@@ -91,8 +89,8 @@ def add_mail(session: Session, /, *, password_file: Path | None, to: Sequence[st
 @click.option("--host", required=True, help="The syslog server.")
 @click.option("--port", type=int, default=6514, show_default=True, help="Its port.")
 @_LEVEL
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_syslog(session: Session, /, **given: Any) -> None:
     """Send each finding as a line of syslog (RFC 5424 over TLS)."""
@@ -103,8 +101,8 @@ def add_syslog(session: Session, /, **given: Any) -> None:
 @click.argument("name")
 @click.argument("url")
 @click.option("--every", "every_s", type=click.IntRange(10, 86_400), default=60, show_default=True, help="Seconds.")
-@_CA
-@_PRIVATE
+@sentinels.ca_option
+@sentinels.private_option
 @client_command
 def add_heartbeat(session: Session, /, **given: Any) -> None:
     """Call URL while the sentinel is well. Whoever owns it raises the alarm when it is called no more."""
