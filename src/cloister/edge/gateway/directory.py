@@ -123,7 +123,8 @@ class Directory:
         if known is None or not known.is_usable(now):
             return await asyncio.shield(asking)
         try:
-            return await asyncio.wait_for(asyncio.shield(asking), ROUTE_STALE_AFTER_S)
+            async with asyncio.timeout(ROUTE_STALE_AFTER_S):
+                return await asyncio.shield(asking)
         except (TimeoutError, UnavailableError):
             log.info("the directory does not answer: using what was known of %s", endpoint)
             return known.route

@@ -53,7 +53,8 @@ class Batches(ABC):
         while not self._is_ending or not self._is_empty:
             await self._has_any.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_batch.wait(), self._flush_s)
+                async with asyncio.timeout(self._flush_s):  # not `wait_for`, which can lose a cancellation before 3.12
+                    await self._has_batch.wait()
             if not await self._send():
                 await asyncio.sleep(AUDIT_RETRY_S)
 
