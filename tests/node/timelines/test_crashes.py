@@ -68,12 +68,12 @@ def cloned(mountpoint: Path) -> None:
 
 
 def copied(mountpoint: Path) -> None:
-    making(mountpoint).copy(SOURCE, TARGET, is_frozen=False)
+    making(mountpoint).copy(SOURCE, TARGET)
     making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
 
 
 def copied_for_history(mountpoint: Path) -> None:
-    making(mountpoint).copy(SOURCE, None, is_frozen=False)
+    making(mountpoint).copy(SOURCE, None)
     making(mountpoint).finish_copy_for_history(SOURCE, LABEL, STOP)
 
 

@@ -38,7 +38,7 @@ def test_wal_of_a_copy_that_its_server_has_given_up_is_taken_from_what_it_finish
     making.fresh(source_id, make_cluster)
     source = Layout(tmp_path).timeline(source_id)
     first = wal.segment_number(CHECKPOINT)
-    making.copy(source_id, target_id, is_frozen=False)
+    making.copy(source_id, target_id)
     finished, going_on = (wal.segment_name(1, number) for number in (first + 1, first + 2))
     for number in (first, first + 1):
         (source.outbox / wal.segment_name(1, number)).write_bytes(segment(number))

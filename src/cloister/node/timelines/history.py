@@ -47,14 +47,13 @@ class History:
     def collect(self, now: float, abort: Abort) -> int:
         return self.archive.collect(self._timeline.outbox, now, abort)
 
-    def take_first(self, uid: int, now: float, abort: Abort) -> None:
-        """The snapshot that every history begins with."""
-        self._take(self._at_rest(now), uid, abort)
+    def take_first(self, uid: int, now: float, abort: Abort, *, copied: Snapshot | None = None) -> None:
+        """The snapshot that every history begins with. `copied` describes a copy that has not been started yet."""
+        self._take(copied or self._at_rest(now), uid, abort)
 
-    def finish_first(self, kind: str, now: float, abort: Abort, *, copied: Snapshot | None) -> None:
-        """As `take_first`, of what was cloned together with the timeline itself. `copied` describes a copy that has not been
-        started yet."""
-        self.snapshots.finish(kind, copied or self._at_rest(now), abort)
+    def finish_first(self, now: float, abort: Abort) -> None:
+        """As `take_first`, of what was cloned together with the timeline itself."""
+        self.snapshots.finish(AT_REST, self._at_rest(now), abort)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""

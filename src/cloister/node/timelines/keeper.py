@@ -296,11 +296,7 @@ class Keeper:
         uid = checked_compute_uid(command.uid)
         async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
             if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
-                await self._in_thread(
-                    lambda abort: self._making(mountpoint, uid, abort).copy(
-                        source_id, target_id, is_frozen=command.is_frozen
-                    )
-                )
+                await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
         return Done()
 
     async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:

@@ -68,29 +68,21 @@ class Making:
             clone.clone_wal(source.data, data, self._uid, self._abort)
         return None if is_settled else _major(target.data)
 
-    def copy(self, source_id: TimelineId, target_id: TimelineId | None, *, is_frozen: bool) -> None:
-        """The files of a running one, which is held in backup mode."""
+    def copy(self, source_id: TimelineId, target_id: TimelineId | None) -> None:
+        """The files of a running one, which is held in backup mode: once, for all that is written meanwhile has to be replayed
+        by whoever starts the copy."""
         source = self._layout.existing(source_id)
         if target_id is None:
-            targets = [self._history(source).snapshots.begin(COPY, self._abort)]
+            data = self._history(source).snapshots.begin(COPY, self._abort)
         else:
-            target = self._layout.begin(target_id, self._uid)
-            targets = [target.data]
-            if not is_frozen:
-                targets.append(self._history(target).snapshots.begin(COPY, self._abort))
-        for data in targets:
-            clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
+            data = self._layout.begin(target_id, self._uid).data
+        clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
 
     def finish_copy(
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
     ) -> Recovered:
         source = self._layout.existing(source_id)
-        target = self._layout.unfinished(target_id)
-        snapshots = self._history(target).snapshots
-        copies = [target.data]
-        if snapshots.has_begun(COPY):
-            copies.append(snapshots.unfinished(COPY))
-        snapshot = self._complete_copies(source, copies, text, stop_lsn)
+        snapshot = self._complete_copy(source, self._layout.unfinished(target_id).data, text, stop_lsn)
         return self.finish(target_id, is_frozen=is_frozen, copied=snapshot)
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
@@ -99,7 +91,7 @@ class Making:
         if any(taken.stop_lsn == stop_lsn for taken in snapshots.all()):
             snapshots.abandon(COPY, self._abort)
         else:
-            snapshot = self._complete_copies(source, [snapshots.unfinished(COPY)], text, stop_lsn)
+            snapshot = self._complete_copy(source, snapshots.unfinished(COPY), text, stop_lsn)
             snapshots.finish(COPY, snapshot, self._abort)
             sync_directory(source.snapshots)
         return Recovered(lsn=wal.format_lsn(stop_lsn))
@@ -160,16 +152,15 @@ class Making:
         started yet; any other is at rest. Room for its WAL is made at each start, so one that is never started takes none."""
         target = self._layout.unfinished(target_id)
         history = self._history(target)
-        kind = AT_REST if copied is None else COPY
         if copied is None:
             clone.tidy_wal(target.data, self._abort)
         if is_frozen:
-            history.snapshots.abandon(kind, self._abort)
+            history.snapshots.abandon(AT_REST, self._abort)
             target.frozen.touch(mode=0o600)
-        elif history.snapshots.has_begun(kind):
-            history.finish_first(kind, self._now, self._abort, copied=copied)
+        elif history.snapshots.has_begun(AT_REST):
+            history.finish_first(self._now, self._abort)
         else:
-            history.take_first(self._uid, self._now, self._abort)
+            history.take_first(self._uid, self._now, self._abort, copied=copied)
         if lsn is None:
             lsn = control.of(target.data).checkpoint if copied is None else copied.stop_lsn
         recovered = Recovered(lsn=wal.format_lsn(lsn), at=at)
@@ -222,15 +213,13 @@ class Making:
             history_bytes=used.history_bytes,
         )
 
-    def _complete_copies(self, source: Timeline, copies: list[Path], text: str, stop_lsn: int) -> Snapshot:
+    def _complete_copy(self, source: Timeline, data: Path, text: str, stop_lsn: int) -> Snapshot:
         """WAL and label to the files that were copied before."""
+        if not data.is_dir():
+            raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
         start = label.parse(text)
-        history = self._history(source)
-        for data in copies:
-            if not data.is_dir():
-                raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
-            self._add_wal(history, data, start.wal_timeline, (start.lsn, stop_lsn))
-            clone.write_file(data, "backup_label", text.encode(), self._uid)
+        self._add_wal(self._history(source), data, start.wal_timeline, (start.lsn, stop_lsn))
+        clone.write_file(data, "backup_label", text.encode(), self._uid)
         return Snapshot(
             start_lsn=start.lsn,
             stop_lsn=stop_lsn,
