@@ -129,6 +129,7 @@ async def test_a_viewer_reads_and_neither_connects_nor_changes(site: Site) -> No
 
 async def test_a_collaborator_finds_only_what_was_granted(site: Site) -> None:
     await site.join("carl", "collaborator")
+    await site.join("cora", "collaborator")
     assert (await site.call("carl", "GET", P)).status_code == 404
     assert (await site.call("carl", "GET", f"{O}/members")).status_code == 403
     assert (await site.call("carl", "GET", O)).json()["id"] == ORG
@@ -139,6 +140,8 @@ async def test_a_collaborator_finds_only_what_was_granted(site: Site) -> None:
     assert (await site.call("carl", "GET", f"/projects?org_id={OTHER_ORG}")).status_code == 404
     assert (await site.call("carl", "PATCH", P, {"project": {"name": "mine"}})).status_code == 403
     assert (await site.call("carl", "POST", "/projects", {"project": {}})).status_code == 403
+    shown = (await site.done("carl", "GET", f"{P}/members"))["project_members"]
+    assert {it["email"] for it in shown} == {f"admin@{DOMAIN}", f"carl@{DOMAIN}"}, "and not who else is of it"
     await site.done("admin", "DELETE", f"{P}/permissions/{granted['id']}")
     assert (await site.call("carl", "GET", P)).status_code == 404
 
@@ -152,6 +155,8 @@ async def test_an_editor_does_not_raise_anybody(site: Site) -> None:
         ("POST", f"{O}/invitations", {"invitations": [invitation]}),
         ("DELETE", f"{O}/members/{site.ids['admin']}", None),
         ("POST", f"{P}/permissions", {"email": f"ed@{DOMAIN}", "role": "admin"}),
+        ("PUT", f"{P}/members/{site.ids['ed']}/role", {"role": "admin"}),
+        ("DELETE", f"{P}/members/{site.ids['admin']}/role", None),
         ("POST", f"{O}/api_keys", {"key_name": "x"}),
         ("GET", f"{O}/api_keys", None),
         ("DELETE", P, None),
@@ -174,6 +179,9 @@ async def test_a_projects_admin_shares_with_the_organization_and_brings_nobody_i
         refused.append((answer.status_code, answer.json()["message"].replace(email, "")))
     assert refused[0] == refused[1], "nor learns who has an account"
     assert refused[0][0] == 422
+    for stranger in (site.ids["boss"], "00000000-0000-0000-0000-0000000000ff"):
+        answer = await site.call("pam", "PUT", f"{P}/members/{stranger}/role", {"role": "admin"})
+        assert (answer.status_code, answer.json()["message"]) == (404, "member not found")
     assert (await site.call("pam", "POST", f"{O}/api_keys", {"key_name": "x"})).status_code == 403
 
 

@@ -63,6 +63,7 @@ BODIES: dict[str, Any] = {
     "transfer_projects": {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]},
     "create_organization": {"name": "Example"},
     "create_account": {"email": "eve@example.com", "name": "Eve"},
+    "set_project_member_role": {"role": "admin"},
     "grant_permission": {"email": "eve@example.com"},
     "create_branch": {"branch": {"name": "preview"}, "endpoints": [{"type": "read_write"}]},
     "update_branch": {"branch": {"name": "renamed"}},

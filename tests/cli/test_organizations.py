@@ -60,6 +60,17 @@ def test_adding_granting_and_taking_back(api: Any, cloister: Any) -> None:
     assert cloister("orgs", "ungrant", "eve@example.com").code == 1
 
 
+def test_access_shows_what_a_role_and_a_grant_come_to(api: Any, cloister: Any) -> None:
+    bob = {"email": "bob@example.com", "org_role": "viewer", "project_role": "editor"}
+    eve = {"email": "eve@example.com", "org_role": "collaborator"}
+    members = [{**bob, "effective_project_permission": "EDITOR"}, eve]
+    api.on("GET", f"{P}/members", (200, {"project_members": members, "pagination": {}}))
+    assert [line.split() for line in cloister("orgs", "access").out.splitlines()[-2:]] == [
+        ["bob@example.com", "editor", "viewer", "editor"],
+        ["eve@example.com", "-", "collaborator", "-"],
+    ]
+
+
 def test_operators_make_accounts_and_organizations(api: Any, cloister: Any) -> None:
     api.on("POST", "/cloister/accounts", (201, {"id": BOB, "email": "bob@example.com", "key": "napi_first"}))
     api.on("POST", "/cloister/organizations", (201, ORG))

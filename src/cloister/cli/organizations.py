@@ -31,6 +31,12 @@ GRANTS: Final = (
     Column("Role", "role"),
     Column("Since", "granted_at", out.ago),
 )
+ACCESS: Final = (
+    Column("E-mail", "email"),
+    Column("May", "effective_project_permission", str.lower),
+    Column("In the organization", "org_role"),
+    Column("Granted", "project_role"),
+)
 ACCOUNT: Final = (Column("Id", "id"), Column("E-mail", "email"), Column("Name", "name"), Column("Key", "key"))
 
 _ROLES: Final = click.Choice(["admin", "editor", "viewer", "collaborator"])
@@ -140,6 +146,16 @@ def remove(session: Session, *, who: str, org_id: str | None) -> None:
 def grants(session: Session, *, project_id: str | None) -> None:
     """List who was granted a project, besides those who may by their role in the organization."""
     session.show_list(_grants(session, project_path(session.project_id(project_id))), GRANTS, empty="No grant.")
+
+
+@orgs.command()
+@project_option
+@client_command
+def access(session: Session, *, project_id: str | None) -> None:
+    """List who may what in a project, by their role in the organization or by a grant: the larger of both counts."""
+    path = project_path(session.project_id(project_id))
+    found = session.api.get(f"{path}/members").get("project_members") or []
+    session.show_list(found, ACCESS, empty="Nobody.")
 
 
 @orgs.command()

@@ -48,6 +48,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 from cloister.trust.audit.statements import Segment
@@ -132,6 +133,10 @@ class Organizations(Protocol):
         self, caller: Caller, project: Project, email: str, role: ProjectRole, *, may_add_members: bool
     ) -> ProjectGrant: ...
     async def revoke_grant(self, caller: Caller, project: Project, grant_id: UUID) -> ProjectGrant: ...
+    async def standings(self, project: Project, *, and_without_access: bool) -> list[Standing]: ...
+    async def set_project_role(
+        self, caller: Caller, project: Project, account_id: UUID, role: ProjectRole | None, *, is_sure: bool
+    ) -> StandingChanged: ...
     async def transfer(
         self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
     ) -> None: ...

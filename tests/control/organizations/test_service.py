@@ -16,6 +16,7 @@ from cloister.base.errors import (
     CloisterError,
     ConflictError,
     NotFoundError,
+    PreconditionError,
     UnprocessableError,
 )
 from cloister.base.ids import OrgId, ProjectId
@@ -221,6 +222,71 @@ async def test_a_grant_is_taken_back_only_through_its_own_project(
     with pytest.raises(NotFoundError):
         await service.revoke_grant(CALLER, await project(database, THEIRS), granted.id)
     assert await service.grants(SHOP) == [granted]
+
+
+async def test_a_members_role_in_a_project_is_the_grant_that_permissions_lists(
+    service: OrganizationService, database: Database
+) -> None:
+    shop = await project(database)
+    for _ in range(2):
+        changed = await service.set_project_role(CALLER, shop, BOB, "admin", is_sure=False)
+    assert (changed.standing.effective, changed.standing.source) == ("admin", "explicit")
+    assert [(it.email, it.role) for it in await service.grants(SHOP)] == [("bob@example.com", "admin")]
+    for _ in range(2):
+        changed = await service.set_project_role(CALLER, shop, BOB, None, is_sure=False)
+    assert (changed.standing.effective, changed.standing.source) == ("editor", "org_role_default")
+    assert await service.grants(SHOP) == []
+    with pytest.raises(NotFoundError):
+        await service.set_project_role(CALLER, shop, EVE, "viewer", is_sure=False)
+    told = [(action, details["role"], details["was"]) for action, _, details in await log(database)]
+    assert told == [
+        ("access.grant", "admin", None),
+        ("access.grant", "admin", "admin"),
+        ("access.revoke", None, "admin"),
+        ("access.revoke", None, None),
+    ]
+
+
+async def test_of_those_who_may_nothing_only_who_grants_is_told(
+    service: OrganizationService, database: Database
+) -> None:
+    await service.invite(CALLER, HERE, [Invitation("eve@example.com", "collaborator")])
+    shop = await project(database)
+    some = await service.standings(shop, and_without_access=False)
+    everybody = await service.standings(shop, and_without_access=True)
+    assert [it.email for it in some] == ["ada@example.com", "bob@example.com"]
+    assert [it.email for it in everybody if it not in some] == ["eve@example.com"]
+
+
+async def test_nobody_lowers_themselves_by_mistake(service: OrganizationService, database: Database) -> None:
+    shop = await project(database)
+    bob = replace(CALLER, principal=Principal(BOB, 2, "bob@example.com", "Bob", {HERE: "editor"}))
+    await service.set_project_role(CALLER, shop, BOB, "admin", is_sure=False)
+    with pytest.raises(PreconditionError):
+        await service.set_project_role(bob, shop, BOB, None, is_sure=False)
+    assert [it.role for it in await service.grants(SHOP)] == ["admin"], "nothing was changed"
+    assert (await service.set_project_role(bob, shop, BOB, "editor", is_sure=True)).standing.effective == "editor"
+    # An organization's admin keeps what they may, whatever is granted: nothing to confirm.
+    assert (await service.set_project_role(CALLER, shop, ADA, "viewer", is_sure=False)).standing.effective == "admin"
+    assert (await service.set_project_role(CALLER, shop, ADA, None, is_sure=False)).standing.effective == "admin"
+
+
+async def test_who_loses_a_role_may_still_have_passwords_and_keys(
+    service: OrganizationService, keys: ApiKeys, database: Database
+) -> None:
+    await service.change_role(CALLER, HERE, BOB, "collaborator")
+    shop = await project(database)
+    bob = replace(CALLER, principal=Principal(BOB, 2, "bob@example.com", "Bob", {HERE: "editor"}))
+    await keys.create(bob, NewKey(name="ci", org_id=HERE, project_id=SHOP))
+
+    async def hints(role: Any) -> tuple[bool, bool]:
+        changed = await service.set_project_role(CALLER, shop, BOB, role, is_sure=False)
+        return changed.knows_passwords, changed.made_keys
+
+    assert await hints("admin") == (False, False)
+    assert await hints("editor") == (False, True)
+    assert await hints("viewer") == (True, True)
+    assert await hints(None) == (False, True)
 
 
 async def test_without_the_right_to_add_members_nobody_learns_who_has_an_account(

@@ -34,6 +34,8 @@ REQUIRED = {
     "Member": "id user_id org_id role",
     "Invitation": "id email org_id invited_by invited_at role",
     "ProjectPermission": "id granted_to_email granted_at",
+    "ProjectMember": "member_id user_id org_role",
+    "ProjectMemberRole": "project_id member_id user_id org_role",
     "ApiKey": "id name created_at created_by last_used_at last_used_from_addr",
     "ApiKeyCreated": "id key name created_at created_by",
     "ApiKeyRevoked": "id name created_at created_by last_used_at last_used_from_addr revoked",

@@ -22,6 +22,9 @@ from tests.neon_description import description, faults, noun, resolved
 ONLY_OURS = {"set_as_primary", "reset_to_parent"}
 """What older clients call and Neon does not describe, beside what is below /cloister/."""
 
+ONLY_IN_THE_SDK = {"list_project_members", "set_project_member_role", "remove_project_member_role"}
+"""What `@neon/sdk` has and the description, which is older, does not yet."""
+
 IGNORED_FIELDS = {
     ".endpoint.branch_id": "an endpoint stays with its branch",
     ".endpoint.name": "an endpoint is called by its id",
@@ -173,7 +176,7 @@ def test_a_status_is_one_that_neon_describes(route: Route) -> None:
 
 def test_every_undocumented_route_of_ours_is_known() -> None:
     undescribed = {route.name for route in ROUTES if route not in DESCRIBED and not route.path.startswith("/cloister/")}
-    assert undescribed == ONLY_OURS
+    assert undescribed == ONLY_OURS | ONLY_IN_THE_SDK
 
 
 def test_our_own_description_holds_every_route() -> None:

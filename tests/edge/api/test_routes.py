@@ -8,6 +8,7 @@ import pytest
 
 from cloister.base.ids import BranchId
 from cloister.edge.api.routes import ROUTES
+from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Event
 from tests.edge.api.neon_fields import missing
 from tests.edge.api.world import (
@@ -259,6 +260,15 @@ CASES = [
     Case("create_account", "/cloister/accounts", 201, {}, {"email": "eve@example.com", "name": "Eve"}),
     Case("grant_permission", f"{P}/permissions", 200, {"": "ProjectPermission"}, {"email": "eve@example.com"}),
     Case("revoke_permission", f"{P}/permissions/{GRANT}", 200, {"": "ProjectPermission"}),
+    Case("list_project_members", f"{P}/members", 200, {"project_members[]": "ProjectMember"}),
+    Case(
+        "set_project_member_role",
+        f"{P}/members/{ADA.account_id}/role",
+        200,
+        {"": "ProjectMemberRole"},
+        {"role": "viewer"},
+    ),
+    Case("remove_project_member_role", f"{P}/members/{ADA.account_id}/role", 200, {"": "ProjectMemberRole"}),
     Case("list_api_keys", "/api_keys", 200, {"[]": "ApiKey"}),
     Case("create_api_key", "/api_keys", 200, {"": "ApiKeyCreated"}, {"key_name": "ci"}),
     Case("revoke_api_key", "/api_keys/7", 200, {"": "ApiKeyRevoked"}),
@@ -579,3 +589,31 @@ def _at(value: Any, where: str) -> Any:
             yield from _at(it, rest)
         else:
             yield it
+
+
+async def test_who_may_not_grant_a_project_does_not_see_who_may_nothing_in_it() -> None:
+    world = World()
+    async with world.client() as client:
+        assert len((await client.get(f"{P}/members")).json()["project_members"]) == 3
+        world.decider.refused = {Permission.ACCESS_MANAGE}
+        shown = (await client.get(f"{P}/members")).json()["project_members"]
+    assert [(it["org_role"], it["effective_project_permission"], it["grant_source"]) for it in shown] == [
+        ("admin", "ADMIN", "org_admin_override"),
+        ("viewer", "EDITOR", "explicit"),
+    ]
+
+
+async def test_what_is_confirmed_in_the_query_reaches_the_service() -> None:
+    world = World()
+    path = f"{P}/members/{ADA.account_id}/role"
+    async with world.client() as client:
+        await client.put(path, json={"role": "viewer"})
+        changed = await client.put(f"{path}?confirm_self_demotion=true", json={"role": "viewer"})
+        await client.delete(f"{path}?confirm_self_lockout=true")
+        assert (await client.put(path, json={"role": "owner"})).status_code == 400
+    assert world.organizations.changes == [
+        (ADA.account_id, "viewer", False),
+        (ADA.account_id, "viewer", True),
+        (ADA.account_id, None, True),
+    ]
+    assert changed.json()["credential_rotation_recommended"] is True

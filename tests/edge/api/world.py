@@ -68,6 +68,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.roles.model import DatabaseInfo, Role
@@ -387,6 +388,23 @@ class FakeOrganizations:
             raise NotFoundError(public="permission not found")
         self.changes.append(grant_id)
         return (await self.grants(project.id))[0]
+
+    async def standings(self, project: Project, *, and_without_access: bool) -> list[Standing]:
+        found = [
+            Standing(ADA.account_id, ADA.email, ADA.name, "admin", None),
+            Standing(BOB.account_id, BOB.email, BOB.name, "viewer", "editor"),
+        ]
+        nobody = Standing(uuid.UUID(int=3), "eve@example.com", "Eve", "collaborator", None)
+        return [*found, nobody] if and_without_access else found
+
+    async def set_project_role(
+        self, caller: Caller, project: Project, account_id: uuid.UUID, role: ProjectRole | None, *, is_sure: bool
+    ) -> StandingChanged:
+        self.changes.append((account_id, role, is_sure))
+        for standing in await self.standings(project, and_without_access=True):
+            if standing.account_id == account_id:
+                return StandingChanged(replace(standing, granted=role), knows_passwords=True, made_keys=False)
+        raise NotFoundError(public="member not found")
 
     async def transfer(
         self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]

@@ -11,7 +11,13 @@ from uuid import UUID, uuid4
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
+from cloister.base.errors import (
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    UnprocessableError,
+)
 from cloister.base.ids import OrgId, ProjectId, new_org_id
 from cloister.base.secret import Secret, new_api_key
 from cloister.control.branches import protection
@@ -29,6 +35,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.standing import Standing, StandingChanged, is_less
 from cloister.control.projects.model import Project
 from cloister.trust.access.keys import NewKey, insert_key
 from cloister.trust.audit import Action, Event, record
@@ -166,6 +173,51 @@ class OrganizationService:
             await record(tx, _of_grant(caller, Action.ACCESS_REVOKE, project, revoked))
         return revoked
 
+    async def standings(self, project: Project, *, and_without_access: bool) -> list[Standing]:
+        """Who may what in a project, and by what. `and_without_access`: also those of the organization who may nothing."""
+        async with self._database.reading() as tx:
+            found = await store.standings(tx, project)
+        return [it for it in found if and_without_access or it.effective is not None]
+
+    async def set_project_role(
+        self, caller: Caller, project: Project, account_id: UUID, role: ProjectRole | None, *, is_sure: bool
+    ) -> StandingChanged:
+        """Grant a member of the organization a role in the project, or (None) take back what was granted; both may be said
+        twice. Raises NotFoundError for somebody who is not of the organization, PreconditionError unless `is_sure` for who
+        would be able to do less themselves by it."""
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project.id)
+            await store.hold_member(tx, project.org_id, account_id)
+            was = _only(await store.standings(tx, project, account_id))
+            granted = None
+            if role is None:
+                await store.remove_grant_of(tx, project.id, account_id)
+            else:
+                granted = await store.set_grant(tx, project, account_id, role, by=caller.principal.account_id)
+            now = _only(await store.standings(tx, project, account_id))
+            loses = is_less(now.effective, was.effective)
+            if loses and caller.principal.actor == f"user:{account_id}" and not is_sure:
+                raise PreconditionError(
+                    f"{caller.principal.actor} would lower themselves",
+                    public="you would be able to do less in this project afterwards: confirm it",
+                )
+            details = {"email": now.email, "role": role, "was": was.granted}
+            if granted is not None:
+                details["permission_id"] = str(granted.id)
+            await record(
+                tx,
+                caller.event(
+                    Action.ACCESS_REVOKE if role is None else Action.ACCESS_GRANT,
+                    org_id=project.org_id,
+                    project_id=project.id,
+                    resource=str(account_id),
+                    details=details,
+                ),
+            )
+            made_keys = loses and await store.has_made_keys(tx, project.id, account_id)
+        knows = not is_less(was.effective, "editor") and is_less(now.effective, "editor")
+        return StandingChanged(now, knows_passwords=knows, made_keys=made_keys)
+
     # ── between organizations ──
 
     async def transfer(
@@ -208,6 +260,12 @@ def _there(member: Member | None) -> Member:
     if member is None:
         raise NotFoundError(public="member not found")
     return member
+
+
+def _only(found: list[Standing]) -> Standing:
+    for standing in found:
+        return standing
+    raise NotFoundError(public="member not found")
 
 
 def _about(caller: Caller, action: Action, org_id: OrgId, member: Member, **details: object) -> Event:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 from cloister.base.database import Transaction
 from cloister.base.ids import OrgId, ProjectId
 from cloister.control.organizations.model import Account, Member, Organization, ProjectGrant
+from cloister.control.organizations.standing import Standing
 from cloister.control.projects.model import Project
 
 
@@ -133,6 +134,36 @@ async def remove_grant(tx: Transaction, project_id: ProjectId, grant_id: UUID) -
         grant_id,
     )
     return None if row is None else _grant(row)
+
+
+async def remove_grant_of(tx: Transaction, project_id: ProjectId, account_id: UUID) -> None:
+    await tx.execute("DELETE FROM project_grant WHERE project_id = $1 AND account_id = $2", project_id, account_id)
+
+
+async def standings(tx: Transaction, project: Project, account_id: UUID | None = None) -> list[Standing]:
+    """Of everybody in the project's organization, or of one of them."""
+    rows = await tx.fetch(
+        """SELECT account.id, account.email, account.name, membership.role, project_grant.role AS granted
+             FROM membership JOIN account ON account.id = membership.account_id
+             LEFT JOIN project_grant ON project_grant.project_id = $2 AND project_grant.account_id = account.id
+            WHERE membership.org_id = $1 AND ($3::uuid IS NULL OR account.id = $3)
+            ORDER BY account.created_at, account.id""",
+        project.org_id,
+        project.id,
+        account_id,
+    )
+    return [Standing(row["id"], row["email"], row["name"], row["role"], row["granted"]) for row in rows]
+
+
+async def has_made_keys(tx: Transaction, project_id: ProjectId, account_id: UUID) -> bool:
+    return bool(
+        await tx.fetch_value(
+            """SELECT EXISTS (SELECT FROM api_key
+                               WHERE project_id = $1 AND account_id = $2 AND org_id IS NOT NULL AND revoked_at IS NULL)""",
+            project_id,
+            account_id,
+        )
+    )
 
 
 # ── a project that moves ──

@@ -1,6 +1,6 @@
 """Organizations, their members, and who was granted a project."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.standing import Source, Standing, StandingChanged
 from cloister.edge.api.wire.accounts import PLAN
 from cloister.edge.api.wire.common import Moment, Name256, NextPage, Request, Wire, moment
 
@@ -113,6 +114,46 @@ class GrantPermission(Request, frozen=True, kw_only=True):
     """Ours. Neon's request has none: whom a project is shared with may do everything but delete it."""
 
 
+Level = Literal["VIEWER", "EDITOR", "ADMIN"]
+
+
+class ProjectMember(Wire, frozen=True, kw_only=True):
+    member_id: str
+    user_id: str
+    email: str
+    name: str
+    org_role: str
+    project_role: ProjectRole | None = None
+    org_default_project_permission: Level | None = None
+    explicit_project_permission: Level | None = None
+    effective_project_permission: Level | None = None
+    grant_source: Source
+
+
+class ProjectMembers(Wire, frozen=True, kw_only=True):
+    project_members: list[ProjectMember]
+    pagination: NextPage
+
+
+class SetProjectMemberRole(Request, frozen=True, kw_only=True):
+    role: ProjectRole
+
+
+class ProjectMemberRole(Wire, frozen=True, kw_only=True):
+    project_id: str
+    member_id: str
+    user_id: str
+    email: str
+    name: str
+    org_role: str
+    project_role: ProjectRole | None = None
+    org_default_project_permission: Level | None = None
+    explicit_project_permission: Level | None = None
+    effective_project_permission: Level | None = None
+    credential_rotation_recommended: bool = False
+    org_api_key_rotation_recommended: bool = False
+
+
 class CreateOrganization(Request, frozen=True, kw_only=True):
     name: Name256
 
@@ -178,6 +219,47 @@ def permission(it: ProjectGrant, revoked_at: str | None = None) -> ProjectPermis
         granted_at=moment(it.granted_at),
         revoked_at=revoked_at,
         role=it.role,
+    )
+
+
+_LEVELS: Final[dict[ProjectRole | None, Level | None]] = {
+    "admin": "ADMIN",
+    "editor": "EDITOR",
+    "viewer": "VIEWER",
+    None: None,
+}
+
+
+def project_member(it: Standing) -> ProjectMember:
+    return ProjectMember(
+        member_id=str(it.account_id),
+        user_id=str(it.account_id),
+        email=it.email,
+        name=it.name,
+        org_role=it.role,
+        project_role=it.granted,
+        org_default_project_permission=_LEVELS[it.by_role],
+        explicit_project_permission=_LEVELS[it.granted],
+        effective_project_permission=_LEVELS[it.effective],
+        grant_source=it.source,
+    )
+
+
+def project_member_role(it: StandingChanged, project_id: str) -> ProjectMemberRole:
+    standing = it.standing
+    return ProjectMemberRole(
+        project_id=project_id,
+        member_id=str(standing.account_id),
+        user_id=str(standing.account_id),
+        email=standing.email,
+        name=standing.name,
+        org_role=standing.role,
+        project_role=standing.granted,
+        org_default_project_permission=_LEVELS[standing.by_role],
+        explicit_project_permission=_LEVELS[standing.granted],
+        effective_project_permission=_LEVELS[standing.effective],
+        credential_rotation_recommended=it.knows_passwords,
+        org_api_key_rotation_recommended=it.made_keys,
     )
 
 
