@@ -1,9 +1,12 @@
 """What attacks on a whole platform have in common. The platform is their module's own: `shared_platform`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.attacks.signed_log import EVENTS, SignedLog
+from tests.fix_database import ControlDatabase
 from tests.instance import Instance, tail
 
 
@@ -12,3 +15,15 @@ def platform(shared_platform: Instance) -> Iterator[Instance]:
     """With the end of its log, should the test fail."""
     with tail(shared_platform):
         yield shared_platform
+
+
+@pytest.fixture
+def signed_log(
+    control_database: ControlDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[SignedLog]:
+    """An audit log of some events, all of them signed."""
+    made = SignedLog(control_database, tmp_path, capsys)
+    made.append(EVENTS)
+    assert made.sign() == EVENTS
+    yield made
+    made.provider.close()
