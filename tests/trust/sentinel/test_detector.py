@@ -1,7 +1,9 @@
 """Memory: it is bounded, it survives a restart, and what strangers write steers nothing."""
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,8 @@ def test_a_detector_that_was_restarted_finds_what_it_would_have_found(cut: float
     """The first part of a story before the crash, the rest after it."""
     for story in STORIES:
         events, middle = story.story, int(len(story.story) * cut)
-        before, after = Detector(RULES), Detector(RULES)
+        lists = {name: set(map(ip_network, networks)) for name, networks in story.lists.items()}
+        before, after = Detector(RULES, lists), Detector(RULES, lists)
         for seq, event in enumerate(events[:middle]):
             before.feed(seq, event)
         after.load(before.dump())
@@ -93,6 +96,9 @@ def test_a_strangers_text_is_quoted_and_never_a_template() -> None:
     assert alarms[0].summary.count("192.0.2.1") == 1
 
 
+HUGE = st.sampled_from([10**400, -(10**400), 10**5000])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
@@ -107,7 +113,7 @@ def test_a_strangers_text_is_quoted_and_never_a_template() -> None:
             address=st.one_of(st.text(max_size=5), st.ip_addresses().map(str)),
             details=st.dictionaries(
                 st.sampled_from(["bytes_out", "count", "application_name", "role", "{"]),
-                st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2)),
+                st.one_of(st.integers(), HUGE, st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2)),
                 max_size=3,
             ),
         ),
@@ -115,13 +121,41 @@ def test_a_strangers_text_is_quoted_and_never_a_template() -> None:
     )
 )
 def test_no_event_breaks_the_detector(events: list[Event]) -> None:
-    """Whatever is in the log, the next event is looked at; and what is remembered can be written down and read."""
+    """Whatever is in the log, the next event is looked at; what is remembered can be written down and read, and what is
+    said can be written into a table."""
     detector = Detector(RULES, {"tor": set()})
-    for seq, event in enumerate(events):
-        detector.feed(seq, event)
+    alarms = [alarm for seq, event in enumerate(events) for alarm in detector.feed(seq, event)]
     again = Detector(RULES)
-    again.load(detector.dump())
+    again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(detector.dump())))
+    for text in (text for it in alarms for text in (it.summary, it.fingerprint, it.at, *it.subject.values())):
+        assert "\0" not in text
+        assert text.encode()
     assert again.dump() == detector.dump()
+
+
+def test_a_rule_that_breaks_silences_no_other() -> None:
+    """At an event with a number that breaks one rule the others fire as ever, and it is said which one broke."""
+    story = next(it.story for it in STORIES if it.rule == "unusual-read")
+    broken = [*story[:-1], msgspec.structs.replace(story[-1], details={"bytes_out": 10**400})]
+    watchful = rules.parse(
+        [GREEDY, *(file.read_text() for file in rules.SHIPPED.iterdir() if file.name.endswith(".yml"))]
+    )
+    detector = Detector(watchful)
+    alarms = [alarm.rule for seq, event in enumerate(broken) for alarm in detector.feed(seq, event)]
+    assert alarms.count("greedy") == len(broken)
+    assert list(detector.broken) == ["unusual-read"]
+    detector.feed(len(broken), story[-1])
+    assert detector.broken == {}
+
+
+GREEDY = """
+title: Every session
+name: greedy
+level: low
+summary: s
+response: r
+detection: {selection: {action: connection.closed}, condition: selection}
+"""
 
 
 def test_a_baseline_says_nothing_before_it_knows_what_is_usual() -> None:

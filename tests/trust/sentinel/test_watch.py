@@ -9,7 +9,7 @@ import pytest
 from cloister.base.database import Database
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import timestamp
-from cloister.trust.sentinel import rules, scenarios, store
+from cloister.trust.sentinel import detector, events, rules, scenarios, store
 from cloister.trust.sentinel.store import ALIVE_PER_RULE_MAX
 from cloister.trust.sentinel.watch import Watch
 from tests.fix_database import ControlDatabase, DatabaseAs
@@ -151,6 +151,35 @@ async def test_an_event_from_the_future_carries_nobody_there(database_as: Databa
     await append(database_as, [Event(action=Action.CONNECTION_OPENED, actor="role:a", project_id="p", at=late)])
     await watch.step()
     assert watch.detector.dump()["now"] < (NOW + timedelta(hours=1)).timestamp()
+
+
+@pytest.mark.parametrize("what", ["a rule", "every rule"])
+async def test_an_event_that_breaks_the_sentinel_is_passed_over_and_told(
+    database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Whoever writes a poisoned event raises a finding instead of a silence: what comes after it is found, and after a
+    restart it does no more harm than before."""
+    poison = Event(
+        action=Action.CONNECTION_CLOSED, actor="role:app", project_id="p", details={"bytes_out": 10**400}, at=timestamp(NOW)
+    )  # fmt: skip
+    if what == "every rule":
+        whole = events.view
+        monkeypatch.setattr(
+            detector, "view", lambda event, lists: 1 / 0 if event.action == poison.action else whole(event, lists)
+        )
+    watch, database = await started(database_as)
+    await append(database_as, [*failures(9), poison, poison, *failures(1)])
+    await watch.step()
+    assert await found(database) == [("event-skipped", 1), ("failed-logins", 1)]
+    assert watch.skipped == 2
+    again = Watch(database, RULES)
+    await again.load()
+    await again.step()
+    assert await found(database) == [("event-skipped", 1), ("failed-logins", 1)]
+    async with database.reading() as tx:
+        summary = await tx.fetch_value("SELECT summary FROM finding WHERE rule = 'event-skipped'")
+    assert summary.startswith("Event 10 of the audit log was passed over by ")
+    assert summary.endswith("; 2 since the sentinel's start")
 
 
 async def test_a_finding_is_told_to_every_channel_in_the_transaction_that_raises_it(database_as: DatabaseAs) -> None:

@@ -41,6 +41,8 @@ class Detector:
         self.lists: Lists = lists or {}
         self._windows: dict[str, Window] = {rule.name: rule.window() for rule in rules if rule.correlation is not None}
         self._learned: dict[str, Baseline] = {rule.name: rule.learned() for rule in rules if rule.baseline is not None}
+        self.broken: dict[str, str] = {}
+        """The rules that failed at the last event, and with what."""
         self._now = 0.0
         self._moment = 0.0
 
@@ -50,17 +52,24 @@ class Detector:
         return sum(memory.lost for memory in self._memories().values())
 
     def feed(self, seq: int, event: Event, *, latest: float = math.inf) -> list[Alarm]:
-        """`latest`: no event can be of a later moment. One that says so must not carry the rules into the future."""
+        """`latest`: no event can be of a later moment. One that says so must not carry the rules into the future.
+
+        A rule that fails says nothing about this event, and is `broken`: it must not silence the others.
+        """
         # Times may go back a little between processes; windows must not.
         self._moment = min(moment(event, self._now), latest)
         self._now = max(self._now, self._moment)
         fields = view(event, self.lists)
         fired: dict[str, int] = {}
         alarms = []
+        self.broken = {}
         for rule in self._rules:
-            why = self._asked(rule, fields, weight(event), fired)
-            if why is not None and rule.level is not None:
-                alarms.append(_alarm(rule, fields, why, count=fired[rule.name], seq=seq, event=event))
+            try:
+                why = self._asked(rule, fields, weight(event), fired)
+                if why is not None and rule.level is not None:
+                    alarms.append(_alarm(rule, fields, why, count=fired[rule.name], seq=seq))
+            except Exception as error:  # whatever it is, the next rule is asked
+                self.broken[rule.name] = repr(error)
         return alarms
 
     def dump(self) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def _shape(rule: Rule) -> str:
     return repr((rule.of, rule.group_by, rule.correlation, rule.baseline))
 
 
-def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: int, event: Event) -> Alarm:
+def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: int) -> Alarm:
     assert rule.level is not None
     said = _Words().vformat(rule.summary, (), {**fields, "why": why})
     return Alarm(
@@ -127,7 +136,7 @@ def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: 
         fingerprint="|".join([rule.name, *(str(fields.get(name, "")) for name in rule.group_by)]),
         subject={name: str(fields[name]) for name in _SUBJECT if name in fields},
         seq=seq,
-        at=event.at,
+        at=fields.get("at", ""),
         count=count,
     )
 

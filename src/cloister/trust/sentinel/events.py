@@ -29,9 +29,9 @@ def view(event: Event, lists: Lists) -> dict[str, Any]:
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if name != "details" and value != "":
-            found[name] = value[:TEXT_CHARS_MAX]
+            found[name] = _text(value)
     for name, value in event.details.items():
-        found[f"details.{name}"] = value[:TEXT_CHARS_MAX] if isinstance(value, str) else value
+        found[f"details.{name}"] = _text(value) if isinstance(value, str) else value
     kind, _, who = found.get("actor", "").partition(":")
     if kind == "role":
         found["role"] = who
@@ -61,6 +61,11 @@ def weight(event: Event) -> int:
     """How many it stands for: refused calls are counted before they are written."""
     count = event.details.get("count", 1)
     return count if isinstance(count, int) and count > 0 else 1
+
+
+def _text(value: str) -> str:
+    """Cut, and such that a table can hold it: findings quote it."""
+    return value[:TEXT_CHARS_MAX].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Collection[Network]) -> bool:

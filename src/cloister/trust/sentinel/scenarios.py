@@ -5,7 +5,7 @@ the way of every event; unit tests feed both stories to a detector. Whoever adds
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ class Scenario:
     story: tuple[Event, ...]
     tame: tuple[Event, ...]
     """Raises nothing."""
+    lists: Mapping[str, list[str]] = field(default_factory=dict)
+    """The threat lists that it needs: the operator's own may be empty."""
 
 
 Story = list[tuple[float, dict[str, Any]]]
@@ -32,8 +34,11 @@ Story = list[tuple[float, dict[str, Any]]]
 
 
 def scenarios(now: datetime) -> list[Scenario]:
-    """Of every rule that raises an alarm without a threat list (those depend on the operator's files)."""
-    return [Scenario(rule, _events(now, alarming), _events(now, tame)) for rule, (alarming, tame) in _stories().items()]
+    """Of every rule that raises an alarm."""
+    found = [
+        Scenario(rule, _events(now, alarming), _events(now, tame)) for rule, (alarming, tame) in _stories().items()
+    ]
+    return found + _listed(now)
 
 
 def probes(now: datetime, *, actor: str, run: str) -> list[Event]:
@@ -43,7 +48,8 @@ def probes(now: datetime, *, actor: str, run: str) -> list[Event]:
             action=Action.SENTINEL_PROBE,
             actor=actor,
             resource=run,
-            details={"rule": each.rule, "events": [_flat(event) for event in each.story]},
+            details={"rule": each.rule, "events": [_flat(event) for event in each.story]}
+            | ({"lists": each.lists} if each.lists else {}),
         )
         for each in scenarios(now)
     ]
@@ -188,20 +194,34 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, observed | {"action": "sentinel.channel_failed", "resource": "mail", "reason": "timeout"})],
             nothing,
         ),
+        "event-skipped": (
+            [
+                (
+                    0,
+                    observed
+                    | {
+                        "action": "sentinel.event_skipped",
+                        "reason": "unusual-read",
+                        "details": {"seq": 7, "skipped": 1},
+                    },
+                )
+            ],
+            nothing,
+        ),
         "sentinel-overloaded": ([(0, observed | {"action": "sentinel.overloaded", "details": {"lost": 9}})], nothing),
     }
 
 
-def listed(now: datetime) -> list[Scenario]:
-    """Of the rules that ask for a threat list: with `malicious` and `tor` each holding the address from away."""
+def _listed(now: datetime) -> list[Scenario]:
+    """A login, a failed one and a probe, from an address that is on a list, and from one that is not."""
     away = {"address": _AWAY}
     opened = away | {"action": Action.CONNECTION_OPENED}
     denied = away | {"action": Action.CONNECTION_DENIED, "outcome": "denied", "reason": "bad_password"}
     probe = denied | {"reason": "no_endpoint"}
     home = {"address": _HOME}
     return [
-        Scenario(f"{name}-{what}", _events(now, [(0, event)]), _events(now, [(0, event | home)]))
-        for name in ("listed", "tor")
+        Scenario(f"{name}-{what}", _events(now, [(0, event)]), _events(now, [(0, event | home)]), {file: [_AWAY]})
+        for name, file in (("listed", "malicious"), ("tor", "tor"))
         for what, event in (("login", opened), ("failed-login", denied), ("probe", probe))
     ]
 

@@ -5,7 +5,9 @@
 2. Each event's hash must continue the chain. Where it does not, that is a finding (`audit-gap`), and the new place is
    where the chain goes on from: a log that was changed must not silence the sentinel as well.
 3. A log that ends before where we were was rolled back. That, too, is a finding; and the memory goes on.
-4. A probe (`cloister alerts selftest`) holds events that are fed to a detector of its own, which knows nothing and is
+4. An event that breaks a rule, or cannot be looked at at all, is passed over by what it breaks, counted, and told as a finding
+   (`event-skipped`): were it fed again until it fits, whoever can write one such event would have blinded the sentinel.
+5. A probe (`cloister alerts selftest`) holds events that are fed to a detector of its own, which knows nothing and is
    forgotten: a test teaches nobody what is usual. Its findings say that they are tests.
 
 The log is asked, four times a second, for its head. LISTEN would be quicker, but NOTIFY in `audit_append` would make every
@@ -17,6 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -58,6 +61,13 @@ SKEW_S: Final = 1.0
 _OBSERVER: Final = "platform:sentinel"
 
 
+class _Story(msgspec.Struct):
+    """The details of a probe, as `scenarios.probes` writes them."""
+
+    events: list[Event]
+    lists: dict[str, list[str]] = {}
+
+
 class Watch:
     """`channels` names those that a new finding is told to, at that moment; `poke` says that there is one. `observed` is how others of this process say
     what they saw that is in no log: a channel that fails, a certificate that ends."""
@@ -79,6 +89,9 @@ class Watch:
         self._kept_at = 0.0
         self._beat_at = 0.0
         self._lost = 0
+        self.skipped = 0
+        """Events of which something could not be looked at, since the start."""
+        self._skipped_first: tuple[int, str] | None = None
 
     def observe(
         self, action: str, *, resource: str = "", reason: str = "", details: dict[str, Any] | None = None
@@ -153,6 +166,10 @@ class Watch:
         if self.detector.lost > self._lost:
             self.observe("sentinel.overloaded", details={"lost": self.detector.lost - self._lost})
             self._lost = self.detector.lost
+        if self._skipped_first is not None:
+            seq, reason = self._skipped_first
+            self._skipped_first = None
+            self.observe("sentinel.event_skipped", reason=reason, details={"seq": seq, "skipped": self.skipped})
         observed, self._observed = self._observed, []
         found += [(alarm, "") for event in observed for alarm in self.detector.feed(self.seq, event)]
         await self._write(found)
@@ -164,23 +181,32 @@ class Watch:
             reason = "missing" if seq != self.seq + 1 else "changed"
             self.observe("sentinel.audit_gap", reason=reason, details={"after": self.seq, "next": seq})
         self.seq, self._hash = seq, digest
-        event = parse(body)
-        if event.action == Action.SENTINEL_PROBE:
-            return self._probed(seq, event)
-        return [(alarm, "") for alarm in self.detector.feed(seq, event, latest=time.time() + SKEW_S)]
+        try:
+            event = parse(body)
+            if event.action == Action.SENTINEL_PROBE:
+                return self._probed(seq, event)
+            found = self.detector.feed(seq, event, latest=time.time() + SKEW_S)
+        except Exception as error:  # whatever it is, the next event is looked at
+            log.exception("event %d is skipped", seq)
+            self._skip(seq, repr(error))
+            return []
+        if self.detector.broken:
+            log.error("event %d breaks %s", seq, self.detector.broken)
+            self._skip(seq, ", ".join(self.detector.broken))
+        return [(alarm, "") for alarm in found]
+
+    def _skip(self, seq: int, reason: str) -> None:
+        """(4)."""
+        self.skipped += 1
+        self._skipped_first = self._skipped_first or (seq, reason)
 
     def _probed(self, seq: int, probe: Event) -> list[tuple[Alarm, str]]:
-        """What a probe holds (4)."""
-        detector = Detector(self._rules, self.lists)
-        events = probe.details.get("events")
-        found: list[tuple[Alarm, str]] = []
-        for each in events[:PROBE_EVENTS_MAX] if isinstance(events, list) else []:
-            try:
-                event = msgspec.convert(each, Event)
-            except msgspec.ValidationError:
-                continue
-            found += [(alarm, probe.resource) for alarm in detector.feed(seq, event)]
-        return found
+        """What a probe holds (5)."""
+        story = msgspec.convert(probe.details, _Story)
+        detector = Detector(self._rules, {name: set(map(ip_network, them)) for name, them in story.lists.items()})
+        return [
+            (alarm, probe.resource) for event in story.events[:PROBE_EVENTS_MAX] for alarm in detector.feed(seq, event)
+        ]
 
     async def _write(self, found: Sequence[tuple[Alarm, str]]) -> None:
         now = time.monotonic()

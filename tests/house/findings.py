@@ -1,0 +1,27 @@
+"""The table of findings in docs/alerts.md. `python -m tests.house.findings` writes it from the sentinel's rules."""
+
+from typing import Final
+
+from cloister.trust.sentinel import rules
+from cloister.trust.sentinel.rules import Level
+from tests.house.source import ROOT
+
+PAGE: Final = ROOT / "docs" / "alerts.md"
+HEAD: Final = "|---|---|---|---|---|---|\n"
+
+
+def written() -> str:
+    """The page as it should be: what each finding means, in the rules' own words, the gravest first."""
+    before, _, rest = PAGE.read_text().partition(HEAD)
+    _, _, after = rest.partition("\n\n")
+    told = [(-list(Level).index(it.level), it) for it in rules.shipped() if it.level is not None]
+    lines = [
+        f"| `{it.name}` | {it.level} | {it.description} | {'; '.join(it.falsepositives) or 'none known'} "
+        f"| {it.response.replace('{id}', 'FINDING')} | {it.tags[0].removeprefix('cloister.')} |"
+        for _, it in sorted(told, key=lambda pair: (pair[0], pair[1].name))
+    ]
+    return before + HEAD + "\n".join(lines) + "\n\n" + after
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written())
