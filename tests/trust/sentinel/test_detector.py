@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from cloister.trust.audit import Event
 from cloister.trust.audit.events import timestamp
 from cloister.trust.sentinel import memory, rules, scenarios
-from cloister.trust.sentinel.baselines import DAY_S, Deviation, Learning, NeverSeen
+from cloister.trust.sentinel.baselines import DAY_S, RESTLESS_DAYS, VALUES_MAX, Deviation, Learning, NeverSeen
 from cloister.trust.sentinel.detector import Detector
+from cloister.trust.sentinel.events import view
 from cloister.trust.sentinel.memory import Groups
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -185,3 +186,29 @@ def test_one_theft_does_not_make_the_next_usual() -> None:
     assert usual.see(("r",), 41 * DAY_S, 10_000_000) is not None
     assert usual.see(("r",), 42 * DAY_S, 10_000_000) is not None
     assert usual.see(("r",), 43 * DAY_S, 1002) is None
+
+
+def test_who_comes_from_ever_new_places_is_not_remarked_for_it() -> None:
+    """A cloud's functions have no usual network. Who settled down has one again."""
+    seen = NeverSeen(Learning(days=7, events=10))
+    for n in range(VALUES_MAX):
+        seen.see(("r",), n * DAY_S / 4, f"net{n}")
+    assert seen.see(("r",), 17 * DAY_S, "another") is None
+    assert seen.see(("r",), (17 + RESTLESS_DAYS) * DAY_S, "and another") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [
+        ("web-7d9f8b6c5d-x2v4q v1.8.0", "web"),
+        ("DBeaver 24.1.2 - Main", "DBeaver"),
+        ("pg_dump", "pg_dump"),
+        ("@neondatabase/serverless", "@neondatabase"),
+        ("pytest12", "pytest"),
+        ("7", "7"),
+    ],
+)
+def test_a_program_is_the_same_after_its_next_release(name: str, program: str) -> None:
+    """Pods, versions and numbers are no part of it."""
+    event = Event(action="connection.opened", actor="role:r", details={"application_name": name})
+    assert view(event, {})["program"] == program

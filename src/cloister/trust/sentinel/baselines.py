@@ -14,7 +14,9 @@ from cloister.trust.sentinel.memory import Grouped, Groups, Key
 DAY_S: Final = 86_400.0
 
 VALUES_MAX: Final = 64
-# Networks of one role; who has more moves so much that a new one says nothing.
+RESTLESS_DAYS: Final = 30.0
+# Networks of one role. Who comes from more within a month, as a cloud's functions do, moves so much that a new one says
+# nothing. Somebody who holds a role and wants it to be so has raised the alarm with the first of theirs.
 
 _WEIGHT: Final = 0.1
 # Of the newest value in the moving averages: the usual is what the last twenty or so were.
@@ -91,13 +93,14 @@ class NeverSeen(_Learned):
         is_known = self._learning.is_over(entry.first, at, entry.count)
         usual = ", ".join(list(entry.values)[-3:])
         others = len(entry.values) - 3
+        is_restless = len(entry.values) >= VALUES_MAX and at - min(entry.values.values()) <= RESTLESS_DAYS * DAY_S
         entry.values.pop(text, None)
         entry.values[text] = at
         while len(entry.values) > VALUES_MAX:
             del entry.values[next(iter(entry.values))]
         seen = entry.count
         entry.note(at)
-        if not (is_new and is_known):
+        if not (is_new and is_known) or is_restless:
             return None
         more = f" and {others} more" if others > 0 else ""
         return f"{text} was never seen; usual in {seen} events before: {usual}{more}"

@@ -1,6 +1,7 @@
 """An event as rules see it: flat, with what can be derived from it, every text of a bounded length."""
 
 import ipaddress
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -14,6 +15,9 @@ V4_BITS: Final = 24
 V6_BITS: Final = 48
 # What is usually one provider's or one office's: an address that changes inside it is nothing new.
 
+_PROGRAM: Final = re.compile(r"\W*[^\W\d]+")
+# `web-7d9f8b6c5d-x2v4q v1.8` is web: pods and versions are new with every release.
+
 View = Mapping[str, Any]
 """Field → text, number, boolean, or a list of these."""
 
@@ -23,8 +27,8 @@ Lists = Mapping[str, Collection[Network]]
 
 
 def view(event: Event, lists: Lists) -> dict[str, Any]:
-    """Its own fields; `details.x` of each detail; of the actor `role` or `account`; of the address `network` and the threat
-    lists it is `listed` on."""
+    """Its own fields; `details.x` of each detail; of the actor `role` or `account`; of the application's name the `program`;
+    of the address `network` and the threat lists it is `listed` on."""
     found: dict[str, Any] = {}
     for name in event.__struct_fields__:
         value = getattr(event, name)
@@ -32,6 +36,10 @@ def view(event: Event, lists: Lists) -> dict[str, Any]:
             found[name] = _text(value)
     for name, value in event.details.items():
         found[f"details.{name}"] = _text(value) if isinstance(value, str) else value
+    program = found.get("details.application_name")
+    if isinstance(program, str):
+        match = _PROGRAM.match(program)
+        found["program"] = match[0] if match else program
     kind, _, who = found.get("actor", "").partition(":")
     if kind == "role":
         found["role"] = who
