@@ -24,6 +24,7 @@ check_claims(char **value, void **extra, GucSource source)
 	/* PGC_S_TEST is ALTER ROLE or DATABASE ... SET: it is about other sessions, and weaker than a startup packet. */
 	if (!has_token || source < PGC_S_INTERACTIVE || source == PGC_S_TEST)
 		return true;
+	refusal_note("token claims");
 	GUC_check_errcode(ERRCODE_INSUFFICIENT_PRIVILEGE);
 	GUC_check_errmsg("the claims of a token cannot be changed");
 	GUC_check_errhint("They are what the token says, for as long as the session lasts.");

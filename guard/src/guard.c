@@ -18,6 +18,7 @@ _PG_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("guard is loaded with shared_preload_libraries only")));
+	refusals_init();
 	quiet_init();
 	ledger_init();
 	policy_init();

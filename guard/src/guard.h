@@ -12,6 +12,7 @@
  *   space.c      no writing when the volume is nearly full
  *   archive.c    finished WAL segments into the outbox
  *   claims.c     what a token said, beyond the reach of the session it opened
+ *   refusals.c   what was refused, for the platform to read
  */
 #ifndef GUARD_H
 #define GUARD_H
@@ -26,6 +27,7 @@ extern void password_init(void);
 extern void space_init(void);
 extern void archive_init(void);
 extern void claims_init(void);
+extern void refusals_init(void);
 
 /*
  * Is it the platform that acts: the bootstrap superuser, who logged in as that and is that at this moment? Code of a
@@ -36,6 +38,12 @@ extern bool session_is_platform(void);
 
 /* The role's verifier, as the current transaction sees it, is of a password that was checked. */
 extern void ledger_vouch(const char *role);
+
+#define REFUSED_BYTES_MAX 32
+
+/* Count a refusal, before its error is raised. `what` is a statement's name, or one of ours, and of fewer bytes than
+ * REFUSED_BYTES_MAX. */
+extern void refusal_note(const char *what);
 
 /* Is so little free that the archive must not take any of it? */
 extern bool space_is_short_for_history(void);

@@ -40,7 +40,7 @@
  *   SECURITY LABEL                      labels are how the platform marks roles
  *   the databases postgres, template*   they are the platform's own
  *
- * Errors are 42501 (insufficient_privilege). Neither statement nor context is logged: both can hold a password.
+ * Errors are 42501 (insufficient_privilege), and counted (refusals.c). Neither statement nor context is logged: both can hold a password.
  */
 #include "guard.h"
 
@@ -92,11 +92,17 @@ static ProcessUtility_hook_type next_utility = NULL;
 static ExecutorCheckPerms_hook_type next_check_perms = NULL;
 static object_access_hook_type next_object_access = NULL;
 
+/* What is looked at, as refusals.c has it: the statement's name where it has no other. */
+static const char *asked = "";
+
 /* Does not return. */
 #define REFUSE(hint, ...) \
-	ereport(ERROR, \
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg(__VA_ARGS__), errhint(hint), \
-			 errhidestmt(true), errhidecontext(true)))
+	do { \
+		refusal_note(asked); \
+		ereport(ERROR, \
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg(__VA_ARGS__), errhint(hint), \
+				 errhidestmt(true), errhidecontext(true))); \
+	} while (0)
 
 static bool
 is_one_of(const char *name, const char *const *names)
@@ -300,6 +306,8 @@ check_statement(Node *node)
 	switch (nodeTag(node))
 	{
 		case T_CopyStmt:
+			if (((CopyStmt *) node)->is_program)
+				asked = "COPY PROGRAM";
 			if (((CopyStmt *) node)->is_program || ((CopyStmt *) node)->filename != NULL)
 				REFUSE("Use COPY ... FROM STDIN and TO STDOUT, or psql's \\copy.",
 					   "COPY with a program or a file of the server is not available");
@@ -440,8 +448,10 @@ policy_utility(PlannedStmt *pstmt, const char *query, bool is_tree_read_only, Pr
 {
 	if (!session_is_platform())
 	{
+		asked = "borrowed superuser";
 		if (is_superuser_borrowed() && !is_harmless(pstmt->utilityStmt))
 			REFUSE("Run it as a role of your own.", "this statement cannot be run with the rights of a superuser");
+		asked = CreateCommandName(pstmt->utilityStmt);
 		check_statement(pstmt->utilityStmt);
 	}
 	if (next_utility)
@@ -463,6 +473,7 @@ policy_check_perms(List *range_table, List *permissions, bool is_error_wanted)
 		if ((wanted->requiredPerms & (ACL_INSERT | ACL_UPDATE | ACL_DELETE)) != 0 &&
 			IsCatalogRelationOid(wanted->relid) && !session_is_platform() && is_superuser_borrowed())
 		{
+			asked = "catalog write";
 			if (is_error_wanted)
 				REFUSE("Use the statement that is made for it.", "system catalogs cannot be written to");
 			return false;
@@ -503,7 +514,10 @@ static void
 policy_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *argument)
 {
 	if (access == OAT_POST_CREATE && class_id == ExtensionRelationId && !session_is_platform())
+	{
+		asked = "CREATE EXTENSION";
 		check_new_extension(object_id);
+	}
 	if (next_object_access)
 		next_object_access(access, class_id, object_id, sub_id, argument);
 }

@@ -24,6 +24,7 @@ from cloister.base.errors import (
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Command
 from cloister.control.computes.idle import Activity
+from cloister.control.computes.refusals import Refusals
 from cloister.control.computes.sessions import BackupEnd, Running
 from cloister.control.roles.names import PLATFORM_DATABASES, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
@@ -158,6 +159,8 @@ class FakeNode:
         """Awaited before a command is carried out."""
         self.on_event: Callable[[Any], None] = lambda _event: None
         self.activity: dict[str, Activity] = {}
+        self.refusals: dict[str, Refusals] = {}
+        """What the guard of an endpoint's compute counted and nobody had it forget."""
         self.wal_bytes: dict[str, int] = {}
         """Timeline → how much WAL it has had since its last snapshot."""
         self.deaf: set[str] = set()
@@ -635,6 +638,14 @@ class FakeServer:
     async def activity(self) -> Activity:
         self.check_alive()
         return self._node.activity.get(self._running.endpoint_id, QUIET)
+
+    async def refusals(self) -> Refusals:
+        self.check_alive()
+        return self._node.refusals.get(self._running.endpoint_id, Refusals(0))
+
+    async def forget_refusals(self, total: int) -> None:
+        self.check_alive()
+        assert self._node.refusals.pop(self._running.endpoint_id).total == total
 
     async def is_replay_paused(self) -> bool:
         self.check_alive()

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +323,104 @@ def test_without_a_token_claims_are_set_as_postgrest_sets_them(strict: Path) -> 
     with connect(strict, "tenant") as session, session.transaction():
         session.execute("SELECT set_config('request.jwt.claims', %s, true)", [CLAIMS])
         assert claims_of(session) == CLAIMS
+
+
+@pytest.fixture
+def platform(strict: Path) -> Iterator[psycopg.Connection[Any]]:
+    with connect(strict, ADMIN) as platform:
+        forget(platform)
+        yield platform
+
+
+def forget(platform: psycopg.Connection[Any]) -> None:
+    total = refused(platform)[0]
+    platform.execute("SELECT set_config('guard.refused', %s, true)", [total])
+
+
+def refused(session: psycopg.Connection[Any]) -> list[str]:
+    row = session.execute("SHOW guard.refused").fetchone()
+    assert row is not None
+    return [*map(str, row[0].split("\n"))]
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("COPY r FROM PROGRAM 'id'", "COPY PROGRAM"),
+        ("COPY r FROM '/etc/passwd'", "COPY"),
+        ("LOAD 'plpgsql'", "LOAD"),
+        ("CREATE FUNCTION e() RETURNS int LANGUAGE c AS 'e', 'e'", "CREATE FUNCTION"),
+        ("GRANT pg_read_server_files TO r", "GRANT ROLE"),
+        ("ALTER SYSTEM SET work_mem = '1MB'", "ALTER SYSTEM"),
+        ("DO $$BEGIN LOAD 'plpgsql'; EXCEPTION WHEN OTHERS THEN NULL; END$$", "LOAD"),
+    ],
+)
+def test_what_is_refused_is_counted_also_where_nobody_is_told(
+    session: psycopg.Connection[Any], platform: psycopg.Connection[Any], statement: str, what: str
+) -> None:
+    """By its name and the role that logged in, whatever it calls itself now; in a transaction that is taken back, too."""
+    session.execute("BEGIN")
+    for _ in range(2):
+        session.execute("SAVEPOINT s")
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            session.execute(statement.encode())
+        session.execute("ROLLBACK TO s")
+    session.execute("ROLLBACK")
+    assert refused(platform)[1:] == [f"2 x{b'tenant'.hex()} {what}"]
+    forget(platform)
+    assert refused(platform)[1:] == []
+
+
+def test_what_came_after_the_reading_is_not_forgotten(
+    session: psycopg.Connection[Any], platform: psycopg.Connection[Any]
+) -> None:
+    """The number that is given back is of what was read."""
+    for statement in ("LOAD 'e'", "ALTER SYSTEM SET work_mem = '1MB'"):
+        read = refused(platform)[0]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(statement.encode())
+    platform.execute("SELECT set_config('guard.refused', %s, true)", [read])
+    assert refused(platform)[1:] == [f"1 x{b'tenant'.hex()} ALTER SYSTEM"]
+
+
+def test_more_kinds_than_there_is_room_for_are_counted_together(
+    session: psycopg.Connection[Any], platform: psycopg.Connection[Any]
+) -> None:
+    """A tenant cannot make the server's memory, or the audit log, grow by inventing roles or statements."""
+    for number in range(12):
+        platform.execute(f"CREATE ROLE many_{number} LOGIN".encode())
+    with ExitStack() as sessions:
+        for number in range(12):
+            many = sessions.enter_context(connect(Path(platform.info.host), f"many_{number}"))
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                many.execute("LOAD 'e'")
+    _, *kinds = refused(platform)
+    assert len(kinds) == 8
+    assert kinds[-1] == "5 x others"
+    for number in range(12):
+        platform.execute(f"DROP ROLE many_{number}".encode())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET guard.refused = '99'",
+        "SELECT set_config('guard.refused', '99', true)",
+        "SELECT borrowed($$SELECT set_config('guard.refused', '99', true)$$)",
+        "ALTER ROLE r SET guard.refused = '99'",
+        "ALTER DATABASE postgres SET guard.refused = '99'",
+    ],
+)
+def test_no_tenant_makes_it_forget(
+    session: psycopg.Connection[Any], platform: psycopg.Connection[Any], statement: str
+) -> None:
+    """Nor by a function with the rights of the superuser."""
+    platform.execute(
+        "CREATE OR REPLACE FUNCTION public.borrowed(text) RETURNS void SECURITY DEFINER LANGUAGE plpgsql "
+        "AS 'BEGIN EXECUTE $1; END'"
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute("LOAD 'e'")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute(statement.encode())
+    assert f"1 x{b'tenant'.hex()} LOAD" in refused(platform)

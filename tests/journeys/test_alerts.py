@@ -87,6 +87,15 @@ def test_every_finding_is_raised_by_the_real_way_and_told(instance: Instance, he
     assert json.loads(instance.cloister("alerts", "heartbeat", "--output", "json").stdout)["is_well"]
 
 
+def test_what_the_guard_refused_is_found(instance: Instance, tenant: Tenant) -> None:
+    """Also where a block swallows the error, so that no client was told."""
+    done = tenant.psql("DO $$BEGIN LOAD 'e'; EXCEPTION WHEN OTHERS THEN NULL; END$$")
+    assert done.returncode == 0, done.stderr
+    finding = found(instance, "hostile-statement", tenant)
+    assert finding["summary"] == f"Role {tenant.role} at {tenant.endpoint_id} tried LOAD"
+    instance.api("POST", f"/cloister/findings/{finding['id']}/resolve", {"note": "a test"})
+
+
 def test_a_guesser_is_found_and_every_answer_does_what_it_says(instance: Instance, heard: list[dict[str, Any]]) -> None:
     """Ten wrong passwords and a right one: a critical finding. Then the playbook, from the mildest on."""
     tenant = instance.create_project("attacked")

@@ -44,6 +44,7 @@ from cloister.control.computes import store as computes
 from cloister.control.computes.gateways import Stillness
 from cloister.control.computes.idle import Activity, Awake, Idle
 from cloister.control.computes.limits import memory_bytes
+from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.standby_store import Standby
 from cloister.node.commands import ComputeSpec, DeleteTimeline, GetStatus, StartCompute, StopCompute
 from cloister.trust.audit import Action, Event, record
@@ -392,12 +393,13 @@ class Standbys:
                 self._gateways.thaw(standby.place, token)
 
     async def _seen(self, standby: Standby) -> tuple[Activity, bool]:
-        """What it does, and whether it has stopped following: PostgreSQL pauses a standby whose primary was started with more
+        """What it does (what its guard refused goes into the log), and whether it has stopped following: PostgreSQL pauses a standby whose primary was started with more
         connections or locks than it has itself, and no client may pause one."""
         running = standby.running
         assert running is not None
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S), self._sessions.lasting(running) as server:
+                await record_refusals(self._database, server, standby)
                 return await server.activity(), standby.past is None and await server.is_replay_paused()
         except TimeoutError:
             raise UnavailableError(f"{standby.place} does not say what it does") from None

@@ -28,6 +28,7 @@ from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes.idle import Activity
+from cloister.control.computes.refusals import Refusals, parse
 from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood, understood_rows
 from cloister.control.roles.names import SUPERUSER
 from cloister.control.roles.server import Server
@@ -77,6 +78,8 @@ class ComputeServer(Server, Protocol):
     """A running server, with what suspending takes beside roles and databases."""
 
     async def activity(self) -> Activity: ...
+    async def refusals(self) -> Refusals: ...
+    async def forget_refusals(self, total: int) -> None: ...
     async def is_replay_paused(self) -> bool:
         """Of a standby."""
         ...
@@ -164,6 +167,19 @@ class TenantServer(Catalog):
         with understood():
             row = await self._connection.fetchrow(_ACTIVITY, timeout=QUERY_TIMEOUT_S)
         return understood_rows([row], Activity)[0]
+
+    async def refusals(self) -> Refusals:
+        with understood():
+            said = await self._connection.fetchval(
+                "SELECT pg_catalog.current_setting('guard.refused', true)", timeout=QUERY_TIMEOUT_S
+            )
+        return parse(said if isinstance(said, str) else "")
+
+    async def forget_refusals(self, total: int) -> None:
+        with understood():
+            await self._connection.fetchval(
+                "SELECT pg_catalog.set_config('guard.refused', $1, true)", str(total), timeout=QUERY_TIMEOUT_S
+            )
 
     async def is_replay_paused(self) -> bool:
         with understood():

@@ -26,6 +26,7 @@ from cloister.control.computes import store
 from cloister.control.computes.gateways import Gateways, Stillness
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.model import Endpoint
+from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import CatalogCopy, Cause, Runner, running_of
 from cloister.control.computes.sessions import ComputeServer, Running, Sessions
 
@@ -82,7 +83,7 @@ class Suspender:
                 return
             token, _stillness = await self._gateways.freeze(endpoint_id)
             try:
-                copy = await self._copy_by_force(running)
+                copy = await self._copy_by_force(endpoint, running)
                 await self._runner.stop(endpoint, cause, copy=copy)
             except BaseException:
                 self._gateways.thaw(endpoint_id, token)
@@ -105,10 +106,12 @@ class Suspender:
                 return None
             return await _read(server)
 
-    async def _copy_by_force(self, running: Running) -> CatalogCopy | None:
+    async def _copy_by_force(self, endpoint: Endpoint, running: Running) -> CatalogCopy | None:
         try:
             async with self._sessions.lasting(running) as server:
                 await server.end_clients()
+                # Nobody hides what was refused by a suspend before it was looked at.
+                await record_refusals(self._database, server, endpoint)
                 await server.hold_catalog()
                 return await _read(server)
         except CloisterError as error:

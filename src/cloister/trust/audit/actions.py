@@ -148,6 +148,8 @@ class Action(StrEnum):
     """So many of a project's statements were not recorded."""
     STATEMENTS_SEAL = "statements.seal"
     """A segment of its statement log was written."""
+    STATEMENT_REFUSED = "statement.refused"
+    """By the guard in a compute, so many times: `details.statement`, `details.count`."""
     USER_GET = "user.get"
     VOLUME_CREATE = "volume.create"
     VOLUME_FAILED = "volume.failed"

@@ -61,7 +61,7 @@ _ACTIONS: Final = {
         6003, 99
     ): """access.end access.expire branch.finalize compute.crashed compute.start compute.stop connection.cancel
         egress.closed egress.opened egress.refused key.denied operation.failed platform.start platform.stop
-        sentinel.probe volume.failed""",
+        sentinel.probe statement.refused volume.failed""",
     Shape(6005, 1): "audit.statements_read database.get schema.read",
     Shape(6005, 2): "database.update",
     Shape(6005, 4): "statements.seal",

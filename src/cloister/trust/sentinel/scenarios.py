@@ -87,6 +87,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "endpoint_id": "",
         "actor": "stranger",
     }
+    statement = {"action": Action.STATEMENT_REFUSED, "outcome": "denied", "address": ""}
     nothing: Story = []
     return {
         "failed-logins": (_times(10, 1, denied), _times(9, 1, denied)),
@@ -120,6 +121,14 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "unusual-read": (
             [*reads, (0, read | {"details": {"bytes_out": 900_000_000}})],
             [*reads, (0, read | {"details": {"bytes_out": 60_000_000}})],
+        ),
+        "hostile-statement": (
+            [(0, statement | {"details": {"statement": "COPY PROGRAM", "count": 1}})],
+            [(0, statement | {"details": {"statement": "CREATE EXTENSION", "count": 1}})],
+        ),
+        "refused-statements": (
+            [(0, statement | {"details": {"statement": "GRANT ROLE", "count": 30}})],
+            [(0, statement | {"details": {"statement": "GRANT ROLE", "count": 29}})],
         ),
         "branch-flood": (
             _times(40, 5, person | {"action": Action.BRANCH_CREATE}),
