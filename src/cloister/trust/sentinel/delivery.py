@@ -207,12 +207,15 @@ async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
             )
         else:
             session = smtplib.SMTP(address, channel.port, timeout=SEND_TIMEOUT_S / 2)
-            session._host = channel.host  # type: ignore[attr-defined]  # noqa: SLF001 - what STARTTLS asks for
-            session.starttls(context=context)
         with session:
+            if channel.tls == "starttls":
+                session._host = channel.host  # type: ignore[attr-defined]  # noqa: SLF001 - what STARTTLS asks for
+                session.starttls(context=context)
             if channel.username:
                 session.login(channel.username, channel.password)
-            session.send_message(message)
+            refused = session.send_message(message)
+        if refused:  # not all: who did get it shall not get it again and again
+            log.warning("mail %s: refused for %s", channel.name, ", ".join(sorted(refused)))
 
     await asyncio.to_thread(send)
 
@@ -226,4 +229,8 @@ class _ImplicitTls(smtplib.SMTP_SSL):
 
     def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
         plain = socket.create_connection((host, port), timeout)
-        return self.context.wrap_socket(plain, server_hostname=self._named)
+        try:
+            return self.context.wrap_socket(plain, server_hostname=self._named)
+        except BaseException:
+            plain.close()
+            raise
