@@ -16,6 +16,7 @@ commit of the platform wait for one lock more.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -81,8 +82,8 @@ class Watch:
         """Addresses that rules may ask for by the list's name."""
         self.detector = Detector(rules)
         self.seq = 0
-        self.stepped_at = time.monotonic()
-        """When the log was last looked at, on this process's clock."""
+        self.stepped_at = -math.inf
+        """When the log was last looked at, on this process's clock. One that starts and starts and never looks is not well."""
         self._hash = b""
         self._observed: list[Event] = []
         self._kept_seq = -1
