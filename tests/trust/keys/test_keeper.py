@@ -219,6 +219,38 @@ async def test_disabled_is_refused_with_a_sentence_until_it_is_enabled(rig: Rig,
     ], "twice is once"
 
 
+async def test_where_keys_may_not_be_used_none_is_made(rig: Rig, recorded: Log) -> None:
+    """A new key is wrapped by the project's own, which must be opened for it."""
+    keeper = rig.keeper()
+    volume = await keeper.create(PROJECT, "volume", ALICE)
+    for change, words in (("disable", "is disabled"), ("destroy", "will be destroyed")):
+        await keeper.change(PROJECT, change, 30, "", ALICE)
+        with pytest.raises(PreconditionError, match=words):
+            await keeper.create(PROJECT, "backup", ALICE)
+        refused = (await recorded())[-1].event
+        assert (refused.action, refused.reason, refused.outcome) == ("key.unwrap", "create", "denied")
+    assert await keeper.create(PROJECT, "volume", ALICE) == volume, "what is there needs no key"
+    assert {key.purpose for key in await keeper.list(PROJECT)} == {"project", "volume"}
+
+
+async def test_keys_that_are_disabled_while_they_are_rotated_stay_as_they_are(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = rig.keeper()
+    await keeper.create(PROJECT, "volume", ALICE)
+    before = await versions(keeper)
+    ensure = keeper._with_provider
+
+    async def disabled_meanwhile(*arguments: object) -> object:
+        await rig.keeper().change(PROJECT, "disable", 30, "", ALICE)
+        return await ensure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(keeper, "_with_provider", disabled_meanwhile)
+    with pytest.raises(ConflictError, match="changed meanwhile"):
+        await keeper.rotate(PROJECT, ALICE)
+    assert await versions(keeper) == before
+
+
 async def test_a_deleted_project_s_key_opens_for_nobody_until_it_is_recovered(
     rig: Rig, database_as: DatabaseAs, recorded: Log
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from cloister.base import durable
 from cloister.base.errors import PreconditionError
 from cloister.trust.keys import keystore as keystores
 from cloister.trust.keys.keystore import ErasedError, Keystore
@@ -76,6 +77,47 @@ def test_an_erasure_that_is_cut_leaves_one_epoch_and_all_who_live(
     with pytest.raises(ErasedError):
         again.unseal(erased, ERASED)
     assert opened(place).unseal(alive, ALIVE) == b"alive"
+
+
+def test_a_broker_that_lives_on_after_a_failed_erasure_uses_no_epochs_number_twice(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seals may be on disk when the writing of them fails: in its last step, after they replaced the old ones."""
+    keystore = opened(place)
+    keystore.ensure(ALIVE.project_id, ERASED.project_id)
+    alive = keystore.seal(b"alive", ALIVE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def write_and_fail(path: Path, content: bytes, *, mode: int) -> None:
+        durable.write_durably(path, content, mode=mode)
+        fail()
+
+    for failing in (write_and_fail, fail):
+        with monkeypatch.context() as patched:
+            patched.setattr(keystores, "write_durably", failing)
+            with pytest.raises(OSError, match="No space"):
+                keystore.erase({ERASED.project_id})
+        assert not keystore.erase({"calm-forest-00000000"}), "somebody else, who has no seal"
+    assert opened(place).unseal(alive, ALIVE) == b"alive", "after a restart"
+
+
+def test_an_old_epochs_key_that_could_not_be_destroyed_is_destroyed_at_the_next_try(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keystore = opened(place)
+    keystore.ensure(ERASED.project_id)
+
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keystores, "_destroy", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            keystore.erase({ERASED.project_id})
+    assert not keystore.erase({ERASED.project_id}), "its seal is gone already"
+    assert [path.name for path in (place / "epochs").iterdir()] == ["epoch-000002.key"]
 
 
 def test_whoever_opens_an_envelope_while_another_project_is_erased_is_of_one_epoch(place: Path) -> None:

@@ -106,7 +106,14 @@ def context_of(info: KeyInfo) -> Context:
 
 
 def _below(project_key: RootKey, above: WrappedKey, info: KeyInfo, plaintext: memoryview) -> WrappedKey:
-    return WrappedKey(info, str(above.info.material), project_key.wrap(plaintext, context_of(info)))
+    """Opened again, too: see `_top`."""
+    context = context_of(info)
+    wrapped = project_key.wrap(plaintext, context)
+    with SecretPage(KEY_BYTES) as page:
+        project_key.unwrap_into(wrapped, context, page.buffer)
+        if not hmac.compare_digest(page.buffer, plaintext):
+            raise KeyDamagedError(f"{context}: the project's key does not give back what it wrapped")
+    return WrappedKey(info, str(above.info.material), wrapped)
 
 
 def _content(key: WrappedKey) -> bytes:

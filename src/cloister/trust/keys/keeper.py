@@ -44,7 +44,7 @@ from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecim
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError, ProviderUnavailableError
 from cloister.trust.keys.roots import Roots
 from cloister.trust.keys.rotation import Plan
-from cloister.trust.keys.store import PROJECT, Ring, WrappedKey
+from cloister.trust.keys.store import PROJECT, WrappedKey
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Keeper:
         """The project's key of that purpose, minted if there is none, with a key of the project's own above it.
 
         1. What is there? A key that is there is the answer; a key that was destroyed stays destroyed, so that a late retry
-           does not give the project a second life.
+           does not give the project a second life. Where the project's keys may not be used, none is made.
         2. If the project's own key must be opened for it, record that, and commit.
         3. Mint, wrap, and give the project its seal.
         4. Write, if nobody was quicker.
@@ -151,8 +151,11 @@ class Keeper:
             if (known := _created(keys, purpose)) is not None:
                 return known
             above = rotation.newest(keys, PROJECT)
+            refusal = await _closed(tx, project_id)
             if above is not None:
-                await record(tx, by.event(Action.KEY_UNWRAP, above.info, reason="create"))
+                await record(tx, _attempt(by, above, project_id, "create", refusal))
+        if refusal is not None:
+            raise refusal
         # 3.
         await asyncio.to_thread(self._keystore.ensure, project_id)
         made = await self._with_provider(
@@ -164,6 +167,8 @@ class Keeper:
             keys = (await store.keys_of(tx, [project_id]))[project_id]
             if (known := _created(keys, purpose)) is not None:
                 return known
+            if (refusal := await _closed(tx, project_id)) is not None:
+                raise refusal
             if (newest := rotation.newest(keys, PROJECT)) != above and len(made) > 1:
                 raise ConflictError(
                     f"{newest} was made meanwhile", public="another key of this project was made meanwhile"
@@ -205,15 +210,9 @@ class Keeper:
         async with self._database.transaction() as tx:
             keys = (await store.keys_of(tx, [project_id]))[project_id]
             key = rotation.newest(keys, purpose)
-            refusal = _refusal(key, await store.ring(tx, project_id))
-            if refusal is None and await store.is_deleted(tx, project_id):
-                refusal = PreconditionError(public="this project is deleted")
+            refusal = _unusable(key) or await _closed(tx, project_id)
             # 3. Leaving the block commits. What is refused is recorded as well.
-            event = by.event(
-                Action.KEY_UNWRAP, key.info if key is not None else None, project_id=project_id, reason=reason
-            )
-            if refusal is not None:
-                event = msgspec.structs.replace(event, outcome="denied", details={"refused": refusal.public})
+            event = _attempt(by, key, project_id, reason, refusal)
             await record(tx, event)
         if refusal is not None:
             raise refusal
@@ -324,7 +323,8 @@ class Keeper:
     async def _rotate(self, project_ids: Sequence[str], by: By, *, renew: bool) -> int:
         """Rotate or rewrap some projects. The number done; a project whose keys changed meanwhile is left for another time.
 
-        1. Plan, record that each key will be used, and commit.
+        1. Plan, record that each key will be used, and commit. A new key is for those alone whose keys may be used; a rewrap
+           takes disabled ones, too, so that an old root can go.
         2. Make the new envelopes, in memory. One that does not open is recorded, and does not hold up the others.
         3. In one transaction: those projects whose keys are still as planned get their new rows, and the event.
         """
@@ -336,8 +336,8 @@ class Keeper:
 
         # 1.
         async with self._database.transaction() as tx:
-            keys = await store.keys_of(tx, project_ids)
-            plans = [it for project_id in project_ids if (it := planned(project_id, keys[project_id])) is not None]
+            keys = await store.keys_of(tx, await store.enabled_among(tx, project_ids) if renew else project_ids)
+            plans = [it for project_id in keys if (it := planned(project_id, keys[project_id])) is not None]
             if not plans:
                 return 0
             await record(tx, *(by.event(Action.KEY_UNWRAP, _used(it), reason=reason) for it in plans))
@@ -358,8 +358,9 @@ class Keeper:
         # 3.
         async with self._database.transaction() as tx:
             await store.lock_projects(tx, *(it.project_id for it, _ in made))
-            keys = await store.keys_of(tx, [it.project_id for it, _ in made])
-            made = [(it, rows) for it, rows in made if planned(it.project_id, keys[it.project_id]) == it]
+            known = [it.project_id for it, _ in made]
+            keys = await store.keys_of(tx, await store.enabled_among(tx, known) if renew else known)
+            made = [(it, rows) for it, rows in made if planned(it.project_id, keys.get(it.project_id, [])) == it]
             if not made:
                 return 0
             await store.insert(tx, *(row for _, rows in made for row in rows))
@@ -517,11 +518,17 @@ def _first(project_id: str, purpose: str, provider: str) -> KeyInfo:
     )
 
 
-def _refusal(key: WrappedKey | None, ring: Ring | None) -> CloisterError | None:
+def _unusable(key: WrappedKey | None) -> CloisterError | None:
     if key is None:
         return NotFoundError(public="this project has no key")
     if not key.is_enabled:
         return PreconditionError(public=f"the key of this project is {key.info.state}")
+    return None
+
+
+async def _closed(tx: Transaction, project_id: str) -> CloisterError | None:
+    """Why the project's keys may not be used, though they are there."""
+    ring = await store.ring(tx, project_id)
     if ring is not None and ring.state == PENDING:
         assert ring.destroy_at is not None
         return PreconditionError(
@@ -529,7 +536,17 @@ def _refusal(key: WrappedKey | None, ring: Ring | None) -> CloisterError | None:
         )
     if ring is not None and ring.state != "enabled":
         return PreconditionError(public=f"the key of this project is {ring.state}")
+    if await store.is_deleted(tx, project_id):
+        return PreconditionError(public="this project is deleted")
     return None
+
+
+def _attempt(by: By, key: WrappedKey | None, project_id: str, reason: str, refusal: CloisterError | None) -> Event:
+    """The event of a use, or of its refusal."""
+    event = by.event(Action.KEY_UNWRAP, key.info if key is not None else None, project_id=project_id, reason=reason)
+    if refusal is not None:
+        event = msgspec.structs.replace(event, outcome="denied", details={"refused": refusal.public})
+    return event
 
 
 def _used(it: Plan) -> KeyInfo:

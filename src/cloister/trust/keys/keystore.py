@@ -99,28 +99,34 @@ class Keystore:
     def erase(self, project_ids: Collection[str]) -> bool:
         """Take the seals away, for good. False if none of them was there: twice is once.
 
-        1. A new epoch key, on disk. Cut here, the next start finds it unused and removes it.
+        1. A new epoch key, on disk, under a number that no other has had: of a roll whose writing failed nobody knows which
+           seals are on disk, so both keys stay. Cut here, the next start finds it unused and removes it.
         2. The seals that stay, wrapped by it.
         3. The new seals replace the old in one step: from here on the old epoch key opens nothing that is in use.
         4. The old epoch key is overwritten and removed. Cut before, the next start does it.
         """
         with self._changing:
             if not self._state.seals.keys() & set(project_ids):
+                self._forget_other_epochs()  # where that failed before
                 return False
-            old, epoch = self._epoch_key, self._state.epoch + 1
+            old, epoch = self._epoch_key, max(self._known_epochs() | {self._state.epoch}) + 1
             # 1.
             _create(self._file(epoch))
             new = self._open(epoch)
-            # 2.
-            staying = {}
-            with SecretPage(KEY_BYTES) as page:
-                for project_id, seal in self._state.seals.items():
-                    if project_id not in project_ids:
-                        old.unwrap_into(seal, Context(project_id, "seal", epoch - 1), page.buffer)
-                        staying[project_id] = new.wrap(page.buffer, Context(project_id, "seal", epoch))
-            # 3.
-            seals = Seals(epoch=epoch, seals=staying)
-            self._write(seals)
+            try:
+                # 2.
+                staying = {}
+                with SecretPage(KEY_BYTES) as page:
+                    for project_id, seal in self._state.seals.items():
+                        if project_id not in project_ids:
+                            old.unwrap_into(seal, Context(project_id, "seal", self._state.epoch), page.buffer)
+                            staying[project_id] = new.wrap(page.buffer, Context(project_id, "seal", epoch))
+                # 3.
+                seals = Seals(epoch=epoch, seals=staying)
+                self._write(seals)
+            except BaseException:
+                new.close()
+                raise
             with self._using:
                 self._state, self._epoch_key = seals, new
                 old.close()
@@ -147,7 +153,7 @@ class Keystore:
     def _read(self) -> Seals:
         """The seals, or the first epoch of a platform that has none. Half of it is refused."""
         try:
-            content = self._path.read_bytes()
+            return self._stored()
         except FileNotFoundError:
             if not self._may_begin or self._known_epochs() - {1}:
                 raise PreconditionError(public=f"{self._path} is missing: restore the newest copy") from None
@@ -156,6 +162,10 @@ class Keystore:
             seals = Seals(epoch=1, seals={})
             self._write(seals)
             return seals
+
+    def _stored(self) -> Seals:
+        """Raises FileNotFoundError, PreconditionError."""
+        content = self._path.read_bytes()
         try:
             return msgspec.json.decode(content, type=Seals)
         except msgspec.DecodeError as error:
@@ -181,14 +191,14 @@ class Keystore:
         return {int(match[1]) for match in found if match is not None}
 
     def _forget_other_epochs(self) -> None:
-        """Those before are over; one after was begun and never used."""
-        for epoch in self._known_epochs() - {self._state.epoch}:
+        """Those before are over; one after was begun and never used. That of the seals on disk stays in any case."""
+        for epoch in self._known_epochs() - {self._state.epoch, self._stored().epoch}:
             log.info("destroying the key of keystore epoch %d", epoch)
             _destroy(self._file(epoch))
 
 
 def _create(path: Path) -> None:
-    path.unlink(missing_ok=True)  # begun by a roll that was cut short
+    """Raises FileExistsError."""
     with SecretPage(KEY_BYTES) as page:
         page.fill_randomly()
         write_private(path, page.buffer, uid=os.geteuid(), gid=os.getegid())

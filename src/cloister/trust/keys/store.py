@@ -119,6 +119,15 @@ async def ring(tx: Transaction, project_id: str) -> Ring | None:
     return None if row is None else _ring(row)
 
 
+async def enabled_among(tx: Transaction, project_ids: Sequence[str]) -> list[str]:
+    """Of these, those whose keys may be used."""
+    rows = await tx.fetch(
+        "SELECT project_id FROM key_ring WHERE project_id = ANY($1) AND state = 'enabled' ORDER BY project_id",
+        project_ids,
+    )
+    return [row["project_id"] for row in rows]
+
+
 async def ensure_ring(tx: Transaction, project_id: str, now: datetime) -> None:
     await tx.execute(
         "INSERT INTO key_ring (project_id, rotated_at) VALUES ($1, $2) ON CONFLICT DO NOTHING", project_id, now
