@@ -18,6 +18,7 @@ from cloister.app.guards import StoredAudit
 from cloister.base.database import Database
 from cloister.base.ids import ProjectId
 from cloister.base.secret import Secret
+from cloister.control.organizations.offers import OfferService
 from cloister.control.organizations.service import OrganizationService
 from cloister.edge.api.application import create_app
 from cloister.edge.api.endpoint import Public
@@ -84,7 +85,11 @@ async def site(database_as: DatabaseAs) -> Site:
         decider=Decider(),
         audit=StoredAudit(database, FakeNotary()),
         answers=Answers(database, Secret(b"k" * 32)),
-        control=replace(world.services.control, organizations=OrganizationService(database, world.clock)),
+        control=replace(
+            world.services.control,
+            organizations=OrganizationService(database, world.clock),
+            offers=OfferService(database, world.clock),
+        ),
     )
     world.app = create_app(services)
     site = Site(world, database)
@@ -161,6 +166,7 @@ async def test_an_editor_does_not_raise_anybody(site: Site) -> None:
         ("GET", f"{O}/api_keys", None),
         ("DELETE", P, None),
         ("POST", f"{O}/projects/transfer", {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]}),
+        ("POST", f"{P}/transfer_requests", {}),
         ("POST", "/cloister/accounts", {"email": "x@example.com", "name": "x"}),
         ("POST", "/cloister/organizations", {"name": "x"}),
     ):
@@ -218,6 +224,7 @@ async def test_an_organizations_key_manages_no_people_and_no_keys(site: Site) ->
         ("DELETE", f"{O}/members/{site.ids['admin']}", None),
         ("POST", f"{O}/invitations", {"invitations": [{"email": f"boss@{DOMAIN}", "role": "admin"}]}),
         ("POST", f"{O}/projects/transfer", {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]}),
+        ("POST", f"{P}/transfer_requests", {}),
         ("GET", "/users/me", None),
         ("GET", "/users/me/organizations", None),
         ("POST", "/api_keys", {"key_name": "of whoever made it"}),
@@ -289,6 +296,8 @@ async def test_a_limited_key_does_not_make_itself_an_unlimited_one(site: Site) -
         assert (await site.call(who, "GET", "/api_keys")).status_code == 200
         for path in ("/api_keys", f"{O}/api_keys"):
             assert (await site.call(who, "POST", path, {"key_name": "for ever"})).status_code == 403
+        offered = await site.call(who, "POST", f"{P}/transfer_requests", {"ttl_seconds": 600})
+        assert offered.status_code == 403, "nor a way to the project that outlasts it"
     site.world.later(3600)
     assert (await site.call("limited 0", "GET", P)).status_code == 401
     assert (await site.call("limited 1", "GET", P)).status_code == 200
@@ -309,6 +318,28 @@ async def test_a_project_is_not_pushed_onto_or_pulled_out_of_an_organization(sit
     await site.done("admin", "POST", f"{O}/projects/transfer", give)
     async with site.database.reading() as tx:
         assert await tx.fetch_value("SELECT org_id FROM project WHERE id = $1", PROJECT) == OTHER_ORG
+
+
+async def test_an_offered_project_goes_to_who_holds_the_offer_and_to_nobody_else(site: Site) -> None:
+    take = {"org_id": OTHER_ORG}
+    guessed = await site.call("boss", "PUT", f"{P}/transfer_requests/00000000-0000-4000-8000-000000000001", take)
+    offer = await site.done("admin", "POST", f"{P}/transfer_requests", {"ttl_seconds": 600})
+    path = f"{P}/transfer_requests/{offer['id']}"
+    other = await site.call("boss", "PUT", path.replace(PROJECT, OTHER_PROJECT), take)
+    unknown = await site.call("boss", "PUT", path.replace(PROJECT, "calm-forest-99999999"), take)
+    heard = {(it.status_code, it.json()["message"]) for it in (guessed, other, unknown)}
+    assert heard == {(404, "transfer request not found")}
+    assert (await site.call("boss", "PUT", path, {"org_id": ORG})).status_code == 404, "whose it is it stays"
+    await site.join("vic", "viewer")
+    assert (await site.call("vic", "PUT", path)).status_code == 403, "vic may make no projects"
+    assert (await site.call("boss", "PUT", path, take)).status_code == 204
+    assert (await site.call("boss", "PUT", path, take)).status_code == 404, "good once"
+    async with site.database.reading() as tx:
+        assert await tx.fetch_value("SELECT org_id FROM project WHERE id = $1", PROJECT) == OTHER_ORG
+    events = (await site.done("operator", "GET", f"/cloister/audit/events?project_id={PROJECT}"))["events"]
+    told = [(it["event"]["action"], it["event"]["outcome"]) for it in events]
+    assert told[:3] == [("project.transfer", "failed"), ("project.transfer", "ok"), ("project.transfer", "failed")]
+    assert offer["id"] not in str(events)
 
 
 async def test_an_operator_reads_the_log_and_nothing_of_a_tenant(site: Site) -> None:

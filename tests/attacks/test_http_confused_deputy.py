@@ -20,6 +20,7 @@ from tests.edge.api.world import (
     FINDING,
     GRANT,
     JWKS,
+    OFFER,
     OPERATION,
     ORG,
     OTHER_ORG,
@@ -30,7 +31,9 @@ from tests.edge.api.world import (
 )
 
 GUARDED = [route for route in ROUTES if not isinstance(route.permission, Public)]
-OF_A_TENANT = [route for route in GUARDED if "{project_id}" in route.path or "{org_id}" in route.path]
+OF_A_TENANT = [
+    route for route in GUARDED if ("{project_id}" in route.path or "{org_id}" in route.path) and not route.from_outside
+]
 
 BODIES: dict[str, Any] = {
     "acknowledge_finding": {"note": "mine"},
@@ -61,6 +64,7 @@ BODIES: dict[str, Any] = {
     "update_member": {"role": "viewer"},
     "create_invitations": {"invitations": [{"email": "eve@example.com", "role": "viewer"}]},
     "transfer_projects": {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]},
+    "accept_transfer_request": {"org_id": ORG},
     "create_organization": {"name": "Example"},
     "create_account": {"email": "eve@example.com", "name": "Eve"},
     "set_project_member_role": {"role": "admin"},
@@ -95,6 +99,7 @@ def path_of(route: Route) -> str:
         access_id=ACCESS,
         recording_id=ACCESS,
         shift_id=ACCESS,
+        request_id=OFFER,
         region_id="self-hosted",
     )
 
@@ -119,6 +124,7 @@ def changes(world: World) -> tuple[Any, ...]:
             world.endpoints.created,
             world.endpoints.changes,
             world.organizations.changes,
+            world.offers.changes,
             world.keys.created,
         )
         for it in made
@@ -194,3 +200,7 @@ async def test_another_accounts_api_key_is_not_revoked() -> None:
     async with World().client(BOB_KEY) as client:
         assert (await client.delete("/api_keys/7")).status_code == 404
         assert (await client.get("/api_keys")).json() == []
+
+
+def test_only_who_accepts_an_offer_comes_from_outside() -> None:
+    assert [route.name for route in ROUTES if route.from_outside] == ["accept_transfer_request"]

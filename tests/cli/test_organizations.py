@@ -86,6 +86,19 @@ def test_a_transfer_names_both_organizations(api: Any, cloister: Any) -> None:
     assert api.bodies("POST") == [{"destination_org_id": "org-b", "project_ids": ["a-b-1", "a-b-2"]}]
 
 
+def test_an_offer_says_how_it_is_taken(api: Any, cloister: Any) -> None:
+    offer = "11111111-2222-4333-8444-555555555555"
+    api.on("POST", f"{P}/transfer_requests", (201, {"id": offer, "project_id": PROJECT["id"]}))
+    api.on("PUT", f"{P}/transfer_requests/{offer}", (204, None))
+    made = cloister("orgs", "offer", PROJECT["id"], "--for", "2h")
+    assert offer in made.out
+    assert f"cloister orgs accept {PROJECT['id']} {offer}" in made.err
+    assert api.bodies("POST") == [{"ttl_seconds": 7200}]
+    assert cloister("orgs", "accept", PROJECT["id"], offer).code == 0
+    assert cloister("orgs", "accept", PROJECT["id"], offer, "--to", "org-b").code == 0
+    assert api.bodies("PUT") == [{}, {"org_id": "org-b"}]
+
+
 def test_an_organizations_key_with_its_limits(api: Any, cloister: Any) -> None:
     api.on("GET", f"{O}/api_keys", (200, [{"id": 9, "name": "ci", "prefix": "napi_abcd"}]))
     api.on("POST", f"{O}/api_keys", (200, {"id": 9, "name": "ci", "key": "napi_new"}))

@@ -9,6 +9,7 @@ from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
+from cloister.cli.points import Duration
 from cloister.cli.session import Session, client_command, project_option, project_path
 
 P = ParamSpec("P")
@@ -37,6 +38,7 @@ ACCESS: Final = (
     Column("In the organization", "org_role"),
     Column("Granted", "project_role"),
 )
+OFFER: Final = (Column("Id", "id"), Column("Project", "project_id"), Column("Ends", "expires_at", out.ahead))
 ACCOUNT: Final = (Column("Id", "id"), Column("E-mail", "email"), Column("Name", "name"), Column("Key", "key"))
 
 _ROLES: Final = click.Choice(["admin", "editor", "viewer", "collaborator"])
@@ -194,6 +196,34 @@ def transfer(session: Session, *, project_ids: Sequence[str], destination: str, 
     session.api.post(f"{org_path(session, org_id)}/projects/transfer", body)
     rows = [{"id": it, "org_id": destination} for it in project_ids]
     session.show_list(rows, (Column("Project", "id"), Column("Organization", "org_id")), empty="")
+
+
+@orgs.command()
+@click.argument("project_id", metavar="PROJECT")
+@click.option("--for", "lasts", type=Duration(), default="1d", show_default=True, help="Until then; 7d at most.")
+@client_command
+def offer(session: Session, *, project_id: str, lasts: int) -> None:
+    """Offer a project to somebody of another organization. Whoever has the offer's id can take the project, once."""
+    path = f"{project_path(session.project_id(project_id))}/transfer_requests"
+    made = session.api.post(path, {"ttl_seconds": lasts})
+    session.show(made, OFFER)
+    if not session.is_json:
+        out.note(f"\nWhoever gets the id takes it with: cloister orgs accept {project_id} {made['id']}")
+
+
+@orgs.command()
+@click.argument("project_id", metavar="PROJECT")
+@click.argument("offer_id", metavar="OFFER")
+@click.option(
+    "--to", "destination", metavar="ORG", help="Where it goes (default: the only organization that is yours)."
+)
+@client_command
+def accept(session: Session, *, project_id: str, offer_id: str, destination: str | None) -> None:
+    """Take a project that was offered. Its grants and keys stay behind."""
+    path = f"{project_path(project_id)}/transfer_requests/{segment(offer_id)}"
+    session.api.put(path, {"org_id": destination} if destination else {})
+    row = {"id": project_id, "org_id": destination}
+    session.show(row, (Column("Project", "id"), Column("Organization", "org_id")))
 
 
 def _members(session: Session, path: str) -> list[Json]:

@@ -49,6 +49,7 @@ from cloister.control.incidents.service import Incidents
 from cloister.control.jwks.keys import JwksKeys
 from cloister.control.jwks.service import Fetches, JwksService
 from cloister.control.operations.engine import Engine
+from cloister.control.organizations.offers import OfferService
 from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import operations as project_operations
 from cloister.control.projects.caretaker import ProjectCaretaker
@@ -210,6 +211,7 @@ class ControlPlane:
             databases=DatabaseService(database, self.engine),
             operations=self.engine,
             organizations=OrganizationService(database, clock),
+            offers=OfferService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, sealer=sealer),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),

@@ -8,7 +8,7 @@ door has already checked the permission; a service checks what is possible.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -48,6 +48,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
@@ -140,6 +141,13 @@ class Organizations(Protocol):
     async def transfer(
         self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
     ) -> None: ...
+
+
+class Offers(Protocol):
+    """Projects that go to another organization by request and acceptance: control/organizations/offers.py."""
+
+    async def offer(self, caller: Caller, project: Project, lasts: timedelta = ...) -> Offer: ...
+    async def accept(self, caller: Caller, project_id: ProjectId, offer_id: UUID, destination: OrgId) -> None: ...
 
 
 class Access(Protocol):
@@ -358,6 +366,7 @@ class Control:
     databases: Databases
     operations: Operations
     organizations: Organizations
+    offers: Offers
     jwks: KeySets
     statements: Statements
     egress: Egress

@@ -36,6 +36,7 @@ REQUIRED = {
     "ProjectPermission": "id granted_to_email granted_at",
     "ProjectMember": "member_id user_id org_role",
     "ProjectMemberRole": "project_id member_id user_id org_role",
+    "TransferRequest": "id project_id created_at expires_at",
     "ApiKey": "id name created_at created_by last_used_at last_used_from_addr",
     "ApiKeyCreated": "id key name created_at created_by",
     "ApiKeyRevoked": "id name created_at created_by last_used_at last_used_from_addr revoked",

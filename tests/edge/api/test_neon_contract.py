@@ -141,6 +141,9 @@ async def test_an_answer_is_what_neon_describes(case: Case) -> None:
     async with world.client() as client:
         answer = await client.request(BY_NAME[case.route].method, case.path, json=case.body)
     assert answer.status_code == case.status
+    if case.status == 204:
+        assert answer.content == b""
+        return
     assert list(faults(answer.json(), answers(case))) == []
 
 

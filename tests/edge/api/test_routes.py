@@ -25,6 +25,7 @@ from tests.edge.api.world import (
     GONE_PROJECT,
     GRANT,
     JWKS,
+    OFFER,
     OPERATION,
     ORG,
     OTHER_ORG,
@@ -231,6 +232,8 @@ CASES = [
         {},
         {"destination_org_id": ORG, "project_ids": [PROJECT]},
     ),
+    Case("create_transfer_request", f"{P}/transfer_requests", 201, {"": "TransferRequest"}, {"ttl_seconds": 600}),
+    Case("accept_transfer_request", f"{P}/transfer_requests/{OFFER}", 204, {}, {"org_id": ORG}),
     Case("list_access_requests", f"/cloister{P}/access_requests", 200, {}),
     Case("get_access_request", f"/cloister{P}/access_requests/{ACCESS}", 200, {}),
     Case(
@@ -373,7 +376,7 @@ async def test_a_deleted_project_is_there_for_nobody_but_who_recovers_or_destroy
     async with world.client() as client:
         for case in CASES:
             route = BY_NAME[case.route]
-            if f"/projects/{PROJECT}" in case.path and not route.and_deleted:
+            if f"/projects/{PROJECT}" in case.path and not route.and_deleted and not route.from_outside:
                 path = case.path.replace(PROJECT, GONE_PROJECT)
                 answer = await client.request(route.method, path, json=case.body)
                 assert (answer.status_code, answer.json()["message"]) == (404, "project not found"), path
@@ -617,3 +620,21 @@ async def test_what_is_confirmed_in_the_query_reaches_the_service() -> None:
         (ADA.account_id, None, True),
     ]
     assert changed.json()["credential_rotation_recommended"] is True
+
+
+async def test_a_transfer_request_is_accepted_from_outside_for_an_organization_of_ones_own() -> None:
+    """Bob is of another organization than the project's, and of that one the project is not there."""
+    world = World()
+    path = f"{P}/transfer_requests/{OFFER}"
+    async with world.client(BOB_KEY) as client:
+        assert (await client.get(P)).status_code == 404
+        assert (await client.post(f"{P}/transfer_requests", json={})).status_code == 404
+        accepted = await client.put(path)
+        assert (accepted.status_code, accepted.content) == (204, b"")
+        assert (await client.put(path, json={"org_id": OTHER_ORG})).status_code == 204
+        assert (await client.put(path, json={"org_id": ORG})).status_code == 404, "no organization of Bob's"
+        world.decider.refused = {Permission.PROJECT_CREATE}
+        assert (await client.put(path)).status_code == 403
+    assert world.offers.changes == [(PROJECT, OFFER, OTHER_ORG)] * 2
+    recorded = [it for it in world.audit.events if it.action == "project.transfer" and it.outcome == "ok"]
+    assert recorded == [], "that is the service's to do, with the change"

@@ -68,6 +68,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
@@ -125,6 +126,7 @@ def principal(number: int, memberships: dict[str, str]) -> Principal:
 ADA: Final = principal(1, {ORG: "admin"})
 BOB: Final = principal(2, {OTHER_ORG: "editor"})
 GRANT: Final = uuid.UUID(int=99)
+OFFER: Final = uuid.UUID(int=97)
 EGRESS_RULE: Final = uuid.UUID(int=98)
 FINDING: Final = "fd-0123456789ab"
 
@@ -410,6 +412,20 @@ class FakeOrganizations:
         self, caller: Caller, source: OrgId, destination: OrgId, project_ids: Sequence[ProjectId]
     ) -> None:
         self.changes.append((source, destination, *project_ids))
+
+
+class FakeOffers:
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+
+    async def offer(self, caller: Caller, project: Project, lasts: timedelta = timedelta(days=1)) -> Offer:
+        self.changes.append((project.id, lasts))
+        return Offer(OFFER, project.id, NOW, NOW + lasts)
+
+    async def accept(self, caller: Caller, project_id: ProjectId, offer_id: uuid.UUID, destination: OrgId) -> None:
+        if offer_id != OFFER:
+            raise NotFoundError(public="transfer request not found")
+        self.changes.append((project_id, offer_id, destination))
 
 
 class FakeAudit:
@@ -1177,6 +1193,7 @@ class World:
         self.operations = FakeOperations()
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
+        self.offers = FakeOffers()
         self.egress = FakeEgress()
         self.access = FakeAccess()
         self.keys = FakeKeys()
@@ -1198,6 +1215,7 @@ class World:
                 databases=self.databases,
                 operations=self.operations,
                 organizations=self.organizations,
+                offers=self.offers,
                 jwks=self.jwks,
                 statements=self.statements,
                 egress=self.egress,

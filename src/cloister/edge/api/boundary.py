@@ -171,7 +171,7 @@ class Boundary:
         trace.path = paths.parse(parameters)
 
         # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
-        where = await self._authorize(principal, route.permission, trace, and_deleted=route.and_deleted)
+        where = await self._authorize(principal, route, route.permission, trace)
         trace.is_permitted = True
 
         # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
@@ -206,7 +206,7 @@ class Boundary:
         answer = await self._run(route, call)
         if route.is_recorded_here:
             await self._services.audit.record(trace.event("ok"))
-        elif answer.status == 204:
+        elif answer.status == 204 != route.status:
             await self._services.audit.record(trace.event("ok", details={"was_there": False}))
         return json_response(answer.body, answer.status, trace.request_id)
 
@@ -226,19 +226,17 @@ class Boundary:
         self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
         return principal
 
-    async def _authorize(
-        self, principal: Principal, permission: Permission, trace: _Trace, *, and_deleted: bool
-    ) -> _Where:
+    async def _authorize(self, principal: Principal, route: Route, permission: Permission, trace: _Trace) -> _Where:
         """Where the principal has the permission: in the organization of the path's project, in the one the path names,
-        or, where it names neither, everywhere that grants it. Raises ForbiddenError or NotFoundError."""
+        or, where it names neither or leads there from outside, everywhere that grants it. Raises ForbiddenError or NotFoundError."""
         decider = self._services.decider
         if permission in OF_ONESELF or permission in OF_THE_PLATFORM:
             decider.authorize(principal, permission)
             return _Where()
-        if "project_id" in trace.path:
+        if "project_id" in trace.path and not route.from_outside:
             try:
                 project = await self._services.control.projects.get(
-                    ProjectId(trace.path["project_id"]), and_deleted=and_deleted
+                    ProjectId(trace.path["project_id"]), and_deleted=route.and_deleted
                 )
                 decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
             except NotFoundError:
@@ -330,7 +328,7 @@ class Boundary:
     async def _run(self, route: Route, call: Call[Any, Any]) -> Answer:
         result = await route.handler(call)
         if result is None:
-            assert route.answer_is_optional
+            assert route.answer_is_optional or route.status == 204
             return Answer(204, b"")
         return Answer(route.status, msgspec.json.encode(result))
 

@@ -141,6 +141,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["jwks_id"])
 
     @property
+    def transfer_request_id(self) -> UUID:
+        return cast("UUID", self.path["request_id"])
+
+    @property
     def rule_id(self) -> UUID:
         return cast("UUID", self.path["rule_id"])
 

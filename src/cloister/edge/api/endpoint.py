@@ -55,6 +55,8 @@ class Route:
     may_need: tuple[Permission, ...] = ()
     and_deleted: bool = False
     """The path's project may be one that was deleted and can be recovered."""
+    from_outside: bool = False
+    """The path's project may be one that the principal may not know of."""
 
     @property
     def is_change(self) -> bool:
@@ -80,11 +82,13 @@ def endpoint(
     service_records: bool = False,
     may_need: tuple[Permission, ...] = (),
     and_deleted: bool = False,
+    from_outside: bool = False,
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. `audit=None` is only for public routes, which have nobody to name. `service_records` is
     for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
     caller for when the thing turns out to be protected; such a route's path names a project. `and_deleted`: for what is
-    done to projects that were deleted, which for every other route are not there."""
+    done to projects that were deleted, which for every other route are not there. `from_outside`: the permission is asked of
+    the principal's own organizations, and what leads to the path's project is something else, which the service looks at."""
     assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
     assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
     assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
@@ -97,6 +101,7 @@ def endpoint(
         body, query = typing.get_args(call)
         alternatives = [one for one in typing.get_args(answer) if one is not type(None)]
         is_optional = type(None) in typing.get_args(answer)
+        assert (status == 204) == (answer is type(None)), f"{handler.__name__}: 204 is an answer without a body"
         assert inspect.iscoroutinefunction(handler)
         return Route(
             method=method,
@@ -113,6 +118,7 @@ def endpoint(
             decoder=msgspec.json.Decoder(body),
             may_need=may_need,
             and_deleted=and_deleted,
+            from_outside=from_outside,
         )
 
     return make

@@ -28,6 +28,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "recording_id": {"type": "string", "format": "uuid"},
     "region_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
+    "request_id": {"type": "string", "format": "uuid"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
@@ -81,7 +82,9 @@ def _operation(route: Route, schemas: dict[type, dict[str, Any]], components: di
             },
         },
     }
-    if route.answer_is_optional:
+    if route.status == 204:
+        operation["responses"]["204"] = {"description": "done"}
+    elif route.answer_is_optional:
         operation["responses"]["204"] = {"description": "was not there"}
     if route.body is not NoBody:
         operation["requestBody"] = {

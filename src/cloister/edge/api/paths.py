@@ -117,6 +117,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "project_id": project_id,
     "recording_id": _uuid("recording"),
     "region_id": region_id,
+    "request_id": _uuid("transfer request"),
     "role_name": role_name,
     "rule_id": _uuid("egress rule"),
     "shift_id": _uuid("shift"),

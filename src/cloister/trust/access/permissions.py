@@ -74,6 +74,8 @@ class Permission(StrEnum):
     """Also to receive one from another organization."""
     PROJECT_DELETE = "project:delete"
     """Also to recover."""
+    PROJECT_OFFER = "project:offer"
+    """To let whoever holds the offer's id take one to an organization of theirs."""
     PROJECT_READ = "project:read"
     PROJECT_TRANSFER = "project:transfer"
     """To give one to another organization."""
@@ -116,6 +118,7 @@ OF_AN_ORGANIZATION: Final = frozenset(
         Permission.ORGANIZATION_KEY_MANAGE,
         Permission.ORGANIZATION_READ,
         Permission.PROJECT_CREATE,
+        Permission.PROJECT_OFFER,
         Permission.PROJECT_TRANSFER,
     }
 )

@@ -117,6 +117,8 @@ class Action(StrEnum):
     PROJECT_DELETE = "project.delete"
     PROJECT_GET = "project.get"
     PROJECT_LIST = "project.list"
+    PROJECT_OFFER = "project.offer"
+    """To whoever holds the offer's id, which is not in the log."""
     PROJECT_PURGE = "project.purge"
     """Nobody recovered it in time: it is destroyed."""
     PROJECT_RECOVER = "project.recover"

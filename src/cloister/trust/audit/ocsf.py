@@ -41,7 +41,7 @@ _ACTIONS: Final = {
     Shape(3002, 2): "connection.closed",
     Shape(6003, 1): """access.break_glass access.credentials access.grant access.request account.create api_key.create
         branch.create egress.allow endpoint.create export.add jwks.create key.create member.add on_call.add
-        organization.create project.create role.create snapshot.create volume.create""",
+        organization.create project.create project.offer role.create snapshot.create volume.create""",
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.level_get audit.read branch.get branch.list

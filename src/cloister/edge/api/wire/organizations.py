@@ -13,6 +13,7 @@ from cloister.control.organizations.model import (
     ProjectGrant,
     ProjectRole,
 )
+from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Source, Standing, StandingChanged
 from cloister.edge.api.wire.accounts import PLAN
 from cloister.edge.api.wire.common import Moment, Name256, NextPage, Request, Wire, moment
@@ -93,6 +94,22 @@ class Empty(Wire, frozen=True, kw_only=True):
 class TransferProjects(Request, frozen=True, kw_only=True):
     destination_org_id: str
     project_ids: Annotated[list[str], msgspec.Meta(min_length=1, max_length=400)]
+
+
+class CreateTransferRequest(Request, frozen=True, kw_only=True):
+    ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=365 * 86_400)] | None = None
+    """How long it can be accepted; a day, if it is not said."""
+
+
+class TransferRequest(Wire, frozen=True, kw_only=True):
+    id: str
+    project_id: str
+    created_at: Moment
+    expires_at: Moment
+
+
+class AcceptTransferRequest(Request, frozen=True, kw_only=True):
+    org_id: str | None = None
 
 
 class ProjectPermission(Wire, frozen=True, kw_only=True):
@@ -209,6 +226,15 @@ def accepted(it: Member, org_id: str, invited_by: str) -> InvitationView:
         invited_by=invited_by,
         invited_at=moment(it.joined_at),
         role=it.role,
+    )
+
+
+def transfer_request(it: Offer) -> TransferRequest:
+    return TransferRequest(
+        id=str(it.id),
+        project_id=it.project_id,
+        created_at=moment(it.created_at),
+        expires_at=moment(it.expires_at),
     )
 
 
