@@ -1,7 +1,7 @@
 """Ways out of a compute: where one may lead, and where none ever does. Pure; `node/egress/` opens and walks them.
 
 A compute has no network. A project may be given doors, each to one address or name and one port. What can be named is
-parsed here; what it turns out to be when somebody goes through is held against `FORBIDDEN` there, at every passage, for
+parsed here; what it turns out to be when somebody goes through is held against `base/addresses.py` there, at every passage, for
 a name that leads to a public address today may lead into the operator's network tomorrow.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, TypeAlias
 
+from cloister.base.addresses import special
 from cloister.base.errors import BadRequestError
 from cloister.base.ipallow import IpAddress
 
@@ -61,56 +62,10 @@ class Target:
         return [self.host] if isinstance(self.host, str) else [str(address) for address in self.host]
 
 
-@dataclass(frozen=True, slots=True)
-class Forbidden:
-    network: IpNetwork
-    what: str
-    """In the words that a tenant reads."""
-
-
-def _table(*rows: tuple[str, str]) -> tuple[Forbidden, ...]:
-    return tuple(Forbidden(ip_network(network), what) for network, what in rows)
-
-
-FORBIDDEN: Final = _table(
-    ("0.0.0.0/8", "this network"),
-    ("10.0.0.0/8", "a private network"),
-    ("100.64.0.0/10", "a provider's network"),
-    ("127.0.0.0/8", "the server itself"),
-    ("168.63.129.0/24", "a cloud's own service, on each of its machines"),
-    ("169.254.0.0/16", "a link-local network, where a cloud's metadata is"),
-    ("172.16.0.0/12", "a private network"),
-    ("192.0.0.0/24", "a protocol's own addresses"),
-    ("192.88.99.0/24", "a relay to another network"),
-    ("192.168.0.0/16", "a private network"),
-    ("198.18.0.0/15", "a test network"),
-    ("224.0.0.0/4", "a multicast group"),
-    ("240.0.0.0/4", "reserved addresses"),
-    # Every IPv6 address that holds an IPv4 one can lead to it.
-    ("::/96", "an IPv4 address in disguise, or the server itself"),
-    ("::ffff:0:0/96", "an IPv4 address in disguise"),
-    ("::ffff:0:0:0/96", "an IPv4 address in disguise"),
-    ("64:ff9b::/96", "a relay to another network"),
-    ("64:ff9b:1::/48", "a relay to another network"),
-    ("100::/64", "addresses that lead nowhere"),
-    ("2001::/32", "a relay to another network"),
-    ("2002::/16", "a relay to another network"),
-    ("fc00::/7", "a private network"),
-    ("fe80::/10", "a link-local network"),
-    ("fec0::/10", "a private network"),
-    ("ff00::/8", "a multicast group"),
-)
-"""Where no way out leads, whatever a rule says, unless the operator allows the range (`Settings.egress_allow`)."""
-
-
 def reason_against(address: IpAddress, allowed: Sequence[IpNetwork]) -> str | None:
-    """What is at an address that nobody may be led to; None where the table has nothing against it."""
-    if _is_in(address, allowed):
-        return None
-    for row in FORBIDDEN:
-        if row.network.version == address.version and address in row.network:
-            return row.what
-    return None
+    """What is at an address that nobody may be led to, unless the operator allows it (`Settings.egress_allow`); None where
+    nothing is against it."""
+    return None if _is_in(address, allowed) else special(address)
 
 
 def is_allowed(address: IpAddress, allowed: Sequence[IpNetwork]) -> bool:

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.base.addresses import is_public
 from cloister.base.ipallow import AllowList
-from cloister.trust.fetching.addresses import Reach, is_public, parse
+from cloister.trust.fetching.addresses import Reach, parse
 
 NOT_PUBLIC = (
     "127.0.0.1 127.255.255.254 0.0.0.0 0.1.2.3 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 100.64.0.1 100.100.100.200"

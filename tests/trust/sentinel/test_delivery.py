@@ -123,6 +123,8 @@ async def test_an_unknown_certificate_gets_nothing(certificate: Path) -> None:
         ("0.0.0.0", False, False),
         ("224.0.0.1", False, False),
         ("240.0.0.1", False, False),
+        ("64:ff9b::7f00:1", False, True),
+        ("168.63.129.16", False, True),
     ],
 )
 def test_no_channel_reaches_where_only_this_host_does(address: str, public: bool, private: bool) -> None:

@@ -13,7 +13,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from cloister.base.addresses import is_public
 from cloister.base.errors import BadRequestError, UnavailableError
+from cloister.base.ipallow import normalised
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:-]{1,253}\Z")]
@@ -50,11 +52,10 @@ async def resolved(host: str, port: int, *, private: bool) -> str:
 def is_allowed(address: str, *, private: bool) -> bool:
     """Public ones; where `private` was said, those of this host and its networks, but never link-local ones, where clouds
     keep their hosts' credentials."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
+    found = normalised(ipaddress.ip_address(address.partition("%")[0]))
     if found.is_link_local or found.is_multicast or found.is_unspecified or (found.version == 4 and found.is_reserved):
         return False
-    return private or found.is_global
+    return private or is_public(found)
 
 
 def tls(ca_file: str) -> ssl.SSLContext:
