@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cloister.base.ipallow import AllowList
 from cloister.trust.fetching import Fetcher, FetchError, Reach, place_of
-from cloister.trust.fetching.https import BODY_BYTES_MAX
+from cloister.trust.fetching.https import BODY_BYTES_MAX, FETCHES_MAX, SHARE
 from tests.trust.fetching.issuer import HERE, an_issuer, answer
 
 NOWHERE_PRIVATE = Reach(AllowList(()))
@@ -83,7 +83,7 @@ async def test_a_name_that_leads_inside(address: str) -> None:
         return [address]
 
     with pytest.raises(FetchError, match=ONE_SENTENCE):
-        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test/jwks")
+        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test/jwks", tenant="a")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_an_address_that_is_written_so_that_it_looks_like_none(host: str, 
     """By the system's own resolver: whatever it takes it for is what is looked at."""
     async with an_issuer(tmp_path) as issuer:
         with pytest.raises(FetchError, match=ONE_SENTENCE):
-            await Fetcher(NOWHERE_PRIVATE, authority=issuer.authority).get(f"https://{host}:{issuer.port}/")
+            await Fetcher(NOWHERE_PRIVATE, authority=issuer.authority).get(f"https://{host}:{issuer.port}/", tenant="a")
         assert issuer.asked == []
 
 
@@ -102,17 +102,17 @@ async def test_one_private_address_among_public_ones_spoils_the_name() -> None:
         return ["1.1.1.1", "127.0.0.1"]
 
     with pytest.raises(FetchError, match=ONE_SENTENCE):
-        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test/jwks")
+        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test/jwks", tenant="a")
 
 
 async def test_a_name_that_answers_otherwise_the_second_time_is_not_asked_twice(tmp_path: Path) -> None:
     """DNS rebinding: what was looked at is what is connected to."""
     async with an_issuer(tmp_path) as issuer:
         issuer.addresses = [["127.0.0.1"], ["10.0.0.5"]]
-        assert await issuer.fetcher(HERE).get(issuer.url) == b"{}"
+        assert await issuer.fetcher(HERE).get(issuer.url, tenant="a") == b"{}"
         assert len(issuer.resolved) == 1
         with pytest.raises(FetchError, match=ONE_SENTENCE):
-            await issuer.fetcher(HERE).get(issuer.url)
+            await issuer.fetcher(HERE).get(issuer.url, tenant="a")
         assert len(issuer.asked) == 1
 
 
@@ -126,7 +126,7 @@ async def test_what_a_name_of_the_operators_network_is_cannot_be_told_from_one_t
     told = set()
     for resolve in (nothing, inside):
         with pytest.raises(FetchError) as refused:
-            await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://vault.corp.test/")
+            await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://vault.corp.test/", tenant="a")
         told.add(str(refused.value))
     assert told == {ONE_SENTENCE}
 
@@ -136,7 +136,7 @@ async def test_a_public_address_is_asked_on_one_port_only() -> None:
         return ["1.1.1.1"]
 
     with pytest.raises(FetchError, match=ONE_SENTENCE):
-        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test:22/")
+        await Fetcher(NOWHERE_PRIVATE, resolve=resolve).get("https://issuer.test:22/", tenant="a")
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
@@ -144,16 +144,16 @@ async def test_a_redirect_is_not_followed(tmp_path: Path, status: str) -> None:
     async with an_issuer(tmp_path) as issuer:
         issuer.says = answer(status=status, location=f"https://127.0.0.1:{issuer.port}/other")
         with pytest.raises(FetchError, match="redirects are not followed"):
-            await issuer.fetcher().get(issuer.url)
+            await issuer.fetcher().get(issuer.url, tenant="a")
         assert len(issuer.asked) == 1
 
 
 async def test_a_certificate_that_nobody_vouches_for(tmp_path: Path) -> None:
     async with an_issuer(tmp_path) as issuer:
         with pytest.raises(FetchError, match="certificate is not trusted"):
-            await issuer.fetcher(authority=None).get(issuer.url)
+            await issuer.fetcher(authority=None).get(issuer.url, tenant="a")
         with pytest.raises(FetchError, match="certificate is not trusted"):  # another name than its own
-            await issuer.fetcher().get(f"https://issuer.elsewhere.test:{issuer.port}/")
+            await issuer.fetcher().get(f"https://issuer.elsewhere.test:{issuer.port}/", tenant="a")
         assert issuer.asked == []
 
 
@@ -186,17 +186,17 @@ async def test_an_answer_that_is_not_taken(tmp_path: Path, says: bytes) -> None:
     async with an_issuer(tmp_path) as issuer:
         issuer.says = says
         with pytest.raises(FetchError):
-            await issuer.fetcher().get(issuer.url)
+            await issuer.fetcher().get(issuer.url, tenant="a")
 
 
 async def test_who_never_answers_is_given_up(tmp_path: Path) -> None:
     async with an_issuer(tmp_path) as issuer:
         issuer.says = b""
         with pytest.raises(FetchError, match="did not answer within"):
-            await issuer.fetcher(timeout_s=0.2).get(issuer.url)
+            await issuer.fetcher(timeout_s=0.2).get(issuer.url, tenant="a")
         issuer.says, issuer.is_hanging_up = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{", False
         with pytest.raises(FetchError, match="did not answer within"):
-            await issuer.fetcher(timeout_s=0.2).get(issuer.url)
+            await issuer.fetcher(timeout_s=0.2).get(issuer.url, tenant="a")
 
 
 async def test_a_name_that_never_resolves_is_given_up() -> None:
@@ -205,4 +205,48 @@ async def test_a_name_that_never_resolves_is_given_up() -> None:
         raise AssertionError
 
     with pytest.raises(FetchError, match="did not answer within"):
-        await Fetcher(NOWHERE_PRIVATE, resolve=resolve, timeout_s=0.1).get("https://issuer.test/")
+        await Fetcher(NOWHERE_PRIVATE, resolve=resolve, timeout_s=0.1).get("https://issuer.test/", tenant="a")
+
+
+async def test_the_slow_names_of_one_project_delay_only_its_own(tmp_path: Path) -> None:
+    """Of what is asked at once it has a share."""
+    end = asyncio.Event()
+    slow: list[str] = []
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        if host.startswith("slow"):
+            slow.append(host)
+            await end.wait()
+        return ["127.0.0.1"]
+
+    async with an_issuer(tmp_path) as issuer:
+        fetcher = Fetcher(HERE, authority=issuer.authority, resolve=resolve, timeout_s=60.0)
+        many = [asyncio.create_task(fetcher.get(f"https://slow-{n}.test/", tenant="a")) for n in range(3 * FETCHES_MAX)]
+        assert await fetcher.get(issuer.url, tenant="b") == b"{}"
+        assert len(slow) == SHARE
+        for task in many:
+            task.cancel()
+        end.set()
+        await asyncio.gather(*many, return_exceptions=True)
+
+
+async def test_a_turn_ends_with_its_look_up_and_the_wait_for_one_is_not_held_against_who_is_asked() -> None:
+    """A look-up that was given up still has its thread. Who waits for it has not been asked yet."""
+    end = asyncio.Event()
+    resolved: list[str] = []
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        resolved.append(host)
+        await end.wait()
+        return ["10.0.0.5"]
+
+    fetcher = Fetcher(NOWHERE_PRIVATE, resolve=resolve, timeout_s=0.05)
+    others = [asyncio.create_task(fetcher.get(f"https://slow-{n}.test/", tenant="a")) for n in range(SHARE)]
+    last = asyncio.create_task(fetcher.get("https://last.test/", tenant="a"))
+    given_up = await asyncio.gather(*others, return_exceptions=True)
+    assert all("did not answer" in str(error) for error in given_up)
+    assert (last.done(), len(resolved)) == (False, SHARE)
+    end.set()
+    with pytest.raises(FetchError):
+        await last
+    assert resolved[-1] == "last.test"

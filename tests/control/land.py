@@ -65,7 +65,7 @@ class FakeIssuer:
         self.publishes: bytes | Exception = document()
         self.asked: list[str] = []
 
-    async def get(self, url: str) -> bytes:
+    async def get(self, url: str, *, tenant: str) -> bytes:
         self.asked.append(url)
         if isinstance(self.publishes, Exception):
             raise self.publishes

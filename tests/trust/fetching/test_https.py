@@ -9,7 +9,7 @@ from tests.trust.fetching.issuer import NAME, an_issuer, answer
 async def test_it_fetches_what_is_there(tmp_path: Path) -> None:
     async with an_issuer(tmp_path) as issuer:
         issuer.says = answer(b'{"keys":[]}')
-        assert await issuer.fetcher().get(issuer.url) == b'{"keys":[]}'
+        assert await issuer.fetcher().get(issuer.url, tenant="a") == b'{"keys":[]}'
         (asked,) = issuer.asked
         lines = asked.decode().lower().split("\r\n")
         assert lines[0] == "get /jwks.json?v=1 http/1.1"
@@ -20,9 +20,9 @@ async def test_it_fetches_what_is_there(tmp_path: Path) -> None:
 async def test_an_answer_in_chunks_or_until_the_end(tmp_path: Path) -> None:
     async with an_issuer(tmp_path) as issuer:
         issuer.says = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
-        assert await issuer.fetcher().get(issuer.url) == b"{}"
+        assert await issuer.fetcher().get(issuer.url, tenant="a") == b"{}"
         issuer.says = b"HTTP/1.1 200 OK\r\n\r\n{}"
-        assert await issuer.fetcher().get(issuer.url) == b"{}"
+        assert await issuer.fetcher().get(issuer.url, tenant="a") == b"{}"
 
 
 async def test_another_address_of_the_name_is_tried(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ async def test_another_address_of_the_name_is_tried(tmp_path: Path) -> None:
         from cloister.trust.fetching import Reach
 
         issuer.addresses = [["127.43.43.43", "127.0.0.1"]]
-        assert await issuer.fetcher(Reach(AllowList.parse(["127.0.0.0/8"]))).get(issuer.url) == b"{}"
+        assert await issuer.fetcher(Reach(AllowList.parse(["127.0.0.0/8"]))).get(issuer.url, tenant="a") == b"{}"
 
 
 def test_where_a_url_leads() -> None:

@@ -50,7 +50,7 @@ class JwksKeys:
         if not may_try:
             return
         try:
-            keys = await keys_at(self._fetcher, jwks.url)
+            keys = await keys_at(self._fetcher, jwks.url, jwks.project_id)
         except BadRequestError as error:
             _log.warning("the keys of %s stay those of %s: %s", jwks.id, jwks.fetched_at, error)
             return

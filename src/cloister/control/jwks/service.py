@@ -32,7 +32,7 @@ ROLES_DEFAULT: Final = ("authenticator", "authenticated", "anonymous")
 
 
 class Fetches(Protocol):
-    async def get(self, url: str) -> bytes:
+    async def get(self, url: str, *, tenant: str) -> bytes:
         """Raises FetchError."""
         ...
 
@@ -56,7 +56,7 @@ class JwksService:
                 await branches.get(tx, project_id, new.branch_id)
             if await store.count(tx, project_id) >= JWKS_MAX:
                 raise UnprocessableError(public=f"a project may have {JWKS_MAX} JWKS URLs")
-        keys = await keys_at(self._fetcher, new.url)
+        keys = await keys_at(self._fetcher, new.url, project_id)
         now = self._clock.now()
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
@@ -97,11 +97,11 @@ class JwksService:
         return jwks
 
 
-async def keys_at(fetcher: Fetches, url: str) -> list[VerifyingKey]:
+async def keys_at(fetcher: Fetches, url: str, project_id: ProjectId) -> list[VerifyingKey]:
     """Raises BadRequestError with a sentence for whoever gave the URL."""
     try:
         place_of(url)
-        return read_key_set(await fetcher.get(url))
+        return read_key_set(await fetcher.get(url, tenant=project_id))
     except (FetchError, KeySetError) as error:
         raise BadRequestError(f"{url[:200]!r}: {error}", public=f"jwks_url cannot be used: {error}") from None
 

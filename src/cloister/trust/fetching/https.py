@@ -5,19 +5,24 @@
     (3) the connection goes to such an address, not to the name: who answers the next question otherwise (DNS rebinding)
         changes nothing. TLS holds the answer to the name
     (4) 200 or nothing: a redirect is not followed, a compressed body not opened
-    (5) so many bytes, so many seconds, so many at once
+    (5) so many bytes, so many seconds, so many at once; of these a share for each who asks: one whose issuers are slow waits for
+        their own, and the wait for a turn is not held against who is asked
 
 What came of (2) is told in one sentence, whatever it was: names and ports of the operator's network are not for asking here.
 """
 
 import asyncio
+import contextlib
+import functools
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 import h11
 
@@ -30,8 +35,11 @@ BODY_BYTES_MAX: Final = 65_536
 # A dozen RSA keys with their certificates have 30 000.
 FETCH_TIMEOUT_S: Final = 5.0
 # For all of it, the name's resolution too. Somebody waits for it.
-FETCHES_MAX: Final = 4
-# At once. Each may hold a thread of the resolver.
+FETCHES_MAX: Final = 8
+SHARE: Final = 2
+# At once, and of these for one project. Each may hold a thread that resolves a name, for as long as the name's own servers like.
+TURN_TIMEOUT_S: Final = 15.0
+# Who has waited so long has a dozen slow ones before them.
 ADDRESSES_MAX: Final = 16
 # Of one name; the first two are tried.
 TRIES: Final = 2
@@ -39,7 +47,7 @@ TRIES: Final = 2
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,253}")
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
+Resolve = Callable[[str, int], Coroutine[Any, Any, list[str]]]
 
 
 class FetchError(Exception):
@@ -77,8 +85,13 @@ def place_of(url: str) -> Place:
     return Place(host, HTTPS_PORT if port is None else port, target)
 
 
+_RESOLVERS: Final = ThreadPoolExecutor(FETCHES_MAX, thread_name_prefix="fetching")
+# Of their own: a name that somebody lets hang keeps no thread from the rest of the process.
+
+
 async def _resolve(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
     return [str(address[0]) for *_, address in found]
 
 
@@ -98,21 +111,37 @@ class Fetcher:
         self._resolve = resolve
         self._timeout_s = timeout_s
         self._at_once = asyncio.Semaphore(FETCHES_MAX)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Kept by those who hold a turn, or wait for one."""
         self._tls: ssl.SSLContext | None = None
 
-    async def get(self, url: str) -> bytes:
-        """The body. Raises FetchError."""
+    async def get(self, url: str, *, tenant: str) -> bytes:
+        """The body. `tenant` is whose share of what may be asked at once it takes. Raises FetchError."""
         place = place_of(url)
-        try:
-            async with asyncio.timeout(self._timeout_s), self._at_once:  # (5)
-                return await self._get(place, await self._addresses(place))
-        except TimeoutError:
-            raise FetchError(f"it did not answer within {self._timeout_s:g} seconds") from None
+        share = self._shares.setdefault(tenant, asyncio.Semaphore(SHARE))
+        with contextlib.ExitStack() as turn:  # (5)
+            try:
+                async with asyncio.timeout(TURN_TIMEOUT_S):
+                    for limit in (share, self._at_once):
+                        await limit.acquire()
+                        turn.callback(limit.release)
+            except TimeoutError:
+                raise FetchError("it was not asked: too many others are being asked now") from None
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._get(place, await self._addresses(place, turn))
+            except TimeoutError:
+                raise FetchError(f"it did not answer within {self._timeout_s:g} seconds") from None
 
-    async def _addresses(self, place: Place) -> list[IpAddress]:
-        """(2)."""
+    async def _addresses(self, place: Place, turn: contextlib.ExitStack) -> list[IpAddress]:
+        """(2). The turn is over when the look-up is, though nobody waits for it any longer: no thread that resolves can be
+        called back."""
+        looking = asyncio.ensure_future(self._resolve(place.host, place.port))
         try:
-            found = [parse(text) for text in await self._resolve(place.host, place.port)]
+            found = [parse(text) for text in await asyncio.shield(looking)]
+        except asyncio.CancelledError:
+            looking.add_done_callback(functools.partial(_end, turn.pop_all()))
+            raise
         except (OSError, ValueError):
             found = []
         if not 0 < len(found) <= ADDRESSES_MAX or not all(self._reach.permits(it, place.port) for it in found):
@@ -176,3 +205,9 @@ class Fetcher:
             if self._authority is not None:
                 self._tls.load_verify_locations(cadata=self._authority)
         return self._tls
+
+
+def _end(turn: contextlib.ExitStack, looking: asyncio.Future[list[str]]) -> None:
+    if not looking.cancelled():
+        looking.exception()  # which nobody waits for
+    turn.close()
