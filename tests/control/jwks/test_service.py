@@ -147,6 +147,20 @@ async def test_roles_that_nobody_names_are_neons(land: Land) -> None:
     assert made.role_names == ROLES_DEFAULT
 
 
+async def test_those_of_a_deleted_branch_take_no_room(land: Land) -> None:
+    created = await land.project()
+    child = await land.control.branches.create(CALLER, created.project.id, NewBranch(name="dev"))
+    await land.finish(child.operations)
+    for _ in range(JWKS_MAX):
+        await land.control.jwks.create(CALLER, created.project.id, dataclasses.replace(NEW, branch_id=child.branch.id))
+    with pytest.raises(UnprocessableError):
+        await land.control.jwks.create(CALLER, created.project.id, NEW)
+    deleted = await land.control.branches.delete(CALLER, created.project.id, child.branch.id)
+    await land.finish(deleted[1])
+    assert await land.control.jwks.find(created.project.id) == []
+    await land.control.jwks.create(CALLER, created.project.id, NEW)
+
+
 async def test_a_project_has_so_many_and_one_that_is_gone_none(land: Land) -> None:
     created = await land.project()
     for _ in range(JWKS_MAX):

@@ -37,7 +37,14 @@ async def of_endpoint(tx: Transaction, name: str) -> list[Jwks]:
 
 
 async def count(tx: Transaction, project_id: ProjectId) -> int:
-    return int(await tx.fetch_value("SELECT count(*) FROM jwks WHERE project_id = $1", project_id))
+    """Of those that `find` finds."""
+    return int(
+        await tx.fetch_value(
+            """SELECT count(*) FROM jwks j LEFT JOIN branch b ON b.id = j.branch_id
+                WHERE j.project_id = $1 AND (j.branch_id IS NULL OR b.deleted_at IS NULL)""",
+            project_id,
+        )
+    )
 
 
 async def add(tx: Transaction, jwks: Jwks, *, created_by: UUID | None) -> Jwks:
