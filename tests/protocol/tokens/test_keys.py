@@ -36,6 +36,8 @@ def test_only_public_members_are_kept() -> None:
         public("RS256", kid=""),
         public("RS256", kid="x" * 256),
         public("RS256", kid=7),
+        public("RS256", kid="a\0b"),
+        public("RS256", e="AQAB\0"),
         public("RS256", use="enc"),
         public("RS256", key_ops=["encrypt"]),
         public("RS256", alg="HS256"),

@@ -94,7 +94,7 @@ def read_key_set(document: bytes) -> list[VerifyingKey]:
 
 def _usable(entry: dict[str, Any]) -> VerifyingKey | None:
     kid = entry.get("kid")
-    if not isinstance(kid, str) or not 0 < len(kid) <= KID_MAX:  # (3)
+    if not isinstance(kid, str) or not 0 < len(kid) <= KID_MAX or not kid.isprintable():  # (3)
         return None
     if entry.get("use", "sig") != "sig":
         return None
@@ -102,6 +102,8 @@ def _usable(entry: dict[str, Any]) -> VerifyingKey | None:
     if not isinstance(operations, list) or "verify" not in operations:
         return None
     jwk = {name: value for name in _PUBLIC if isinstance(value := entry.get(name), str)}
+    if not all(value.isascii() and value.isprintable() for value in jwk.values()):
+        return None  # a decoder passes over what is not base64; a database does not take U+0000
     names = ALGORITHMS.get((jwk.get("kty", ""), jwk.get("crv", "")))
     if names is None:
         return None
