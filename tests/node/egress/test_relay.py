@@ -1,6 +1,7 @@
 """The relay's doors: those of the rules, in places that the agent made, and no others."""
 
 import asyncio
+import resource
 import shutil
 import socket
 import tempfile
@@ -61,6 +62,24 @@ async def _until(condition) -> None:  # type: ignore[no-untyped-def]
             if condition():
                 return
             await asyncio.sleep(0.01)
+
+
+async def test_it_may_open_as_many_files_as_whoever_started_it_allows() -> None:
+    """A thousand, as a shell has them, would be two projects' doors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with tempfile.TemporaryDirectory() as state_dir:
+        settings = Settings(state_dir=state_dir)
+        settings.paths.egress_doors.mkdir(parents=True)
+        settings.paths.egress_run.mkdir()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+        try:
+            other = Relay(settings)
+            await other.start()
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+            await other.stop()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            shutil.rmtree(settings.paths.run)
 
 
 async def test_doors_are_those_of_the_rules(doors: Doors) -> None:

@@ -8,10 +8,8 @@ There may be two doors: PostgreSQL's, and a front for HTTPS that whoever wires t
 """
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
-import resource
 import socket
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cloister.base import descriptors
 from cloister.base.directory import AnyEvent, Close, Freeze
 from cloister.base.identities import Service
 from cloister.base.ipallow import AllowList, IpAddress, normalised
@@ -277,9 +276,5 @@ def _prepare(sock: socket.socket) -> None:
 
 
 def _clients_max() -> int:
-    """Two descriptors per session. The soft limit is raised to what the process may have."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - limits.FILES_RESERVED) // 2)
+    """Two descriptors per session."""
+    return max(1, (descriptors.raise_to_the_most() - limits.FILES_RESERVED) // 2)

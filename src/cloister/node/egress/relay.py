@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cloister.base import descriptors
 from cloister.base.buckets import Buckets
 from cloister.base.egress import Target, parse_allowed
 from cloister.base.errors import BadRequestError
@@ -86,6 +87,8 @@ class Relay:
         self._changing = asyncio.Lock()
 
     async def start(self) -> None:
+        # A door is a descriptor, a passage two: the thousand of a shell's would be two projects' doors.
+        descriptors.raise_to_the_most()
         # What an earlier process left leads nowhere: its end closed it.
         for place in self._place.iterdir():
             _empty(place)
