@@ -340,7 +340,14 @@ def test_audit_subject_asks_for_somebody(api: Any, cloister: Any) -> None:
 def test_audit_table_chooses_by_the_name(api: Any, cloister: Any) -> None:
     texts = ["TABLE customers_old", 'TABLE "customers"', "x" * 4096, "BEGIN"]
     rows = [{"at": f"2026-01-01T00:00:0{at}.000000Z", "session_id": "s", "text": each} for at, each in enumerate(texts)]
-    api.on("GET", f"/cloister{P}/statements", (200, {"segments": [{"id": "1", "statements": rows}]}))
+
+    def page(asked: Any) -> Any:
+        """Of one segment each, though more were asked for; the last is empty."""
+        before = int(asked.query.get("cursor", 3))
+        some = {2: rows[2:], 1: rows[:2], 0: []}[before - 1]
+        return 200, {"segments": [{"id": str(before - 1), "statements": some}] if some else []}
+
+    api.on("GET", f"/cloister{P}/statements", page)
     ask = (
         "audit",
         "table",

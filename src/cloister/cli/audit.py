@@ -354,7 +354,7 @@ def _statements(
         found = [each for segment in segments for each in reversed(segment["statements"])]
         recent = [each for each in found if since is None or each["at"] >= since]
         rows += [each for each in recent if fits(each)]
-        if len(segments) < SEGMENTS or (found and not recent):
+        if not segments or (found and not recent):  # a page may have fewer than were asked for
             break
         before = int(segments[-1]["id"])
     return rows[:limit]

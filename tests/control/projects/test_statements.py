@@ -1,8 +1,11 @@
 """A project's level and its statement log, on a real control database."""
 
 import dataclasses
+import threading
+from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from cloister.base.audit_levels import AuditLevel
@@ -11,6 +14,7 @@ from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError
 from cloister.base.ids import ProjectId
 from cloister.control.computes.directory import EVENTS_MAX
 from cloister.trust.access.permissions import Permission
+from cloister.trust.audit import statements as log
 from cloister.trust.audit.statements import Segment
 from tests.control.land import CALLER, Land
 from tests.fix_database import ControlDatabase
@@ -76,6 +80,31 @@ async def test_what_was_told_comes_back_by_project_newest_first(land: Land) -> N
     newest, oldest = await segments(land, one)
     assert await segments(land, one, before=newest.id) == [oldest]
     assert [each.text for segment in await segments(land, other) for each in segment.statements] == ["theirs"]
+
+
+async def test_what_is_read_at_once_is_bounded_and_opened_beside_the_loop(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page by page all of it is there; and what costs time costs nobody else theirs."""
+    project = (await land.project()).project.id
+    for n in range(5):
+        await tell(land, statement(project, f"{n}"))
+    size = len(msgspec.json.encode(statement(project, "0")))
+    monkeypatch.setattr(log, "PAGE_BYTES_MAX", size + 1)
+    threads: set[int] = set()
+    opening = log.Sealer.open_sized
+
+    def open_sized(*given: Any) -> Any:
+        threads.add(threading.get_ident())
+        return opening(*given)
+
+    monkeypatch.setattr(log.Sealer, "open_sized", open_sized)
+    pages, before = [], None
+    while page := await segments(land, project, before=before):
+        pages.append([each.text for segment in page for each in segment.statements])
+        before = page[-1].id
+    assert pages == [["4", "3"], ["2", "1"], ["0"]]
+    assert threading.get_ident() not in threads
 
 
 async def test_what_was_lost_is_an_event(land: Land) -> None:

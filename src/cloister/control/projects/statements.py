@@ -1,5 +1,7 @@
 """What of a project's statements is recorded: its level, and the record."""
 
+import asyncio
+
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Database
 from cloister.base.errors import NotFoundError
@@ -9,7 +11,7 @@ from cloister.control.claims import hold_project
 from cloister.control.computes.gateways import Gateways
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action, record
-from cloister.trust.audit.statements import Sealer, Segment, read
+from cloister.trust.audit.statements import Sealer, Segment, find, opened
 
 
 class StatementService:
@@ -48,6 +50,8 @@ class StatementService:
         return level
 
     async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
-        """Newest first. Raises ConflictError where the record was changed."""
+        """A page, newest first: `limit` at most, and one at least if there is one. Raises ConflictError where the record was
+        changed."""
         async with self._database.reading() as tx:
-            return await read(tx, self._sealer, project_id, before=before, limit=limit)
+            page = await find(tx, project_id, before=before, limit=limit)
+        return await asyncio.to_thread(opened, self._sealer, project_id, page)

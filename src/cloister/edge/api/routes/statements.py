@@ -35,6 +35,7 @@ async def set_audit_level(call: Call[wire.AuditLevelBody, NoQuery]) -> wire.Audi
 class ListStatements(msgspec.Struct, frozen=True):
     cursor: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     """Segments before this one."""
+    # A page may end earlier, with two megabytes: the last has no segment.
     limit: Annotated[int, msgspec.Meta(ge=1, le=SEGMENTS_MAX)] = 16
 
 
