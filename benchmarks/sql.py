@@ -1,4 +1,4 @@
-"""`sql`: queries a second over HTTP and WebSocket against the gateway's own port, the same client code in the same run.
+"""`sql`: queries a second over HTTP/1.1, HTTP/2 and WebSocket against the gateway's own port, the same client code in the same run.
 
 Each client keeps its connection and sends `SELECT 1` as bytes that were made beforehand, so that little but the server's
 work and TLS is measured. Over TCP and WebSocket it is a simple query in an open session; over HTTP each request is
@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import uvloop
+from h2.settings import SettingCodes
+from hpack import Encoder, NeverIndexedHeaderTuple
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 
 from benchmarks.measure import Result
 from cloister.protocol.pgwire.frames import message
@@ -30,7 +33,7 @@ Open = Callable[[Tenant, int], Awaitable[tuple[Ask, asyncio.StreamWriter]]]
 
 def run(rounds: int = 5, seconds: int = 4) -> Result:
     result = Result("sql")
-    doors: dict[str, Open] = {"TCP": _tcp, "WebSocket": _websocket, "HTTP": _http}
+    doors: dict[str, Open] = {"TCP": _tcp, "WebSocket": _websocket, "HTTP": _http, "HTTP/2": _http2}
     with Instance() as instance:
         tenant = instance.create_project("sql")
         tenant.psql("SELECT 1")
@@ -43,7 +46,7 @@ def run(rounds: int = 5, seconds: int = 4) -> Result:
                             runner.run(_rate(door, tenant, instance.https_port, clients=clients, seconds=seconds))
                         )
             series = {name: result.add(f"{name}, {clients} clients", rate, "queries/s") for name, rate in rates.items()}
-            for name in ("WebSocket", "HTTP"):
+            for name in ("WebSocket", "HTTP", "HTTP/2"):
                 result.ratio(f"{name} ÷ TCP, {clients} clients", series[name], series["TCP"])
     return result
 
@@ -139,6 +142,33 @@ async def _http(tenant: Tenant, https_port: int) -> tuple[Ask, asyncio.StreamWri
 
     async def ask() -> None:
         writer.write(request)
+        await reader.readuntil(b'"rows":[["1"]]}')
+
+    await ask()
+    return ask, writer
+
+
+async def _http2(tenant: Tenant, https_port: int) -> tuple[Ask, asyncio.StreamWriter]:
+    """One stream after the other. A head that the table of neither side remembers is the same bytes each time."""
+    host = f"api.{tenant.host.partition('.')[2]}"
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", https_port, ssl=_tls(tenant, "h2"), server_hostname=host
+    )
+    connection = f"postgresql://{tenant.role}:{tenant.password}@{tenant.host}/{tenant.database}"
+    said = {
+        ":method": "POST", ":scheme": "https", ":path": "/sql", ":authority": host, "neon-raw-text-output": "true",
+        "neon-connection-string": connection, "neon-array-mode": "true",
+    }  # fmt: skip
+    head = HeadersFrame(1, Encoder().encode([NeverIndexedHeaderTuple(*each) for each in said.items()]))
+    head.flags.add("END_HEADERS")
+    body = DataFrame(1, json.dumps({"query": "SELECT 1", "params": []}).encode(), flags=["END_STREAM"])
+    room = WindowUpdateFrame(0, window_increment=2**30)  # for all answers of a run
+    settings = SettingsFrame(0, settings={SettingCodes.ENABLE_PUSH: 0})
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings.serialize() + room.serialize())
+
+    async def ask() -> None:
+        writer.write(head.serialize() + body.serialize())
+        head.stream_id = body.stream_id = head.stream_id + 2
         await reader.readuntil(b'"rows":[["1"]]}')
 
     await ask()

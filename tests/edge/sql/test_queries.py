@@ -245,6 +245,19 @@ async def test_a_worker_that_stops_ends_idle_connections_at_once(gateway_world: 
         assert await client.ends()
 
 
+async def test_a_worker_that_stops_lets_a_query_end(gateway_world: GatewayWorld) -> None:
+    index = await gateway_world.start(https=True, drain_timeout_s=60)
+    async with await SqlClient.open(gateway_world) as client:
+        asking = asyncio.create_task(client.query("SELECT 'whole' AS t FROM pg_sleep(0.5)"))
+        await gateway_world.directory.until("connection.opened")
+        stopping = gateway_world.begin_stop(index)
+        answer = await asking
+        assert answer.json["rows"] == [{"t": "whole"}]
+        assert answer.headers["connection"] == "close"
+        async with asyncio.timeout(10):
+            await stopping
+
+
 async def test_what_is_asked_over_https_is_recorded_as_on_the_other_port(gateway_world: GatewayWorld) -> None:
     gateway_world.directory.audit_level = AuditLevel.FULL
     await gateway_world.start(https=True)

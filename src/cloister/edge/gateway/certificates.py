@@ -7,6 +7,7 @@ into a handshake or a session that runs. A new pair that cannot be loaded leaves
 import hashlib
 import logging
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ class TlsIdentity:
     it undefined, so channel binding is not offered."""
 
 
-def load_identity(cert_file: Path, key_file: Path, alpn: str = ALPN) -> TlsIdentity:
+def load_identity(cert_file: Path, key_file: Path, alpn: Sequence[str] = (ALPN,)) -> TlsIdentity:
     """Raises PreconditionError with a sentence for the operator."""
     try:
         chain = cert_file.read_bytes()
@@ -67,7 +68,7 @@ def _der() -> Any:
     return Encoding.DER
 
 
-def _context(cert_file: Path, key_file: Path, alpn: str) -> ssl.SSLContext:
+def _context(cert_file: Path, key_file: Path, alpn: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS_TLS12)
@@ -76,7 +77,7 @@ def _context(cert_file: Path, key_file: Path, alpn: str) -> ssl.SSLContext:
     )
     context.num_tickets = 0  # no resumption: no early data, and every session shows the certificate it is bound to
     context.load_cert_chain(cert_file, key_file)
-    context.set_alpn_protocols([alpn])
+    context.set_alpn_protocols(list(alpn))
     context.sslobject_class = ServerTls
     context.sni_callback = _remember_name
     return context
@@ -90,14 +91,14 @@ def _remember_name(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _contex
 class Certificates:
     """The identity for new connections. `refresh` is called about once a second and looks at two files."""
 
-    def __init__(self, cert_file: Path, key_file: Path, alpn: str = ALPN) -> None:
+    def __init__(self, cert_file: Path, key_file: Path, alpn: Sequence[str] = (ALPN,)) -> None:
         self._files = (cert_file, key_file)
         self._alpn = alpn
         self._seen = self._look()
         self.identity = load_identity(*self._files, alpn)
 
     @classmethod
-    def of(cls, settings: Settings, alpn: str = ALPN) -> "Certificates":
+    def of(cls, settings: Settings, alpn: Sequence[str] = (ALPN,)) -> "Certificates":
         """What is served, the operator's own included: `trust/certificates` judges that and puts a copy here."""
         directory = settings.paths.certificates
         return cls(directory / "chain.pem", directory / "key.pem", alpn)

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import socket
 from pathlib import Path
-from typing import Final
 
 from cloister.base.errors import CloisterError
 from cloister.base.handover import Giver
@@ -26,7 +25,7 @@ from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.errors import ClientLeftError
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.wire import Wire
-from cloister.edge.sql.connection import HttpConnection, Sql
+from cloister.edge.sql.connection import ALPN, HttpConnection
 from cloister.edge.sql.hello import HELLO_BYTES_MAX, IncompleteHelloError, server_name
 from cloister.edge.sql.limits import (
     HELLO_TIMEOUT_S,
@@ -37,11 +36,10 @@ from cloister.edge.sql.limits import (
 )
 from cloister.edge.sql.memory import Memory
 from cloister.edge.sql.proofs import Proofs
+from cloister.edge.sql.serving import Sql
 from cloister.protocol.proxy_header import HEADER_BYTES_MAX, ProxyHeaderError, take_proxy_header
 
 log = logging.getLogger(__name__)
-
-ALPN: Final = "http/1.1"
 
 
 class HttpsFront:
@@ -74,6 +72,7 @@ class HttpsFront:
                 name = await arrival.look()
             if self._is_ours(name):
                 arrival.forget()
+                self._open.discard(arrival)  # what is asked from now on may end, when the worker does
                 await self._serve_sql(gateway, sock, arrival.address)
             else:
                 await self._giver.give(sock, str(arrival.address), patience_s=limits.DIRECTORY_PATIENCE_S)
@@ -95,7 +94,13 @@ class HttpsFront:
         return bool(label) and rest == self._domain
 
     async def _serve_sql(self, gateway: Gateway, sock: socket.socket, address: IpAddress) -> None:
-        _, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, sock)
+        # From here on the transport closes it, when all was sent; a second hand could close the next one's by its number.
+        taken = socket.socket(fileno=sock.detach())
+        try:
+            _, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, taken)
+        except OSError:
+            taken.close()
+            raise
         sql = Sql(gateway=gateway, proofs=self._proofs, memory=self._memory)
         connection = HttpConnection(sql, wire, address)
         self._open.add(connection)

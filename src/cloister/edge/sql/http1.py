@@ -7,52 +7,61 @@ a close over unread bytes would take the answer away from the client.
 import asyncio
 import contextlib
 import ssl
-import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import h11
 
 from cloister.edge.gateway.errors import ClientLeftError
 from cloister.edge.gateway.wire import Wire
-from cloister.edge.sql import limits
+from cloister.edge.sql import answers, limits
+from cloister.edge.sql.exchange import SEND_BYTES, Header, Patience, Request, Serve, answer_headers
 from cloister.edge.sql.request import RequestError
 
 if TYPE_CHECKING:
     from cloister.edge.sql.memory import Share
 
-_ALWAYS: Final = (
-    ("access-control-allow-origin", "*"),
-    ("cache-control", "no-store"),
-    ("strict-transport-security", "max-age=63072000; includeSubDomains"),
-    ("x-content-type-options", "nosniff"),
-)
-# Any page may ask: no cookie and no address lets anybody in, only the password in the request itself.
-
-_SEND_BYTES: Final = 262_144
-
 
 class Http1:
+    """One exchange after the other; itself the one that is under way."""
+
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HEAD_BYTES_MAX)
-        self.is_closing = False
+        self._request: Request | None = None
+        self._is_closing = False
         """The answer that is said next is the last one."""
 
-    async def request(self) -> h11.Request | None:
-        """The next one's head; None at the end. Raises h11.RemoteProtocolError, RequestError, ClientLeftError."""
-        event = await self._next_event()
-        if not isinstance(event, h11.Request):
-            return None
-        if sum(len(name) + len(value) for name, value in event.headers) > limits.HEAD_BYTES_MAX:
-            raise RequestError("the head is too large", status=431)  # h11 limits what is incomplete only
-        names = {name for name, _ in event.headers}
-        if b"content-length" in names and b"transfer-encoding" in names:
-            raise RequestError("a length beside chunks")  # h11 would take the chunks; who stood between, perhaps not
-        return event
+    async def run(self, serve: Serve, patience: Patience) -> None:
+        """To the end of the connection, or until it speaks another protocol. Raises ClientLeftError, TimeoutError,
+        ssl.SSLError."""
+        while True:
+            try:
+                async with asyncio.timeout(patience()):
+                    self._request = await self._next_request()
+                if self._request is None:
+                    return
+                await serve(self)
+            except RequestError as error:
+                await self.say(error.status, answers.complaint(error.text), close=True)
+            self._request = None
+            if not await self._goes_on():
+                return
+
+    def stop(self) -> None:
+        """After the exchange under way, if there is one."""
+        self._is_closing = True
+        if self._request is None:
+            self._wire.close()
+
+    # -- the exchange
+
+    @property
+    def request(self) -> Request:
+        assert self._request is not None
+        return self._request
 
     async def body(self, share: "Share | None") -> bytes:
-        """Up to its end; with no share there should be none. Raises RequestError, and what `share` raises."""
         body = bytearray()
         async with asyncio.timeout(limits.BODY_TIMEOUT_S):
             while not isinstance(event := await self._next_event(), h11.EndOfMessage):
@@ -64,34 +73,51 @@ class Http1:
                 body += event.data
         return bytes(body)
 
-    async def say(self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = (), *, close: bool) -> None:
+    async def say(self, status: int, body: bytes, headers: Iterable[Header] = (), *, close: bool = False) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return  # it was said already
-        said = [*_ALWAYS, ("neon-request-id", str(uuid.uuid4())), *headers]
-        if status != 204:
-            said += [("content-type", "application/json"), ("content-length", str(len(body)))]
-        if close or self.is_closing:
+        said = answer_headers(status, len(body), headers)
+        if close or self._is_closing:
             said.append(("connection", "close"))
         head = self._http.send(h11.Response(status_code=status, headers=said)) or b""
-        first, rest = body[:_SEND_BYTES], body[_SEND_BYTES:]
+        first, rest = body[:SEND_BYTES], body[SEND_BYTES:]
         self._wire.write(head + (self._http.send(h11.Data(data=first)) or b""))  # one packet, where it fits
-        for start in range(0, len(rest), _SEND_BYTES):
+        for start in range(0, len(rest), SEND_BYTES):
             async with asyncio.timeout(limits.SEND_TIMEOUT_S):
                 await self._wire.drained()
-            self._send(h11.Data(data=rest[start : start + _SEND_BYTES]))
+            self._send(h11.Data(data=rest[start : start + SEND_BYTES]))
         self._send(h11.EndOfMessage())
         if rest:
             async with asyncio.timeout(limits.SEND_TIMEOUT_S):
                 await self._wire.drained()
 
-    def switch(self, headers: Iterable[tuple[str, str]]) -> bytes:
+    async def until_left(self) -> None:
+        await self._wire.until_left()
+
+    def switch(self, headers: Iterable[Header]) -> bytes:
         """From now on it is another protocol; what came of it already."""
         self._send(h11.InformationalResponse(status_code=101, headers=list(headers)))
         return self._http.trailing_data[0]
 
-    async def goes_on(self) -> bool:
+    # -- inside
+
+    async def _next_request(self) -> Request | None:
+        """None at the end. Raises RequestError, ClientLeftError."""
+        event = await self._next_event()
+        if not isinstance(event, h11.Request):
+            return None
+        names = [name for name, _ in event.headers]
+        host = dict(event.headers).get(b"host", b"")
+        request = Request(event.method, event.target, host.decode("latin-1"), list(event.headers))
+        if request.size > limits.HEAD_BYTES_MAX:
+            raise RequestError("the head is too large", status=431)  # h11 limits what is incomplete only
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise RequestError("a length beside chunks")  # h11 would take the chunks; who stood between, perhaps not
+        return request
+
+    async def _goes_on(self) -> bool:
         """After an answer: True if there may be another request."""
-        if (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE) and not self.is_closing:
+        if (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE) and not self._is_closing:
             self._http.start_next_cycle()
             return True
         while self._http.their_state is h11.SEND_BODY:
@@ -101,10 +127,13 @@ class Http1:
         return False
 
     async def _next_event(self) -> object:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            if self._http.they_are_waiting_for_100_continue:
-                self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._http.receive_data(await self._wire.read())
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    self._send(h11.InformationalResponse(status_code=100, headers=[]))
+                self._http.receive_data(await self._wire.read())
+        except h11.RemoteProtocolError as error:
+            raise RequestError("malformed HTTP request", status=error.error_status_hint) from None
         return event
 
     def _send(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:

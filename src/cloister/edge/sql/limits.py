@@ -40,3 +40,18 @@ KEYS_FRESH_S: Final = 300.0
 # An issuer that withdrew a key is obeyed within five minutes.
 KEYS_USABLE_S: Final = 3_600.0
 # An issuer that does not answer for so long has no valid tokens any more: it may have withdrawn every key.
+
+STREAMS_MAX: Final = 100
+# Exchanges of one connection over HTTP/2 at the same time: what RFC 9113 recommends at least.
+ASKING_MAX: Final = 20
+# Of those, at a compute: each has a session there, of the hundred or so that there are. The others wait for their turn.
+WINDOW_BYTES: Final = 262_144
+# Of bodies that nobody has read yet, of one connection: 5 MB a second over a line of 50 ms.
+GUESTS_MAX: Final = 8
+# Of one connection over HTTP/2, remembered as proved: an application with a role for reading and one for writing, and some more.
+PATIENCE: Final = 2_000
+PATIENCE_OF_A_RESET: Final = 20
+PATIENCE_FOR_AN_ANSWER: Final = 20
+BYTES_OF_A_POINT: Final = 256
+# Frames that ask for nothing: a client may send so many ahead, and resets for 20 of them. One that reads its answers may cancel
+# every second query, and move its windows with each frame of an answer (16 kB, 64 points), for ever.
