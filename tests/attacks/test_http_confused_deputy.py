@@ -64,6 +64,7 @@ BODIES: dict[str, Any] = {
     "update_member": {"role": "viewer"},
     "create_invitations": {"invitations": [{"email": "eve@example.com", "role": "viewer"}]},
     "transfer_projects": {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]},
+    "create_transfer_request": {"ttl_seconds": 60},
     "accept_transfer_request": {"org_id": ORG},
     "create_organization": {"name": "Example"},
     "create_account": {"email": "eve@example.com", "name": "Eve"},
