@@ -8,10 +8,12 @@ a test can say what a copy, a clone or a recovery must hold, and nothing else.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from cloister.base.errors import (
     CloisterError,
@@ -60,7 +62,7 @@ from cloister.node.commands import (
     TimelineInfo,
     VolumeInfo,
 )
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import KeyInfo, OnBehalf
 
 R = TypeVar("R")
 
@@ -73,6 +75,21 @@ class FakeKeys:
     def __init__(self) -> None:
         self.enabled: set[str] = set()
         self.destroyed: set[str] = set()
+        self.recordings: list[tuple[str, str, str]] = []
+        """For which a key was used: whose, who, why."""
+
+    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
+        wrapped = b"\1" + project_id.encode() + recording_id.bytes
+        return wrapped, await self.open_recording_key(project_id, recording_id, wrapped, "record", by)
+
+    async def open_recording_key(
+        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+    ) -> bytes:
+        assert wrapped == b"\1" + project_id.encode() + recording_id.bytes
+        if project_id in self.destroyed:
+            raise PreconditionError(public="the key of this project is destroyed")
+        self.recordings.append((project_id, by.actor, reason))
+        return hashlib.sha256(wrapped).digest()
 
     async def create(self, project_id: str, purpose: str = "volume") -> KeyInfo:
         if project_id in self.destroyed and project_id not in self.enabled:

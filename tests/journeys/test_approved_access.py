@@ -99,6 +99,11 @@ def test_access_from_request_to_replay(instance: Instance, tenant: Tenant) -> No
     shown = instance.cloister("access", "replay", recording["id"], "--verify", "--project", tenant.project_id)
     assert shown.stdout.startswith("Whole: ")
 
+    # Its key stands below the project's, and reading it was a use.
+    uses = json.loads(instance.cloister("audit", "list", "--action", "key.unwrap", "--output", "json").stdout)
+    whose = [it["reason"] for it in uses if it.get("details", {}).get("recording") == recording["id"]]
+    assert whose == ["replay", "replay", "record"], "the newest first"
+
     # What was kept cannot be read where it lies, and not rewritten, not by the API's own user either.
     assert "orders" not in control(instance, "SELECT string_agg(encode(sealed, 'escape'), '') FROM recording_chunk")
     forged = try_control(instance, "UPDATE recording SET chunks = chunks - 1, head = sha256(head)")

@@ -10,7 +10,7 @@ from cloister.trust.audit.checkpoints import Signer
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, OnBehalf, RingInfo
+from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
 
 
 class StoredAudit:
@@ -70,22 +70,16 @@ class BrokersKeys:
         return await self._keys.ring(project_id)
 
     async def rotate(self, caller: Caller, project_id: str) -> RingInfo:
-        return await self._keys.rotate(project_id, _on_behalf(caller))
+        return await self._keys.rotate(project_id, caller.on_behalf)
 
     async def change(self, caller: Caller, project_id: str, change: str, *, days: int, reason: str) -> RingInfo:
-        return await self._keys.change(project_id, change, _on_behalf(caller), days=days, reason=reason)
+        return await self._keys.change(project_id, change, caller.on_behalf, days=days, reason=reason)
 
     async def policy(self, org_id: str) -> int:
         return await self._keys.policy(org_id)
 
     async def set_policy(self, caller: Caller, org_id: str, days: int) -> int:
-        return await self._keys.set_policy(org_id, days, _on_behalf(caller))
+        return await self._keys.set_policy(org_id, days, caller.on_behalf)
 
     async def keystore(self) -> KeystoreInfo:
         return await self._keys.keystore()
-
-
-def _on_behalf(caller: Caller) -> OnBehalf:
-    return OnBehalf(
-        actor=caller.principal.actor, address=caller.address, request_id=caller.request_id, client=caller.client
-    )

@@ -8,6 +8,7 @@ from cloister.control.operations.model import Operation
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Action, Event
+from cloister.trust.keys.commands import OnBehalf
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,13 @@ class Caller:
             raise ForbiddenError(
                 f"{self.principal.actor} lacks {permission}", public=f"permission denied: {permission} is needed"
             )
+
+    @property
+    def on_behalf(self) -> OnBehalf:
+        """As the key broker is told of them."""
+        return OnBehalf(
+            actor=self.principal.actor, address=self.address, request_id=self.request_id, client=self.client
+        )
 
     def event(
         self,

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
@@ -18,7 +18,7 @@ from cloister.base.secret import Secret
 from cloister.base.settings import Settings
 from cloister.control.access.guard import AccessGuard
 from cloister.control.access.keeper import AccessKeeper
-from cloister.control.access.sealing import ControlKeyRing
+from cloister.control.access.sealing import Broker, KeyRing
 from cloister.control.access.service import AccessService
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches.caretaker import Caretaker
@@ -77,6 +77,10 @@ WORKER: Final = "api"
 # The name under which the engine takes up, after a restart, what this process held.
 
 
+class KeyBroker(Keys, Broker, Protocol):
+    """All that is asked of it here. `trust.keys.client.KeyClient` is one."""
+
+
 class ControlPlane:
     """`agent`, `opener` and `fetcher` are for tests; without them the node agent's socket, real sessions and the network are
     used."""
@@ -86,7 +90,7 @@ class ControlPlane:
         settings: Settings,
         database: Database,
         *,
-        keys: Keys,
+        keys: KeyBroker,
         mock_key: Secret[bytes],
         control_key: Secret[bytes],
         clock: Clock,
@@ -130,7 +134,7 @@ class ControlPlane:
         fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
         self.token_keys = JwksKeys(database, fetcher, clock)
         sealer = Sealer(control_key)
-        recording_keys = ControlKeyRing(control_key)
+        recording_keys = KeyRing(keys, control_key)
         access_guard = AccessGuard(database, self.waker, recording_keys, clock)
         self.directory = DirectoryServer(
             settings.paths,

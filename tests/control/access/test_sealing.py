@@ -1,21 +1,29 @@
 """A recording opens whole and in order, or not at all."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.base.directory import Spoken
+from cloister.base.ids import ProjectId
 from cloister.base.secret import Secret
+from cloister.control.access.model import Recording
 from cloister.control.access.sealing import (
     BrokenRecordingError,
-    ControlKeyRing,
+    KeyRing,
     first_head,
     head_after,
     opened,
     seal,
 )
+from cloister.trust.keys.commands import OnBehalf
+from tests.control.fake_node import FakeKeys
 
 RECORDING, OTHER = UUID(int=1), UUID(int=2)
 KEY = b"k" * 32
@@ -76,11 +84,21 @@ def test_another_key_opens_nothing() -> None:
         opened(b"x" * 32, RECORDING, head, chunks)
 
 
-def test_a_wrapped_key_is_its_own_recordings() -> None:
-    ring = ControlKeyRing(Secret(b"c" * 32))
-    wrapped = ring.wrap(RECORDING, KEY, b"n" * 12)
-    assert KEY not in wrapped
-    assert ring.unwrap(RECORDING, wrapped) == KEY
-    for recording, keys in ((OTHER, ring), (RECORDING, ControlKeyRing(Secret(b"d" * 32)))):
+async def test_a_recording_from_before_opens_under_the_control_key_that_wrapped_it_and_no_other() -> None:
+    derived = HKDF(SHA256(), 32, salt=None, info=b"cloister recording keys 1").derive(b"c" * 32)
+    wrapped = b"n" * 12 + AESGCM(derived).encrypt(b"n" * 12, KEY, RECORDING.bytes)
+    whose, ring = OnBehalf(actor="user:eve"), KeyRing(FakeKeys(), Secret(b"c" * 32))
+    assert await ring.open(recording(RECORDING, wrapped), "replay", whose) == KEY
+    elsewhere = KeyRing(FakeKeys(), Secret(b"d" * 32))
+    for keys, of in ((ring, OTHER), (elsewhere, RECORDING)):
         with pytest.raises(BrokenRecordingError):
-            keys.unwrap(recording, wrapped)
+            await keys.open(recording(of, wrapped), "replay", whose)
+
+
+def recording(recording_id: UUID, wrapped: bytes) -> Recording:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return Recording(
+        id=recording_id, request_id=OTHER, project_id=ProjectId("calm-forest-12345678"), account_id=OTHER, email="e",
+        address="::1", database="db", application="", began_at=now, ended_at=None, reason="", chunks=0, statements=0,
+        head=first_head(recording_id), wrapped_key=wrapped,
+    )  # fmt: skip

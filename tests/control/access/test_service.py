@@ -9,9 +9,16 @@ import asyncpg
 import pytest
 
 from cloister.base.directory import AppendRecording, BeginRecording, EndRecording, LookUp, Spoken
-from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ForbiddenError, UnprocessableError
+from cloister.base.errors import (
+    BadRequestError,
+    CloisterError,
+    ConflictError,
+    ForbiddenError,
+    PreconditionError,
+    UnprocessableError,
+)
 from cloister.base.ids import OrgId
-from cloister.control.access.guard import LAST_WORDS
+from cloister.control.access.guard import LAST_WORDS, AccessGuard
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
 from cloister.control.calling import Caller
 from cloister.control.services import ProjectCreated
@@ -139,6 +146,42 @@ async def test_a_keeper_that_died_leaves_its_work_to_the_next(scene: Scene) -> N
     await scene.land.plane.access_keeper.pass_once()
     (recording,) = await scene.land.control.access.recordings(scene.project_id, request.id)
     assert (recording.reason, recording.ended_at) == ("cut", scene.land.clock.now())
+
+
+async def test_the_broker_gives_a_recordings_key_once_and_again_to_who_comes_after(scene: Scene) -> None:
+    """It is kept while the recording goes on, and not a moment longer: neither after its end nor after a cut."""
+    keys = scene.land.keys
+    recording = await scene.begin(await scene.approved())
+    await scene.append(recording, 0)
+    recorded = (scene.project_id, f"user:{DEV}", "record")
+    assert keys.recordings == [recorded]
+    await scene.land.restart_api()
+    scene.access = scene.land.control.access
+    await scene.append(recording, 1, DONE)
+    await scene.access.replay(CALLER, scene.project_id, UUID(recording))
+    assert keys.recordings == [recorded, recorded, (scene.project_id, CALLER.principal.actor, "replay")]
+    guard = scene.land.plane.directory._access
+    assert isinstance(guard, AccessGuard)
+    assert len(guard._open_keys) == 1
+    await scene.end(recording)
+    assert guard._open_keys == {}
+    await scene.begin(await scene.approved())
+    scene.land.clock.advance(NEW.duration)
+    for _ in range(2):
+        await scene.land.plane.access_keeper.pass_once()
+        scene.land.clock.advance(timedelta(minutes=1))
+    assert guard._open_keys == {}
+
+
+async def test_where_the_projects_keys_are_destroyed_nobody_gets_in_and_nothing_is_replayed(scene: Scene) -> None:
+    request = await scene.approved()
+    recording = await scene.begin(request)
+    await scene.end(recording)
+    await scene.land.keys.destroy(scene.project_id)
+    with pytest.raises(PreconditionError, match="destroyed"):
+        await scene.begin(request)
+    with pytest.raises(PreconditionError, match="destroyed"):
+        await scene.access.replay(CALLER, scene.project_id, UUID(recording))
 
 
 async def test_a_role_that_cannot_be_dropped_yet_is_tried_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

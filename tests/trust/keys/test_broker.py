@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -31,7 +32,7 @@ from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.keys.commands import AnyCommand, ListKeys, OnBehalf
-from cloister.trust.keys.keeper import Keeper
+from cloister.trust.keys.envelopes import Envelopes
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
 from cloister.trust.keys.roots import Roots
@@ -40,6 +41,7 @@ from tests.trust.keys.rig import Rig
 
 PROJECT = "calm-forest-12345678"
 OTHER = "calm-forest-87654321"
+RECORDING = UUID(int=7)
 ALICE = OnBehalf(actor="user:alice", address="192.0.2.7", request_id="r-1")
 
 
@@ -292,7 +294,7 @@ async def test_an_unwrap_that_cannot_be_recorded_is_refused(  # type: ignore[no-
 ) -> None:
     await client.create(PROJECT)
     opened: list[object] = []
-    monkeypatch.setattr(Keeper, "_open_into_memfd", lambda *arguments: opened.append(arguments))
+    monkeypatch.setattr(Envelopes, "open_into", lambda *arguments: opened.append(arguments))
     superuser = await database_as("postgres")
     async with superuser.transaction() as tx:
         await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
@@ -318,6 +320,25 @@ async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> 
         caller.service = stranger
         with pytest.raises(UnavailableError):
             await client.unwrap(PROJECT, "open")
+
+
+async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    wrapped, key = await client.make_recording_key(PROJECT, RECORDING, ALICE)
+    assert await client.open_recording_key(PROJECT, RECORDING, wrapped, "replay", ALICE) == key
+    log = [(it.event.actor, it.event.address, it.event.reason) for it in await recorded()]
+    assert log[0] == ("user:alice", "192.0.2.7", "replay")
+    assert not any(key.hex() in str(entry) for entry in await recorded())
+    with pytest.raises(ForbiddenError):
+        await client.unwrap(PROJECT, "replay", "recording")
+    with pytest.raises(BadRequestError):
+        await client.open_recording_key(PROJECT, "not one", wrapped, "replay", ALICE)
+    caller.service = Service.AGENT
+    for attempt in (
+        client.make_recording_key(PROJECT, RECORDING, ALICE),
+        client.open_recording_key(PROJECT, RECORDING, wrapped, "replay", ALICE),
+    ):
+        with pytest.raises(ForbiddenError):
+            await attempt
 
 
 async def test_checkpoints_are_signed_for_the_api_if_they_extend_the_last(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]

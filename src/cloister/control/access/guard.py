@@ -2,7 +2,8 @@
 
 To begin a session:
 
-1. The access is active, and the endpoint is the one that writes its branch. Checked again in (4).
+1. The access is active, and the endpoint is the one that writes its branch. Checked again in (4). The key broker makes the
+   recording's key, or refuses where the project's keys may not be used.
 2. The row says that a role is about to be there, so that whatever dies now, the keeper finds it.
 3. The role is made in the running compute, without a password: it is the gateway that proves who somebody is, and the
    kernel that vouches for the gateway. Data can be read with it, or written if that was agreed to; nothing else.
@@ -26,10 +27,11 @@ from cloister.base.ids import BranchId, EndpointId, parse_endpoint_id
 from cloister.control.access import store
 from cloister.control.access.model import Recording, Request
 from cloister.control.access.replaying import is_statement
-from cloister.control.access.sealing import KEY_BYTES, NONCE_BYTES, KeyRing, first_head, head_after, seal
+from cloister.control.access.sealing import NONCE_BYTES, KeyRing, first_head, head_after, seal
 from cloister.control.roles import store as roles
 from cloister.control.roles.server import Servers
 from cloister.trust.audit import Action, Event, record
+from cloister.trust.keys.commands import OnBehalf
 
 STATEMENTS_MAX: Final = 2_000
 # In one message.
@@ -45,6 +47,8 @@ class AccessGuard:
         self._servers = servers
         self._keys = keys
         self._clock = clock
+        self._open_keys: dict[UUID, bytes] = {}
+        """Of the recordings that go on."""
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     def alone(self, request_id: UUID) -> asyncio.Lock:
@@ -64,6 +68,9 @@ class AccessGuard:
             request = await self._open(tx, command.role, endpoint_id)  # 1.
         if request is None:
             raise ForbiddenError(f"{command.role} is over", public="the access is over")
+        recording_id = uuid4()
+        whose = OnBehalf(actor=f"user:{request.account_id}", address=command.address[:WORDS_CHARS_MAX])
+        wrapped, key = await self._keys.make(request.project_id, recording_id, whose)
         async with self.alone(request.id):
             async with self._database.transaction() as tx:
                 await self._require_open(tx, request, endpoint_id)
@@ -71,8 +78,7 @@ class AccessGuard:
             assert request.ends_at is not None
             async with self._servers.awake(endpoint_id) as server:
                 await server.open_access(request.role, request.ends_at, may_write=request.may_write)  # 3.
-            recording_id, now = uuid4(), self._clock.now()
-            wrapped = self._keys.wrap(recording_id, secrets.token_bytes(KEY_BYTES), secrets.token_bytes(NONCE_BYTES))
+            now = self._clock.now()
             recording = Recording(
                 id=recording_id,
                 request_id=request.id,
@@ -106,6 +112,7 @@ class AccessGuard:
                     details={"email": request.email, "request_id": str(request.id), "session_id": command.session_id},
                 )
                 await record(tx, event)
+            self._open_keys[recording_id] = key
         return str(recording_id)
 
     async def append(self, command: AppendRecording) -> int:
@@ -118,6 +125,7 @@ class AccessGuard:
         Raises ForbiddenError for (1) and (2), ConflictError for (3)."""
         if not 0 < len(command.statements) <= STATEMENTS_MAX:
             raise BadRequestError(f"{len(command.statements)} statements in one message")
+        key = await self._key_of(_uuid(command.recording_id))
         async with self._database.transaction() as tx:
             recording = await store.held_recording(tx, _uuid(command.recording_id))
             until = await store.over_at(tx, recording.request_id)
@@ -127,7 +135,6 @@ class AccessGuard:
                 raise ForbiddenError(f"{recording.id}: the access is over", public="the access is over")
             if recording.ended_at is not None or command.chunk != recording.chunks:
                 raise ConflictError(f"{recording.id}: chunk {command.chunk} after {recording.chunks}")
-            key = self._keys.unwrap(recording.id, recording.wrapped_key)
             nonce = secrets.token_bytes(NONCE_BYTES)
             sealed = seal(
                 key, recording.id, recording.chunks, recording.head, statements=command.statements, nonce=nonce
@@ -142,7 +149,23 @@ class AccessGuard:
             recording = await store.held_recording(tx, _uuid(command.recording_id))
             if recording.ended_at is None:
                 await finish(tx, recording, command.reason[:WORDS_CHARS_MAX], self._clock.now())
+        self.forget(recording.id)
         return recording.chunks
+
+    def forget(self, recording_id: UUID) -> None:
+        """The recording has ended: its key goes."""
+        self._open_keys.pop(recording_id, None)
+
+    async def _key_of(self, recording_id: UUID) -> bytes:
+        """Of a recording that goes on. The broker is asked again where this process did not begin it, which it records."""
+        if (key := self._open_keys.get(recording_id)) is None:
+            async with self._database.transaction() as tx:
+                recording = await store.held_recording(tx, recording_id)
+            if recording.ended_at is not None:
+                raise ConflictError(f"{recording_id} has ended")
+            whose = OnBehalf(actor=f"user:{recording.account_id}", address=recording.address)
+            key = self._open_keys[recording_id] = await self._keys.open(recording, "record", whose)
+        return key
 
     async def _open(self, tx: Transaction, role: str, endpoint_id: EndpointId) -> Request | None:
         request = await store.by_role(tx, role)

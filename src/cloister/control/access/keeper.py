@@ -62,6 +62,7 @@ class AccessKeeper:
         async with self._database.transaction() as tx:  # (3)
             for recording in await store.left_open(tx, now - LAST_WORDS):
                 await finish(tx, recording, "cut", now)
+                self._guard.forget(recording.id)
 
     async def _drop(self, leftover: Leftover) -> None:
         running = Running(leftover.endpoint_id, leftover.generation, leftover.socket_dir, leftover.pg_version)

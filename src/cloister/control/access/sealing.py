@@ -5,8 +5,8 @@
     head 0   = SHA-256(recording's id)
 
 So a chunk opens only at its place in its own recording, and whoever has the last head (the audit log has it, from the moment
-the session ended) notices one that was changed, left out, moved or added. The key is random, and kept wrapped: `KeyRing` is
-what wraps it. Pure, but for the randomness that comes as an argument.
+the session ended) notices one that was changed, left out, moved or added. The key is random, and kept wrapped by the key
+broker, which `KeyRing` asks. All else is pure; the randomness comes as an argument.
 """
 
 import hashlib
@@ -23,9 +23,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cloister.base.directory import Spoken
 from cloister.base.errors import UnprocessableError
 from cloister.base.secret import Secret
+from cloister.control.access.model import Recording
+from cloister.trust.keys.commands import OnBehalf
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
+
+_BEFORE_BYTES: Final = NONCE_BYTES + KEY_BYTES + 16
+# A key that was wrapped by the control key. The broker's envelopes are longer: they begin with their format.
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(list[Spoken])
@@ -35,30 +40,39 @@ class BrokenRecordingError(UnprocessableError):
     """It is not what was recorded."""
 
 
-class KeyRing(Protocol):
-    """Wraps the keys of recordings, each bound to its recording."""
+class Broker(Protocol):
+    """The key broker. `trust.keys.client.KeyClient` is one."""
 
-    def wrap(self, recording_id: UUID, key: bytes, nonce: bytes) -> bytes: ...
+    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]: ...
 
-    def unwrap(self, recording_id: UUID, wrapped: bytes) -> bytes:
-        """Raises BrokenRecordingError."""
-        ...
+    async def open_recording_key(
+        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+    ) -> bytes: ...
 
 
-class ControlKeyRing:
-    """Under a key derived from the API's control key, for this purpose alone."""
+class KeyRing:
+    """Gives the keys of recordings: the broker's, each bound to its recording, below the project's own key.
 
-    def __init__(self, control_key: Secret[bytes]) -> None:
+    Recordings from before have theirs under a key that is derived from the API's control key. It wraps nothing any more.
+    """
+
+    def __init__(self, broker: Broker, control_key: Secret[bytes]) -> None:
+        self._broker = broker
         derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"cloister recording keys 1").derive(control_key.reveal())
-        self._cipher = AESGCM(derived)
+        self._before = AESGCM(derived)
 
-    def wrap(self, recording_id: UUID, key: bytes, nonce: bytes) -> bytes:
-        return nonce + self._cipher.encrypt(nonce, key, recording_id.bytes)
+    async def make(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
+        """A new key: wrapped, and in clear. Raises PreconditionError where the project's keys may not be used."""
+        return await self._broker.make_recording_key(project_id, recording_id, by)
 
-    def unwrap(self, recording_id: UUID, wrapped: bytes) -> bytes:
+    async def open(self, recording: Recording, reason: str, by: OnBehalf) -> bytes:
+        """Recorded by the broker first. Raises UnprocessableError, PreconditionError."""
+        wrapped = recording.wrapped_key
+        if len(wrapped) != _BEFORE_BYTES:
+            return await self._broker.open_recording_key(recording.project_id, recording.id, wrapped, reason, by)
         try:
-            return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], recording_id.bytes)
-        except (InvalidTag, ValueError):
+            return self._before.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], recording.id.bytes)
+        except InvalidTag:
             raise BrokenRecordingError(public="the recording's key does not open") from None
 
 

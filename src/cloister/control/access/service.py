@@ -200,7 +200,7 @@ class AccessService:
             chunks = await store.chunks(tx, recording_id)
             ends = await audited.of_resource(tx, Action.RECORDING_END, found.project_id, str(found.id))
         sealed_by = _sealed_by(found, ends)
-        key = self._keys.unwrap(found.id, found.wrapped_key)
+        key = await self._keys.open(found, "replay", caller.on_behalf)
         said = opened(key, found.id, found.head, chunks)
         return Replayed(found, told(said, is_over=found.ended_at is not None), sealed_by)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never
+from uuid import UUID
 
 import msgspec
 
@@ -40,7 +41,9 @@ from cloister.trust.keys.commands import (
     GetKeystore,
     GetRing,
     ListKeys,
+    MakeRecordingKey,
     OnBehalf,
+    OpenRecordingKey,
     ReloadRoots,
     RotateKeys,
     SetKeyPolicy,
@@ -49,6 +52,7 @@ from cloister.trust.keys.commands import (
 )
 from cloister.trust.keys.keeper import By, Keeper
 from cloister.trust.keys.notary import ForkError, Notary
+from cloister.trust.keys.recordings import RecordingKeys
 from cloister.trust.keys.refusals import Refusals
 
 log = logging.getLogger(__name__)
@@ -62,6 +66,8 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     GetKeystore: Service.API,
     GetRing: Service.API,
     ListKeys: Service.API,
+    MakeRecordingKey: Service.API,
+    OpenRecordingKey: Service.API,
     ReloadRoots: Service.AGENT,
     RotateKeys: Service.API,
     SetKeyPolicy: Service.API,
@@ -108,6 +114,7 @@ class KeyBroker:
         """`mode` are the socket's permission bits: they decide who may knock, not who is answered."""
         self._database = database
         self._keeper = keeper
+        self._recordings = RecordingKeys(keeper)
         self._path = path
         self._notary = notary
         self._mode = mode
@@ -200,6 +207,13 @@ class KeyBroker:
                 project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
                 reason = _word("reason", command.reason)
                 return Answer(*await keeper.unwrap(project_id, purpose, reason, _by(peer)))
+            case MakeRecordingKey():
+                project_id, recording_id = parse_project_id(command.project_id), _uuid(command.recording_id)
+                return Answer(*await self._recordings.make(project_id, recording_id, _on_behalf(command.by)))
+            case OpenRecordingKey():
+                project_id, recording_id = parse_project_id(command.project_id), _uuid(command.recording_id)
+                reason, by = _word("reason", command.reason), _on_behalf(command.by)
+                return Answer(None, await self._recordings.open(project_id, recording_id, command.wrapped, reason, by))
             case DestroyKeys():
                 return Answer(await keeper.destroy(parse_project_id(command.project_id), _by(peer)))
             case RotateKeys():
@@ -275,6 +289,13 @@ def _word(what: str, text: str) -> str:
     if not text or len(text) > WORD_CHARS_MAX or not text.isascii() or not text.replace("_", "").isalnum():
         raise BadRequestError(public=f"{what} must be one word")
     return text
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise BadRequestError(public="a recording's id is a UUID") from None
 
 
 async def _receive(connection: socket.socket) -> Request:

@@ -1,7 +1,7 @@
 """Asking the key broker: a connection per question, so that no call waits for another's key.
 
-The API creates, destroys and lists, and has checkpoints signed; the node agent unwraps. An unwrapped key arrives as a descriptor and is never read
-here: pass it on as `/proc/self/fd/N`.
+The API creates, destroys and lists, has checkpoints signed, and keeps recordings; the node agent unwraps. A volume's key
+arrives as a descriptor and is never read here: pass it on as `/proc/self/fd/N`. That of a recording is read.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -31,7 +32,9 @@ from cloister.trust.keys.commands import (
     KeyInfo,
     KeystoreInfo,
     ListKeys,
+    MakeRecordingKey,
     OnBehalf,
+    OpenRecordingKey,
     ReloadRoots,
     RingInfo,
     RotateKeys,
@@ -117,12 +120,23 @@ class KeyClient:
     async def unwrap(self, project_id: str, reason: str, purpose: str = "volume") -> int:
         """A descriptor of a sealed memfd with the 32 bytes as 64 hexadecimal digits, close-on-exec. The caller closes it."""
         _, descriptor = await self._ask(UnwrapKey(project_id=project_id, purpose=purpose, reason=reason))
-        if descriptor is None:
-            raise InternalError("the broker answered without a key")
-        if not is_sealed(descriptor) or os.fstat(descriptor).st_size != 2 * KEY_BYTES:
-            os.close(descriptor)
-            raise InternalError("the broker's descriptor is not a sealed key")
-        return descriptor
+        return _checked(descriptor)
+
+    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
+        """The envelope of a new key, and the key."""
+        command = MakeRecordingKey(project_id=project_id, recording_id=str(recording_id), by=by)
+        wrapped, descriptor = await self._ask(command)
+        return wrapped, _read(_checked(descriptor))
+
+    async def open_recording_key(
+        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+    ) -> bytes:
+        """Raises UnprocessableError if it is not this recording's."""
+        command = OpenRecordingKey(
+            project_id=project_id, recording_id=str(recording_id), wrapped=wrapped, reason=reason, by=by
+        )
+        _, descriptor = await self._ask(command)
+        return _read(_checked(descriptor))
 
     async def _ask(self, command: Command[R]) -> tuple[R, int | None]:
         try:
@@ -163,6 +177,23 @@ class KeyClient:
                 break
         with connection:
             yield connection
+
+
+def _checked(descriptor: int | None) -> int:
+    if descriptor is None:
+        raise InternalError("the broker answered without a key")
+    if not is_sealed(descriptor) or os.fstat(descriptor).st_size != 2 * KEY_BYTES:
+        os.close(descriptor)
+        raise InternalError("the broker's descriptor is not a sealed key")
+    return descriptor
+
+
+def _read(descriptor: int) -> bytes:
+    """For a key that is used in this process; closes the descriptor."""
+    try:
+        return bytes.fromhex(os.pread(descriptor, 2 * KEY_BYTES, 0).decode())
+    finally:
+        os.close(descriptor)
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, int | None]:

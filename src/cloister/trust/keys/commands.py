@@ -1,7 +1,7 @@
 """What the key broker can be asked.
 
-The API's process may create and destroy keys and list versions; only the node agent may unwrap one. An unwrapped key
-never travels in a message: it comes as a sealed memfd beside the answer, so that it goes from the broker to the volume
+The API's process may create and destroy keys and list versions, and has the key of one recording at a time; only the node
+agent may unwrap a volume's. An unwrapped key never travels in a message: it comes as a sealed memfd beside the answer, so that it goes from the broker to the volume
 daemon without ever lying in the agent's memory.
 """
 
@@ -96,6 +96,30 @@ class UnwrapKey(Command[KeyInfo], frozen=True, kw_only=True):
     """Why, in a word: `format`, `open`. Goes into the audit event."""
 
 
+class MakeRecordingKey(Command[bytes], frozen=True, kw_only=True):
+    """A new key for one recording, wrapped by the project's recording key, which is made if there is none. Allowed to the
+    API. The answer is the envelope; the key comes as a descriptor, as with UnwrapKey. Recorded before the recording key is
+    used."""
+
+    reply: ClassVar[type] = bytes
+    project_id: str
+    recording_id: str
+    by: OnBehalf
+
+
+class OpenRecordingKey(Command[None], frozen=True, kw_only=True):
+    """Opens what MakeRecordingKey gave: the key of this one recording, as a descriptor. Allowed to the API. Recorded before
+    it is opened."""
+
+    reply: ClassVar[object] = None
+    project_id: str
+    recording_id: str
+    wrapped: bytes
+    reason: str
+    """`record`: to write on. `replay`: somebody reads."""
+    by: OnBehalf
+
+
 class DestroyKeys(Command[int], frozen=True):
     """Destroy every version of every key of a project: its data can never be read again. Allowed to the API. The
     answer is the number destroyed; twice is once."""
@@ -188,6 +212,8 @@ class SignCheckpoint(Command[SignedTree], frozen=True, kw_only=True):
 AnyCommand = (
     CreateKey
     | UnwrapKey
+    | MakeRecordingKey
+    | OpenRecordingKey
     | DestroyKeys
     | RotateKeys
     | ChangeRing

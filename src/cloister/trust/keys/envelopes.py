@@ -2,6 +2,7 @@
 
     a project key     AES-256-GCM(seal, provider's envelope(root key, key))      provider `file`, `pkcs11` …
     a key below it    AES-256-GCM(project key, key)                              provider `project`, root_version its material
+    a recording's key AES-256-GCM(recording key, key)                            beside the recording (`recordings.py`)
     before 0008       provider's envelope(root key, key)                         until the first rotation
 
 Every layer authenticates project, purpose and version. Calls wait for the provider: where one is remote, make them in a
@@ -48,6 +49,16 @@ class Envelopes:
         with self._opened(chain.above) as project_key:
             project_key.unwrap_into(_content(chain.key), context_of(chain.key.info), buffer)
 
+    def opened(self, chain: Chain) -> RootKey:
+        """A key that wraps what is not in a row. Close it. Raises as `open_into`."""
+        page = SecretPage(KEY_BYTES)
+        try:
+            self.open_into(chain, page.buffer)
+            return RootKey(page)
+        except BaseException:
+            page.close()
+            raise
+
     def mint(self, above: WrappedKey, info: KeyInfo) -> WrappedKey:
         """A new random key under a project key."""
         with self._opened(above) as project_key, SecretPage(KEY_BYTES) as page:
@@ -92,13 +103,7 @@ class Envelopes:
         provider.unwrap_into(envelope, context, buffer)
 
     def _opened(self, key: WrappedKey) -> RootKey:
-        page = SecretPage(KEY_BYTES)
-        try:
-            self._open_top_into(key, page.buffer)
-            return RootKey(page)
-        except BaseException:
-            page.close()
-            raise
+        return self.opened(Chain(key, None))
 
 
 def context_of(info: KeyInfo) -> Context:

@@ -195,17 +195,39 @@ class Keeper:
         """Hand out one key. The order is the guarantee: no key is in clear that was not recorded first.
 
         1. Who asks may do so (`broker.py`).
-        2. Find the newest enabled version of the key, and whether the project's keys may be used: not those of a deleted
-           project, though it can be recovered, whoever asks.
-        3. Record its use, and commit. If that fails for whatever reason, refuse.
-        4. Open the envelopes, from the outermost in, each into a page of its own. A key service that does not answer is
-           asked again for PROVIDER_PATIENCE_S.
+        2. to 4. `use`.
         5. Copy the key, as hexadecimal digits, into a sealed memfd whose name says nothing.
         6. Wipe all pages.
         7. Answer; the descriptor goes beside the answer, and ours is closed (`broker.py`).
         """
         if purpose == PROJECT:
             raise BadRequestError(public="a project's own key is not handed out")
+
+        def open_into_memfd(envelopes: Envelopes, chain: Chain) -> int:
+            with SecretPage(KEY_BYTES) as page:
+                envelopes.open_into(chain, page.buffer)  # 4.
+                return into_memfd(page)  # 5., and 6. as the block ends
+
+        return await self.use(project_id, purpose, reason, by, work=open_into_memfd, give_back=os.close)
+
+    async def use(
+        self,
+        project_id: str,
+        purpose: str,
+        reason: str,
+        by: By,
+        *,
+        work: Callable[[Envelopes, Chain], T],
+        give_back: Callable[[T], None],
+    ) -> tuple[KeyInfo, T]:
+        """Have `work` open one key, recorded before it does. `give_back` takes a result that nobody waits for any more.
+
+        2. Find the newest enabled version of the key, and whether the project's keys may be used: not those of a deleted
+           project, though it can be recovered, whoever asks.
+        3. Record its use, and commit. If that fails for whatever reason, refuse.
+        4. Open the envelopes, from the outermost in, each into a page of its own. A key service that does not answer is
+           asked again for PROVIDER_PATIENCE_S.
+        """
         # 2.
         async with self._database.transaction() as tx:
             keys = (await store.keys_of(tx, [project_id]))[project_id]
@@ -217,22 +239,14 @@ class Keeper:
         if refusal is not None:
             raise refusal
         assert key is not None
-        # 4. to 6.
+        # 4.
         try:
             chain = rotation.chain_of(keys, key)
             is_remote = self._envelopes.provider_of(chain).is_remote
-            descriptor = await self._with_provider(is_remote, lambda: self._open_into_memfd(chain), os.close)
+            return key.info, await self._with_provider(is_remote, lambda: work(self._envelopes, chain), give_back)
         except CloisterError as error:
             await self._record_failure(event, error)
             raise
-        # 7. The rest is the broker's.
-        return key.info, descriptor
-
-    def _open_into_memfd(self, chain: Chain) -> int:
-        with SecretPage(KEY_BYTES) as page, SecretPage(2 * KEY_BYTES) as digits:
-            self._envelopes.open_into(chain, page.buffer)  # 4.
-            write_hexadecimal(page.buffer, digits.buffer)
-            return sealed_memfd(digits.buffer, "cloister")  # 5., and 6. as the block ends
 
     async def list(self, project_id: str | None) -> list[KeyInfo]:
         async with self._database.reading() as tx:
@@ -518,6 +532,13 @@ def _first(project_id: str, purpose: str, provider: str) -> KeyInfo:
     )
 
 
+def into_memfd(page: SecretPage) -> int:
+    """The key in the page, as it leaves the broker."""
+    with SecretPage(2 * KEY_BYTES) as digits:
+        write_hexadecimal(page.buffer, digits.buffer)
+        return sealed_memfd(digits.buffer, "cloister")
+
+
 def _unusable(key: WrappedKey | None) -> CloisterError | None:
     if key is None:
         return NotFoundError(public="this project has no key")
@@ -545,7 +566,7 @@ def _attempt(by: By, key: WrappedKey | None, project_id: str, reason: str, refus
     """The event of a use, or of its refusal."""
     event = by.event(Action.KEY_UNWRAP, key.info if key is not None else None, project_id=project_id, reason=reason)
     if refusal is not None:
-        event = msgspec.structs.replace(event, outcome="denied", details={"refused": refusal.public})
+        event = msgspec.structs.replace(event, outcome="denied", details={**event.details, "refused": refusal.public})
     return event
 
 
