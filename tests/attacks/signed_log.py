@@ -58,6 +58,7 @@ class SignedLog:
     def __init__(self, database: ControlDatabase, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.url = database.url()
         self._reader = database.url("cloister_api")
+        self.sentinel = database.url("cloister_sentinel")
         self.settings = Settings(state_dir=str(directory), database_url=self.url)
         save(self.settings)
         self._capsys = capsys

@@ -19,6 +19,7 @@ from cryptography import x509
 from cloister.app.process import Process
 from cloister.base.database import Database
 from cloister.trust.audit.forwarder import Forwarder
+from cloister.trust.keys.notary import read_last
 from cloister.trust.sentinel.delivery import Delivery
 from cloister.trust.sentinel.events import Network
 from cloister.trust.sentinel.rules import shipped
@@ -55,6 +56,7 @@ async def run(process: Process) -> None:
         database,
         paths.audit_exports,
         origin=settings.domain,
+        signed=lambda: read_last(paths.notary),
         observe=lambda name, error: watch.observe("sentinel.channel_failed", resource=f"export {name}", reason=error),
     )
     watch.channels, watch.poke = delivery.names, delivery.poke

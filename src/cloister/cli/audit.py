@@ -16,10 +16,13 @@ from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
 from cloister.cli.session import PROJECT_VARIABLE, Session, client_command, project_path
+from cloister.cli.witnesses import confirm, witnesses_of
 
 if TYPE_CHECKING:
     from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
+    from cloister.trust.audit.targets import Witness
     from cloister.trust.audit.verify import Broken, Head, Intact
+    from cloister.trust.audit.witness import Seen
 
 EVENTS_PATH: Final = "/cloister/audit/events"
 WHO_PATH: Final = "/cloister/audit/who"
@@ -247,9 +250,23 @@ def table(session: Session, *, name: str, project_id: str | None, since: str, li
     multiple=True,
     help="A file of checkpoints taken earlier: the log must begin with each of them. Repeatable; only on the server.",
 )
+@click.option(
+    "--witness",
+    "witnesses",
+    multiple=True,
+    metavar="NAME",
+    help="A witness (`export-to add-witness`): the log must begin with every checkpoint there. Repeatable; only on the server.",
+)
 @click.option("--key", type=KeyType(), help="The key that must have signed them; by default the one kept here.")
 @client_command
-def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path], key: "VerifierKey | None") -> int:
+def verify(
+    session: Session,
+    *,
+    noted: Sequence["Head"],
+    against: Sequence[Path],
+    witnesses: Sequence[str],
+    key: "VerifierKey | None",
+) -> int:
     """Replay the whole log. Exit code 1 with the first broken link if it was changed.
 
     The log is held to the last checkpoint that the key broker signed. On the server it is read from the control database
@@ -257,17 +274,22 @@ def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path]
     checkpoint --print`) and their key somewhere else: who rules the whole server can put everything back to yesterday, and
     only what lies elsewhere shows that.
     """
+    held: list[tuple[Witness, list[Seen]]] = []
     with Progress("Replaying the audit log"):
         place = session.state_dir
         if place is None:
-            if against:
-                raise CommandError("--against is for the server itself")
+            if against or witnesses:
+                raise CommandError("--against and --witness are for the server itself")
             verdict = session.api.get(VERIFY_PATH, noted=",".join(map(str, noted)) or None)
             refuse_unsigned(verdict, key)
         else:
             settings = load(place)
             last, checkpoints = signed_trees(settings, against, key)
+            held = asyncio.run(witnesses_of(settings, witnesses, key or _own_key(last)))
+            checkpoints += [each.checkpoint for _, some in held for each in some]
             verdict = _verdict(asyncio.run(replay(settings, noted, checkpoints)))
+            if verdict.get("fault") == "rolled back":
+                asyncio.run(confirm(held, verdict["broken_at"], key or _own_key(last)))
             verdict["checkpoint"] = None if last is None else last.size
     if session.is_json:
         out.show_json(verdict)
@@ -276,6 +298,11 @@ def verify(session: Session, *, noted: Sequence["Head"], against: Sequence[Path]
         click.echo(f"intact: {events} events, head {verdict['head']}")
         if "checkpoint" in verdict:
             click.echo(_covered(int(events), verdict["checkpoint"], len(against)))
+            for target, some in held:
+                newest = some[-1].checkpoint.size
+                click.echo(
+                    f"witness: extends all {len(some)} checkpoints in {target.place}, the newest of {newest} events"
+                )
     if not verdict["is_intact"]:
         rest = (
             "it is not the log that was signed or noted then"
@@ -440,6 +467,12 @@ def signed_trees(
             raise CommandError(f"{path}: no checkpoint")
         found += notes
     return last, found
+
+
+def _own_key(last: "SignedTree | None") -> "VerifierKey | None":
+    from cloister.protocol.merkle.notes import VerifierKey  # noqa: PLC0415 - heavy
+
+    return None if last is None else VerifierKey.parse(last.key)
 
 
 def refuse_unsigned(verdict: Json, key: "VerifierKey | None") -> None:

@@ -2,10 +2,14 @@
 reads; the API does not know it. Each change is an event, and so is sent."""
 
 import asyncio
+import configparser
 import os
+import re
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -33,9 +37,24 @@ _AFTER = click.option(
 )  # fmt: skip
 
 
+def _bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        sentinels.private_option,
+        sentinels.ca_option,
+        click.option(
+            "--credentials", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True,
+            help="A file as AWS's tools have it: aws_access_key_id and aws_secret_access_key. It is read once.",
+        ),
+        click.option("--endpoint", default="", metavar="URL", help="Of a store that is not AWS's: https://HOST[:PORT]."),
+        click.option("--region", required=True, help="The bucket's region."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group("export-to")
 def export_to() -> None:
-    """Send the audit log on, as it grows, in OCSF: to a webhook or to syslog. On the server, as root.
+    """Send the audit log on, as it grows, in OCSF: to a webhook, to syslog, to OpenTelemetry, to S3. On the server, as root.
 
     Each target gets every event, in order, at least once. One that is away gets all it missed when it is back, for the log
     keeps it; nothing waits for it.
@@ -78,6 +97,71 @@ def add_syslog(session: Session, /, **given: Any) -> None:
     _add(session, "syslog", given)
 
 
+@export_to.command("add-otlp")
+@click.argument("name")
+@click.argument("url")
+@click.option(
+    "--headers-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Lines NAME: VALUE, sent with each call: who we are, to the collector.",
+)
+@_AFTER
+@sentinels.ca_option
+@sentinels.private_option
+@client_command
+def add_otlp(session: Session, /, *, headers_file: Path | None, **given: Any) -> None:
+    """POST events to URL as OpenTelemetry's logs (OTLP over HTTP, JSON): https://HOST:4318/v1/logs, say."""
+    _add(session, "otlp", {**given, "headers": {} if headers_file is None else _headers(headers_file)})
+
+
+@export_to.command("add-s3")
+@click.argument("name")
+@click.argument("place", metavar="s3://BUCKET[/PREFIX]")
+@_bucket_options
+@click.option(
+    "--retain-days",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Lock each object so long that nobody can delete it; 0: not at all.",
+)
+@_AFTER
+@client_command
+def add_s3(session: Session, /, **given: Any) -> None:
+    """Put events into a bucket, as objects with an event a line. An object is put when its first event is a minute old."""
+    _add(session, "s3", _in_bucket(given))
+
+
+@export_to.command("add-witness")
+@click.argument("name")
+@click.argument("place", metavar="s3://BUCKET[/PREFIX]")
+@_bucket_options
+@click.option(
+    "--retain-days",
+    type=click.IntRange(min=1),
+    default=400,
+    show_default=True,
+    help="Nobody can delete a checkpoint for so long.",
+)
+@click.option(
+    "--every",
+    "every_s",
+    type=click.IntRange(5, 86_400),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often a checkpoint is put, if there is a new one.",
+)
+@client_command
+def add_witness(session: Session, /, **given: Any) -> None:
+    """Put signed checkpoints into a bucket with object lock, where nobody can delete them: `cloister audit verify --witness NAME`
+    then finds a log that was rolled back, even if this whole server was.
+
+    The bucket must have been made with object lock. Checkpoints are five lines without secrets.
+    """
+    _add(session, "witness", _in_bucket({**given, "after": 0}))
+
+
 @export_to.command()
 @click.argument("name")
 @client_command
@@ -93,16 +177,18 @@ def remove(session: Session, *, name: str) -> None:
 @click.argument("name")
 @client_command
 def test(session: Session, *, name: str) -> None:
-    """Send one event that says that it is a test, now, and say what the receiver answered."""
+    """Send one event that says that it is a test, now, and say what the receiver answered. A witness gets the last checkpoint."""
     from cloister.trust.audit.events import Event, body, timestamp  # noqa: PLC0415 - heavy
     from cloister.trust.audit.forwarder import attempt  # noqa: PLC0415 - heavy
     from cloister.trust.audit.ocsf import encoded  # noqa: PLC0415 - heavy
+    from cloister.trust.keys.notary import read_last  # noqa: PLC0415 - heavy
 
     settings = sentinels.settings(session)
     target = _find(settings, name)
     event = Event(action="export.test", actor="platform:root", at=timestamp(datetime.now(UTC)), resource=name)
     made = encoded(0, body(event), secrets.token_bytes(32), origin=settings.domain)
-    if error := asyncio.run(attempt(target, [made])):
+    signed = read_last(settings.paths.notary)
+    if error := asyncio.run(attempt(target, [made], origin=settings.domain, signed=signed)):
         raise CommandError(f"{name}: {error}")
     click.echo(f"{name} took it")
 
@@ -122,6 +208,28 @@ def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
     wanted = config.checked([*_read(settings), made])
     asyncio.run(_note(settings, made, "export.add"))
     sentinels.write(settings.paths.audit_exports, wanted)
+
+
+def _in_bucket(given: dict[str, Any]) -> dict[str, Any]:
+    """What the target's file has of these options."""
+    match = re.fullmatch(r"s3://([^/]+)/?(.*?)/?", given.pop("place"))
+    if match is None:
+        raise CommandError("a place in S3 is s3://BUCKET or s3://BUCKET/PREFIX")
+    path = given.pop("credentials")
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(path.read_text())
+        section = parser["default"] if "default" in parser else parser[parser.sections()[0]]
+        keys = {"key_id": section["aws_access_key_id"], "secret_key": section["aws_secret_access_key"]}
+    except (configparser.Error, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path}: no [default] with aws_access_key_id and aws_secret_access_key") from error
+    prefix = f"{match[2]}/" if match[2] else ""
+    return {**given, **keys, "bucket": match[1], "prefix": prefix, "endpoint": given["endpoint"].rstrip("/")}
+
+
+def _headers(path: Path) -> dict[str, str]:
+    pairs = [line.partition(":") for line in path.read_text().splitlines() if line.strip()]
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _read(settings: Settings) -> "list[Target]":

@@ -175,8 +175,8 @@ async def test_who_dies_before_the_position_is_kept_sends_again_with_the_same_id
     await world.append(3)
     sent = forwarder.attempt
 
-    async def attempt_and_die(*given: Any) -> str:
-        await sent(*given)
+    async def attempt_and_die(*given: Any, **named: Any) -> str:
+        await sent(*given, **named)
         raise asyncio.CancelledError
 
     async with receiver.open(receiver.webhook):

@@ -6,6 +6,7 @@
 3. A target that does not answer is asked again after 1, 2, 4 … 300 seconds, and never given up: the log keeps its events.
    It delays no other, and nothing of the platform waits for any of this.
 4. A log that ends before what was sent was rolled back. Its next events are new ones, with new ids: they are sent.
+5. A witness gets checkpoints instead, each some minutes the last one that was signed.
 """
 
 import asyncio
@@ -15,21 +16,28 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import CloisterError
+from cloister.base.errors import CloisterError, UnavailableError
+from cloister.protocol.merkle.notes import SignedTree, VerifierKey
+from cloister.trust.audit import otlp, witness
 from cloister.trust.audit import targets as config
 from cloister.trust.audit.ocsf import VERSION, encoded
-from cloister.trust.audit.targets import Syslog, Target
+from cloister.trust.audit.targets import S3, Otlp, Syslog, Target, Webhook, Witness
 from cloister.trust.sending import syslog, webhook
+from cloister.trust.sending.https import exchange
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS: Final = 200
 # Some 350 kB: what a receiver takes in one request without being configured for it.
+
+OBJECT_ROWS: Final = 2_000
+OBJECT_WAIT_S: Final = 60.0
+# An object in a bucket is paid for each: it is put when it is full, or when its first event has waited for so long.
 
 IDLE_S: Final = 0.5
 # Between looks at the log.
@@ -45,6 +53,9 @@ FAILURES_TOLD: Final = 4
 
 ERROR_CHARS_MAX: Final = 300
 
+ANSWER_BYTES_MAX: Final = 64 * 1024
+# Of a collector, which says how many it did not take.
+
 FACILITY: Final = 13
 # "log audit"
 
@@ -53,14 +64,22 @@ _PRIORITIES: Final = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2}
 
 
 class Forwarder:
-    """`path`: the targets' file. `origin` names this platform. `observe` says that a target fails."""
+    """`path`: the targets' file. `origin` names this platform. `signed` is the last tree that was signed. `observe` says that a
+    target fails."""
 
     def __init__(
-        self, database: Database, path: Path, *, origin: str, observe: Callable[[str, str], None] = lambda *_: None
+        self,
+        database: Database,
+        path: Path,
+        *,
+        origin: str,
+        signed: Callable[[], SignedTree | None] = lambda: None,
+        observe: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self._database = database
         self._path = path
         self._origin = origin
+        self._signed = signed
         self._observe = observe
         self._due: dict[str, float] = {}
         self._lanes: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +122,7 @@ class Forwarder:
 
     async def _send_next(self, target: Target) -> bool:
         """One batch; whether there may be more at once."""
+        rows_max = OBJECT_ROWS if isinstance(target, S3) else BATCH_ROWS
         async with self._database.transaction() as tx:
             await tx.execute(
                 "INSERT INTO audit_export (name, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING", target.name, target.after
@@ -111,22 +131,51 @@ class Forwarder:
                 "UPDATE audit_export SET seq = head.seq FROM audit_head head WHERE name = $1 AND audit_export.seq > head.seq",
                 target.name,
             )
-            kept = await tx.fetch_row("SELECT seq, failures FROM audit_export WHERE name = $1", target.name)
-            assert kept is not None
-            rows = await tx.fetch(
-                "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2", kept["seq"], BATCH_ROWS
+            kept = await tx.fetch_row(
+                """SELECT seq, failures, extract(epoch FROM now() - sent_at)::float8 AS sent_ago FROM audit_export
+                    WHERE name = $1""",
+                target.name,
             )
+            assert kept is not None
+            if isinstance(target, Witness):
+                rows = []
+            else:
+                rows = await tx.fetch(
+                    "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2",
+                    kept["seq"],
+                    rows_max,
+                )
+        if isinstance(target, Witness):
+            signed = self._due_checkpoint(target, kept)
+            if signed is not None:
+                await self._note(target, kept, signed.size, await attempt(target, [], signed=signed))
+            return False
         if not rows:
             return False
         events = [encoded(row["seq"], row["body"], row["hash"], origin=self._origin) for row in rows]
-        error = await attempt(target, events)
+        if isinstance(target, S3) and len(rows) < rows_max and _waited(events[0]) < OBJECT_WAIT_S:
+            return False
+        error = await attempt(target, events, origin=self._origin)
+        await self._note(target, kept, rows[-1]["seq"], error)
+        return not error and len(rows) == rows_max
+
+    def _due_checkpoint(self, target: Witness, kept: Any) -> SignedTree | None:
+        """(5) What was signed since, if the last one has been there for long enough. A smaller one than that is another log:
+        it is put, too."""
+        signed = self._signed()
+        if signed is None or signed.size in (0, kept["seq"]):
+            return None
+        return signed if kept["sent_ago"] is None or kept["sent_ago"] >= target.every_s else None
+
+    async def _note(self, target: Target, kept: Any, seq: int, error: str) -> None:
+        """What came of it."""
         async with self._database.transaction() as tx:
             if not error:  # (1)
                 await tx.execute(
                     """UPDATE audit_export SET seq = $2, sent_at = now(), failures = 0, failed_since = NULL, error = ''
                         WHERE name = $1 AND seq = $3""",
                     target.name,
-                    rows[-1]["seq"],
+                    seq,
                     kept["seq"],
                 )
             else:
@@ -141,7 +190,6 @@ class Forwarder:
             self._due[target.name] = time.monotonic() + pause(kept["failures"])
             if kept["failures"] + 1 == FAILURES_TOLD:
                 self._observe(target.name, error)
-        return not error and len(rows) == BATCH_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,19 +240,13 @@ def pause(failures: int) -> float:
     return min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(failures, 20))
 
 
-async def attempt(target: Target, events: Sequence[dict[str, Any]]) -> str:
-    """Send them once. Why they did not arrive; empty if they did."""
+async def attempt(
+    target: Target, events: Sequence[dict[str, Any]], *, origin: str = "", signed: SignedTree | None = None
+) -> str:
+    """Send them once; to a witness, what was signed. Why it did not arrive; empty if it did."""
     try:
         async with asyncio.timeout(SEND_TIMEOUT_S):
-            if isinstance(target, Syslog):
-                await syslog.send(
-                    [line(event, host=socket.gethostname()) for event in events],
-                    target.host, target.port, ca_file=target.ca_file, private=target.private,
-                )  # fmt: skip
-            else:
-                body = batch(events)
-                signed = {webhook.SIGNATURE: webhook.signature(target.secret, int(time.time()), body)}
-                await webhook.post(target.url, body, signed, ca_file=target.ca_file, private=target.private)
+            await _send(target, events, origin, signed)
     except TimeoutError:
         return f"no answer within {SEND_TIMEOUT_S:g} s"
     except CloisterError as error:
@@ -212,6 +254,48 @@ async def attempt(target: Target, events: Sequence[dict[str, Any]]) -> str:
     except OSError as error:
         return str(error) or type(error).__name__
     return ""
+
+
+async def _send(target: Target, events: Sequence[dict[str, Any]], origin: str, signed: SignedTree | None) -> None:
+    match target:
+        case Syslog():
+            await syslog.send(
+                [line(event, host=socket.gethostname()) for event in events],
+                target.host, target.port, ca_file=target.ca_file, private=target.private,
+            )  # fmt: skip
+        case Webhook():
+            body = batch(events)
+            said = {webhook.SIGNATURE: webhook.signature(target.secret, int(time.time()), body)}
+            await webhook.post(target.url, body, said, ca_file=target.ca_file, private=target.private)
+        case Otlp():
+            said = {"Content-Type": "application/json", **target.headers}
+            body = otlp.request(events, origin=origin)
+            answer = await exchange(
+                "POST", target.url, said, body,
+                ca_file=target.ca_file, private=target.private, wanted=ANSWER_BYTES_MAX,
+            )  # fmt: skip
+            if not 200 <= answer.status < 300:
+                raise UnavailableError(public=f"answered {answer.status}")
+            otlp.refuse_partial(answer.body)
+        case S3():
+            first, last = (each["metadata"]["sequence"] for each in (events[0], events[-1]))
+            key = f"{target.prefix}events/{first:019}-{last:019}.ndjson"
+            await target.store.put(key, lines(events), kind="application/x-ndjson", retain_days=target.retain_days)
+        case Witness():
+            if signed is None:
+                raise UnavailableError(public="nothing was signed yet")
+            key = target.prefix + witness.name_of(VerifierKey.parse(signed.key).opened(signed.note))
+            await target.store.put(key, signed.note.encode(), kind="text/plain", retain_days=target.retain_days)
+
+
+def _waited(event: dict[str, Any]) -> float:
+    """Seconds since it was appended."""
+    return datetime.now(UTC).timestamp() - float(event["time"]) / 1000
+
+
+def lines(events: Sequence[dict[str, Any]]) -> bytes:
+    """An object's content: an event a line."""
+    return b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
 
 
 def batch(events: Sequence[dict[str, Any]]) -> bytes:

@@ -8,9 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from cloister.base.errors import BadRequestError
+from cloister.trust.sending.s3 import Bucket
+from cloister.trust.sending.sigv4 import Credentials
 from cloister.trust.sending.targets import Host, Name, Port, SigningSecret
 from cloister.trust.sending.targets import target as parsed
 
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
+HeaderValue = Annotated[str, Meta(pattern=r"^[!-~]([ -~]{0,4094}[!-~])?\Z")]
 After = Annotated[int, Meta(ge=0)]
 """The target gets the events after this one."""
 
@@ -43,7 +47,69 @@ class Syslog(msgspec.Struct, frozen=True, tag="syslog", tag_field="type", forbid
         return f"{self.host}:{self.port}"
 
 
-Target = Webhook | Syslog
+class Otlp(msgspec.Struct, frozen=True, tag="otlp", tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """OpenTelemetry's logs, as JSON over HTTP."""
+
+    name: Name
+    after: After
+    url: str
+    headers: dict[HeaderName, HeaderValue] = {}
+    """Who we are, to the collector."""
+    ca_file: str = ""
+    private: bool = False
+
+    @property
+    def place(self) -> str:
+        return self.url
+
+
+class _Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    name: Name
+    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")]
+    prefix: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\Z", max_length=200)] = ""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+    endpoint: str = ""
+    """Of a store that is not AWS's: https://HOST[:PORT]."""
+    key_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    secret_key: Annotated[str, Meta(min_length=1, max_length=256)]
+    ca_file: str = ""
+    private: bool = False
+
+    @property
+    def place(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def url(self) -> str:
+        return (
+            f"{self.endpoint}/{self.bucket}"
+            if self.endpoint
+            else f"https://{self.bucket}.s3.{self.region}.amazonaws.com"
+        )
+
+    @property
+    def store(self) -> Bucket:
+        credentials = Credentials(self.key_id, self.secret_key, self.region)
+        return Bucket(self.url, credentials, ca_file=self.ca_file, private=self.private)
+
+
+class S3(_Bucket, frozen=True, tag="s3", tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """Events as objects, a line each, under `events/`."""
+
+    after: After
+    retain_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    """That nobody can delete them; 0: whoever may delete there can."""
+
+
+class Witness(_Bucket, frozen=True, tag="witness", tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """Checkpoints of the log as objects that nobody can delete, under `checkpoints/`."""
+
+    after: Annotated[int, Meta(ge=0, le=0)] = 0
+    retain_days: Annotated[int, Meta(ge=1, le=36_500)] = 400
+    every_s: Annotated[int, Meta(ge=5, le=86_400)] = 300
+
+
+Target = Webhook | Syslog | Otlp | S3 | Witness
 
 
 def read(path: Path) -> list[Target]:
@@ -68,6 +134,9 @@ def checked(targets: Sequence[Target]) -> list[Target]:
     if len(set(names)) != len(names):
         raise BadRequestError(public=f"there is a target {names[-1]} already")
     for each in found:
-        if isinstance(each, Webhook):
-            parsed(each.url)
+        match each:
+            case Webhook() | Otlp() | S3() | Witness():
+                parsed(each.url)
+            case Syslog():
+                pass
     return found
