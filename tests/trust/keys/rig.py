@@ -7,7 +7,8 @@ from typing import Final
 
 from cloister.base.clock import Clock, FakeClock
 from cloister.base.database import Database
-from cloister.trust.keys.keeper import By, Keeper
+from cloister.trust.keys.asking import By
+from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.providers import FileProvider, Provider, create_root_key
 from cloister.trust.keys.roots import Roots

@@ -19,7 +19,7 @@ from cloister.trust.keys.commands import KeyInfo
 from cloister.trust.keys.envelopes import context_of
 from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import ErasedError, Keystore
-from cloister.trust.keys.providers.provider import KeyDamagedError, RootKey
+from cloister.trust.keys.providers.provider import KeyDamagedError, ProviderUnavailableError, RootKey
 from tests.fix_database import DatabaseAs
 from tests.trust.keys.rig import AGENT, ALICE, Rig, read_key
 
@@ -85,7 +85,7 @@ async def test_a_rotation_makes_new_versions_and_the_same_key_comes_out(rig: Rig
     await keeper.create(PROJECT, "volume", ALICE)
     before = await read_key(keeper, PROJECT)
     rig.clock.advance(timedelta(days=3))  # type: ignore[attr-defined]
-    ring = await keeper.rotate(PROJECT, ALICE)
+    ring = await keeper.rotations.rotate(PROJECT, ALICE)
     assert ring.rotated_at == "2026-01-04T00:00:00.000000Z"
     assert await versions(keeper) == [
         ("project", 1, 1, "file"),
@@ -112,7 +112,11 @@ async def test_a_rotation_that_cannot_be_recorded_opens_nothing(
         monkeypatch.setattr(RootKey, name, lambda *arguments: opened.append(arguments))
     async with (await database_as("postgres")).transaction() as tx:
         await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
-    for attempt in (keeper.rotate(PROJECT, ALICE), keeper.create(PROJECT, "backup", ALICE), read_key(keeper, PROJECT)):
+    for attempt in (
+        keeper.rotations.rotate(PROJECT, ALICE),
+        keeper.create(PROJECT, "backup", ALICE),
+        read_key(keeper, PROJECT),
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await attempt
     assert opened == []
@@ -195,7 +199,7 @@ async def test_keys_from_before_there_was_a_hierarchy_open_and_move_into_it(rig:
     assert await read_key(keeper, PROJECT) == key
     await keeper.reconcile()
     assert await versions(keeper) == [("volume", 1, 1, "file")], "it stands under the current root: no hurry"
-    await keeper.rotate(PROJECT, ALICE)
+    await keeper.rotations.rotate(PROJECT, ALICE)
     assert await versions(keeper) == [("project", 1, 1, "file"), ("volume", 1, 1, "file"), ("volume", 2, 1, "project")]
     assert await read_key(keeper, PROJECT) == key
 
@@ -205,12 +209,12 @@ async def test_disabled_is_refused_with_a_sentence_until_it_is_enabled(rig: Rig,
     await keeper.create(PROJECT, "volume", ALICE)
     key = await read_key(keeper, PROJECT)
     for _ in range(2):
-        assert (await keeper.change(PROJECT, "disable", 30, "stolen laptop", ALICE)).state == "disabled"
+        assert (await keeper.rings.change(PROJECT, "disable", 30, "stolen laptop", ALICE)).state == "disabled"
     with pytest.raises(PreconditionError, match="the key of this project is disabled"):
         await read_key(keeper, PROJECT)
     with pytest.raises(PreconditionError, match="disabled"):
-        await keeper.rotate(PROJECT, ALICE)
-    assert (await keeper.change(PROJECT, "enable", 30, "", ALICE)).state == "enabled"
+        await keeper.rotations.rotate(PROJECT, ALICE)
+    assert (await keeper.rings.change(PROJECT, "enable", 30, "", ALICE)).state == "enabled"
     assert await read_key(keeper, PROJECT) == key
     changes = [it.event for it in await recorded() if it.event.action in ("key.disable", "key.enable")]
     assert [(it.action, it.actor, it.reason) for it in changes] == [
@@ -224,7 +228,7 @@ async def test_where_keys_may_not_be_used_none_is_made(rig: Rig, recorded: Log) 
     keeper = rig.keeper()
     volume = await keeper.create(PROJECT, "volume", ALICE)
     for change, words in (("disable", "is disabled"), ("destroy", "will be destroyed")):
-        await keeper.change(PROJECT, change, 30, "", ALICE)
+        await keeper.rings.change(PROJECT, change, 30, "", ALICE)
         with pytest.raises(PreconditionError, match=words):
             await keeper.create(PROJECT, "backup", ALICE)
         refused = (await recorded())[-1].event
@@ -239,15 +243,15 @@ async def test_keys_that_are_disabled_while_they_are_rotated_stay_as_they_are(
     keeper = rig.keeper()
     await keeper.create(PROJECT, "volume", ALICE)
     before = await versions(keeper)
-    ensure = keeper._with_provider
+    asked = keeper._patience.asked
 
     async def disabled_meanwhile(*arguments: object) -> object:
-        await rig.keeper().change(PROJECT, "disable", 30, "", ALICE)
-        return await ensure(*arguments)  # type: ignore[arg-type]
+        await rig.keeper().rings.change(PROJECT, "disable", 30, "", ALICE)
+        return await asked(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(keeper, "_with_provider", disabled_meanwhile)
+    monkeypatch.setattr(keeper._patience, "asked", disabled_meanwhile)
     with pytest.raises(ConflictError, match="changed meanwhile"):
-        await keeper.rotate(PROJECT, ALICE)
+        await keeper.rotations.rotate(PROJECT, ALICE)
     assert await versions(keeper) == before
 
 
@@ -279,40 +283,44 @@ async def test_a_destruction_waits_can_be_cancelled_and_happens_on_its_day(rig: 
     key = await read_key(keeper, PROJECT)
     for days in (0, 6, 31):
         with pytest.raises(BadRequestError, match="7 to 30 days"):
-            await keeper.change(PROJECT, "destroy", days, "", ALICE)
-    ring = await keeper.change(PROJECT, "destroy", 7, "contract ended", ALICE)
+            await keeper.rings.change(PROJECT, "destroy", days, "", ALICE)
+    ring = await keeper.rings.change(PROJECT, "destroy", 7, "contract ended", ALICE)
     assert (ring.state, ring.destroy_at) == ("pending_destruction", "2026-01-08T00:00:00.000000Z")
     with pytest.raises(PreconditionError, match="will be destroyed at 2026-01-08 00:00 UTC"):
         await read_key(keeper, PROJECT)
     with pytest.raises(ConflictError, match="to be destroyed, which can be cancelled: enable is not possible"):
-        await keeper.change(PROJECT, "enable", 30, "", ALICE)
+        await keeper.rings.change(PROJECT, "enable", 30, "", ALICE)
     clock.advance(timedelta(days=6, hours=23))
     await keeper.reconcile()
-    assert (await keeper.change(PROJECT, "cancel", 30, "", ALICE)).state == "disabled"
-    await keeper.change(PROJECT, "enable", 30, "", ALICE)
+    assert (await keeper.rings.change(PROJECT, "cancel", 30, "", ALICE)).state == "disabled"
+    await keeper.rings.change(PROJECT, "enable", 30, "", ALICE)
     assert await read_key(keeper, PROJECT) == key
-    await keeper.change(PROJECT, "destroy", 7, "contract ended", ALICE)
+    await keeper.rings.change(PROJECT, "destroy", 7, "contract ended", ALICE)
     clock.advance(timedelta(days=7))
     await keeper.reconcile()
-    assert (await keeper.ring(PROJECT)).state == "destroyed"
+    assert (await keeper.rings.info(PROJECT)).state == "destroyed"
     with pytest.raises(PreconditionError, match="destroyed"):
         await read_key(keeper, PROJECT)
     with pytest.raises(ConflictError, match="destroyed"):
-        await keeper.change(PROJECT, "cancel", 30, "", ALICE)
+        await keeper.rings.change(PROJECT, "cancel", 30, "", ALICE)
     await read_key(keeper, OTHER)
 
 
 async def test_what_cannot_be(rig: Rig) -> None:
     keeper = rig.keeper()
-    for call in (keeper.ring(PROJECT), keeper.rotate(PROJECT, ALICE), keeper.change(PROJECT, "disable", 30, "", ALICE)):
+    for call in (
+        keeper.rings.info(PROJECT),
+        keeper.rotations.rotate(PROJECT, ALICE),
+        keeper.rings.change(PROJECT, "disable", 30, "", ALICE),
+    ):
         with pytest.raises(NotFoundError):
             await call
     await keeper.create(PROJECT, "volume", ALICE)
     with pytest.raises(BadRequestError, match="disable, enable, destroy, cancel"):
-        await keeper.change(PROJECT, "melt", 30, "", ALICE)
+        await keeper.rings.change(PROJECT, "melt", 30, "", ALICE)
     for days in (0, 2561):
         with pytest.raises(BadRequestError, match="1 to 2560 days"):
-            await keeper.set_policy(ORG, days, ALICE)
+            await keeper.rings.set_policy(ORG, days, ALICE)
 
 
 # -- crypto-erase: yesterday's backup
@@ -343,7 +351,7 @@ async def test_yesterdays_control_database_does_not_bring_an_erased_project_back
         await keeper.create(project, "volume", ALICE)
     others_key = await read_key(keeper, OTHER)
     backup = await dump(rig.database)
-    await keeper.destroy(PROJECT, ALICE)
+    await keeper.rings.destroy(PROJECT, ALICE)
     await put_back(rig.database, backup)
     assert await dump(rig.database) == backup, "every row is as it was yesterday, the root key too"
     for it in (keeper, rig.keeper()):
@@ -360,7 +368,7 @@ async def test_yesterdays_seals_are_refused_and_todays_still_serve(rig: Rig, tmp
     others_key = await read_key(keeper, OTHER)
     rows = await dump(rig.database)
     shutil.copytree(rig.keystore_directory, tmp_path / "yesterday")
-    await keeper.destroy(PROJECT, ALICE)
+    await keeper.rings.destroy(PROJECT, ALICE)
     shutil.copytree(rig.keystore_directory, tmp_path / "today")
     await put_back(rig.database, rows)
     shutil.copytree(tmp_path / "yesterday", rig.keystore_directory, dirs_exist_ok=True)
@@ -387,7 +395,7 @@ async def test_whoever_keeps_a_copy_of_the_epoch_key_keeps_the_erased_project(ri
     key, rows = await read_key(keeper, PROJECT), await dump(rig.database)
     for name in ("keystore", "epochs"):
         shutil.copytree(rig.directory / name, tmp_path / "kept" / name)
-    await keeper.destroy(PROJECT, ALICE)
+    await keeper.rings.destroy(PROJECT, ALICE)
     await put_back(rig.database, rows)
     for name in ("keystore", "epochs"):
         shutil.rmtree(rig.directory / name)
@@ -404,11 +412,17 @@ async def test_an_erasure_that_was_cut_before_the_seal_went_is_completed(
     with monkeypatch.context() as patched:
         patched.setattr("cloister.trust.keys.keystore.Keystore.erase", lambda *_: (_ for _ in ()).throw(OSError))
         with pytest.raises(OSError):
-            await keeper.destroy(PROJECT, ALICE)
+            await keeper.rings.destroy(PROJECT, ALICE)
     again = rig.keeper()
     assert (await again.keystore()).seals == 1
-    await again.reconcile()
-    assert (await again.keystore()).seals == 0
+
+    async def away() -> None:
+        raise ProviderUnavailableError
+
+    monkeypatch.setattr(again.rotations, "move_to_current_root", away)
+    with pytest.raises(ProviderUnavailableError):
+        await again.reconcile()
+    assert (await again.keystore()).seals == 0, "an erasure waits for no key service"
     await put_back(rig.database, rows)
     with pytest.raises(ErasedError):
         await read_key(again, PROJECT)
@@ -490,8 +504,8 @@ async def test_without_a_policy_of_its_own_an_organization_rotates_yearly(rig: R
     clock.advance(timedelta(days=364))
     await keeper.reconcile()
     assert len(await versions(keeper)) == 2
-    assert await keeper.policy(ORG) == 365
-    await keeper.set_policy(ORG, 30, ALICE)
-    assert (await keeper.policy(ORG), (await keeper.ring(PROJECT)).rotate_days) == (30, 30)
+    assert await keeper.rings.policy(ORG) == 365
+    await keeper.rings.set_policy(ORG, 30, ALICE)
+    assert (await keeper.rings.policy(ORG), (await keeper.rings.info(PROJECT)).rotate_days) == (30, 30)
     await keeper.reconcile()
     assert len(await versions(keeper)) == 4, "overdue by the new policy: rotated at once"

@@ -168,7 +168,7 @@ async def test_an_outage_in_a_wake_is_waited_for_and_then_said(
     host: Host, tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes back while a wake waits: the wake goes on. It does not: the wake fails, with a sentence."""
-    monkeypatch.setattr("cloister.trust.keys.keeper._RETRY_S", 0.01)
+    monkeypatch.setattr("cloister.trust.keys.patience._RETRY_S", 0.01)
     rig = Rig(tmp_path, database)
     keeper = rig.keeper(host.provider, patience_s=60)
     await keeper.create(HERE.project_id, "volume", ALICE)

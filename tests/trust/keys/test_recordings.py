@@ -85,13 +85,14 @@ async def test_it_opens_no_other_recording_and_not_when_it_was_changed(rig: Rig,
     ):
         with pytest.raises(UnprocessableError):
             await attempt
-    assert [it.outcome for it in await log(database_as)][-2:] == ["ok", "failed"]
+    tried = [(it.outcome, it.details["recording"]) for it in (await log(database_as))[-2:]]
+    assert tried == [("ok", str(RECORDING)), ("failed", str(RECORDING))]
 
 
 async def test_rotations_and_another_root_touch_no_recording(rig: Rig) -> None:
     keeper = rig.keeper()
     wrapped, key = await made(keeper)
-    await keeper.rotate(PROJECT, ALICE)
+    await keeper.rotations.rotate(PROJECT, ALICE)
     assert {(it.purpose, it.version, it.material) for it in await keeper.list(PROJECT)} == {
         ("project", 1, 1), ("project", 2, 2), ("recording", 1, 1), ("recording", 2, 1),
     }  # fmt: skip
@@ -104,7 +105,7 @@ async def test_a_project_that_is_erased_takes_its_recordings_along_also_out_of_a
     wrapped, _ = await made(keeper)
     neighbours, key = await made(keeper, NEIGHBOUR)
     rows = await dump(rig.database)
-    await keeper.destroy(PROJECT, ALICE)
+    await keeper.rings.destroy(PROJECT, ALICE)
     with pytest.raises(PreconditionError, match="destroyed"):
         await opened(keeper, wrapped)
     with pytest.raises(ConflictError, match="destroyed"):
@@ -120,12 +121,12 @@ async def test_a_project_that_is_erased_takes_its_recordings_along_also_out_of_a
 async def test_where_keys_are_disabled_nothing_is_recorded_or_replayed(rig: Rig, database_as: DatabaseAs) -> None:
     keeper = rig.keeper()
     wrapped, key = await made(keeper)
-    await keeper.change(PROJECT, "disable", 30, "", ALICE)
+    await keeper.rings.change(PROJECT, "disable", 30, "", ALICE)
     for attempt in (opened(keeper, wrapped), made(keeper, recording_id=ANOTHER)):
         with pytest.raises(PreconditionError, match="disabled"):
             await attempt
         assert (await log(database_as))[-1].outcome == "denied"
-    await keeper.change(PROJECT, "enable", 30, "", ALICE)
+    await keeper.rings.change(PROJECT, "enable", 30, "", ALICE)
     assert await opened(keeper, wrapped) == key
 
 

@@ -53,7 +53,7 @@ async def rotated(tmp_path: Path, database: Database, owner: Any) -> Keeper:
     """Of a project with a protected branch, rotated once and moved to another root once."""
     rig = Rig(tmp_path, database)
     await rig.keeper().create(PROJECT, "volume", ALICE)
-    await rig.keeper().rotate(PROJECT, ALICE)
+    await rig.keeper().rotations.rotate(PROJECT, ALICE)
     keeper = rig.keeper(rig.root("second"), rig.root("root"))
     await owner.execute(_PROTECTED)
     await keeper.reconcile()
@@ -145,12 +145,12 @@ async def test_a_scheduled_destruction_gives_way_to_a_branch_that_was_protected_
     rotated: Keeper, owner: Any
 ) -> None:
     with pytest.raises(UnprocessableError, match="protected branches"):
-        await rotated.change(PROJECT, "destroy", 7, "", ALICE)
+        await rotated.rings.change(PROJECT, "destroy", 7, "", ALICE)
     await owner.execute("ALTER TABLE key_ring DISABLE TRIGGER USER")
     await owner.execute("UPDATE key_ring SET state = 'pending_destruction', destroy_at = '2026-01-01 00:00Z'")
     await owner.execute("ALTER TABLE key_ring ENABLE ALWAYS TRIGGER key_ring_protection")
     await rotated.reconcile()
-    assert (await rotated.ring(PROJECT)).state == "disabled"
+    assert (await rotated.rings.info(PROJECT)).state == "disabled"
     assert {state for *_, state in await states(owner)} == {"enabled"}
     body = await owner.fetchval("SELECT body FROM audit_event ORDER BY seq DESC LIMIT 1")
     assert '"outcome":"failed"' in body

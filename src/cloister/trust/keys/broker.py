@@ -31,6 +31,7 @@ from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, Reply, Request, frame, frame_length
 from cloister.trust.audit import Action, Event, record
+from cloister.trust.keys.asking import By
 from cloister.trust.keys.commands import (
     AnyCommand,
     ChangeRing,
@@ -50,7 +51,7 @@ from cloister.trust.keys.commands import (
     SignCheckpoint,
     UnwrapKey,
 )
-from cloister.trust.keys.keeper import By, Keeper
+from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.notary import ForkError, Notary
 from cloister.trust.keys.recordings import RecordingKeys
 from cloister.trust.keys.refusals import Refusals
@@ -215,21 +216,23 @@ class KeyBroker:
                 reason, by = _word("reason", command.reason), _on_behalf(command.by)
                 return Answer(None, await self._recordings.open(project_id, recording_id, command.wrapped, reason, by))
             case DestroyKeys():
-                return Answer(await keeper.destroy(parse_project_id(command.project_id), _by(peer)))
+                return Answer(await keeper.rings.destroy(parse_project_id(command.project_id), _by(peer)))
             case RotateKeys():
-                return Answer(await keeper.rotate(parse_project_id(command.project_id), _on_behalf(command.by)))
+                return Answer(
+                    await keeper.rotations.rotate(parse_project_id(command.project_id), _on_behalf(command.by))
+                )
             case ChangeRing():
                 project_id, by = parse_project_id(command.project_id), _on_behalf(command.by)
-                return Answer(await keeper.change(project_id, command.change, command.days, command.reason, by))
+                return Answer(await keeper.rings.change(project_id, command.change, command.days, command.reason, by))
             case GetRing():
-                return Answer(await keeper.ring(parse_project_id(command.project_id)))
+                return Answer(await keeper.rings.info(parse_project_id(command.project_id)))
             case ListKeys():
                 return Answer(await keeper.list(command.project_id))
             case SetKeyPolicy():
                 org_id, by = parse_org_id(command.org_id), _on_behalf(command.by)
-                return Answer(await keeper.set_policy(org_id, command.days, by))
+                return Answer(await keeper.rings.set_policy(org_id, command.days, by))
             case GetKeyPolicy():
-                return Answer(await keeper.policy(parse_org_id(command.org_id)))
+                return Answer(await keeper.rings.policy(parse_org_id(command.org_id)))
             case GetKeystore():
                 return Answer(await keeper.keystore())
             case ReloadRoots():

@@ -13,9 +13,10 @@ from typing import Final
 from uuid import UUID
 
 from cloister.base.errors import UnprocessableError
+from cloister.trust.keys.asking import By
 from cloister.trust.keys.commands import KeyInfo
 from cloister.trust.keys.envelopes import Chain, Envelopes
-from cloister.trust.keys.keeper import By, Keeper, into_memfd
+from cloister.trust.keys.keeper import Keeper, into_memfd
 from cloister.trust.keys.memory import SecretPage
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError
 
