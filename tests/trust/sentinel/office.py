@@ -76,6 +76,8 @@ def _day(midnight: datetime, number: int, random: Random) -> Iterator[Event]:
         yield from _person(clock, person, number, random)
     for change in range(8):
         yield from _pipeline(clock(9 + change, 10 * random.random()), f"br-{number}-{change}")
+    for change in range(30):
+        yield from _pipeline(clock(17, change / 3), f"br-{number}-late-{change}")
     # At nine everybody's branch is woken.
     for branch in range(10):
         yield from _woken(clock(9, branch / 6), f"ep-own-{branch}")
@@ -142,15 +144,15 @@ def _person(clock: Any, person: str, number: int, random: Random) -> Iterator[Ev
 
 
 def _pipeline(at: datetime, branch: str) -> Iterator[Event]:
-    """A branch for a change: made, woken, tested with forty connections, given up."""
+    """A branch for a change: made, woken, tested with eight connections, given up. Before the day's end thirty within ten minutes."""
     key, runner, endpoint = "key:ci", "198.18.30.7", f"ep-{branch}"
     yield called(at, key, runner, Action.BRANCH_CREATE, branch_id=branch)
     yield from _woken(at + timedelta(seconds=1), endpoint)
-    for number in range(40):
+    for number in range(8):
         began = at + timedelta(seconds=2 + number / 2)
         yield opened(began, "ci", runner, f"pytest-{number}", endpoint_id=endpoint)
         yield closed(began + timedelta(seconds=1), "ci", runner, 40_000)
-    yield called(at + timedelta(minutes=5), key, runner, Action.BRANCH_DELETE, branch_id=branch)
+    yield called(at + timedelta(minutes=5), key, runner, Action.BRANCH_DELETE, branch_id=branch, details={"age_s": 300})
 
 
 def _woken(at: datetime, endpoint: str) -> Iterator[Event]:

@@ -227,7 +227,9 @@ class BranchService:
     ) -> tuple[Branch, list[Operation]]:
         async with self._database.transaction() as tx:
             branch, operation = await self._delete(tx, project_id, branch_id, hard=hard)
-            details = {"is_final": hard}
+            assert branch.deleted_at is not None
+            age_s = int((branch.deleted_at - branch.created_at).total_seconds())
+            details = {"is_final": hard, "age_s": age_s}
             await record(tx, event(Action.BRANCH_DELETE, caller, branch, [operation], details))
         self._gateways.invalidate(project_id=project_id)
         self._engine.kick_all([operation])
