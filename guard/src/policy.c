@@ -29,7 +29,7 @@
  *   LOAD                                everybody may load from $libdir/plugins
  *   CREATE TABLESPACE, LANGUAGE;        never, see (3), but for what an extension's script makes; C functions are
  *   functions in C                      code of any kind
- *   CREATE SUBSCRIPTION                 there is no network, but there is a socket of this server's own
+ *   CREATE SUBSCRIPTION                 branches would copy a place in somebody else's log (docs/adr/0025-egress.md)
  *   CREATE EXTENSION                    the list is closed; PostgreSQL takes what the control file calls trusted, also
  *                                       through CASCADE
  *   … VERSION, ALTER EXTENSION … TO     scripts of old versions were never looked at
@@ -40,7 +40,8 @@
  *   SECURITY LABEL                      labels are how the platform marks roles
  *   the databases postgres, template*   they are the platform's own
  *
- * Errors are 42501 (insufficient_privilege), and counted (refusals.c). Neither statement nor context is logged: both can hold a password.
+ * Errors are 42501 (insufficient_privilege), and counted (refusals.c). Neither statement nor context is logged: both can
+ * hold a password.
  */
 #include "guard.h"
 
@@ -381,7 +382,8 @@ check_statement(Node *node)
 			break;
 		case T_CreateSubscriptionStmt:
 		case T_AlterSubscriptionStmt:
-			REFUSE("A server here has no network to subscribe over.", "subscriptions are not available");
+			REFUSE("Read the other server's tables through postgres_fdw, by a way out of the project.",
+				   "subscriptions are not available");
 			break;
 		case T_SecLabelStmt:
 			REFUSE("Labels are the platform's.", "security labels are not available");

@@ -90,6 +90,14 @@ ATTACKS = [
         "subscriptions are not available",
         POSTGRESQL,
     ),
+    Attack(
+        "T4",
+        "CREATE SUBSCRIPTION e CONNECTION 'host=/egress/db.example.com user=u password=p' PUBLICATION e "
+        "WITH (connect = false)",
+        "subscriptions are not available",
+        POSTGRESQL,
+    ),
+    Attack("T4", "ALTER SUBSCRIPTION e CONNECTION 'host=/egress/db.example.com'", "subscriptions are", POSTGRESQL),
     Attack("T4", "GRANT pg_create_subscription TO neondb_owner", "not available", POSTGRESQL),
     # T5: extensions.
     Attack("T5", "CREATE EXTENSION pageinspect", "not available", POSTGRESQL),

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from cloister.base.limits import CU_MEMORY_BYTES
+from cloister.node.postgres.parameters import PARAMETERS
 from cloister.node.postgres.tuning import Size, command_line, postgresql_conf
 
 GB = 1024**3
@@ -55,6 +56,12 @@ def test_what_safety_rests_on_is_not_in_the_file_but_on_the_command_line() -> No
     assert fixed["log_min_error_statement"] == "panic"
     assert (fixed["shared_preload_libraries"], fixed["guard.password_policy"]) == ("guard", "strict")
     assert not set(fixed) & set(values(postgresql_conf(size(1), {})))
+
+
+def test_no_server_has_workers_for_subscriptions() -> None:
+    """Nor can a tenant ask for any."""
+    assert values(postgresql_conf(size(1), {}))["max_logical_replication_workers"] == "0"
+    assert "max_logical_replication_workers" not in PARAMETERS
 
 
 def test_older_versions_get_no_parameter_they_do_not_know() -> None:
