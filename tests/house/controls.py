@@ -15,13 +15,14 @@ GROUPS = {
     "S": "Segmentation",
     "G": "Anomalies",
     "L": "The record",
+    "T": "What a tenant may try in SQL",
 }
 HEAD = """\
 # Controls
 
-What we were asked to build began as the *Security overview* of a cloud. Its sentences are on the left; what holds each of them here,
-in which code, which tests try to get past it, and how you see it on a running platform, is on the right. **partly** and **not yet**
-say what is missing. What was weighed is in `docs/adr/`; who attacks, and what is not defended, in [SECURITY.md](../SECURITY.md).
+What we were asked to build began as the *Security overview* of a cloud. Its sentences are on the left, in the last table those of
+our threat model; what holds each of them here, in which code, which tests try to get past it, and how you see it on a running
+platform, is on the right. **partly** and **not yet** say what is missing. What was weighed is in `docs/adr/`; who attacks, and what is not defended, in [SECURITY.md](../SECURITY.md).
 
 <!-- written from docs/controls.tsv by `python -m tests.house.controls`; tests/house/test_controls.py holds it to the code -->
 """

@@ -11,7 +11,7 @@ from tests.house.source import ROOT
 
 ROWS = (
     "C1 C1b C2 C3 C3b C4 C4b C5 C6 C7 C8 C9 C10 I1 I1b I2 I3 I4 P0 P1 P2 P3 P4 P5 P6 P7 P8 "
-    "E1 E2 E3 E4 E5 A1 A2 A2b A3 A4 A5 A6 A6b A7 S1 S2 S3 G1 G2 G3 L1 L2 L3 L4"
+    "E1 E2 E3 E4 E5 A1 A2 A2b A3 A4 A5 A6 A6b A7 S1 S2 S3 G1 G2 G3 L1 L2 L3 L4 T1 T2 T3 T4 T5 T6"
 ).split()
 """The sentences that we took upon us, by the names that the catalogue of requirements gave them."""
 
