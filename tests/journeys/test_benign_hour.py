@@ -166,6 +166,7 @@ def every(seconds: float, act: Act, firm: Firm, failures: list[BaseException]) -
 def benign(firm: Firm, duration_s: float, malign: Act | None = None) -> None:
     """All of it side by side. What is malign happens once, half-way."""
     failures: list[BaseException] = []
+    assert firm.instance.http is not None  # made once, before there are threads
     acts: dict[Act, float] = {
         load: 1.0, visit: 2.0, mistype: TYPO_EVERY_S, change: BRANCH_EVERY_S, wake: WAKE_EVERY_S,
         deploy: DEPLOY_EVERY_S, administer: ADMIN_EVERY_S,

@@ -353,6 +353,7 @@ def _origin_details(new: NewBranch, parent: Branch) -> dict[str, object]:
         "lsn": new.point.lsn or "",
         "at": "" if new.point.at is None else new.point.at.isoformat(),
         "is_protected": new.is_protected,
+        "of_protected": parent.is_protected,
         "expires_at": "" if new.expires_at is None else new.expires_at.isoformat(),
     }
 

@@ -69,7 +69,8 @@ async def record_refusals(database: Database, server: Server, place: Place) -> N
             project_id=place.project_id,
             branch_id=place.branch_id,
             endpoint_id=place.id,
-            details={"statement": each.statement, "count": each.count},
+            reason=each.statement,
+            details={"count": each.count},
         )
         for each in found.kinds
     ]

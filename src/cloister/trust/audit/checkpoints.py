@@ -19,6 +19,9 @@ from cloister.base.errors import CloisterError, ConflictError
 from cloister.protocol.merkle.notes import SignedTree
 from cloister.protocol.merkle.tiles import ENTRY_BYTES_MAX
 from cloister.protocol.merkle.tree import Tree, consistency_proof, leaf_hash
+from cloister.trust.audit.actions import Action
+from cloister.trust.audit.events import Event
+from cloister.trust.audit.log import record
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def entry(body: str) -> bytes:
 
 
 class Checkpoints:
-    """`database` as a role that may read the log."""
+    """`database` as a role that may read the log and append to it."""
 
     def __init__(self, database: Database, signer: Signer, *, interval_s: float = INTERVAL_S) -> None:
         self._database = database
@@ -67,6 +70,7 @@ class Checkpoints:
                 await self.sign_new()
             except ConflictError as error:
                 log.critical("no checkpoint of the audit log will be signed: %s", error.public)
+                await self._tell(error.public)
                 return
             except CloisterError as error:  # the broker or the database is away; both come back
                 log.warning("the audit log has no new checkpoint: %s", error)
@@ -75,6 +79,15 @@ class Checkpoints:
                 log.exception("the audit log has no new checkpoint")
                 self._tree = None
             await asyncio.sleep(self._interval_s)
+
+    async def _tell(self, why: str) -> None:
+        """The log itself, whoever changed it: what is appended now is followed by the sentinel, which tells people."""
+        event = Event(action=Action.AUDIT_MISMATCH, actor="platform:api", outcome="failed", reason=why)
+        try:
+            async with self._database.transaction() as tx:
+                await record(tx, event)
+        except CloisterError as error:
+            log.warning("this is not recorded: %s", error)
 
     async def sign_new(self) -> Tree:
         """Have everything signed that is committed by now. The tree that is signed then."""

@@ -88,6 +88,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "actor": "stranger",
     }
     statement = {"action": Action.STATEMENT_REFUSED, "outcome": "denied", "address": ""}
+    copied = person | {"action": Action.BRANCH_CREATE, "details": {"of_protected": True, "parent": "br-main"}}
+    copies = _weeks(lambda _: copied)
+    level = person | {"action": Action.AUDIT_LEVEL_SET}
+    way_out = platform | {"action": Action.EGRESS_REFUSED, "outcome": "denied", "resource": "db.example.com:5432"}
     nothing: Story = []
     return {
         "failed-logins": (_times(10, 1, denied), _times(9, 1, denied)),
@@ -123,12 +127,12 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [*reads, (0, read | {"details": {"bytes_out": 60_000_000}})],
         ),
         "hostile-statement": (
-            [(0, statement | {"details": {"statement": "COPY PROGRAM", "count": 1}})],
-            [(0, statement | {"details": {"statement": "CREATE EXTENSION", "count": 1}})],
+            [(0, statement | {"reason": "COPY PROGRAM", "details": {"count": 1}})],
+            [(0, statement | {"reason": "CREATE EXTENSION", "details": {"count": 1}})],
         ),
         "refused-statements": (
-            [(0, statement | {"details": {"statement": "GRANT ROLE", "count": 30}})],
-            [(0, statement | {"details": {"statement": "GRANT ROLE", "count": 29}})],
+            [(0, statement | {"reason": "GRANT ROLE", "details": {"count": 30}})],
+            [(0, statement | {"reason": "GRANT ROLE", "details": {"count": 29}})],
         ),
         "branch-flood": (
             _times(40, 5, person | {"action": Action.BRANCH_CREATE}),
@@ -180,6 +184,31 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, update | {"details": {"name": "x"}})],
         ),
         "retention-shortened": ([(0, update | {"details": {"shortens": "history"}})], [(0, update)]),
+        "audit-lowered": (
+            [(0, level | {"details": {"before": "full", "level": "off", "is_lowered": True}})],
+            [(0, level | {"details": {"before": "off", "level": "full", "is_lowered": False}})],
+        ),
+        "issuer-added": (
+            [(0, person | {"action": Action.JWKS_CREATE})],
+            [(0, person | {"action": Action.JWKS_CREATE, "outcome": "failed"})],
+        ),
+        "way-out-opened": (
+            [(0, person | {"action": Action.EGRESS_ALLOW, "resource": "db.example.com:5432"})],
+            [(0, person | {"action": Action.EGRESS_REMOVE, "resource": "db.example.com:5432"})],
+        ),
+        "way-out-inside": (
+            [(0, way_out | {"reason": "db.example.com leads to a private network"})],
+            [(0, way_out | {"reason": "db.example.com:5432 does not answer"})],
+        ),
+        "protected-copied": (
+            [*copies, (0, copied | {"actor": "key:another"})],
+            [*copies, (0, copied)],
+        ),
+        "statements-gap": (
+            [(0, platform | {"action": Action.STATEMENTS_GAP, "outcome": "failed", "details": {"statements": 9}})],
+            nothing,
+        ),
+        "audit-mismatch": ([(0, platform | {"action": Action.AUDIT_MISMATCH, "outcome": "failed"})], nothing),
         "operation-failed": ([(0, platform | {"action": Action.OPERATION_FAILED, "outcome": "failed"})], nothing),
         "audit-gap": (
             [(0, observed | {"action": "sentinel.audit_gap", "reason": "missing", "details": {"after": 7}})],
