@@ -173,6 +173,25 @@ async def test_the_broker_gives_a_recordings_key_once_and_again_to_who_comes_aft
     assert guard._open_keys == {}
 
 
+async def test_a_recording_that_ends_while_the_broker_is_asked_leaves_no_key(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = await scene.begin(await scene.approved())
+    await scene.land.restart_api()
+    keys, guard = scene.land.keys, scene.land.plane.directory._access
+    assert isinstance(guard, AccessGuard)
+    give = keys.open_recording_key
+
+    async def end_meanwhile(*arguments: Any) -> bytes:
+        await scene.end(recording)
+        return await give(*arguments)
+
+    monkeypatch.setattr(keys, "open_recording_key", end_meanwhile)
+    with pytest.raises(ConflictError):
+        await scene.append(recording, 0)
+    assert guard._open_keys == {}
+
+
 async def test_where_the_projects_keys_are_destroyed_nobody_gets_in_and_nothing_is_replayed(scene: Scene) -> None:
     request = await scene.approved()
     recording = await scene.begin(request)

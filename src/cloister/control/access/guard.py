@@ -133,6 +133,8 @@ class AccessGuard:
                 until += LAST_WORDS
             if self._clock.now() >= until:
                 raise ForbiddenError(f"{recording.id}: the access is over", public="the access is over")
+            if recording.ended_at is not None:
+                self.forget(recording.id)  # where it ended while the broker was asked
             if recording.ended_at is not None or command.chunk != recording.chunks:
                 raise ConflictError(f"{recording.id}: chunk {command.chunk} after {recording.chunks}")
             nonce = secrets.token_bytes(NONCE_BYTES)
