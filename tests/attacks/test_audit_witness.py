@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psycopg
 import pytest
 from botocore.exceptions import ClientError
 
@@ -61,6 +62,13 @@ class Witnessed:
     def keys(self) -> list[str]:
         return [each["Key"] for each in self.store.client.list_object_versions(Bucket=self.bucket).get("Versions", [])]
 
+    def state(self) -> str:
+        """What `export-to list` and `status` show."""
+        with psycopg.connect(self.log.url) as connection:
+            found = connection.execute("SELECT error FROM cloister.audit_export WHERE name = 'kept'").fetchone()
+        assert found is not None
+        return str(found[0])
+
     def verify(self) -> tuple[int, str]:
         return self.log.audit("verify", "--witness", "kept")
 
@@ -104,8 +112,14 @@ def test_a_server_put_back_whole_is_found_whatever_is_done_to_the_bucket(witness
     client.delete_object(Bucket=witnessed.bucket, Key=new)
     assert new not in [each["Key"] for each in client.list_objects_v2(Bucket=witnessed.bucket)["Contents"]]
     assert witnessed.verify()[0] == 1
-    # Grown past it again, signed by the true key and seen by the witness.
+    # Grown again, signed by the true key: nobody has asked yet, and the witness is shown as failing.
     log.append(7)
+    log.sign()
+    witnessed.put()
+    assert witnessed.state().endswith(
+        "has a checkpoint of 650 events, and 607 are signed here: the log was rolled back"
+    )
+    # Grown past what there was.
     log.append(100)
     log.sign()
     witnessed.put()
@@ -122,6 +136,17 @@ def test_an_invented_checkpoint_is_named_and_an_empty_bucket_vouches_for_nothing
     assert witnessed.verify()[0] == 0
     invented = f"log/checkpoints/{300:019}-{'ab' * 32}"
     client.put_object(Bucket=witnessed.bucket, Key=invented, Body=b"not a note")
+    beyond = f"log/checkpoints/{10**9:019}-{'ab' * 32}"
+    client.put_object(Bucket=witnessed.bucket, Key=beyond, Body=b"not a note")
+    log.append(1)
+    log.sign()
+    witnessed.put()
+    assert witnessed.state() == ""
+    client.delete_object(
+        Bucket=witnessed.bucket,
+        Key=beyond,
+        VersionId=client.head_object(Bucket=witnessed.bucket, Key=beyond)["VersionId"],
+    )
     code, said = witnessed.verify()
     assert code == 1
     assert f"{invented}: not a signed note" in said

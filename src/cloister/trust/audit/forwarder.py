@@ -22,9 +22,10 @@ from typing import Any, Final
 
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import CloisterError, UnavailableError
-from cloister.protocol.merkle.notes import SignedTree, VerifierKey
+from cloister.protocol.merkle.notes import SignedTree
 from cloister.trust.audit import otlp, witness
 from cloister.trust.audit import targets as config
+from cloister.trust.audit.events import parse
 from cloister.trust.audit.ocsf import VERSION, encoded
 from cloister.trust.audit.targets import S3, Otlp, Syslog, Target, Webhook, Witness
 from cloister.trust.sending import syslog, webhook
@@ -38,6 +39,9 @@ BATCH_ROWS: Final = 200
 OBJECT_ROWS: Final = 2_000
 OBJECT_WAIT_S: Final = 60.0
 # An object in a bucket is paid for each: it is put when it is full, or when its first event has waited for so long.
+
+OBJECT_LOOK_S: Final = 5.0
+# Between looks whether it is.
 
 IDLE_S: Final = 0.5
 # Between looks at the log.
@@ -122,42 +126,45 @@ class Forwarder:
 
     async def _send_next(self, target: Target) -> bool:
         """One batch; whether there may be more at once."""
+        if isinstance(target, Witness):
+            kept, _ = await self._position(target, 0)
+            if (signed := self._due_checkpoint(target, kept)) is not None:
+                await self._note(target, kept, signed.size, await attempt(target, [], signed=signed))
+            return False
         rows_max = OBJECT_ROWS if isinstance(target, S3) else BATCH_ROWS
+        kept, rows = await self._position(target, rows_max)
+        if not rows:
+            return False
+        if isinstance(target, S3) and len(rows) < rows_max and _waited(rows[0]["body"]) < OBJECT_WAIT_S:
+            self._due[target.name] = time.monotonic() + OBJECT_LOOK_S
+            return False
+        events = [encoded(row["seq"], row["body"], row["hash"], origin=self._origin) for row in rows]
+        error = await attempt(target, events, origin=self._origin)
+        await self._note(target, kept, rows[-1]["seq"], error)
+        return not error and len(rows) == rows_max
+
+    async def _position(self, target: Target, rows_max: int) -> tuple[Any, Sequence[Any]]:
+        """Where the target is, and the events behind it."""
         async with self._database.transaction() as tx:
             await tx.execute(
                 "INSERT INTO audit_export (name, seq) VALUES ($1, $2) ON CONFLICT DO NOTHING", target.name, target.after
             )
-            await tx.execute(  # (4)
-                "UPDATE audit_export SET seq = head.seq FROM audit_head head WHERE name = $1 AND audit_export.seq > head.seq",
-                target.name,
-            )
+            if not isinstance(target, Witness):  # which gets what is signed now, smaller than the last or not
+                await tx.execute(  # (4)
+                    """UPDATE audit_export SET seq = head.seq FROM audit_head head
+                        WHERE name = $1 AND audit_export.seq > head.seq""",
+                    target.name,
+                )
             kept = await tx.fetch_row(
                 """SELECT seq, failures, extract(epoch FROM now() - sent_at)::float8 AS sent_ago FROM audit_export
                     WHERE name = $1""",
                 target.name,
             )
             assert kept is not None
-            if isinstance(target, Witness):
-                rows = []
-            else:
-                rows = await tx.fetch(
-                    "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2",
-                    kept["seq"],
-                    rows_max,
-                )
-        if isinstance(target, Witness):
-            signed = self._due_checkpoint(target, kept)
-            if signed is not None:
-                await self._note(target, kept, signed.size, await attempt(target, [], signed=signed))
-            return False
-        if not rows:
-            return False
-        events = [encoded(row["seq"], row["body"], row["hash"], origin=self._origin) for row in rows]
-        if isinstance(target, S3) and len(rows) < rows_max and _waited(events[0]) < OBJECT_WAIT_S:
-            return False
-        error = await attempt(target, events, origin=self._origin)
-        await self._note(target, kept, rows[-1]["seq"], error)
-        return not error and len(rows) == rows_max
+            rows = await tx.fetch(
+                "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2", kept["seq"], rows_max
+            )
+        return kept, rows
 
     def _due_checkpoint(self, target: Witness, kept: Any) -> SignedTree | None:
         """(5) What was signed since, if the last one has been there for long enough. A smaller one than that is another log:
@@ -284,13 +291,15 @@ async def _send(target: Target, events: Sequence[dict[str, Any]], origin: str, s
         case Witness():
             if signed is None:
                 raise UnavailableError(public="nothing was signed yet")
-            key = target.prefix + witness.name_of(VerifierKey.parse(signed.key).opened(signed.note))
-            await target.store.put(key, signed.note.encode(), kind="text/plain", retain_days=target.retain_days)
+            await witness.put(target.store, target.prefix, signed, retain_days=target.retain_days)
 
 
-def _waited(event: dict[str, Any]) -> float:
-    """Seconds since it was appended."""
-    return datetime.now(UTC).timestamp() - float(event["time"]) / 1000
+def _waited(body: str) -> float:
+    """Seconds since the event was appended; for ever, if nobody can read when that was."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(parse(body).at)).total_seconds()
+    except (ValueError, TypeError):
+        return OBJECT_WAIT_S
 
 
 def lines(events: Sequence[dict[str, Any]]) -> bytes:

@@ -15,7 +15,8 @@ _SEVERITIES: Final = {1: (9, "INFO"), 2: (10, "INFO2"), 3: (13, "WARN"), 4: (17,
 
 
 class _PartialSuccess(msgspec.Struct, rename="camel"):
-    rejected_log_records: int | str = 0
+    rejected_log_records: int = 0
+    """A number or, as Protobuf writes its 64 bits in JSON, one in quotes."""
     error_message: str = ""
 
 
@@ -36,11 +37,11 @@ def refuse_partial(answer: bytes) -> None:
     """Raises UnavailableError where the collector took less than all. Of which records it does not say, so all are sent again:
     what a log of record lacks, nobody may have to guess."""
     try:
-        partial = msgspec.json.decode(answer, type=_Answer).partial_success
-    except msgspec.MsgspecError:
+        partial = msgspec.json.decode(answer, type=_Answer, strict=False).partial_success
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return  # an answer without a body, or in protobuf: the status has said that it took them
-    if partial is not None and (rejected := int(partial.rejected_log_records)):
-        raise UnavailableError(public=f"rejected {rejected} events: {partial.error_message[:200]}")
+    if partial is not None and partial.rejected_log_records:
+        raise UnavailableError(public=f"rejected {partial.rejected_log_records} events: {partial.error_message[:200]}")
 
 
 def _record(event: dict[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,16 @@ The name says what the note says, so that a listing is enough to hold the log to
 raise a false alarm, which its note then shows, for nobody has signed it; it can hide nothing.
 """
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Final
 
-from cloister.base.errors import ConflictError
-from cloister.protocol.merkle.notes import Checkpoint, NoteError, VerifierKey
+from cloister.base.errors import ConflictError, UnavailableError
+from cloister.protocol.merkle.notes import Checkpoint, NoteError, SignedTree, VerifierKey
 from cloister.trust.sending.s3 import Bucket
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = "checkpoints/"
 
@@ -32,11 +35,11 @@ def name_of(checkpoint: Checkpoint) -> str:
     return f"{FOLDER}{checkpoint.size:019}-{checkpoint.root.hex()}"
 
 
-async def seen(bucket: Bucket, prefix: str, origin: str) -> list[Seen]:
-    """Every one that was ever put there, the smallest tree first."""
+async def seen(bucket: Bucket, prefix: str, origin: str, *, beyond: int = -1) -> list[Seen]:
+    """Every one that was ever put there, the smallest tree first; only of trees larger than `beyond`."""
     place = prefix + FOLDER
     found = []
-    for key, version in await bucket.versions(place):
+    for key, version in await bucket.versions(place, after="" if beyond < 0 else f"{place}{beyond:019}~"):
         if match := _NAME.fullmatch(key.removeprefix(place)):
             found.append(Seen(Checkpoint(origin, int(match[1]), bytes.fromhex(match[2])), key, version))
     return sorted(found, key=lambda each: each.checkpoint.size)
@@ -55,3 +58,25 @@ async def confirm(bucket: Bucket, each: Seen, key: VerifierKey) -> str:
     if answer.headers.get("x-amz-object-lock-mode") != "COMPLIANCE":
         raise ConflictError(public=f"{each.key} is not locked: whoever may delete there can take it away")
     return answer.headers.get("x-amz-object-lock-retain-until-date", "")
+
+
+async def put(bucket: Bucket, prefix: str, signed: SignedTree, *, retain_days: int) -> None:
+    """The checkpoint of `signed`. Raises ConflictError where there is one of a larger tree, signed by the same key: then what was
+    signed now is not the log that was signed before. Who may not list there does not hear of that."""
+    key = VerifierKey.parse(signed.key)
+    checkpoint = key.opened(signed.note)
+    await bucket.put(prefix + name_of(checkpoint), signed.note.encode(), kind="text/plain", retain_days=retain_days)
+    try:
+        later = await seen(bucket, prefix, key.name, beyond=checkpoint.size)
+    except UnavailableError as error:
+        log.info("%s is not listed: %s", bucket.url, error.public)
+        return
+    for each in reversed(later):
+        try:
+            await confirm(bucket, each, key)
+        except ConflictError:
+            continue  # somebody's invention
+        raise ConflictError(
+            public=f"has a checkpoint of {each.checkpoint.size} events, and {checkpoint.size} are signed here: "
+            "the log was rolled back"
+        )

@@ -53,10 +53,11 @@ class Bucket:
             }
         await self._ask("PUT", key, {}, headers, content)
 
-    async def versions(self, prefix: str) -> list[tuple[str, str]]:
-        """Key and version of everything that was ever put under `prefix`, whether something says now that it is gone."""
+    async def versions(self, prefix: str, *, after: str = "") -> list[tuple[str, str]]:
+        """Key and version of everything that was ever put under `prefix`, whether something says now that it is gone; only keys
+        behind `after`, if that is given."""
         found: list[tuple[str, str]] = []
-        marks: dict[str, str] = {}
+        marks = {"key-marker": after} if after else {}
         for _ in range(PAGES_MAX):
             query = {"versions": "", "prefix": prefix, **marks}
             text = (await self._ask("GET", "", query, wanted=LISTING_BYTES_MAX)).body.decode("utf-8", "replace")
