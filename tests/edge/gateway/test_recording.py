@@ -7,6 +7,7 @@ import pytest
 
 from cloister.base.directory import Spoken
 from cloister.base.errors import UnavailableError
+from cloister.edge.gateway.memory import Memory, Share
 from cloister.edge.gateway.recording import RecordedRelay, Recorder
 from cloister.protocol.pgwire.statements import TEXT_BYTES_MAX
 from tests.edge.gateway.test_relay import Clear, Transport
@@ -77,10 +78,14 @@ class Plane:
         self.ended.append(reason)
 
 
+def room(size: int) -> Share:
+    return Memory(total_max=size, per_endpoint_max=size, assured=0, public="no room").share("ep")
+
+
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, share: Share | None = None) -> None:
         self.plane, self.client, self.compute, self.tls = Plane(), ReadableTransport(), ReadableTransport(), Clear()
-        self.recorder = Recorder(cast("Any", self.plane), "r")
+        self.recorder = Recorder(cast("Any", self.plane), "r", share or room(1 << 30))
         self.relay = RecordedRelay(self.client, cast("Any", self.tls), self.compute, self.recorder)
 
     def say(self, data: bytes) -> None:
@@ -166,6 +171,18 @@ async def test_what_waits_is_dropped_with_its_session() -> None:
     await scene.recorder.finish("access_over")
     assert scene.compute.written == b""
     assert [it.outcome for _, chunk in scene.plane.chunks for it in chunk] == ["asked", "unknown"]
+
+
+async def test_what_an_endpoint_has_no_room_for_is_written_down_and_not_asked() -> None:
+    share = room(5_000)
+    scene = Scene(share)
+    scene.plane.may_answer.set()
+    scene.say(query("SELECT 1" + " " * 5_000))
+    assert scene.relay.closed.result() == "out_of_memory"
+    await scene.recorder.finish("out_of_memory")
+    assert scene.compute.written == b""
+    assert [it.outcome for _, chunk in scene.plane.chunks for it in chunk] == ["asked", "unknown"]
+    share.hold(5_000)
 
 
 async def test_a_record_that_cannot_be_kept_ends_the_session() -> None:

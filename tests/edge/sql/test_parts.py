@@ -13,7 +13,6 @@ from cloister.base.secret import Secret
 from cloister.edge.gateway.errors import RefusedError
 from cloister.edge.sql.answers import AnswerTooLargeError, ResultWriter, Room, postgres_error
 from cloister.edge.sql.limits import ANSWER_BYTES_MAX
-from cloister.edge.sql.memory import Memory
 from cloister.edge.sql.proofs import Proofs
 from cloister.edge.sql.request import Head, RequestError, Transaction
 from cloister.edge.sql.values import InvalidValueError, as_json, parameter
@@ -254,16 +253,3 @@ async def test_proofs_are_forgotten_oldest_first() -> None:
     for role in "abca":
         assert await proofs.is_right(("ep-a", role), Secret("right"), verifier, 0.0, check)
     assert check.count == 4
-
-
-def test_memory_is_bounded_for_one_and_for_all_and_given_back() -> None:
-    memory = Memory(total_max=100, per_endpoint_max=60)
-    with memory.share("a") as first, memory.share("b") as second:
-        first.grow(60)
-        with pytest.raises(RefusedError):
-            first.grow(1)
-        with pytest.raises(RefusedError):
-            second.grow(41)
-        second.grow(40)
-    with memory.share("a") as again:
-        again.grow(60)

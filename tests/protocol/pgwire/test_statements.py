@@ -6,7 +6,8 @@ import select
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -403,6 +404,53 @@ def test_texts_that_no_server_answers_are_not_heaped_up(monkeypatch: pytest.Monk
             observer.from_client(asked, 0.0)
             observer.from_server(answer, 0.0)
         assert observer._pending_bytes == 0
+        assert observer.held_bytes == observer._names_bytes
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (lambda _: SYNC, b""),
+        (lambda n: query(f"SELECT {n}"), b""),
+        (lambda n: query(f"SELECT {n:03000}"), b""),
+        (lambda n: parse(f"SELECT {n}", f"{n:063}"), PARSED),
+        (lambda n: parse(f"SELECT {n:03000}", f"{n:063}"), PARSED),
+        (lambda n: bind(f"{n:063}", f"{n:062}"), b""),
+        (lambda n: b"" if n else query("a script"), done("INSERT 0 1")),
+    ],
+)
+def test_what_is_held_is_counted(said: Callable[[int], bytes], answer: bytes) -> None:
+    """No less than Python says, whatever a client heaps up: texts, names, results, or messages without any."""
+    observer = Observer()
+    pieces = [said(n) for n in range(500)]
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for piece in pieces:
+        observer.from_client(piece, 1.5)
+        observer.from_server(answer, 1.5)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert observer.held_bytes > 0.9 * (after - before)
+
+
+def test_what_is_half_read_is_counted_until_it_is_whole() -> None:
+    observer = Observer()
+    whole = query("x" * 50_000)
+    observer.from_client(whole[:40_000], 0.0)
+    assert observer.held_bytes > 39_000
+    observer.from_client(whole[40_000:], 0.0)
+    observer.from_server(done("SELECT 1") + READY, 0.0)
+    assert observer.held_bytes == 0
+
+
+def test_what_is_closed_is_not_counted() -> None:
+    observer = Observer()
+    observer.from_client(parse("x" * 400, "s") + bind("s", "p"), 0.0)
+    observer.from_server(PARSED + BOUND, 0.0)
+    assert observer.held_bytes > 800
+    observer.from_client(message(b"C", b"Ss\0") + message(b"C", b"Pp\0"), 0.0)
+    observer.from_server(message(b"3", b"") * 2, 0.0)
+    assert observer.held_bytes == 0
 
 
 def test_a_server_that_says_what_nobody_asked_is_no_server() -> None:

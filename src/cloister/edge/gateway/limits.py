@@ -81,6 +81,12 @@ STATEMENT_FLUSH_S: Final = 0.5
 STATEMENTS_BYTES_HIGH: Final = 16 * 1024 * 1024
 STATEMENTS_BYTES_MAX: Final = 64 * 1024 * 1024
 # At the first, clients that are audited are not read any more; what they sent already may need the rest.
+OBSERVED_BYTES_MAX: Final = 256 * 1024 * 1024
+OBSERVED_PER_ENDPOINT_BYTES_MAX: Final = 64 * 1024 * 1024
+OBSERVED_ASSURED_BYTES: Final = 1024 * 1024
+# What is known of sessions that are recorded: prepared statements and what is under way, of all, of one endpoint, and what one
+# has whatever others took. A hundred sessions of an ORM that prepares a thousand statements each need 50 MB, and PostgreSQL
+# gigabytes for the same.
 
 CANCEL_TIMEOUT_S: Final = 5.0
 # libpq waits for the end of the connection that carried the cancel request.

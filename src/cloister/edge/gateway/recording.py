@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 from cloister.base.directory import ASKED, BIND, PREPARE, Spoken
 from cloister.base.errors import CloisterError
 from cloister.edge.gateway.directory import Directory
+from cloister.edge.gateway.errors import RefusedError
+from cloister.edge.gateway.memory import Share
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.statements import Watch
 from cloister.edge.gateway.wire import AnyTunnel
@@ -49,11 +51,12 @@ _FAILED: Final = "recording_failed"
 class Recorder:
     """Of one session. `hold` is told whether the client, and what it has said, must wait; `fail`, that the session must end."""
 
-    def __init__(self, directory: Directory, recording_id: str) -> None:
+    def __init__(self, directory: Directory, recording_id: str, share: Share) -> None:
         self.hold: Callable[[bool], None] = lambda _: None
         self.fail: Callable[[], None] = lambda: None
         self._directory = directory
         self._id = recording_id
+        self._share = share
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._observer = Observer()
@@ -65,13 +68,15 @@ class Recorder:
         self._is_over = False
 
     def from_client(self, data: bytes) -> None:
-        """To be passed on when `is_stored`. Raises ProtocolViolationError: not at all, then."""
+        """To be passed on when `is_stored`. Raises ProtocolViolationError and RefusedError: not at all, then."""
         now = self._now()
         self._keep([_as_asked(it, round(now * 1000)) for it in self._observer.from_client(data, now)])
+        self._share.hold(self._observer.held_bytes)
 
     def from_compute(self, data: bytes) -> None:
-        """Raises ProtocolViolationError."""
+        """Raises ProtocolViolationError and RefusedError."""
         self._keep([_spoken(it) for it in self._observer.from_server(data, self._now())])
+        self._share.hold(self._observer.held_bytes)
 
     @property
     def is_stored(self) -> bool:
@@ -83,6 +88,7 @@ class Recorder:
         if self._is_over:
             return
         self._is_over = True
+        self._share.hold(0)
         self._keep([_spoken(it) for it in self._observer.end(self._now())])
         if self._storing is not None:
             await asyncio.wait([self._storing])
@@ -168,6 +174,8 @@ class RecordedRelay(Relay):
             self._recorder.from_compute(rest)
         except ProtocolViolationError as error:
             self._not_understood(error)
+        except RefusedError as refusal:
+            self.refuse(refusal)
         else:
             super().start(first, rest)
 
@@ -176,6 +184,8 @@ class RecordedRelay(Relay):
             self._recorder.from_client(bytes(data))
         except ProtocolViolationError as error:
             self._not_understood(error)
+        except RefusedError as refusal:
+            self.refuse(refusal)
         else:
             self._unsent.append(bytes(data))
             self._send()
@@ -185,6 +195,10 @@ class RecordedRelay(Relay):
             self._recorder.from_compute(data)
         except ProtocolViolationError as error:
             self._not_understood(error)
+            return 0
+        except RefusedError as refusal:
+            self._to_client(data)
+            self.refuse(refusal)
             return 0
         return self._to_client(data)
 

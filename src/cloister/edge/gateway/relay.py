@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
+from cloister.edge.gateway.errors import RefusedError
 from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
 from cloister.edge.gateway.statements import Watch
 from cloister.edge.gateway.wire import TLS_RECORD_BYTES_MAX, AnyTunnel
@@ -152,6 +153,10 @@ class Relay:
         """Whoever watches cannot follow any more: nobody goes on unrecorded."""
         self.end("protocol_violation", sqlstate="08P01", text="protocol violation in an audited session")
 
+    def refuse(self, refusal: RefusedError) -> None:
+        """Whoever watches could follow, but shall not."""
+        self.end(refusal.reason, sqlstate=refusal.sqlstate, text=refusal.public)
+
     def compute_full(self, is_full: bool) -> None:
         self._is_compute_full = is_full
         self._set_client_reading()
@@ -213,6 +218,8 @@ class _FromClient(asyncio.Protocol):
                 watch.from_client(bytes(data))
             except ProtocolViolationError:
                 self._relay.unreadable()
+            except RefusedError as refusal:
+                self._relay.refuse(refusal)
             else:
                 write(data)
 
@@ -281,6 +288,10 @@ class _FromCompute(asyncio.Protocol):
                 watch.from_compute(data)
             except ProtocolViolationError:
                 self._relay.unreadable()
+                return 0
+            except RefusedError as refusal:
+                write(data)
+                self._relay.refuse(refusal)
                 return 0
             return write(data)
 

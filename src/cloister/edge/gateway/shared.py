@@ -12,6 +12,7 @@ from cloister.edge.gateway.admission import HalfOpen
 from cloister.edge.gateway.cancels import Cancels
 from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
+from cloister.edge.gateway.memory import Memory
 from cloister.edge.gateway.sessions import Sessions
 from cloister.edge.gateway.spares import Spares
 from cloister.edge.gateway.statements import StatementTrail
@@ -71,6 +72,15 @@ class Gateway:
     )
     refusals_told: Buckets = field(default_factory=lambda: Buckets(per_s=1.0, burst=5, keys_max=limits.BUCKETS_MAX))
     """Refusals for too many attempts are recorded so often per network: a flood must not fill the audit."""
+    observed: Memory = field(
+        default_factory=lambda: Memory(
+            total_max=limits.OBSERVED_BYTES_MAX,
+            per_endpoint_max=limits.OBSERVED_PER_ENDPOINT_BYTES_MAX,
+            assured=limits.OBSERVED_ASSURED_BYTES,
+            public="the recorded sessions of this endpoint keep too many prepared statements, or too much that is unanswered",
+        )
+    )
+    """What observers keep of sessions that are recorded."""
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     """For verifiers that cannot be read: they fail like wrong passwords."""
     password_checks: int = 0

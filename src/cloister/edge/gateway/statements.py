@@ -30,6 +30,7 @@ from cloister.edge.gateway.limits import (
     STATEMENTS_BYTES_HIGH,
     STATEMENTS_BYTES_MAX,
 )
+from cloister.edge.gateway.memory import Share
 from cloister.edge.gateway.trail import Batches, timestamp
 from cloister.protocol.pgwire.masking import mask
 from cloister.protocol.pgwire.statements import Kind, Observer, Outcome, Statement
@@ -193,12 +194,16 @@ class StatementTrail(Batches):
 
 
 class Watch:
-    """One session's statements. `from_client` and `from_compute` raise ProtocolViolationError, and then it must end."""
+    """One session's statements. `from_client` and `from_compute` raise ProtocolViolationError where they cannot follow, and
+    RefusedError where they could, but nothing more: either way it must end."""
 
-    def __init__(self, trail: StatementTrail, level: AuditLevel, visit: "Visit", clock: Callable[[], float]) -> None:
+    def __init__(
+        self, trail: StatementTrail, level: AuditLevel, visit: "Visit", share: Share, clock: Callable[[], float]
+    ) -> None:
         self._trail = trail
         self._level = level
         self._visit = visit
+        self._share = share
         self._clock = clock
         self._observer = Observer()
         self._hold: Callable[[bool], None] | None = None
@@ -211,12 +216,15 @@ class Watch:
         self._observer.from_client(data, self._clock())
         if self._trail.is_full and self._hold is not None:
             self._trail.hold(self._hold)
+        self._share.hold(self._observer.held_bytes)
 
     def from_compute(self, data: bytes) -> None:
         if ended := self._observer.from_server(data, self._clock()):
             self._add(ended)
+        self._share.hold(self._observer.held_bytes)
 
     def end(self) -> None:
+        self._share.hold(0)
         self._add(self._observer.end(self._clock()))
         if self._hold is not None:
             self._trail.forget(self._hold)

@@ -23,6 +23,7 @@ from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.certificates import ServerTls
 from cloister.edge.gateway.compute import ComputeSession, reach
 from cloister.edge.gateway.errors import RefusedError
+from cloister.edge.gateway.memory import Share
 from cloister.edge.gateway.pooled import reach_pooled
 from cloister.edge.gateway.recording import Recorder
 from cloister.edge.gateway.sessions import Running
@@ -183,7 +184,8 @@ class Visit:
             running.route = await self._look_up(place)
             self.check_address(running.route)
             if self.recorder is None and running.route.is_recorded:
-                self.recorder = Recorder(self._gateway.directory, await self._begin_recording(running.route))
+                recording_id = await self._begin_recording(running.route)
+                self.recorder = Recorder(self._gateway.directory, recording_id, self._observed(running))
             return running, await self._reach(running.route)
         except BaseException:
             self.leave(running)
@@ -192,7 +194,12 @@ class Visit:
     def watch(self, running: Running) -> Watch | None:
         """Of its statements, if its project has them recorded. Of the route as it was looked up behind the gate."""
         level = running.route.audit_level
-        return None if level is AuditLevel.OFF else Watch(self._gateway.statements, level, self, time.monotonic)
+        if level is AuditLevel.OFF:
+            return None
+        return Watch(self._gateway.statements, level, self, self._observed(running), time.monotonic)
+
+    def _observed(self, running: Running) -> Share:
+        return self._gateway.observed.share(running.route.endpoint_id)
 
     async def _begin_recording(self, route: Route) -> str:
         assert self.startup is not None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from cloister.edge.sql.memory import Share
+    from cloister.edge.gateway.memory import Share
 
 Header = tuple[str, str]
 

@@ -23,18 +23,19 @@ from cloister.edge.gateway import limits
 from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.errors import ClientLeftError
+from cloister.edge.gateway.memory import Memory
 from cloister.edge.gateway.shared import Gateway
 from cloister.edge.gateway.wire import Wire
 from cloister.edge.sql.connection import ALPN, HttpConnection
 from cloister.edge.sql.hello import HELLO_BYTES_MAX, IncompleteHelloError, server_name
 from cloister.edge.sql.limits import (
     HELLO_TIMEOUT_S,
+    MEMORY_ASSURED_BYTES,
     MEMORY_BYTES_MAX,
     MEMORY_PER_ENDPOINT_BYTES_MAX,
     PROOF_S,
     PROOFS_MAX,
 )
-from cloister.edge.sql.memory import Memory
 from cloister.edge.sql.proofs import Proofs
 from cloister.edge.sql.serving import Sql
 from cloister.protocol.proxy_header import HEADER_BYTES_MAX, ProxyHeaderError, take_proxy_header
@@ -51,7 +52,12 @@ class HttpsFront:
         self._certificates = Certificates.of(settings, ALPN)
         self._giver = Giver(api_socket or settings.paths.https_socket)
         self._proofs = Proofs(life_s=PROOF_S, entries_max=PROOFS_MAX)
-        self._memory = Memory(total_max=MEMORY_BYTES_MAX, per_endpoint_max=MEMORY_PER_ENDPOINT_BYTES_MAX)
+        self._memory = Memory(
+            total_max=MEMORY_BYTES_MAX,
+            per_endpoint_max=MEMORY_PER_ENDPOINT_BYTES_MAX,
+            assured=MEMORY_ASSURED_BYTES,
+            public="too many large requests at once: try again in a moment",
+        )
         self._open: set[Arrival | HttpConnection] = set()
 
     def refresh(self) -> None:

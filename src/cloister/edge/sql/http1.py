@@ -19,7 +19,7 @@ from cloister.edge.sql.exchange import SEND_BYTES, Header, Patience, Request, Se
 from cloister.edge.sql.request import RequestError
 
 if TYPE_CHECKING:
-    from cloister.edge.sql.memory import Share
+    from cloister.edge.gateway.memory import Share
 
 
 class Http1:

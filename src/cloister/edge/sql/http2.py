@@ -35,7 +35,7 @@ from cloister.edge.sql.request import RequestError
 if TYPE_CHECKING:
     from hyperframe.frame import Frame, GoAwayFrame
 
-    from cloister.edge.sql.memory import Share
+    from cloister.edge.gateway.memory import Share
 
 log = logging.getLogger(__name__)
 logging.getLogger("hpack").setLevel(logging.WARNING)

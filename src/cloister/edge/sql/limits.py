@@ -30,7 +30,9 @@ QUERIES_MAX: Final = 10_000
 
 MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 MEMORY_PER_ENDPOINT_BYTES_MAX: Final = 64 * 1024 * 1024
-# Bodies and answers at once, of all and of one endpoint: one tenant's large answers are not another's end.
+MEMORY_ASSURED_BYTES: Final = 1024 * 1024
+# Bodies and answers at once, of all and of one endpoint, and what one has whatever others took: one tenant's large answers
+# are not another's end, and some endpoints of one tenant do not starve all others.
 
 PROOF_S: Final = 60.0
 PROOFS_MAX: Final = 10_000

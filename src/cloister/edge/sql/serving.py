@@ -39,7 +39,7 @@ from cloister.protocol.pgwire.frames import ProtocolViolationError
 
 if TYPE_CHECKING:
     from cloister.edge.gateway.certificates import ServerTls
-    from cloister.edge.sql.memory import Memory, Share
+    from cloister.edge.gateway.memory import Memory, Share
     from cloister.edge.sql.proofs import Proofs
 
 log = logging.getLogger(__name__)

@@ -39,6 +39,11 @@ class Skimmer:
         self._body = bytearray()
         self._hash: hashlib._Hash | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a message that has begun."""
+        return len(self._body)
+
     def feed(self, data: bytes) -> Iterator[Glance]:
         """The messages that end in this piece. Raises ProtocolViolationError, after which nothing more can be read."""
         view = memoryview(data)
@@ -63,6 +68,7 @@ class Skimmer:
                 digest = self._hash.digest() if self._hash is not None else b""
                 yield Glance(chr(self._head[0]), bytes(self._body), self._length, digest)
                 self._head.clear()
+                self._body = bytearray()
 
     def _whole(self, data: bytes, at: int) -> Glance | None:
         """The message that begins here, if it lies in this piece with its end, as nearly all do: nothing is carried over."""
@@ -86,7 +92,6 @@ class Skimmer:
             raise ProtocolViolationError("invalid message length")
         self._length = self._left = length - 4
         self._keep = self._wanted.get(chr(self._head[0]), 0)
-        self._body.clear()
         self._hash = None
 
     def _take(self, part: memoryview) -> None:

@@ -162,6 +162,8 @@ class _Work:
     bytes_taken: int = 0
     sqlstate: str = ""
     error: str = ""
+    held_bytes: int = 0
+    """Of its text and its results."""
 
 
 _FROM_CLIENT: Final = {
@@ -196,7 +198,7 @@ class Observer:
         self._server = Skimmer(_FROM_SERVER)
         self._pending: deque[_Work] = deque()
         self._pending_bytes = 0
-        """Of the texts that wait for a reply, or were passed over and not told yet."""
+        """Of the texts that wait for a reply, with their results, or were passed over and not told yet."""
         self._prepared: dict[str, _Text] = {}
         self._portals: dict[str, _Text] = {}
         self._names_bytes = 0
@@ -213,6 +215,13 @@ class Observer:
     def is_unanswered(self) -> bool:
         """The server owes the client a reply."""
         return bool(self._pending)
+
+    @property
+    def held_bytes(self) -> int:
+        """What all that is known of the session takes, to within a few kilobytes. A text of several names counts for each."""
+        works = len(self._pending) + len(self._skipped)
+        half_read = self._client.held_bytes + self._server.held_bytes
+        return self._names_bytes + self._pending_bytes + _WORK_BYTES * works + half_read
 
     def from_client(self, data: bytes, now: float) -> list[Asked]:
         """Bytes on their way to the server; what they ask for."""
@@ -298,21 +307,22 @@ class Observer:
         self._count_in(work)
 
     def _count_in(self, work: _Work) -> None:
-        self._pending_bytes += len(work.text.start)
+        work.held_bytes = len(work.text.start)
+        self._pending_bytes += work.held_bytes
         if self._pending_bytes > PENDING_BYTES_MAX:
             raise ProtocolViolationError("too much is without a reply")
 
     def _next(self) -> _Work:
         """What was answered, or will not be."""
         work = self._pending.popleft()
-        self._pending_bytes -= len(work.text.start)
+        self._pending_bytes -= work.held_bytes
         return work
 
     def _take_skipped(self) -> list[Statement]:
         if not self._skipped:
             return []
         skipped, self._skipped = self._skipped, []
-        self._pending_bytes = sum(len(work.text.start) for work in self._pending)
+        self._pending_bytes = sum(work.held_bytes for work in self._pending)
         return skipped
 
     # ── what the server answers ───────────────────────────────────────────────────────────────────────────────────
@@ -448,6 +458,8 @@ class Observer:
         work.rows += result.rows
         if len(work.results) < RESULTS_MAX:
             work.results.append(result)
+            work.held_bytes += _RESULT_BYTES + len(result.tag)
+            self._pending_bytes += _RESULT_BYTES + len(result.tag)
         else:
             work.results_left_out += 1
 
@@ -507,6 +519,10 @@ _KINDS: Final = {"Q": Kind.SIMPLE, "F": Kind.FUNCTION}
 
 _ENTRY_BYTES: Final = 200
 # Of a name that is kept, beside what it holds: the dictionary, the string, the text's own object.
+_WORK_BYTES: Final = 512
+# Of a message that waits for its reply, beside its text; names are cut to _SERVER_NAME_BYTES.
+_RESULT_BYTES: Final = 120
+# As measured, all three (CPython 3.11).
 
 
 def _as_asked(work: _Work) -> Asked:
