@@ -71,6 +71,15 @@ QUIET = Activity(
 )
 
 
+def a_table(name: str) -> str:
+    """A line of what psql says: a table with one column, its key."""
+    return (
+        f'{{"schema" : "public", "name" : "{name}", "columns" : [{{"name" : "id", "type" : "bigint", "nullable" : false, '
+        f'"generated" : false}}], "constraints" : [{{"type" : "primary_key", "columns" : ["id"], "name" : "{name}_pkey", '
+        f'"referenced_table" : null}}]}}\n'
+    )
+
+
 class FakeKeys:
     def __init__(self) -> None:
         self.enabled: set[str] = set()
@@ -187,6 +196,8 @@ class FakeNode:
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self.dumps: dict[str, bytes | CloisterError] = {}
         """Database → what pg_dump says of it."""
+        self.tables: dict[str, bytes] = {}
+        """Database → what psql says of it."""
         self._last_generation = 0
         self._last_lsn = 0x100
         self._last_label = 0
@@ -485,6 +496,8 @@ class FakeNode:
     def _DumpSchema(self, command: DumpSchema) -> SchemaDump:  # noqa: N802
         if command.endpoint_id not in self.computes:
             raise NotFoundError(public="the compute does not run")
+        if command.form == "tables":
+            return SchemaDump(self.tables[command.database])
         if isinstance(dump := self.dumps[command.database], CloisterError):
             raise dump
         return SchemaDump(dump)
@@ -506,7 +519,8 @@ class FakeNode:
         timeline = self.images[command.project_id].timelines.pop(command.target_id)
         if isinstance(dump := self.dumps.get(command.database, b""), CloisterError):
             raise dump
-        return SchemaDump(" ".join(timeline.words()).encode())
+        text = " ".join(timeline.words())
+        return SchemaDump((text if command.form == "sql" else a_table(text)).encode())
 
     def _KeepHistory(self, command: KeepHistory) -> Done:  # noqa: N802
         self.calls.append("KeepHistory")

@@ -41,6 +41,7 @@ from cloister.node.commands import (
     GetTimeline,
     GetVolume,
     KeepHistory,
+    SchemaForm,
     StartCompute,
     StopCompute,
 )
@@ -184,9 +185,9 @@ class Node:
             settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make, dumps=self, single_user=NoSingleUser()
         )
 
-    async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes:
+    async def schema(self, compute: ComputeInfo, major: int, database: str, form: SchemaForm) -> bytes:
         """In place of `node/dumps.py`."""
-        return f"{compute.endpoint_id} {major} {database}".encode()
+        return f"{compute.endpoint_id} {major} {form} {database}".encode()
 
     async def ask(self, command: Command[Any], caller: Service = Service.API) -> Any:
         """As if `caller` had sent it; who it really is, is the RPC server's business and tested there."""
@@ -433,7 +434,9 @@ async def test_a_schema_is_that_of_a_compute_that_runs(node: Node) -> None:
     with pytest.raises(NotFoundError):
         await node.ask(command)
     await node.ask(StartCompute(spec=spec()))
-    assert (await node.ask(command)).text == f'{ENDPOINT} 18 na\'me = "x"'.encode()
+    assert (await node.ask(command)).text == f'{ENDPOINT} 18 sql na\'me = "x"'.encode()
+    tables = msgspec.structs.replace(command, form="tables")
+    assert (await node.ask(tables)).text == f'{ENDPOINT} 18 tables na\'me = "x"'.encode()
     for wrong in ("", "d" * 64, "a\0b"):
         with pytest.raises(BadRequestError):
             await node.ask(DumpSchema(endpoint_id=ENDPOINT, pg_version=18, database=wrong))

@@ -10,6 +10,7 @@ import pytest
 
 from cloister.base.errors import ExhaustedError, UnavailableError, UnprocessableError
 from cloister.base.identities import READER_UID
+from cloister.control.branches.tables import Column, Constraint, Referenced, Table, parse_tables
 from cloister.node import dumps as dumps_module
 from cloister.node.dumps import Dumps
 from cloister.node.sandbox.cgroups import detect
@@ -60,6 +61,73 @@ async def test_a_schema_is_told_without_its_secrets(node: Node, dumps: Dumps) ->
     odd = await dumps.schema(info, MAJOR, "o'dd = na\"me")
     assert b"database dump" in odd
     assert b"orders" not in odd
+    await session.close()
+
+
+IN_THE_WAY = """
+    CREATE SCHEMA trap;
+    CREATE FUNCTION trap.format_type(oid, integer) RETURNS text LANGUAGE sql RETURN 'trapped';
+    CREATE FUNCTION trap.never(oid, oid) RETURNS boolean LANGUAGE sql RETURN false;
+    CREATE OPERATOR trap.= (FUNCTION = trap.never, LEFTARG = oid, RIGHTARG = oid);
+    CREATE TABLE trap.pg_class (n integer);
+    ALTER DATABASE neondb SET search_path = trap, public, pg_catalog;
+    ALTER DATABASE neondb SET quote_all_identifiers = on;
+    ALTER DATABASE neondb SET statement_timeout = '1ms';
+    ALTER DATABASE neondb SET client_encoding = 'LATIN1';
+"""
+
+TABLES = """
+    CREATE TYPE public.mood AS ENUM ('calm');
+    CREATE DOMAIN public.given AS text NOT NULL;
+    CREATE TABLE public.customers (region integer, id bigint, name public.given, dropped text, PRIMARY KEY (region, id))
+        PARTITION BY RANGE (region);
+    CREATE TABLE public.customers_1 PARTITION OF public.customers FOR VALUES FROM (0) TO (10);
+    CREATE TABLE public.customers_2 PARTITION OF public.customers FOR VALUES FROM (10) TO (20);
+    ALTER TABLE public.customers DROP COLUMN dropped;
+    CREATE TABLE public."Größe ""x"" \\ y" (
+        customer bigint, price numeric(10, 2), twice numeric GENERATED ALWAYS AS (price * 2) STORED, mood public.mood[],
+        region integer NOT NULL, UNIQUE (price, mood), CHECK (price > 0),
+        CONSTRAINT whose FOREIGN KEY (region, customer) REFERENCES public.customers (region, id)
+    );
+    CREATE TABLE public.bare ();
+    CREATE VIEW public.looked AS SELECT 1 AS n;
+    CREATE TEMPORARY TABLE passing (n integer);
+    CREATE EXTENSION hstore SCHEMA public;
+    CREATE TABLE public.its_own (n integer);
+    ALTER EXTENSION hstore ADD TABLE public.its_own;
+"""
+
+
+async def test_tables_are_told_whatever_a_tenant_has_put_in_the_way(node: Node, dumps: Dumps) -> None:
+    info = await node.start(node.new_compute())
+    session = await connect(info, database="neondb")
+    assert parse_tables((await dumps.schema(info, MAJOR, "neondb", "tables")).decode()) == []
+    await session.execute(TABLES)
+    before = await dumps.schema(info, MAJOR, "neondb", "tables")
+    await session.execute(IN_THE_WAY)
+    said = await dumps.schema(info, MAJOR, "neondb", "tables")
+    assert said.startswith(before)
+    odd, bare, whole, part, *_, trap = parse_tables(said.decode())
+    assert trap == Table("trap", "pg_class", [Column("n", "integer", nullable=True, generated=False)], [])
+    assert bare == Table("public", "bare", [], [])
+    assert (odd.schema, odd.name) == ("public", 'Größe "x" \\ y')
+    assert [(it.name, it.type, it.nullable, it.generated) for it in odd.columns] == [
+        ("customer", "bigint", True, False),
+        ("price", "numeric(10,2)", True, False),
+        ("twice", "numeric", True, True),
+        ("mood", "public.mood[]", True, False),
+        ("region", "integer", False, False),
+    ]
+    unique, whose = odd.constraints
+    assert (unique.type, unique.columns) == ("unique", ["price", "mood"])
+    assert whose == Constraint(
+        "foreign_key", ["region", "customer"], "whose", Referenced("public", "customers", ["region", "id"])
+    )
+    assert [(it.name, it.nullable) for it in whole.columns] == [("region", False), ("id", False), ("name", False)]
+    assert [(it.type, it.columns) for it in whole.constraints] == [("primary_key", ["region", "id"])]
+    assert (part.name, part.columns) == ("customers_1", whole.columns)
+    with pytest.raises(UnprocessableError, match='database "host=/tmp" does not exist'):
+        await dumps.schema(info, MAJOR, "host=/tmp", "tables")
     await session.close()
 
 

@@ -33,6 +33,7 @@ from cloister.control.branches.model import (
     Usage,
     Window,
 )
+from cloister.control.branches.tables import Table
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.egress.model import EgressRule
@@ -255,6 +256,10 @@ class Schemas(Protocol):
     ) -> str:
         """As pg_dump --schema-only writes it."""
         ...
+
+    async def tables(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, database: str, point: Point = HEAD
+    ) -> list[Table]: ...
 
 
 class Endpoints(Protocol):

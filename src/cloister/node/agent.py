@@ -57,6 +57,7 @@ from cloister.node.commands import (
     NodeStatus,
     PoolerInfo,
     SchemaDump,
+    SchemaForm,
     StartCompute,
     StartPooler,
     StopCompute,
@@ -138,7 +139,7 @@ class ComputesPort(Protocol):
 class DumpsPort(Protocol):
     """What the agent needs of `node/dumps.py`."""
 
-    async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes: ...
+    async def schema(self, compute: ComputeInfo, major: int, database: str, form: SchemaForm) -> bytes: ...
 
 
 class EnginesPort(Protocol):
@@ -382,7 +383,7 @@ class NodeAgent:
         database = parse_identifier("database name", command.database)
         for compute in self._computes.running():
             if compute.endpoint_id == endpoint_id and self._dumps is not None:
-                return SchemaDump(await self._dumps.schema(compute, command.pg_version, database))
+                return SchemaDump(await self._dumps.schema(compute, command.pg_version, database, command.form))
         raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
 
     async def _start_pooler(self, command: StartPooler) -> PoolerInfo:

@@ -1,11 +1,11 @@
 """What the node agent can be asked to do: the whole surface of the only root process.
 
 Every command is a typed struct; every name in it is an id of ours (see `base/ids.py`), parsed again by the agent before
-it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema and DumpSchemaAt. The agent knows nothing of rights: it checks by
-peer credentials that the API process asks, and does what it is told, idempotently.
+it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema and DumpSchemaAt. The agent
+knows nothing of rights: it checks by peer credentials that the API process asks, and does what it is told, idempotently.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -267,20 +267,25 @@ class GetTimeline(Command[TimelineInfo], frozen=True, kw_only=True):
     timeline_id: str
 
 
+SchemaForm: TypeAlias = Literal["sql", "tables"]
+"""What tells a schema: pg_dump, or a query of psql's with a JSON object a line for each table (`node/postgres/telling.py`)."""
+
+
 class SchemaDump(msgspec.Struct, frozen=True):
     text: bytes
 
 
 class DumpSchema(Command[SchemaDump], frozen=True, kw_only=True):
-    """What `pg_dump --schema-only` says of a database of a compute that runs. `database` is the one name here that a tenant
-    chose: it goes into the environment of a program in a sandbox, and nowhere else. Raises NotFoundError (the compute does
-    not run), UnprocessableError (pg_dump's own words), ExhaustedError (more than SCHEMA_BYTES_MAX), UnavailableError (it
+    """What `pg_dump --schema-only` says of a database of a compute that runs, or psql of its tables. `database` is the one name
+    here that a tenant chose: it goes into the environment of a program in a sandbox, and nowhere else. Raises NotFoundError (the
+    compute does not run), UnprocessableError (the program's own words), ExhaustedError (more than SCHEMA_BYTES_MAX), UnavailableError (it
     took too long)."""
 
     reply: ClassVar[type] = SchemaDump
     endpoint_id: str
     pg_version: int
     database: str
+    form: SchemaForm = "sql"
 
 
 class DumpSchemaAt(Command[SchemaDump], frozen=True, kw_only=True):
@@ -294,6 +299,7 @@ class DumpSchemaAt(Command[SchemaDump], frozen=True, kw_only=True):
     pg_version: int
     uid: int
     database: str
+    form: SchemaForm = "sql"
     lsn: str | None = None
     at: float | None = None
 

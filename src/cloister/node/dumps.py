@@ -1,8 +1,8 @@
-"""pg_dump of a compute's schema: a program that listens to a tenant's server, run where it can do nothing else.
+"""A compute's schema, told by pg_dump or psql: a program that listens to a tenant's server, run where it can do nothing else.
 
-Whoever has taken over a compute decides what pg_dump reads. So pg_dump counts as taken over as well, and:
+Whoever has taken over a compute decides what it reads. So it counts as taken over as well, and:
 
-1. It runs in a sandbox of its own: no network, no shell, no file of the host, no data directory. Of the compute it sees the
+1. It runs in a sandbox of its own, and nothing else is in there that can run: no network, no shell, no file of the host, no data directory. Of the compute it sees the
    directory with the socket, and cannot write there.
 2. It is READER_UID, which owns nothing, in the group that may reach sockets. `pg_hba.conf` lets that uid in as
    `cloister_reader` and as nobody else: no superuser, so whatever a tenant's definitions do while they are looked at, they
@@ -27,9 +27,10 @@ from cloister.base.errors import ExhaustedError, UnavailableError, Unprocessable
 from cloister.base.identities import READER_UID
 from cloister.base.limits import SCHEMA_BYTES_MAX
 from cloister.base.settings import Paths
-from cloister.node.commands import ComputeInfo
+from cloister.node.commands import ComputeInfo, SchemaForm
 from cloister.node.postgres.access import READER_ROLE
 from cloister.node.postgres.engines import Engine, Engines
+from cloister.node.postgres.telling import TOLD, Told
 from cloister.node.postgres.tuning import SOCKET_DIR
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import Cgroups, Limits
@@ -60,21 +61,21 @@ class Dumps:
         self._cgroups = cgroups
         self._slots = asyncio.Semaphore(DUMPS_AT_ONCE)
 
-    async def schema(self, compute: ComputeInfo, major: int, database: str) -> bytes:
-        """Raises UnprocessableError with what pg_dump says, ExhaustedError, UnavailableError."""
+    async def schema(self, compute: ComputeInfo, major: int, database: str, form: SchemaForm = "sql") -> bytes:
+        """Raises UnprocessableError with what the program says, ExhaustedError, UnavailableError."""
         engine = self._engines.get(major)
         async with self._slots:
-            tools = await asyncio.to_thread(_tools, engine)
             try:
                 async with asyncio.timeout(DUMP_TIMEOUT_S):
-                    return await self._run(engine, tools, compute, database)
+                    return await self._run(engine, compute, database, TOLD[form])
             except TimeoutError:
                 raise UnavailableError(
-                    f"pg_dump of {compute.endpoint_id} took longer than {DUMP_TIMEOUT_S:.0f} s",
+                    f"{TOLD[form].program} of {compute.endpoint_id} took longer than {DUMP_TIMEOUT_S:.0f} s",
                     public="reading the schema took too long",
                 ) from None
 
-    async def _run(self, engine: Engine, tools: Path, compute: ComputeInfo, database: str) -> bytes:
+    async def _run(self, engine: Engine, compute: ComputeInfo, database: str, told: Told) -> bytes:
+        tool = await asyncio.to_thread(_alone, engine, told.program)
         name = f"dump-{secrets.token_hex(8)}"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status_path = self._directory / f"{name}.status"
@@ -91,8 +92,8 @@ class Dumps:
             with io.FileIO(write_end, "w"):
                 launched = await launch(
                     Launch(
-                        sandbox=self._sandbox(engine, tools, Path(compute.socket_dir), database),
-                        program=_PROGRAM,
+                        sandbox=self._sandbox(engine, tool, Path(compute.socket_dir), database, told),
+                        program=[f"/bin/{told.program}", *told.words, *_MORE_WORDS.get(told.program, ())],
                         status_path=status_path,
                         log_fd=complaint,
                         output_fd=write_end,
@@ -117,7 +118,7 @@ class Dumps:
                 raise UnprocessableError(os.pread(complaint, _ERROR_BYTES_MAX, 0).decode(errors="replace") or str(code))
             return said
 
-    def _sandbox(self, engine: Engine, tools: Path, sockets: Path, database: str) -> Sandbox:
+    def _sandbox(self, engine: Engine, tool: Path, sockets: Path, database: str, told: Told) -> Sandbox:
         environment = {
             "PGHOST": SOCKET_DIR,
             "PGPORT": "5432",
@@ -132,15 +133,13 @@ class Dumps:
             uid=READER_UID,
             groups=(self._engines.doors.shared_gid,),
             writable={},
-            readable={"/bin": tools, SOCKET_DIR: sockets},
-            environment=environment | engine.installation.environment,
+            readable={"/bin": tool, SOCKET_DIR: sockets},
+            environment=environment | told.environment | engine.installation.environment,
         )
 
 
-_PROGRAM: Final = [
-    *("/bin/pg_dump", "--schema-only", "--no-password", "--encoding=UTF8"),
-    f"--lock-wait-timeout={_LOCK_WAIT_MS}",
-]
+_MORE_WORDS: Final = {"pg_dump": (f"--lock-wait-timeout={_LOCK_WAIT_MS}",)}
+# Where others use the database as well. psql looks at the catalog alone.
 
 
 async def _heard(fd: int, launched: Launched) -> bytes:
@@ -162,15 +161,15 @@ async def _heard(fd: int, launched: Launched) -> bytes:
     return bytes(said)
 
 
-def _tools(engine: Engine) -> Path:
-    """A directory with pg_dump and nothing else, made once per engine. Below the engines, where files can be executed."""
-    tools = engine.home / "tools"
-    if not tools.is_dir():
-        unfinished = engine.home / f"tools-{secrets.token_hex(4)}"
+def _alone(engine: Engine, program: str) -> Path:
+    """A directory with the program and nothing else, made once per engine. Below the engines, where files can be executed."""
+    alone = engine.home / f"alone-{program}"
+    if not alone.is_dir():
+        unfinished = engine.home / f"{alone.name}-{secrets.token_hex(4)}"
         unfinished.mkdir(mode=0o755)
-        shutil.copy(engine.installation.bindir / "pg_dump", unfinished / "pg_dump")
+        shutil.copy(engine.installation.bindir / program, unfinished / program)
         try:
-            unfinished.rename(tools)
+            unfinished.rename(alone)
         except OSError:  # somebody was quicker
             shutil.rmtree(unfinished)
-    return tools
+    return alone

@@ -1,6 +1,6 @@
 """Schemas of clusters that no compute works on: made anew in another cluster, or told as text.
 
-Each time a server is started, and pg_dump beside it, in one sandbox, as the project's uid, with nothing in it but the project's own
+Each time a server is started, and pg_dump or psql beside it, in one sandbox, as the project's uid, with nothing in it but the project's own
 clusters. The server listens on a socket that only this sandbox has, and lets two roles in, neither of them a superuser.
 Whoever takes it over from inside a schema has what a tenant of a compute has. What two clusters are told so that one gets the
 other's schema is `timelines/schema_copy.py`; which clusters these are, and what becomes of them, is `timelines/keeper.py`.
@@ -14,8 +14,10 @@ from typing import Final
 
 from cloister.base.errors import ExhaustedError, InternalError, UnprocessableError
 from cloister.base.limits import SCHEMA_BYTES_MAX
+from cloister.node.commands import SchemaForm
 from cloister.node.postgres.access import READER_ROLE
 from cloister.node.postgres.engines import Engine
+from cloister.node.postgres.telling import TOLD
 from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR
 from cloister.node.runs import BESIDE_DIR, Ran, Run, Runs
 from cloister.node.timelines import recovery, schema_copy, scrub
@@ -59,10 +61,10 @@ done
 """
 
 
-_DUMP: Final = f"""set -eu
+_TELL: Final = f"""set -eu
 "$BIN/pg_ctl" start -s -w -t 300 -D {DATA_DIR} -o "$OPTIONS" >&2
 export PGHOST={SOCKET_DIR} PGUSER={READER_ROLE}
-exec "$BIN/pg_dump" --schema-only --no-password --encoding=UTF8
+exec "$BIN/$0" "$@"
 """
 # When it ends, the server does: it is process 1 of the sandbox.
 
@@ -73,27 +75,31 @@ class Schemas:
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
 
-    async def dump(self, engine: Engine, timeline: Timeline, uid: int, database: str) -> bytes:
-        """The timeline is of no use afterwards. Raises UnprocessableError with what pg_dump says, ExhaustedError."""
+    async def dump(
+        self, engine: Engine, timeline: Timeline, uid: int, database: str, form: SchemaForm = "sql"
+    ) -> bytes:
+        """The timeline is of no use afterwards. Raises UnprocessableError with what the program says, ExhaustedError."""
+        told = TOLD[form]
         what = self._with_servers(
             engine,
             timeline.data,
             uid,
-            _DUMP,
+            _TELL,
             # As a variable it is a name and nothing else; as an argument it could be a whole connection string.
-            {"PGDATABASE": database, "OPTIONS": _options(engine, DATA_DIR, _SOURCE_PORT)},
+            {"PGDATABASE": database, "OPTIONS": _options(engine, DATA_DIR, _SOURCE_PORT), **told.environment},
         )
-        ran = await self._runs.run(dataclasses.replace(what, said_bytes_max=SCHEMA_BYTES_MAX))
+        program = [*what.program, told.program, *told.words]
+        ran = await self._runs.run(dataclasses.replace(what, program=program, said_bytes_max=SCHEMA_BYTES_MAX))
         if len(ran.said) > SCHEMA_BYTES_MAX:
             raise ExhaustedError(
                 f"the schema in {timeline.directory.name} is too large",
                 public=f"the schema is larger than {SCHEMA_BYTES_MAX // 1024**2} MB",
             )
         if ran.code != 0:
-            _log, told, words = ran.output.partition("pg_dump: error: ")
-            if not told:
+            _log, begun, words = ran.output.partition(f"{told.program}: error: ")
+            if not begun:
                 raise InternalError(f"reading a schema ended with {ran.code}: {ran.output[-2000:]}")
-            raise UnprocessableError(told + words[-2000:])
+            raise UnprocessableError(begun + words[-2000:])
         return ran.said
 
     async def copy(

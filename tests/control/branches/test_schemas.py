@@ -3,13 +3,17 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloister.base.errors import CloisterError, NotFoundError, UnprocessableError
 from cloister.control.branches.model import Point, Restore
 from cloister.control.branches.schemas import comparable
+from cloister.control.branches.tables import Column, Constraint, Table, parse_tables
 from cloister.control.computes.model import EndpointChange
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import branched, refused
+from tests.control.fake_node import a_table
 from tests.control.land import CALLER, Land
 
 A_MOMENT = timedelta(seconds=1)
@@ -105,6 +109,8 @@ async def test_a_schema_as_it_was_needs_no_compute_and_leaves_nothing(land: Land
     await land.finish(operations)
     assert await sql(land, created, point=Point(at=at)) == "one"
     assert await sql(land, created, point=Point(lsn=lsn)) == "one"
+    (then,) = await land.control.schemas.tables(CALLER, created.project.id, created.branch.id, "neondb", Point(at=at))
+    assert then.name == "one"
     assert land.node.computes == {}
     assert list(land.node.images[created.project.id].timelines) == [created.branch.timeline_id]
 
@@ -148,3 +154,51 @@ async def test_a_branch_that_nobody_can_wake_cannot_tell(land: Land) -> None:
     )
     with refused(UnprocessableError, "no endpoint"):
         await sql(land, created)
+
+
+async def test_tables_are_told_by_the_compute_as_they_are(land: Land) -> None:
+    created = await land.project()
+    land.node.tables["neondb"] = (a_table("orders") + a_table("people")).encode()
+    orders, people = await land.control.schemas.tables(CALLER, created.project.id, created.branch.id, "neondb")
+    assert orders == Table(
+        schema="public",
+        name="orders",
+        columns=[Column(name="id", type="bigint", nullable=False, generated=False)],
+        constraints=[Constraint(type="primary_key", columns=["id"], name="orders_pkey", referenced_table=None)],
+    )
+    assert people.name == "people"
+    with refused(NotFoundError, "database not found"):
+        await land.control.schemas.tables(CALLER, created.project.id, created.branch.id, "postgres")
+
+
+def test_no_tables_are_an_empty_list() -> None:
+    assert parse_tables("") == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(1 row)",
+        "null",
+        a_table("t").replace('["id"]', "[]"),
+        a_table("t").replace("primary_key", "check"),
+        a_table("t").replace("false", '"no"', 1),
+        a_table("t").replace('"name" : "t",', ""),
+        a_table("t").replace('"name" : "t"', '"name" : "t", "more" : 1'),
+        a_table("t") + a_table("t")[:40],
+        "[" * 100_000,
+    ],
+)
+def test_tables_of_another_shape_are_refused(said: str) -> None:
+    with pytest.raises(UnprocessableError) as refusal:
+        parse_tables(said)
+    assert refusal.value.public == "the schema cannot be read: the server gave no list of tables"
+
+
+@given(st.text() | st.text('{}[]":,schemanametypcolutid0tf\\ \n', max_size=60).map(a_table))
+def test_whatever_a_server_says_is_tables_or_refused(said: str) -> None:
+    try:
+        found = parse_tables(said)
+    except UnprocessableError:
+        return
+    assert all(isinstance(it, Table) for it in found)

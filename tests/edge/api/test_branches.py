@@ -22,6 +22,7 @@ from tests.edge.api.world import (
     branch,
     project,
 )
+from tests.neon_description import faults, noun
 
 P = f"/projects/{PROJECT}"
 B = f"{P}/branches/{BRANCH}"
@@ -302,3 +303,28 @@ async def test_schemas_are_compared_with_the_parent_unless_another_is_named() ->
         (BRANCH, "neondb", Point(at=AT)),
         (CHILD, "neondb", HEAD),
     ]
+
+
+async def test_a_schema_is_told_as_its_tables_in_neons_words() -> None:
+    world = World()
+    async with world.client() as client:
+        told = (await client.get(f"{B}/schema?db_name=neondb&format=json&lsn=0/1")).json()
+        empty = (await client.get(f"{C}/schema?db_name=neondb&format=json")).json()
+    assert list(faults(told, noun("BranchSchemaResponse"))) == []
+    (table,) = told["json"]["tables"]
+    assert (table["schema"], table["name"]) == ("public", "orders")
+    assert table["columns"] == [
+        {"name": "id", "type": "bigint", "nullable": False, "generated": False},
+        {"name": "customer", "type": "integer", "nullable": True, "generated": False},
+    ]
+    assert table["constraints"] == [
+        {"type": "primary_key", "columns": ["id"], "name": "orders_pkey"},
+        {
+            "type": "foreign_key",
+            "columns": ["customer"],
+            "name": "orders_customer_fkey",
+            "referenced_table": {"schema": "public", "table": "customers", "columns": ["id"]},
+        },
+    ]
+    assert empty == {"json": {"tables": []}}
+    assert world.schemas.asked == [(BRANCH, "neondb", Point(lsn="0/1")), (CHILD, "neondb", HEAD)]

@@ -52,6 +52,7 @@ from cloister.control.branches.model import (
     Usage,
     Window,
 )
+from cloister.control.branches.tables import Column, Constraint, Referenced, Table
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
 from cloister.control.egress.model import EgressRule
@@ -1004,6 +1005,25 @@ class FakeSnapshots:
         raise NotFoundError(public="snapshot not found")
 
 
+ORDERS = Table(
+    schema="public",
+    name="orders",
+    columns=[
+        Column(name="id", type="bigint", nullable=False, generated=False),
+        Column(name="customer", type="integer", nullable=True, generated=False),
+    ],
+    constraints=[
+        Constraint(type="primary_key", columns=["id"], name="orders_pkey", referenced_table=None),
+        Constraint(
+            type="foreign_key",
+            columns=["customer"],
+            name="orders_customer_fkey",
+            referenced_table=Referenced(schema="public", table="customers", columns=["id"]),
+        ),
+    ],
+)
+
+
 @dataclass
 class FakeSchemas:
     texts: dict[str, str] = field(default_factory=lambda: {BRANCH: "a\nb\n", CHILD: "a\nb\nc\n"})
@@ -1014,6 +1034,12 @@ class FakeSchemas:
     ) -> str:
         self.asked.append((branch_id, database, point))
         return self.texts[branch_id]
+
+    async def tables(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, database: str, point: Point = HEAD
+    ) -> list[Table]:
+        self.asked.append((branch_id, database, point))
+        return [ORDERS] if branch_id == BRANCH else []
 
 
 @dataclass

@@ -10,7 +10,8 @@ import pytest
 
 from cloister.base.errors import PreconditionError, UnprocessableError
 from cloister.base.ids import new_endpoint_id, new_timeline_id, parse_project_id
-from cloister.node.commands import CloneTimeline, ComputeSpec, CopySchema, DumpSchemaAt, StopCompute
+from cloister.control.branches.tables import parse_tables
+from cloister.node.commands import CloneTimeline, ComputeSpec, CopySchema, DumpSchemaAt, SchemaForm, StopCompute
 from cloister.node.timelines.layout import Layout
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import UID, Node, running_node
@@ -206,7 +207,7 @@ async def test_a_schema_is_told_as_it_was_and_nothing_of_it_stays(node: Node) ->
     at = (await value(admin, "SELECT clock_timestamp()")).timestamp()
     await admin.execute("CREATE TABLE public.after (n integer)")
 
-    async def ask(database: str, **point: Any) -> str:
+    async def ask(database: str, form: SchemaForm = "sql", **point: Any) -> str:
         command = DumpSchemaAt(
             project_id=parent.project_id,
             source_id=parent.timeline_id,
@@ -214,6 +215,7 @@ async def test_a_schema_is_told_as_it_was_and_nothing_of_it_stays(node: Node) ->
             pg_version=18,
             uid=UID,
             database=database,
+            form=form,
             **point,
         )
         return str((await node.ask(command)).text, "utf-8")
@@ -233,7 +235,8 @@ async def test_a_schema_is_told_as_it_was_and_nothing_of_it_stays(node: Node) ->
     assert not list((layout.mountpoint / "unfinished").iterdir())
     await admin.close()
     await node.ask(StopCompute(endpoint_id=parent.endpoint_id))
-    assert "CREATE TABLE public.after" in await ask("neondb", at=time.time())
+    tables = parse_tables(await ask("neondb", "tables", at=time.time()))
+    assert [(it.schema, it.name) for it in tables] == [("public", "after"), ("public", "before")]
     assert node.agent._volumes.mountpoint(parse_project_id(parent.project_id)) is None
 
 

@@ -1,8 +1,10 @@
-"""The schema of a branch's database, as SQL: pg_dump's, run by the node on the branch's compute (`node/dumps.py`).
+"""The schema of a branch's database, as SQL or as its tables: told by pg_dump or psql, run by the node on the branch's compute
+(`node/dumps.py`).
 
 The compute is woken if it sleeps, and not found idle meanwhile. The schema as it was at a point needs none: the node recovers the
 branch's data to there, aside, and looks at that. What comes back was said by a tenant's server and is text:
-it is decoded and cut, and nothing in it is believed. Of pg_dump's own words only a refusal is looked at, to give it a name.
+it is decoded, cut or held to a shape, and nothing in it is believed. Of the program's own words only a refusal is looked at, to
+give it a name.
 """
 
 import re
@@ -16,13 +18,14 @@ from cloister.base.ids import BranchId, EndpointId, ProjectId, new_timeline_id
 from cloister.control.branches import store, timelines
 from cloister.control.branches.children import origin_of
 from cloister.control.branches.model import HEAD, Point
+from cloister.control.branches.tables import Table, parse_tables
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.model import Endpoint
 from cloister.control.computes.wake import Waker
 from cloister.control.roles.names import PLATFORM_DATABASES
-from cloister.node.commands import DumpSchema, DumpSchemaAt, SchemaDump
+from cloister.node.commands import DumpSchema, DumpSchemaAt, SchemaDump, SchemaForm
 
 DUMP_CALL_TIMEOUT_S: Final = 50.0
 # Two run at once, each for at most 20 s; who waits longer is told to come again. Clients wait a minute.
@@ -47,24 +50,39 @@ class SchemaService:
         """Raises NotFoundError, UnprocessableError, UnavailableError, ExhaustedError. The wake is recorded as the platform's,
         the reading by the front door as the caller's."""
         del caller
+        return comparable(await self._read(project_id, branch_id, database, point, "sql"))
+
+    async def tables(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, database: str, point: Point = HEAD
+    ) -> list[Table]:
+        """As `sql`."""
+        del caller
+        return parse_tables(await self._read(project_id, branch_id, database, point, "tables"))
+
+    async def _read(
+        self, project_id: ProjectId, branch_id: BranchId, database: str, point: Point, form: SchemaForm
+    ) -> str:
         if database in PLATFORM_DATABASES:
             raise NotFoundError(f"{database} is the platform's", public="database not found")
         if point.is_head:
-            dump = await self._now(project_id, branch_id, database)
+            dump = await self._now(project_id, branch_id, database, form)
         else:
-            dump = await self._then(project_id, branch_id, database, point)
-        return comparable(dump.text.decode(errors="replace"))
+            dump = await self._then(project_id, branch_id, database, point, form)
+        return dump.text.decode(errors="replace")
 
-    async def _now(self, project_id: ProjectId, branch_id: BranchId, database: str) -> SchemaDump:
+    async def _now(self, project_id: ProjectId, branch_id: BranchId, database: str, form: SchemaForm) -> SchemaDump:
         async with self._database.reading() as tx:
             await store.get(tx, project_id, branch_id)
             endpoint_id = _suitable(await computes.find(tx, project_id, branch_id))
             pg_version = (await timelines.place_of(tx, project_id)).pg_version
         async with self._waker.awake(endpoint_id):
-            command = DumpSchema(endpoint_id=endpoint_id, pg_version=pg_version, database=database)
-            return await self._told(command)
+            return await self._told(
+                DumpSchema(endpoint_id=endpoint_id, pg_version=pg_version, database=database, form=form)
+            )
 
-    async def _then(self, project_id: ProjectId, branch_id: BranchId, database: str, point: Point) -> SchemaDump:
+    async def _then(
+        self, project_id: ProjectId, branch_id: BranchId, database: str, point: Point, form: SchemaForm
+    ) -> SchemaDump:
         """Which of the branch's timelines holds an LSN, only the node can say."""
         async with self._database.reading() as tx:
             branch = await store.get(tx, project_id, branch_id)
@@ -79,6 +97,7 @@ class SchemaService:
                 pg_version=place.pg_version,
                 uid=place.uid,
                 database=database,
+                form=form,
                 lsn=origin.point.lsn,
                 at=None if origin.point.at is None else origin.point.at.timestamp(),
             )

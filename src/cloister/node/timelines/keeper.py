@@ -39,6 +39,7 @@ from cloister.node.commands import (
     Recovered,
     RecoverTimeline,
     SchemaDump,
+    SchemaForm,
     ScrubTimeline,
     TimelineInfo,
 )
@@ -86,9 +87,9 @@ class SingleUser(Protocol):
 
 
 class SchemaPrograms(Protocol):
-    """pg_dump and pg_restore on clusters that no compute works on: see `node/schemas.py`."""
+    """pg_dump, psql and pg_restore on clusters that no compute works on: see `node/schemas.py`."""
 
-    async def dump(self, engine: Any, timeline: Timeline, uid: int, database: str) -> bytes: ...
+    async def dump(self, engine: Any, timeline: Timeline, uid: int, database: str, form: SchemaForm) -> bytes: ...
 
     async def copy(
         self, engine: Any, source: Timeline, target: Timeline, uid: int, *, keeps_passwords: bool
@@ -409,7 +410,7 @@ class Keeper:
                 self._looks_back,
                 self._was(project_id, engine, uid, (source_id, target_id), target) as timeline,
             ):
-                return SchemaDump(await self._schemas.dump(engine, timeline, uid, database))
+                return SchemaDump(await self._schemas.dump(engine, timeline, uid, database, command.form))
         except TimeoutError:
             raise UnavailableError(
                 f"the schema of {source_id} at {target} took longer than {LOOK_BACK_TIMEOUT_S:.0f} s",

@@ -22,8 +22,7 @@ class SchemaQuery(msgspec.Struct, frozen=True, kw_only=True):
     db_name: str
     lsn: points.Lsn | None = None
     timestamp: points.Timestamp | None = None
-    format: Literal["sql"] = "sql"
-    """Neon has `json` as well, which is not served."""
+    format: Literal["sql", "json"] = "sql"
 
 
 @endpoint("GET", _BRANCH + "/schema", permission=Permission.DATABASE_READ, audit=Action.SCHEMA_READ)
@@ -31,6 +30,9 @@ async def get_schema(call: Call[NoBody, SchemaQuery]) -> wire.SchemaAnswer:
     query = call.query
     it = await call.control.branches.get(call.project_id, call.branch_id)
     database, point = paths.database_name(query.db_name), points.point(query.lsn, query.timestamp)
+    if query.format == "json":
+        tables = await call.control.schemas.tables(call.caller, call.project_id, it.id, database, point)
+        return wire.SchemaAnswer(json=wire.tables_answer(tables))
     sql = await call.control.schemas.sql(call.caller, call.project_id, it.id, database, point)
     return wire.SchemaAnswer(sql=sql)
 
