@@ -355,3 +355,23 @@ async def test_a_daemon_that_never_answers_is_given_up(
     assert host.traces() == []
     monkeypatch.undo()
     await volumes.open(project_id)
+
+
+async def test_a_sandbox_that_dies_while_it_is_made_leaves_nobody_with_the_key(
+    host: Host, project_id: ProjectId, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bwrap's child waits for its parent before it starts the daemon, and has the key and the session already."""
+    volumes = await host.start()
+    await volumes.create(project_id, SIZE, fill)
+    dying = "import os, signal\nif os.fork():\n  os.kill(os.getpid(), signal.SIGKILL)\nos.close(5)\nsignal.pause()"
+
+    def without_a_parent(mark: str, uid: int, image: Path) -> list[str]:
+        del uid, image
+        return ["python3", "-c", dying, f"type=fuse,id={mark},"]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qemu, "daemon_command", without_a_parent)
+        with pytest.raises(InternalError, match="its sandbox ended"):
+            await volumes.open(project_id)
+    assert host.traces() == []
+    await volumes.open(project_id)

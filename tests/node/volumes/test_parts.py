@@ -1,8 +1,10 @@
 """The parts of a volume that can be judged without a device."""
 
 import os
+import signal
 import struct
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,7 +12,8 @@ from cloister.base.errors import InternalError, PreconditionError
 from cloister.base.ids import ProjectId, new_project_id
 from cloister.base.settings import Settings
 from cloister.node.volumes import children, choose_driver, dmcrypt, luks, mounts, qemu
-from cloister.node.volumes.model import Attached
+from cloister.node.volumes.encrypted import LuksDriver
+from cloister.node.volumes.model import Attached, Note, Opener
 from cloister.node.volumes.plain import PlainDriver
 
 PROJECT = ProjectId("calm-forest-12345678")
@@ -179,3 +182,36 @@ def test_a_plain_volume_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     driver.destroy(PROJECT)
     driver.destroy(PROJECT)
     assert not driver.exists(PROJECT)
+
+
+def test_what_starts_while_an_opening_is_interrupted_is_killed_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interruption knows the launcher alone; who the daemon is, is told a moment later."""
+    paths = Settings(state_dir=str(tmp_path)).paths
+    launcher, daemon = (children.spawn(["sleep", "60"], {}) for _ in range(2))
+
+    class Interrupted:
+        name = "interrupted"
+
+        def prepare(self) -> None: ...
+        def detach(self, project_id: ProjectId, attached: Attached) -> None: ...
+        def attach(self, project_id: ProjectId, image: Path, key: int, note: Note) -> tuple[Attached, int]:
+            del image, key
+            note(Attached(launcher=launcher))
+            driver.interrupt(project_id)
+            note(Attached(launcher=launcher, daemon=daemon))
+            raise InternalError("no daemon answers")
+
+    monkeypatch.setattr(mounts, "unmount", lambda *_arguments, **_patience: None)
+    driver = LuksDriver(paths, cast("Opener", Interrupted()))
+    driver.prepare()
+    (paths.volumes / f"{PROJECT}.img").touch()
+    with pytest.raises(InternalError):
+        driver.open(PROJECT, -1)
+    try:
+        assert launcher.join(10) == -signal.SIGKILL
+        assert daemon.join(10) == -signal.SIGKILL
+    finally:
+        for process in (launcher, daemon):
+            process.signal(signal.SIGKILL)

@@ -66,6 +66,7 @@ class LuksDriver:
         self.opener_name = opener.name
         self._headers: dict[ProjectId, luks.Header] = {}
         self._under_way: dict[ProjectId, Attached] = {}
+        self._interrupted: set[ProjectId] = set()
         self._noting = threading.Lock()
 
     def prepare(self) -> None:
@@ -140,10 +141,10 @@ class LuksDriver:
 
     def interrupt(self, project_id: ProjectId) -> None:
         with self._noting:
-            attached = self._under_way.get(project_id)
-        for process in (attached.daemon, attached.launcher) if attached else ():
-            if process is not None:
-                process.signal(signal.SIGKILL)
+            if (attached := self._under_way.get(project_id)) is None:
+                return
+            self._interrupted.add(project_id)
+        _kill(attached)
 
     def destroy(self, project_id: ProjectId) -> None:
         self._image(project_id).unlink(missing_ok=True)
@@ -193,6 +194,11 @@ class LuksDriver:
             volume = msgspec.structs.replace(volume, attached=attached)
             with self._noting:
                 self._under_way[project_id] = attached
+                is_interrupted = project_id in self._interrupted
+            if is_interrupted:
+                # A process that was not known yet when the others were killed. Without them it would wait for ever, and the
+                # opening for it.
+                _kill(attached)
             write_record(self._record(project_id), volume)
 
         try:
@@ -213,6 +219,7 @@ class LuksDriver:
         finally:
             with self._noting:
                 self._under_way.pop(project_id, None)
+                self._interrupted.discard(project_id)
         return volume
 
     def _forget(self, project_id: ProjectId) -> None:
@@ -225,3 +232,9 @@ class LuksDriver:
 
     def _record(self, project_id: ProjectId) -> Path:
         return self._records / f"{project_id}.json"
+
+
+def _kill(attached: Attached) -> None:
+    for process in (attached.daemon, attached.launcher):
+        if process is not None:
+            process.signal(signal.SIGKILL)

@@ -125,6 +125,7 @@ class QemuOpener:
             attached = self._start_daemon(project_id, image, key, session, note)
             os.close(session)
             session = -1
+            self._require_daemon(project_id, attached)
             # (3) Opening waits until the daemon answers. A wrong key or a broken image ends it, which fails here.
             with _opened(export) as file:
                 _spare_from_oom(attached)
@@ -152,7 +153,10 @@ class QemuOpener:
             mounts.detach(export)
         # (3) The daemon, and with it the key.
         processes = [process for process in (attached.daemon, attached.launcher) if process is not None]
-        for process in processes or self._find(project_id):
+        if attached.daemon is None:
+            # Nobody told who it is. If bwrap was killed early, its child waits for it for ever, with the key and the session.
+            processes += self._find(project_id)
+        for process in processes:
             _end(process, project_id)
         export.unlink(missing_ok=True)
 
@@ -205,6 +209,10 @@ class QemuOpener:
                     if argument.startswith(mark.encode()):
                         name = argument.decode().removeprefix(mark).partition(",")[0]
                         yield name, ProcessRecord.of(int(entry.name))
+
+    def _require_daemon(self, project_id: ProjectId, attached: Attached) -> None:
+        if attached.daemon is None:
+            raise InternalError(f"volume daemon: its sandbox ended: {self._last_words(project_id)}")
 
     def _last_words(self, project_id: ProjectId) -> str:
         with contextlib.suppress(OSError):
