@@ -43,6 +43,8 @@ from cloister.control.computes.sessions import Opener, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
+from cloister.control.consumption.meter import Meter
+from cloister.control.consumption.service import ConsumptionService
 from cloister.control.egress.service import EgressService
 from cloister.control.egress.watch import EgressWatch
 from cloister.control.incidents.service import Incidents
@@ -229,7 +231,9 @@ class ControlPlane:
                 sessions=self.sessions,
                 gateways=self.gateways,
             ),
+            consumption=ConsumptionService(database),
         )
+        self.meter = Meter(database, clock)
 
     def heard(self, event: AnyEvent) -> None:
         """Something ended on the node."""
@@ -262,6 +266,7 @@ class ControlPlane:
                     tasks.create_task(self.egress.run()),
                     tasks.create_task(self.project_caretaker.run()),
                     tasks.create_task(self.access_keeper.run()),
+                    tasks.create_task(self.meter.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

@@ -36,6 +36,8 @@ from cloister.control.branches.model import (
 from cloister.control.branches.tables import Table
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
+from cloister.control.consumption.service import Taken
+from cloister.control.consumption.store import Asked
 from cloister.control.egress.model import EgressRule
 from cloister.control.incidents.model import Responded, Response
 from cloister.control.jwks.model import Jwks, NewJwks
@@ -350,6 +352,13 @@ class Incidents(Protocol):
     async def release(self, caller: Caller, finding_id: str) -> Responded: ...
 
 
+class Consumption(Protocol):
+    """What was taken over time: control/consumption/service.py."""
+
+    async def by_project(self, asked: Asked, *, after: ProjectId | None, limit: int) -> list[Taken]: ...
+    async def by_branch(self, asked: Asked, *, after: tuple[ProjectId, BranchId] | None, limit: int) -> list[Taken]: ...
+
+
 class Operations(Protocol):
     async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
         """Newest first."""
@@ -377,3 +386,4 @@ class Control:
     egress: Egress
     access: Access
     incidents: Incidents
+    consumption: Consumption

@@ -42,6 +42,7 @@ from tests.edge.api.world import (
 
 P = f"/projects/{PROJECT}"
 B = f"{P}/branches/{BRANCH}"
+WHEN = "from=2026-03-04T00:00:00Z&to=2026-03-04T05:00:00Z&granularity=hourly"
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,24 @@ CASES = [
     ),
     Case("create_transfer_request", f"{P}/transfer_requests", 201, {"": "TransferRequest"}, {"ttl_seconds": 600}),
     Case("accept_transfer_request", f"{P}/transfer_requests/{OFFER}", 204, {}, {"org_id": ORG}),
+    Case(
+        "get_consumption",
+        f"/consumption_history/projects?{WHEN}",
+        200,
+        {"projects[]": "ProjectConsumption", "projects[].periods[]": "Period"},
+    ),
+    Case(
+        "get_consumption_v2",
+        f"/consumption_history/v2/projects?{WHEN}&org_id={ORG}&metrics=compute_unit_seconds",
+        200,
+        {"projects[]": "ProjectConsumption", "projects[].periods[]": "Period"},
+    ),
+    Case(
+        "get_branch_consumption_v2",
+        f"/consumption_history/v2/branches?{WHEN}&org_id={ORG}&project_ids={PROJECT}&metrics=compute_unit_seconds",
+        200,
+        {"branches[]": "BranchConsumption", "branches[].periods[]": "Period"},
+    ),
     Case("list_access_requests", f"/cloister{P}/access_requests", 200, {}),
     Case("get_access_request", f"/cloister{P}/access_requests/{ACCESS}", 200, {}),
     Case(
@@ -638,3 +657,51 @@ async def test_a_transfer_request_is_accepted_from_outside_for_an_organization_o
     assert world.offers.changes == [(PROJECT, OFFER, OTHER_ORG)] * 2
     recorded = [it for it in world.audit.events if it.action == "project.transfer" and it.outcome == "ok"]
     assert recorded == [], "that is the service's to do, with the change"
+
+
+async def test_consumption_is_what_the_counts_say_and_what_is_not_measured_is_left_out() -> None:
+    world = World()
+    metrics = "compute_unit_seconds,root_branch_bytes_month,public_network_transfer_bytes,extra_branches_month"
+    path = f"/consumption_history/v2/projects?{WHEN}&org_id={ORG}&metrics={metrics}"
+    async with world.client() as client:
+        (shown,) = (await client.get(path)).json()["projects"]
+        (older,) = (await client.get(f"/consumption_history/projects?{WHEN}&include_v1_metrics=true")).json()[
+            "projects"
+        ]
+    (period,) = shown["periods"]
+    assert (period["period_start"], "period_end" in period) == ("2026-03-01T00:00:00Z", False)
+    values = {it["metric_name"]: it["value"] for it in period["consumption"][0]["metrics"]}
+    assert values == {"compute_unit_seconds": 900, "root_branch_bytes_month": round(8e6 / (31 * 24))}
+    (frame,) = older["periods"][0]["consumption"]
+    assert frame == {
+        "timeframe_start": "2026-03-04T05:00:00Z",
+        "timeframe_end": "2026-03-04T06:00:00Z",
+        "active_time_seconds": 3600,
+        "compute_time_seconds": 900,
+        "written_data_bytes": 1_000_000,
+        "synthetic_storage_size_bytes": 9_000_000,
+        "data_storage_bytes_hour": 9_000_000,
+    }
+
+
+async def test_consumption_is_asked_for_by_lists_within_what_is_ones_own() -> None:
+    world = World()
+    path = f"/consumption_history/v2/branches?{WHEN}&metrics=compute_unit_seconds"
+    mine = f"{path}&org_id={ORG}"
+    async with world.client() as client:
+        several = f"{mine}&project_ids={PROJECT},{OTHER_PROJECT}&project_ids={GONE_PROJECT}&branch_ids={BRANCH}"
+        assert (await client.get(several)).status_code == 200
+        for wrong, status in (
+            (f"{path}&org_id={OTHER_ORG}&project_ids={PROJECT}", 404),
+            (mine, 400),
+            (f"{mine}&project_ids={PROJECT}&metrics=snapshot_storage_bytes_month", 400),
+            (f"{mine}&project_ids={PROJECT}&cursor={PROJECT}", 400),
+            (f"{mine}&project_ids=" + ",".join([PROJECT] * 101), 400),
+            (f"{mine}&project_ids={PROJECT}".replace("from=2026-03-04", "from=2026-01-04"), 406),
+            (f"{mine}&project_ids={PROJECT}".replace("to=2026-03-04", "to=2026-03-03"), 406),
+        ):
+            assert (await client.get(wrong)).status_code == status, wrong
+    ((asked, after, limit),) = world.consumption.asked
+    assert (asked.org_ids, asked.granted, after, limit) == ((ORG,), (), None, 100)
+    assert asked.project_ids == [PROJECT, OTHER_PROJECT, GONE_PROJECT]
+    assert asked.branch_ids == [BRANCH]

@@ -55,6 +55,9 @@ from cloister.control.branches.model import (
 from cloister.control.branches.tables import Column, Constraint, Referenced, Table
 from cloister.control.calling import Caller, Page
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint, State
+from cloister.control.consumption.accounting import Amounts
+from cloister.control.consumption.service import Frame, Taken
+from cloister.control.consumption.store import Asked
 from cloister.control.egress.model import EgressRule
 from cloister.control.incidents.model import Responded, Response
 from cloister.control.jwks.model import Jwks, NewJwks
@@ -427,6 +430,24 @@ class FakeOffers:
         if offer_id != OFFER:
             raise NotFoundError(public="transfer request not found")
         self.changes.append((project_id, offer_id, destination))
+
+
+class FakeConsumption:
+    """One project, whose one branch took the same in every hour."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Asked, Any, int]] = []
+        amounts = Amounts(3600.0, 900.0, 1e6, 3600.0, 3600 * 8e6, 3600 * 8e6, 0.0, 3600 * 1e6)
+        hour = NOW.replace(minute=0, second=0, microsecond=0)
+        self.frames = (Frame(hour, hour + timedelta(hours=1), amounts),)
+
+    async def by_project(self, asked: Asked, *, after: ProjectId | None, limit: int) -> list[Taken]:
+        self.asked.append((asked, after, limit))
+        return [Taken(PROJECT, self.frames)]
+
+    async def by_branch(self, asked: Asked, *, after: tuple[ProjectId, BranchId] | None, limit: int) -> list[Taken]:
+        self.asked.append((asked, after, limit))
+        return [Taken(PROJECT, self.frames, BRANCH)]
 
 
 class FakeAudit:
@@ -1220,6 +1241,7 @@ class World:
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
         self.offers = FakeOffers()
+        self.consumption = FakeConsumption()
         self.egress = FakeEgress()
         self.access = FakeAccess()
         self.keys = FakeKeys()
@@ -1247,6 +1269,7 @@ class World:
                 egress=self.egress,
                 access=self.access,
                 incidents=FakeIncidents(),
+                consumption=self.consumption,
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

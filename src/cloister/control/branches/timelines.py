@@ -148,13 +148,15 @@ async def succeed(
 
 async def measured(tx: Transaction, info: TimelineInfo, now: datetime) -> None:
     await tx.execute(
-        """UPDATE timeline SET logical_bytes = $2, unique_bytes = $3, history_bytes = $4, measured_at = $5
+        """UPDATE timeline SET logical_bytes = $2, unique_bytes = $3, history_bytes = $4, measured_at = $5,
+                  end_lsn = $6::text::pg_lsn
             WHERE id = $1""",
         info.timeline_id,
         info.logical_bytes,
         info.unique_bytes,
         info.history_bytes,
         now,
+        info.end_lsn,
     )
 
 

@@ -168,6 +168,16 @@ class Call(Generic[B_co, Q_co]):
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 
+    def within(self, org_id: OrgId) -> tuple[tuple[OrgId, ...], tuple[ProjectId, ...]]:
+        """Of one organization, where the principal holds the route's permission: in all of it, or in single projects. Raises
+        NotFoundError for one in which they hold it nowhere."""
+        if org_id in self.org_ids:
+            return (org_id,), ()
+        project_ids = tuple(it for it in self.project_ids if self.principal.grants[it].org_id == org_id)
+        if not project_ids:
+            raise NotFoundError(public="organization not found")
+        return (), project_ids
+
     def also_permits(self, permission: Permission) -> bool:
         """Whether the principal holds a further permission: on the path's project, in its organization, or at all."""
         org_id = None if self.project is None else self.project.org_id

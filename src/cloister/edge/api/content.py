@@ -7,9 +7,12 @@ the trouble is.
 
 import asyncio
 import re
-from typing import Any, Final, TypeVar
+from collections.abc import Hashable
+from functools import cache
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
+import msgspec.inspect
 from starlette.requests import ClientDisconnect, Request
 
 from cloister.base.errors import BadRequestError
@@ -104,14 +107,30 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def decode_query(query: list[tuple[str, str]], wanted: type[T]) -> T:
-    """A query's parameters as a struct; the last of two with one name counts. Raises BadRequestError."""
-    parameters = {name: value for name, value in query if value != ""}
-    if any("\0" in value for value in parameters.values()):
+    """A query's parameters as a struct; the last of two with one name counts, but where the struct has a list: then all do,
+    and each may be several with commas between them. Raises BadRequestError."""
+    if any("\0" in value for _, value in query):
         raise BadRequestError(public="invalid request: U+0000 is not allowed in text")
+    parameters: dict[str, str | list[str]] = {name: value for name, value in query if value != ""}
+    for name in _lists_of(cast("Hashable", wanted)) & parameters.keys():
+        parameters[name] = [it for key, value in query if key == name for it in value.split(",") if it]
     try:
         return msgspec.convert(parameters, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise BadRequestError(public=f"invalid query: {_where(error)}") from None
+
+
+@cache
+def _lists_of(wanted: Hashable) -> frozenset[str]:
+    """The parameters of a query that are lists."""
+    fields = msgspec.inspect.type_info(wanted).fields  # type: ignore[attr-defined]
+    return frozenset(it.encode_name for it in fields if _is_list(it.type))
+
+
+def _is_list(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(_is_list(it) for it in kind.types)
+    return isinstance(kind, msgspec.inspect.ListType)
 
 
 def _refuse_untellable(body: bytes, value: object) -> None:

@@ -30,7 +30,7 @@ STATUS: Final[dict[Kind, int]] = {
 RETRY_AFTER_S: Final = 1.0
 # For 423 and 503: an operation or a restart of one of our processes takes about this long.
 
-_HTTP_ONLY: Final = frozenset({404, 405, 413, 415, 431, 501})
+_HTTP_ONLY: Final = frozenset({404, 405, 406, 413, 415, 431, 501})
 
 
 class TooManyRequestsError(RateLimitedError):

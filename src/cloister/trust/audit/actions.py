@@ -53,6 +53,7 @@ class Action(StrEnum):
     CONNECTION_DENIED = "connection.denied"
     CONNECTION_OPENED = "connection.opened"
     CONNECTION_URI_READ = "connection_uri.read"
+    CONSUMPTION_READ = "consumption.read"
     DATABASE_CREATE = "database.create"
     DATABASE_DELETE = "database.delete"
     DATABASE_GET = "database.get"

@@ -45,7 +45,7 @@ _ACTIONS: Final = {
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.level_get audit.read branch.get branch.list
-        connection_uri.read egress.list endpoint.get endpoint.list finding.list jwks.list key.list member.list on_call.list
+        connection_uri.read consumption.read egress.list endpoint.get endpoint.list finding.list jwks.list key.list member.list on_call.list
         operation.get operation.list project.get project.list recording.list recording.read region.list
         role.get role.list role.reveal_password snapshot.list snapshot.schedule_get user.get""",
     Shape(6003, 3): """access.approve access.deny audit.level_set branch.protect branch.recover branch.restore

@@ -9,6 +9,7 @@ from cloister.edge.api.routes import (
     accounts,
     advisors,
     branches,
+    consumption,
     databases,
     egress,
     endpoints,
@@ -49,6 +50,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     statements,
     advisors,
     findings,
+    consumption,
     later,
 )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from cloister.base.errors import BadRequestError, NotFoundError, PreconditionError
-from cloister.base.ids import OrgId, ProjectId
+from cloister.base.ids import OrgId
 from cloister.control.branches.model import Branch
 from cloister.control.calling import Page
 from cloister.control.computes.model import Endpoint
@@ -34,7 +34,7 @@ async def list_projects(call: Call[NoBody, ListProjects]) -> projects.ProjectLis
     query = call.query
     org_ids, project_ids = call.org_ids, call.project_ids
     if query.org_id is not None:
-        org_ids, project_ids = _within(call, paths.org_id(query.org_id))
+        org_ids, project_ids = call.within(paths.org_id(query.org_id))
     cursor = None if query.cursor is None else paths.project_id(query.cursor)
     page = Page(query.limit, cursor)
     find = call.control.projects.find_deleted if query.recoverable else call.control.projects.find
@@ -212,17 +212,6 @@ def _organization(call: Call[projects.CreateProject, NoQuery], asked: str | None
     if len(call.org_ids) > 1:
         raise BadRequestError(public="org_id is required, you can find it on your organization settings page")
     return call.org_ids[0]
-
-
-def _within(call: Call[NoBody, ListProjects], org_id: OrgId) -> tuple[tuple[OrgId, ...], tuple[ProjectId, ...]]:
-    """What of an organization the principal may list. Raises NotFoundError for one that they are not of."""
-    if org_id in call.org_ids:
-        return (org_id,), ()
-    grants = call.principal.grants
-    project_ids = tuple(it for it in call.project_ids if grants[it].org_id == org_id)
-    if not project_ids:
-        raise NotFoundError(public="organization not found")
-    return (), project_ids
 
 
 def _permitted(org_ids: tuple[OrgId, ...], asked: str) -> OrgId:
