@@ -37,6 +37,8 @@
  *                                       before the ones that the platform and other roles use
  *   ALTER EXTENSION … ADD, DROP         a member that a tenant wrote is trusted by the next update's script
  *   ALTER DATABASE/ROLE … SET           some parameters that everybody may set must hold: see `kept_parameters`
+ *   reading pg_authid, pg_user_mapping  access that was approved for a while may read all data, and would keep the
+ *   and the like in such access         verifiers of roles that stay: see `is_kept_from_access`
  *   SECURITY LABEL                      labels are how the platform marks roles
  *   the databases postgres, template*   they are the platform's own
  *
@@ -48,9 +50,11 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/catalog.h"
 #include "catalog/indexing.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "commands/defrem.h"
@@ -63,6 +67,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/varlena.h"
 
@@ -71,6 +76,7 @@ static const char *const platform_roles[] = {
 	"neon_superuser", "cloud_admin", "zenith_admin", "postgres", NULL
 };
 #define PLATFORM_PREFIX "cloister_"
+#define ACCESS_PREFIX "cloister_access_"	/* `ROLE_PREFIX` in control/access/model.py */
 
 static const char *const server_roles[] = {
 	"pg_execute_server_program", "pg_read_server_files", "pg_write_server_files", "pg_create_subscription",
@@ -462,7 +468,42 @@ policy_utility(PlannedStmt *pstmt, const char *query, bool is_tree_read_only, Pr
 		standard_ProcessUtility(pstmt, query, is_tree_read_only, context, params, environment, dest, completion);
 }
 
-/* Rights of all kinds are rows of system catalogs. Extensions' scripts may write to them, as some do; nobody else. */
+/* Did somebody log in whose access to data was approved for a while (control/access)? Who logged in does not change. */
+static bool
+session_is_approved_access(void)
+{
+	static int	known = -1;
+
+	if (known < 0)
+	{
+		const char *login = GetUserNameFromId(GetAuthenticatedUserId(), true);
+
+		known = login != NULL && strncmp(login, ACCESS_PREFIX, strlen(ACCESS_PREFIX)) == 0;
+	}
+	return known == 1;
+}
+
+/* What a reader of all data could read, and use when the access is long over: verifiers of standing roles, passwords for
+ * other servers. And values of rows that row-level security hides. */
+static bool
+is_kept_from_access(Oid relation)
+{
+	static const char *const kept[] = {
+		"pg_authid", "pg_shadow", "pg_user_mapping", "pg_statistic", "pg_statistic_ext_data", NULL
+	};
+	const char *name;
+
+	if (get_rel_relkind(relation) == RELKIND_TOASTVALUE)
+		return true;
+	if (relation >= FirstNormalObjectId)
+		return false;			/* not of those that initdb makes */
+	name = get_rel_name(relation);
+	return name != NULL && is_one_of(name, kept);
+}
+
+/* (1) Rights of all kinds are rows of system catalogs. Extensions' scripts may write to them, as some do; nobody else.
+ * (2) Approved access sees what has secrets through the system's own views only (pg_roles, pg_stats), which leave these
+ *     out: not through a view of somebody's, nor in a function of the owner's. */
 static bool
 policy_check_perms(List *range_table, List *permissions, bool is_error_wanted)
 {
@@ -478,6 +519,15 @@ policy_check_perms(List *range_table, List *permissions, bool is_error_wanted)
 			asked = "catalog write";
 			if (is_error_wanted)
 				REFUSE("Use the statement that is made for it.", "system catalogs cannot be written to");
+			return false;
+		}
+		if (session_is_approved_access() && wanted->checkAsUser != BOOTSTRAP_SUPERUSERID &&
+			is_kept_from_access(wanted->relid))
+		{
+			asked = "secrets of a catalog";
+			if (is_error_wanted)
+				REFUSE("pg_roles and pg_stats have what else is there.",
+					   "\"%s\" is not for approved access", get_rel_name(wanted->relid));
 			return false;
 		}
 	}

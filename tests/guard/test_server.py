@@ -424,3 +424,54 @@ def test_no_tenant_makes_it_forget(
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute(statement.encode())
     assert f"1 x{b'tenant'.hex()} LOAD" in refused(platform)
+
+
+READ_BY_ACCESS = [
+    "SELECT rolpassword FROM pg_authid",
+    "SELECT passwd FROM pg_shadow",
+    "SELECT umoptions FROM pg_user_mapping",
+    "SELECT stavalues1 FROM pg_statistic",
+    "SELECT stxdmcv FROM pg_statistic_ext_data",
+    "SELECT chunk_data FROM pg_toast.pg_toast_2619",
+    "SELECT count(*) FROM pg_authid",
+    "COPY pg_authid (rolpassword) TO STDOUT",
+    "EXPLAIN ANALYZE SELECT FROM pg_authid WHERE rolpassword LIKE 'SCRAM%'",
+    "PREPARE p AS TABLE pg_authid; EXECUTE p",
+    "DECLARE c CURSOR WITH HOLD FOR TABLE pg_authid",
+    "DO 'BEGIN PERFORM rolpassword FROM pg_authid; END'",
+    "SET ROLE pg_read_all_data; TABLE pg_authid",
+    "CREATE TEMP VIEW v AS TABLE pg_authid; TABLE v",
+    "SET ROLE pg_read_all_data; CREATE TEMP VIEW v AS TABLE pg_shadow; RESET ROLE; TABLE v",
+    "SELECT 1 FROM everybodys",
+    "SELECT query_to_xml('TABLE pg_authid', true, true, '')",
+]
+
+
+@pytest.fixture(scope="module")
+def reader(strict: Path) -> Iterator[str]:
+    """Somebody's whose access was approved, beside a view of the owner's that shows more than it should."""
+    role = f"cloister_access_{'0' * 32}"
+    with connect(strict, ADMIN) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN IN ROLE pg_read_all_data; GRANT pg_read_all_data TO tenant")
+        admin.execute("CREATE SCHEMA shown AUTHORIZATION tenant")
+        with connect(strict) as owner:
+            owner.execute("CREATE VIEW shown.everybodys AS TABLE pg_authid; GRANT USAGE ON SCHEMA shown TO PUBLIC")
+        yield role
+        admin.execute(f"DROP SCHEMA shown CASCADE; REVOKE pg_read_all_data FROM tenant; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("statement", READ_BY_ACCESS)
+def test_approved_access_takes_no_verifier_along(strict: Path, reader: str, statement: str) -> None:
+    """Threat: who may read all data for an hour keeps what opens it for ever."""
+    refused = pytest.raises(psycopg.errors.InsufficientPrivilege, match="is not for approved access")
+    with connect(strict, reader, options="-c search_path=public,shown") as session, refused:
+        session.execute(statement.encode())
+
+
+def test_approved_access_sees_everything_else(strict: Path, reader: str) -> None:
+    with connect(strict, reader) as session:
+        assert session.execute("SELECT rolpassword FROM pg_roles WHERE rolname = 'tenant'").fetchone() == ("********",)
+        for each in ("pg_user", "pg_stats", "pg_class", "pg_user_mappings", "pg_db_role_setting"):
+            session.execute(f"SELECT count(*) FROM {each}".encode())
+    with connect(strict) as owner:
+        assert owner.execute("TABLE pg_authid").fetchall(), "who is no guest reads what they may"

@@ -79,6 +79,8 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     reads = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5)}})
     calls = _weeks(lambda _: person | {"action": Action.PROJECT_LIST})
     update = person | {"action": Action.PROJECT_UPDATE}
+    asked = {"email": "dev@example.org"}
+    broken = asked | {"break_glass": True}
     observed = {"actor": "platform:sentinel", "address": "", "outcome": "failed"}
     refused = {
         "action": Action.API_REFUSED,
@@ -149,6 +151,15 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "protection-removed": (
             [(0, person | {"action": Action.BRANCH_UNPROTECT})],
             [(0, person | {"action": Action.BRANCH_PROTECT})],
+        ),
+        "break-glass": (
+            [(0, person | {"action": Action.ACCESS_REQUEST, "reason": "INC-7", "details": broken})],
+            [(0, person | {"action": Action.ACCESS_REQUEST, "reason": "INC-7", "details": asked})],
+        ),
+        "decision-refused": (
+            [(0, person | {"action": Action.ACCESS_APPROVE, "outcome": "failed", "reason": "forbidden"})],
+            # Somebody else was quicker.
+            [(0, person | {"action": Action.ACCESS_APPROVE, "outcome": "failed", "reason": "conflict"})],
         ),
         "privilege-change": (
             [(0, person | {"action": Action.MEMBER_ADD, "details": {"email": "new@example.org", "role": "admin"}})],
