@@ -26,6 +26,7 @@ from tests.edge.api.world import (
     OTHER_ORG,
     OTHER_PROJECT,
     PROJECT,
+    REVIEW,
     SNAPSHOT,
     World,
 )
@@ -64,6 +65,9 @@ BODIES: dict[str, Any] = {
     "update_member": {"role": "viewer"},
     "create_invitations": {"invitations": [{"email": "eve@example.com", "role": "viewer"}]},
     "transfer_projects": {"destination_org_id": OTHER_ORG, "project_ids": [PROJECT]},
+    "start_access_review": {"answer_days": 7},
+    "answer_access_review_item": {"decision": "keep"},
+    "set_access_review_policy": {"every_days": 90},
     "create_transfer_request": {"ttl_seconds": 60},
     "accept_transfer_request": {"org_id": ORG},
     "create_organization": {"name": "Example"},
@@ -100,6 +104,8 @@ def path_of(route: Route) -> str:
         access_id=ACCESS,
         recording_id=ACCESS,
         shift_id=ACCESS,
+        review_id=REVIEW,
+        item_number=1,
         request_id=OFFER,
         region_id="self-hosted",
     )
@@ -110,6 +116,7 @@ def changes(world: World) -> tuple[Any, ...]:
         it
         for made in (
             world.access.changes,
+            world.reviews.changes,
             world.projects.created,
             world.projects.changes,
             world.branches.created,

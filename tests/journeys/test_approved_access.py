@@ -1,6 +1,8 @@
-"""Somebody gets at a tenant's data: asks, is not allowed to approve it, is approved, reads, is recorded, is thrown out."""
+"""Somebody gets at a tenant's data: asks, is not allowed to approve it, is approved, reads, is recorded, is thrown out; and is
+asked about at the next review."""
 
 import contextlib
+import hashlib
 import json
 import time
 from typing import Any
@@ -108,6 +110,27 @@ def test_access_from_request_to_replay(instance: Instance, tenant: Tenant) -> No
     assert "orders" not in control(instance, "SELECT string_agg(encode(sealed, 'escape'), '') FROM recording_chunk")
     forged = try_control(instance, "UPDATE recording SET chunks = chunks - 1, head = sha256(head)")
     assert "PR422: a recording" in forged.stderr
+
+    # At the next review somebody asks whether they need to be here at all; and nobody answers for their own.
+    boss = Person(instance, "boss@example.com", "admin")
+    (org,) = instance.api("GET", "/users/me/organizations")["organizations"]
+    reviews = f"/cloister/organizations/{org['id']}/access_reviews"
+    started = instance.api("POST", reviews, {})
+    review = f"{reviews}/{started['access_review']['id']}"
+    for item in started["items"]:
+        answer = {"decision": "remove" if item["facts"].get("email") == "jit@example.com" else "keep"}
+        path = f"{review}/items/{item['number']}"
+        if item["facts"].get("email") == "admin@localhost":
+            assert instance.request("POST", path, json=answer).status_code == 403
+            assert boss.ask("POST", path, answer)[0] == 200
+        else:
+            instance.api("POST", path, answer)
+    assert dev.ask("GET", f"{base}/access_requests")[0] == 404
+    closed = instance.cloister("access", "review", "close").stderr
+    report = instance.cloister("access", "review", "show", "--report").stdout
+    digest = hashlib.sha256(report.encode()).hexdigest()
+    assert digest in closed
+    assert f'"{digest}"' in instance.cloister("audit", "list", "--action", "review.close", "--output", "json").stdout
 
 
 def test_what_was_asked_is_there_when_the_gateway_is_killed(instance: Instance, tenant: Tenant) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from cloister.cli import output as out
+from cloister.cli.access_reviews import review
 from cloister.cli.api import Json, segment
 from cloister.cli.connecting import run_psql
 from cloister.cli.failure import CommandError
@@ -289,6 +290,9 @@ def add(session: Session, *, email: str, starts_at: str, ends_at: str, org_id: s
 def remove(session: Session, *, shift_id: str, org_id: str | None) -> None:
     """Take a shift back, from the next call on."""
     session.show(session.api.delete(f"/cloister{org_path(session, org_id)}/on_call/{segment(shift_id)}"), SHIFTS)
+
+
+access.add_command(review)
 
 
 _NOT_KNOWN: Final = {

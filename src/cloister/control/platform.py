@@ -60,6 +60,8 @@ from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.service import ProjectService
 from cloister.control.projects.statements import StatementService
+from cloister.control.reviews.keeper import ReviewKeeper
+from cloister.control.reviews.service import ReviewService
 from cloister.control.roles import operations as role_operations
 from cloister.control.roles.databases import DatabaseService
 from cloister.control.roles.operations import RolesWorld
@@ -155,6 +157,7 @@ class ControlPlane:
         )
         self.directory.serve(self.gateways)
         self.access_keeper = AccessKeeper(database, self.sessions, access_guard, clock)
+        self.review_keeper = ReviewKeeper(database, clock)
         self.reconciler = Reconciler(
             database,
             agent,
@@ -222,6 +225,7 @@ class ControlPlane:
             statements=StatementService(database, gateways=self.gateways, sealer=sealer),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
+            reviews=ReviewService(database, clock),
             incidents=Incidents(
                 database,
                 self.engine,
@@ -267,6 +271,7 @@ class ControlPlane:
                     tasks.create_task(self.project_caretaker.run()),
                     tasks.create_task(self.access_keeper.run()),
                     tasks.create_task(self.meter.run()),
+                    tasks.create_task(self.review_keeper.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

@@ -54,6 +54,7 @@ from cloister.control.organizations.model import (
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
+from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 from cloister.trust.audit.statements import Segment
 
@@ -170,6 +171,23 @@ class Access(Protocol):
         self, caller: Caller, org_id: OrgId, email: str, starts_at: datetime, ends_at: datetime
     ) -> Shift: ...
     async def remove_shift(self, caller: Caller, org_id: OrgId, shift_id: UUID) -> Shift: ...
+
+
+class Reviews(Protocol):
+    """Reviews of who may what in an organization: control/reviews/service.py."""
+
+    async def find(self, org_id: OrgId) -> list[Review]: ...
+    async def get(self, org_id: OrgId, review_id: UUID) -> Review: ...
+    async def start(self, caller: Caller, org_id: OrgId, *, answer_days: int, lapses: bool) -> Review: ...
+    async def decide(
+        self, caller: Caller, org_id: OrgId, review_id: UUID, number: int, *, keeps: bool, note: str
+    ) -> Review: ...
+    async def close(self, caller: Caller, org_id: OrgId, review_id: UUID) -> Review: ...
+    async def policy(self, org_id: OrgId) -> Policy: ...
+    async def set_policy(
+        self, caller: Caller, org_id: OrgId, *, every_days: int, answer_days: int, lapses: bool
+    ) -> Policy: ...
+    async def remove_policy(self, caller: Caller, org_id: OrgId) -> Policy: ...
 
 
 class Branches(Protocol):
@@ -385,5 +403,6 @@ class Control:
     statements: Statements
     egress: Egress
     access: Access
+    reviews: Reviews
     incidents: Incidents
     consumption: Consumption

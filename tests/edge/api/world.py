@@ -76,6 +76,7 @@ from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
+from cloister.control.reviews.model import Item, Kind, Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role
 from cloister.control.services import Control, ProjectCreated, RoleChanged
 from cloister.edge.api.application import create_app
@@ -131,6 +132,7 @@ ADA: Final = principal(1, {ORG: "admin"})
 BOB: Final = principal(2, {OTHER_ORG: "editor"})
 GRANT: Final = uuid.UUID(int=99)
 OFFER: Final = uuid.UUID(int=97)
+REVIEW: Final = uuid.UUID(int=98)
 EGRESS_RULE: Final = uuid.UUID(int=98)
 FINDING: Final = "fd-0123456789ab"
 
@@ -448,6 +450,48 @@ class FakeConsumption:
     async def by_branch(self, asked: Asked, *, after: tuple[ProjectId, BranchId] | None, limit: int) -> list[Taken]:
         self.asked.append((asked, after, limit))
         return [Taken(PROJECT, self.frames, BRANCH)]
+
+
+class FakeReviews:
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+        item = Item(
+            1, Kind.MEMBER, str(BOB.account_id), None, BOB.account_id, {"email": "ada@example.com", "role": "admin"}
+        )
+        self.review = Review(REVIEW, ORG, "ada@example.com", NOW, NOW + timedelta(days=14), True, None, (item,))
+
+    async def find(self, org_id: OrgId) -> list[Review]:
+        return [self.review]
+
+    async def get(self, org_id: OrgId, review_id: uuid.UUID) -> Review:
+        return self.review
+
+    async def start(self, caller: Caller, org_id: OrgId, *, answer_days: int, lapses: bool) -> Review:
+        self.changes.append((org_id, answer_days, lapses))
+        return self.review
+
+    async def decide(
+        self, caller: Caller, org_id: OrgId, review_id: uuid.UUID, number: int, *, keeps: bool, note: str
+    ) -> Review:
+        self.changes.append((org_id, review_id, number, keeps, note))
+        return self.review
+
+    async def close(self, caller: Caller, org_id: OrgId, review_id: uuid.UUID) -> Review:
+        self.changes.append((org_id, review_id))
+        return self.review
+
+    async def policy(self, org_id: OrgId) -> Policy:
+        return Policy(90, 14, True, NOW)
+
+    async def set_policy(
+        self, caller: Caller, org_id: OrgId, *, every_days: int, answer_days: int, lapses: bool
+    ) -> Policy:
+        self.changes.append((org_id, every_days, answer_days, lapses))
+        return Policy(every_days, answer_days, lapses, NOW)
+
+    async def remove_policy(self, caller: Caller, org_id: OrgId) -> Policy:
+        self.changes.append(org_id)
+        return Policy(90, 14, True, NOW)
 
 
 class FakeAudit:
@@ -1244,6 +1288,7 @@ class World:
         self.consumption = FakeConsumption()
         self.egress = FakeEgress()
         self.access = FakeAccess()
+        self.reviews = FakeReviews()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -1268,6 +1313,7 @@ class World:
                 statements=self.statements,
                 egress=self.egress,
                 access=self.access,
+                reviews=self.reviews,
                 incidents=FakeIncidents(),
                 consumption=self.consumption,
             ),

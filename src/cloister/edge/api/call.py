@@ -157,6 +157,14 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["recording_id"])
 
     @property
+    def review_id(self) -> UUID:
+        return cast("UUID", self.path["review_id"])
+
+    @property
+    def item_number(self) -> int:
+        return cast("int", self.path["item_number"])
+
+    @property
     def shift_id(self) -> UUID:
         return cast("UUID", self.path["shift_id"])
 

@@ -30,6 +30,8 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "region_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
     "request_id": {"type": "string", "format": "uuid"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
+    "item_number": {"type": "integer", "minimum": 1},
+    "review_id": {"type": "string", "format": "uuid"},
     "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
 }

@@ -19,6 +19,8 @@ _NEON_ID: Final = re.compile(r"[a-z0-9-]{1,60}")
 _FINDING_ID: Final = re.compile(r"fd-[0-9a-f]{12}")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+_ITEM_NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")
+
 _KEY_ID_DIGITS_MAX: Final = 18
 # What fits bigint.
 
@@ -93,6 +95,12 @@ def _key_id(text: str) -> int:
     return int(text)
 
 
+def _item_number(text: str) -> int:
+    if not _ITEM_NUMBER.fullmatch(text):
+        raise BadRequestError(f"item {text[:80]!r}", public="invalid item number")
+    return int(text)
+
+
 def _id(noun: str, parser: Callable[[str], T], text: str) -> T:
     if not _NEON_ID.fullmatch(text):
         raise BadRequestError(f"{noun} id {text[:80]!r}", public=f"invalid {noun} id")
@@ -107,6 +115,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "branch_id": branch_id,
     "database_name": database_name,
     "endpoint_id": endpoint_id,
+    "item_number": _item_number,
     "jwks_id": _uuid("JWKS"),
     "finding_id": _finding_id,
     "key_id": _key_id,
@@ -118,6 +127,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "recording_id": _uuid("recording"),
     "region_id": region_id,
     "request_id": _uuid("transfer request"),
+    "review_id": _uuid("access review"),
     "role_name": role_name,
     "rule_id": _uuid("egress rule"),
     "shift_id": _uuid("shift"),

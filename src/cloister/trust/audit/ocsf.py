@@ -41,18 +41,18 @@ _ACTIONS: Final = {
     Shape(3002, 2): "connection.closed",
     Shape(6003, 1): """access.break_glass access.credentials access.grant access.request account.create api_key.create
         branch.create egress.allow endpoint.create export.add jwks.create key.create member.add on_call.add
-        organization.create project.create project.offer role.create snapshot.create volume.create""",
+        organization.create project.create project.offer review.start role.create snapshot.create volume.create""",
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.level_get audit.read branch.get branch.list
         connection_uri.read consumption.read egress.list endpoint.get endpoint.list finding.list jwks.list key.list member.list on_call.list
-        operation.get operation.list project.get project.list recording.list recording.read region.list
+        operation.get operation.list project.get project.list recording.list recording.read region.list review.list
         role.get role.list role.reveal_password snapshot.list snapshot.schedule_get user.get""",
     Shape(6003, 3): """access.approve access.deny audit.level_set branch.protect branch.recover branch.restore
         branch.set_as_default branch.unprotect branch.update endpoint.restart endpoint.start endpoint.suspend endpoint.update
         finding.acknowledge finding.release finding.resolve finding.respond key.cancel key.disable key.enable key.policy
-        key.root key.rotate key.schedule member.update project.recover project.transfer project.update role.reset_password
-        snapshot.restore snapshot.schedule snapshot.update""",
+        key.root key.rotate key.schedule member.update project.recover project.transfer project.update review.close review.decide
+        review.policy role.reset_password snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
     ): """access.revoke api_key.revoke branch.delete branch.purge egress.remove endpoint.delete export.remove
