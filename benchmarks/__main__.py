@@ -11,7 +11,19 @@ from benchmarks.baselines import BIN
 from benchmarks.measure import Machine, Result, write_json
 from cloister import __version__
 
-NAMES = ("wake", "connect", "throughput", "sql", "pooler", "create", "branch", "encryption", "density", "audit")
+NAMES = (
+    "wake",
+    "connect",
+    "throughput",
+    "sql",
+    "refusals",
+    "pooler",
+    "create",
+    "branch",
+    "encryption",
+    "density",
+    "audit",
+)
 
 
 def main() -> int:

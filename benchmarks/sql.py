@@ -110,10 +110,10 @@ async def _websocket(tenant: Tenant, https_port: int) -> tuple[Ask, asyncio.Stre
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
     )
     await reader.readuntil(b"\r\n\r\n")
-    writer.write(_frame(_first_words(tenant, tenant.password)))
+    writer.write(frame(_first_words(tenant, tenant.password)))
     await reader.readuntil(READY_FOR_QUERY_IDLE)
     await reader.readuntil(READY_FOR_QUERY_IDLE)
-    framed = _frame(_QUERY)
+    framed = frame(_QUERY)
 
     async def ask() -> None:
         writer.write(framed)
@@ -122,7 +122,7 @@ async def _websocket(tenant: Tenant, https_port: int) -> tuple[Ask, asyncio.Stre
     return ask, writer
 
 
-def _frame(payload: bytes) -> bytes:
+def frame(payload: bytes) -> bytes:
     """One masked binary frame; the mask is nothing, which is the same work for the server."""
     length = bytes((0x80 | len(payload),)) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
     return b"\x82" + length + b"\0\0\0\0" + payload
