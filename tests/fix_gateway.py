@@ -55,6 +55,7 @@ from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.edge.gateway import GatewayWorker, ServeOptions
 from cloister.edge.sql import HttpsFront
+from cloister.node.postgres.tuning import CLIENT_CHECK
 from cloister.protocol.scram import Verifier
 from tests.fix_database import _MEMORY, UNPRIVILEGED_UID, _run, _serving
 
@@ -82,7 +83,7 @@ def compute_server() -> Iterator[Path]:
         _run(
             "initdb", "-D", data, "-U", "cloister_admin", *"-A trust --no-sync --locale=C.UTF-8 --encoding=UTF8".split()
         )
-        with _serving(data, directory):
+        with _serving(data, directory, client_connection_check_interval=CLIENT_CHECK):
             _wait_until(directory, is_open=True)
             with psycopg.connect(
                 host=str(directory), user="cloister_admin", dbname="postgres", autocommit=True

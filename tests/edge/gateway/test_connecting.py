@@ -395,6 +395,18 @@ async def test_a_client_that_vanishes_frees_its_backend(gateway_world: GatewayWo
     assert closed.reason == "client_left"
 
 
+async def test_a_statement_does_not_outlive_its_client(gateway_world: GatewayWorld) -> None:
+    """Nobody cancels it, and it has nothing to say that would fail."""
+    await gateway_world.start()
+    async with await gateway_world.connect() as watcher:
+        connection = await gateway_world.connect()
+        connection.pgconn.send_query(b"SELECT pg_sleep(600)")
+        connection.pgconn.flush()
+        await _until_sleeping(watcher)
+        connection.pgconn.finish()
+        await _until_sleeping(watcher, 0)
+
+
 # -- cancelling
 
 
@@ -452,9 +464,9 @@ async def _sleep(connection: "psycopg.AsyncConnection[tuple[object, ...]]") -> N
     await connection.execute("SELECT pg_sleep(30)")
 
 
-async def _until_sleeping(watcher: "psycopg.AsyncConnection[tuple[object, ...]]") -> None:
+async def _until_sleeping(watcher: "psycopg.AsyncConnection[tuple[object, ...]]", sleepers: int = 1) -> None:
     async with asyncio.timeout(10):
         while True:
             rows = await watcher.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
-            if await rows.fetchone() == (1,):
+            if await rows.fetchone() == (sleepers,):
                 return

@@ -4,7 +4,7 @@ import pytest
 
 from cloister.base.limits import CU_MEMORY_BYTES
 from cloister.node.postgres.parameters import PARAMETERS
-from cloister.node.postgres.tuning import Size, command_line, postgresql_conf
+from cloister.node.postgres.tuning import CLIENT_CHECK, Size, command_line, postgresql_conf
 
 GB = 1024**3
 
@@ -62,6 +62,11 @@ def test_no_server_has_workers_for_subscriptions() -> None:
     """Nor can a tenant ask for any."""
     assert values(postgresql_conf(size(1), {}))["max_logical_replication_workers"] == "0"
     assert "max_logical_replication_workers" not in PARAMETERS
+
+
+def test_a_statement_looks_for_its_client() -> None:
+    """What the tests of the gateway rest on is what a compute has."""
+    assert values(postgresql_conf(size(1), {}))["client_connection_check_interval"] == CLIENT_CHECK
 
 
 def test_older_versions_get_no_parameter_they_do_not_know() -> None:

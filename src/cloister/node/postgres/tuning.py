@@ -46,6 +46,11 @@ WORKERS_BESIDE_CONNECTIONS: Final = 32
 # Postmaster, checkpointer, writers, autovacuum, I/O and parallel workers, WAL senders: about 20.
 
 
+CLIENT_CHECK: Final = "1s"
+# How often a statement that runs looks whether its client is still there: one poll. A cancel request that comes before the
+# statement was read cancels nothing, and without looking a backend learns of it when it has something to say.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     major: int
@@ -154,6 +159,7 @@ def postgresql_conf(size: Size, settings: Mapping[str, str]) -> str:
         # A slot that nobody reads and a query that sorts forever must not fill the volume.
         "max_slot_wal_keep_size": _mb(max(64 * MB, size.volume_bytes // 8)),
         "temp_file_limit": _mb(max(64 * MB, size.volume_bytes // 4)),
+        "client_connection_check_interval": CLIENT_CHECK,
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_line_prefix": "%m [%p] ",
