@@ -2,12 +2,15 @@
 
 Appenders, builder and notary share one process and its interpreter here, where the platform has the broker apart; and the
 builder looks every second instead of every five. The control database syncs as the platform's does. Then: how fast a log
-that nobody signed yet is caught up with, verified and exported. Last, what a project's audit level costs its clients.
+that nobody signed yet is caught up with, verified and exported. Last, what a project's audit level costs its clients: through
+the gateway, where both the gateway and the guard record; and of the guard alone, on a bare server, against one without the guard.
 """
 
 import asyncio
 import contextlib
 import os
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -17,10 +20,12 @@ from typing import Final
 import asyncpg
 
 from benchmarks import pgbench
-from benchmarks.baselines import BarePostgres
+from benchmarks.baselines import BIN, BarePostgres
 from benchmarks.measure import Result
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Database, migrate
+from cloister.control.computes import touched
+from cloister.node.postgres.engines import GUARDS
 from cloister.protocol.merkle.notes import SignedTree, VerifierKey
 from cloister.protocol.merkle.tree import Tree
 from cloister.trust.audit import Event, record
@@ -36,6 +41,8 @@ LOADS: Final = ((8, 1), (1, 100))
 """Clients, and events in each one's transaction: changes come one by one, connections in batches."""
 
 INTERVAL_S: Final = 1.0
+
+_KINDS: Final = ("-S", "-btpcb-like")
 
 EVENT: Final = Event(
     action="connection.opened", actor="role:neondb_owner", address="203.0.113.7", project_id="calm-forest-12345678",
@@ -69,6 +76,10 @@ def run(n: int = 10, seconds: float = 3.0) -> Result:
         finally:
             server.stop()
     _levels(result, max(1, n // 2), round(seconds))
+    with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        _inside(result, directory, max(1, n // 2), round(seconds))
     return result
 
 
@@ -78,7 +89,7 @@ def _levels(result: Result, rounds: int, seconds: int) -> None:
     with Instance() as instance:
         tenant = instance.create_project("levels")
         pgbench.initialise(tenant.environment, scale=10)
-        for kind in ("-S", "-btpcb-like"):
+        for kind in _KINDS:
             rates: dict[AuditLevel, list[float]] = {level: [] for level in AuditLevel}
             for _ in range(rounds):
                 for level, found in rates.items():
@@ -88,6 +99,67 @@ def _levels(result: Result, rounds: int, seconds: int) -> None:
             series = {level: result.add(f"{kind}, {level}", found, "tps") for level, found in rates.items()}
             for level in (AuditLevel.BASE, AuditLevel.EXTENDED, AuditLevel.FULL):
                 result.ratio(f"{kind}: {level} ÷ off", series[level], series[AuditLevel.OFF])
+
+
+def _inside(result: Result, directory: Path, rounds: int, seconds: int) -> None:
+    """The guard's part: pgbench as a tenant, on the server's own socket, in turns. `off ÷ without guard` is what all hooks of the
+    guard cost, this record's being a few of them."""
+    guard = Path(shutil.copy(GUARDS / str(_major()) / "guard.so", directory))
+    without = BarePostgres(directory / "without")
+    noting = BarePostgres(directory / "noting", f"shared_preload_libraries={guard}")
+    try:
+        for server in (without, noting):
+            server.initialise()
+            server.start()
+            asyncio.run(server.first_row())
+            asyncio.run(_admin(server, "CREATE ROLE tenant LOGIN", "GRANT CREATE ON SCHEMA public TO tenant"))
+            pgbench.initialise(_as_tenant(server), scale=10)
+        for kind in _KINDS:
+            rates: dict[AuditLevel | None, list[float]] = {level: [] for level in (None, *AuditLevel)}
+            for _ in range(rounds):
+                for level, found in rates.items():
+                    if level is not None:
+                        asyncio.run(_tell(noting, level))
+                    server = without if level is None else noting
+                    found.append(pgbench.throughput(_as_tenant(server), kind, clients=8, seconds=seconds)[0])
+            series = {
+                level: result.add(f"inside, {kind}, {level or 'without guard'}", found, "tps")
+                for level, found in rates.items()
+            }
+            result.ratio(f"inside, {kind}: off ÷ without guard", series[AuditLevel.OFF], series[None])
+            for level in (AuditLevel.BASE, AuditLevel.EXTENDED, AuditLevel.FULL):
+                result.ratio(f"inside, {kind}: {level} ÷ off", series[level], series[AuditLevel.OFF])
+    finally:
+        noting.stop()
+        without.stop()
+
+
+def _major() -> int:
+    said = subprocess.run([BIN / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(said.split()[2].split(".")[0])
+
+
+def _as_tenant(server: BarePostgres) -> dict[str, str]:
+    return {"PGHOST": str(server.directory), "PGUSER": "tenant", "PGDATABASE": "postgres"}
+
+
+async def _admin(server: BarePostgres, *statements: str) -> None:
+    connection = await asyncpg.connect(host=str(server.directory), user="bench", database="postgres")
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _tell(server: BarePostgres, level: AuditLevel) -> None:
+    """As the platform does: take what there is, say the level."""
+    connection = await asyncpg.connect(host=str(server.directory), user="bench", database="postgres")
+    try:
+        found = touched.parse(await connection.fetchval("SHOW guard.touched"))
+        await connection.execute("SELECT set_config('guard.touched', $1, true)", touched.order(found, level))
+    finally:
+        await connection.close()
 
 
 async def _measure(server: BarePostgres, directory: Path, n: int, seconds: float) -> Result:

@@ -26,6 +26,7 @@ _PG_init(void)
 	space_init();
 	archive_init();
 	claims_init();
+	touched_init();				/* outermost: what is refused was asked for all the same */
 	MarkGUCPrefixReserved("guard");
 }
 

@@ -13,6 +13,7 @@
  *   archive.c    finished WAL segments into the outbox
  *   claims.c     what a token said, beyond the reach of the session it opened
  *   refusals.c   what was refused, for the platform to read
+ *   touched.c    what is done inside the server, for the platform to read
  */
 #ifndef GUARD_H
 #define GUARD_H
@@ -28,6 +29,7 @@ extern void space_init(void);
 extern void archive_init(void);
 extern void claims_init(void);
 extern void refusals_init(void);
+extern void touched_init(void);
 
 /*
  * Is it the platform that acts: the bootstrap superuser, who logged in as that and is that at this moment? Code of a

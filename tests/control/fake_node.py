@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import (
     CloisterError,
     ConflictError,
@@ -28,6 +29,7 @@ from cloister.base.rpc import Command
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.refusals import Refusals
 from cloister.control.computes.sessions import BackupEnd, Running
+from cloister.control.computes.touched import Touched
 from cloister.control.roles.names import PLATFORM_DATABASES, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
 from cloister.node.commands import (
@@ -186,6 +188,7 @@ class FakeNode:
         self.on_event: Callable[[Any], None] = lambda _event: None
         self.activity: dict[str, Activity] = {}
         self.refusals: dict[str, Refusals] = {}
+        self.touched: dict[str, Touched] = {}
         """What the guard of an endpoint's compute counted and nobody had it forget."""
         self.wal_bytes: dict[str, int] = {}
         """Timeline → how much WAL it has had since its last snapshot."""
@@ -677,6 +680,14 @@ class FakeServer:
     async def forget_refusals(self, total: int) -> None:
         self.check_alive()
         assert self._node.refusals.pop(self._running.endpoint_id).total == total
+
+    async def touched(self) -> Touched | None:
+        self.check_alive()
+        return self._node.touched.get(self._running.endpoint_id)
+
+    async def take_touched(self, found: Touched, level: AuditLevel) -> None:
+        self.check_alive()
+        self._node.touched[self._running.endpoint_id] = Touched(found.epoch, level, found.total)
 
     async def is_replay_paused(self) -> bool:
         self.check_alive()

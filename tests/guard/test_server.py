@@ -26,7 +26,7 @@ SAID = psycopg.errors.InvalidParameterValue
 
 
 @contextmanager
-def server(policy: str) -> Iterator[Path]:
+def server(policy: str, **more: str) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="cloister-test-guard-", dir=fix_database._MEMORY))
     try:
         if os.geteuid() == 0:
@@ -41,6 +41,7 @@ def server(policy: str) -> Iterator[Path]:
             "guard.password_policy": policy,
             "log_min_error_statement": "panic",
             "wal_level": "logical",
+            **more,
         }
         with fix_database._serving(data, directory, **settings):
             with first_connection(directory) as session:

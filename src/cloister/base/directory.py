@@ -161,7 +161,8 @@ class Record(Command[int], frozen=True):
 
 
 class StatementRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One statement of a client, as a gateway saw it go by."""
+    """One statement of a client, as a gateway saw it go by; or what a compute's guard noted inside (`control/computes/touched.py`),
+    which knows of no session of ours and no address."""
 
     at: str
     """When it ended: RFC 3339 UTC with microseconds."""
@@ -189,6 +190,13 @@ class StatementRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bytes_taken: int = 0
     sqlstate: str = ""
     duration_ms: float = 0.0
+    touched: str = ""
+    """What was done to which table, as a guard says it: `read, update public.people`."""
+    acting_as: str = ""
+    """Whose rights it had, where these are not those of who logged in."""
+    times: int = 1
+    backend: int = 0
+    """The process id of the server's session."""
 
 
 class RecordStatements(Command[int], frozen=True, kw_only=True):

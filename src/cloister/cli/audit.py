@@ -55,6 +55,7 @@ STATEMENT_COLUMNS: Final = (
     Column("Outcome", "outcome"),
     Column("SQLSTATE", "sqlstate"),
     Column("Rows", "rows"),
+    Column("Table", "touched", may_cut=True),
     Column("Statement", "text", may_cut=True),
 )
 
@@ -227,14 +228,15 @@ def subject(
 def table(session: Session, *, name: str, project_id: str | None, since: str, limit: int) -> None:
     """List the recorded statements that name a table, newest first.
 
-    Rather too many than one too few: in any case, in comments and literals too, and every statement whose text was cut. A
-    view, a function, dynamic SQL can reach a table that the text does not name. `cloister audit who SESSION` says who it was.
+    Rather too many than one too few: in any case, in comments and literals too, and every statement whose text was cut. What
+    reached it through a view, a function or dynamic SQL is there by the server's word, in the column Table; it has no session
+    and no address, but the role. `cloister audit who SESSION` says who it was.
     """
     from cloister.trust.audit.tables import names_table  # noqa: PLC0415 - heavy
 
     def fits(each: Json) -> bool:
-        text = str(each.get("text", ""))
-        return names_table(text, name, is_cut=len(text) >= STATEMENT_TEXT_CHARS_MAX)
+        text, touched = str(each.get("text", "")), str(each.get("touched", ""))
+        return names_table(text, name, is_cut=len(text) >= STATEMENT_TEXT_CHARS_MAX) or names_table(touched, name)
 
     rows = _statements(session, project_id, since=since, limit=limit, fits=fits)
     session.show_list(rows, (*STATEMENT_COLUMNS, Column("Session", "session_id")), empty="No statement.")
@@ -356,14 +358,16 @@ def statements(
 ) -> None:
     """List what a project's clients executed, newest first: who, what, when, from where.
 
-    Each segment of the record is held to its event in the audit log; one that was changed or taken away ends this with an
-    error. Whether the audit log is whole, `cloister audit verify` says.
+    A line with a Table is what the server noted inside itself: tables that statements touched, and statements of functions, DO
+    blocks and triggers. The others are what clients sent. Each segment of the record is held to its event in the audit log; one
+    that was changed or taken away ends this with an error. Whether the audit log is whole, `cloister audit verify` says.
     """
     wanted = {"role": role, "address": address, "session_id": session_id}
 
     def fits(each: Json) -> bool:
         is_wanted = all(value is None or each[name] == value for name, value in wanted.items())
-        return is_wanted and (text is None or text.lower() in str(each.get("text", "")).lower())
+        said = f"{each.get('touched', '')}\n{each.get('text', '')}"
+        return is_wanted and (text is None or text.lower() in said.lower())
 
     rows = _statements(session, project_id, since=since, limit=limit, fits=fits)
     session.show_list(rows, STATEMENT_COLUMNS, empty="No statement.")

@@ -41,6 +41,7 @@ from cloister.control.computes.runner import Runner
 from cloister.control.computes.service import EndpointService
 from cloister.control.computes.sessions import Opener, Sessions
 from cloister.control.computes.suspend import Suspender
+from cloister.control.computes.touched import Inside
 from cloister.control.computes.verifiers import Verifiers
 from cloister.control.computes.wake import Waker
 from cloister.control.consumption.meter import Meter
@@ -123,7 +124,9 @@ class ControlPlane:
         self.runner = Runner(
             database, agent, sessions=self.sessions, gateways=self.gateways, clock=clock, backoff=backoff
         )
-        self.suspender = Suspender(database, self.runner, self.sessions, self.gateways)
+        sealer = Sealer(control_key)
+        inside = Inside(database, sealer)  # Of branches' own computes. Standbys are looked at by somebody else.
+        self.suspender = Suspender(database, self.runner, self.sessions, self.gateways, inside)
         self.waker = Waker(database, self.engine, self.runner, self.sessions, self.verifiers)
         vault = Vault(control_key)
         branches_world = BranchesWorld(
@@ -134,10 +137,10 @@ class ControlPlane:
             clock=clock,
             suspend_timeout_s=settings.suspend_timeout_s,
             interval_s=settings.idle_check_interval_s,
+            inside=Inside(database, sealer),
         )
         fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
         self.token_keys = JwksKeys(database, fetcher, clock)
-        sealer = Sealer(control_key)
         recording_keys = KeyRing(keys, control_key)
         access_guard = AccessGuard(database, self.waker, recording_keys, clock)
         self.directory = DirectoryServer(
@@ -164,6 +167,7 @@ class ControlPlane:
             runner=self.runner,
             suspender=self.suspender,
             sessions=self.sessions,
+            inside=inside,
             backoff=backoff,
             clock=clock,
             suspend_timeout_s=settings.suspend_timeout_s,
@@ -222,7 +226,7 @@ class ControlPlane:
             organizations=OrganizationService(database, clock),
             offers=OfferService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
-            statements=StatementService(database, gateways=self.gateways, sealer=sealer),
+            statements=StatementService(database, gateways=self.gateways, sealer=sealer, poke=self.reconciler.poke),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.rpc.wire import Command
 
 
@@ -75,6 +76,8 @@ class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The hard limit; PostgreSQL's own settings are derived from it."""
     settings: dict[str, str] = {}
     """`pg_settings` of the endpoint; only names on the agent's allow-list are honoured, others raise."""
+    audit_level: AuditLevel = AuditLevel.OFF
+    """What its guard notes from the start. Later it is told (control/computes/touched.py)."""
     is_read_only: bool = False
     """A hot standby: it shows the timeline as it is. Only on one that was made frozen."""
     follows_id: str | None = None

@@ -293,6 +293,7 @@ class Computes:
             reserve_bytes=gate_bytes(size_of(timeline_dir)),
             floor=floor,
             is_fed=spec.follows_id is not None,
+            audit_level=spec.audit_level,
         )
         plan = _Plan(spec, size, timeline_dir, room, postgresql_conf(size, spec.settings))
         info = ComputeInfo(

@@ -46,6 +46,7 @@ from cloister.control.computes.idle import Activity, Awake, Idle
 from cloister.control.computes.limits import memory_bytes
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.standby_store import Standby
+from cloister.control.computes.touched import Inside
 from cloister.node.commands import ComputeSpec, DeleteTimeline, GetStatus, StartCompute, StopCompute
 from cloister.trust.audit import Action, Event, record
 
@@ -108,8 +109,10 @@ class Standbys:
         clock: Clock,
         suspend_timeout_s: int,
         interval_s: float,
+        inside: Inside,
     ) -> None:
         self._world = world
+        self._inside = inside
         self._database: Database = world.database
         self._agent = world.agent
         self._sessions = world.sessions
@@ -181,6 +184,7 @@ class Standbys:
         async with self._database.reading() as tx:
             volume = await timelines.place_of(tx, standby.project_id)
             max_cu, settings = await computes.size_of_reader(tx, standby.project_id, standby.branch_id, standby.id)
+            level = await computes.audit_level(tx, standby.project_id)
             is_made = await timelines.state_of(tx, standby.timeline_id) == "ready"
         if not is_made:
             await self._make(standby, recipe, volume)  # (2)
@@ -198,6 +202,7 @@ class Standbys:
                     cpu_cores=max_cu,
                     memory_bytes=memory_bytes(max_cu),
                     settings=settings,
+                    audit_level=level,
                     is_read_only=True,
                     follows_id=standby.follows_id,
                 )
@@ -340,6 +345,7 @@ class Standbys:
             standbys = await standby_store.all_of_them(tx)
         alive = {(standby.id, standby.generation) for standby in standbys}
         self._looks = {key: look for key, look in self._looks.items() if key in alive}
+        self._inside.keep_only({standby.id for standby in standbys})
         if not standbys:
             return
         # Rows first: what was there then and is not now, has ended.
@@ -400,6 +406,7 @@ class Standbys:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S), self._sessions.lasting(running) as server:
                 await record_refusals(self._database, server, standby)
+                await self._inside.look(server, standby, standby.generation)
                 return await server.activity(), standby.past is None and await server.is_replay_paused()
         except TimeoutError:
             raise UnavailableError(f"{standby.place} does not say what it does") from None

@@ -69,7 +69,7 @@ from cloister.control.roles.server import RoleState
 from cloister.node.commands import StartPooler
 from cloister.protocol.scram import Verifier
 from cloister.trust.audit import Action, Event, record
-from cloister.trust.audit.statements import Sealer, keep
+from cloister.trust.audit.statements import Sealer, gap, keep
 
 EVENTS_MAX: Final = 2_000
 # In one message; a gateway that has more sends two.
@@ -386,10 +386,12 @@ class DirectoryServer:
             found = await tx.fetch("SELECT id FROM project WHERE id = ANY ($1)", sorted({*by_project, *command.lost}))
             if known := {row["id"] for row in found}:
                 kept = {project_id: some for project_id, some in by_project.items() if project_id in known}
-                lost = {project_id: count for project_id, count in command.lost.items() if project_id in known}
-                await keep(tx, self._sealer, kept, lost)
+                gaps = [gap(_GATEWAY, each, count) for each, count in command.lost.items() if each in known]
+                await keep(tx, self._sealer, kept, gaps, source=_GATEWAY)
         return len(command.statements)
 
+
+_GATEWAY: Final = "platform:gateway"
 
 _DETAILS: Final = (
     "session_id", "database", "application_name", "point", "jwks_id", "subject", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",

@@ -67,4 +67,5 @@ def spec_of(placed: Placed) -> ComputeSpec:
         cpu_cores=endpoint.max_cu,
         memory_bytes=memory_bytes(endpoint.max_cu),
         settings=dict(endpoint.pg_settings),
+        audit_level=placed.audit_level,
     )

@@ -33,6 +33,7 @@ from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import Cause, Runner, running_of
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.suspend import Suspender
+from cloister.control.computes.touched import Inside
 from cloister.node.commands import (
     AnyEvent,
     CloseVolume,
@@ -81,6 +82,7 @@ class Reconciler:
         runner: Runner,
         suspender: Suspender,
         sessions: Sessions,
+        inside: Inside,
         backoff: Backoff,
         clock: Clock,
         suspend_timeout_s: int,
@@ -91,6 +93,7 @@ class Reconciler:
         self._runner = runner
         self._suspender = suspender
         self._sessions = sessions
+        self._inside = inside
         self._backoff = backoff
         self._clock = clock
         self._suspend_timeout_s = suspend_timeout_s
@@ -107,6 +110,10 @@ class Reconciler:
 
     def connected(self) -> None:
         """The agent may have restarted, and its events before now are lost."""
+        self._poked.set()
+
+    def poke(self) -> None:
+        """Something changed that a look tells computes, or is told by them."""
         self._poked.set()
 
     # ── the loops ──
@@ -249,6 +256,7 @@ class Reconciler:
             endpoints = await store.awake(tx)
         for gone in self._looks.keys() - {endpoint.id for endpoint in endpoints}:
             del self._looks[gone]
+        self._inside.keep_only({endpoint.id for endpoint in endpoints})
         await _each(endpoints, self._look_at, at_once=LOOKS_AT_ONCE_MAX)
 
     async def _look_at(self, endpoint: Endpoint) -> None:
@@ -272,6 +280,7 @@ class Reconciler:
             ):
                 activity = await server.activity()
                 await record_refusals(self._database, server, endpoint)
+                await self._inside.look(server, endpoint, endpoint.generation)
         except TimeoutError:
             raise UnavailableError(f"{endpoint.id} does not say what it does") from None
 

@@ -24,9 +24,11 @@ from typing import Annotated, Any, Final, Protocol
 import asyncpg
 from msgspec import Meta
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import WAKE_TIMEOUT_S
+from cloister.control.computes import touched as inside
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.refusals import Refusals, parse
 from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood, understood_rows
@@ -80,6 +82,8 @@ class ComputeServer(Server, Protocol):
     async def activity(self) -> Activity: ...
     async def refusals(self) -> Refusals: ...
     async def forget_refusals(self, total: int) -> None: ...
+    async def touched(self) -> inside.Touched | None: ...
+    async def take_touched(self, found: inside.Touched, level: AuditLevel) -> None: ...
     async def is_replay_paused(self) -> bool:
         """Of a standby."""
         ...
@@ -179,6 +183,21 @@ class TenantServer(Catalog):
         with understood():
             await self._connection.fetchval(
                 "SELECT pg_catalog.set_config('guard.refused', $1, true)", str(total), timeout=QUERY_TIMEOUT_S
+            )
+
+    async def touched(self) -> inside.Touched | None:
+        with understood():
+            said = await self._connection.fetchval(
+                "SELECT pg_catalog.current_setting('guard.touched', true)", timeout=QUERY_TIMEOUT_S
+            )
+        return inside.parse(said) if isinstance(said, str) and said else None
+
+    async def take_touched(self, found: inside.Touched, level: AuditLevel) -> None:
+        with understood():
+            await self._connection.fetchval(
+                "SELECT pg_catalog.set_config('guard.touched', $1, true)",
+                inside.order(found, level),
+                timeout=QUERY_TIMEOUT_S,
             )
 
     async def is_replay_paused(self) -> bool:

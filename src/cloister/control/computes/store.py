@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId, TimelineId
@@ -22,6 +23,7 @@ class Placed:
     history_retention_s: int
     pg_version: int
     uid: int
+    audit_level: AuditLevel
 
 
 async def find(tx: Transaction, project_id: ProjectId, branch_id: BranchId | None) -> list[Endpoint]:
@@ -50,7 +52,7 @@ async def get(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -
 async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool = False) -> Placed:
     """Raises NotFoundError."""
     row = await tx.fetch_row(
-        """SELECT e.*, b.timeline_id, p.history_retention_seconds, v.pg_version, v.uid
+        """SELECT e.*, b.timeline_id, p.history_retention_seconds, p.audit_level, v.pg_version, v.uid
              FROM endpoint e JOIN branch b ON b.id = e.branch_id JOIN project p ON p.id = e.project_id
                   JOIN volume v ON v.project_id = e.project_id
             WHERE e.id = $1 AND ($2 OR e.deleted_at IS NULL)""",
@@ -65,7 +67,12 @@ async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool 
         history_retention_s=row["history_retention_seconds"],
         pg_version=row["pg_version"],
         uid=row["uid"],
+        audit_level=AuditLevel(row["audit_level"]),
     )
+
+
+async def audit_level(tx: Transaction, project_id: ProjectId) -> AuditLevel:
+    return AuditLevel(await tx.fetch_value("SELECT audit_level FROM project WHERE id = $1", project_id))
 
 
 async def add(tx: Transaction, endpoint: Endpoint) -> Endpoint:

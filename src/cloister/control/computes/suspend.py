@@ -29,6 +29,7 @@ from cloister.control.computes.model import Endpoint
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import CatalogCopy, Cause, Runner, running_of
 from cloister.control.computes.sessions import ComputeServer, Running, Sessions
+from cloister.control.computes.touched import Inside
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,11 @@ class Suspended(Enum):
 
 
 class Suspender:
-    def __init__(self, database: Database, runner: Runner, sessions: Sessions, gateways: Gateways) -> None:
+    def __init__(
+        self, database: Database, runner: Runner, sessions: Sessions, gateways: Gateways, inside: Inside
+    ) -> None:
         self._database = database
+        self._inside = inside
         self._runner = runner
         self._sessions = sessions
         self._gateways = gateways
@@ -110,8 +114,9 @@ class Suspender:
         try:
             async with self._sessions.lasting(running) as server:
                 await server.end_clients()
-                # Nobody hides what was refused by a suspend before it was looked at.
+                # Nobody hides what was refused or done by a suspend before it was looked at.
                 await record_refusals(self._database, server, endpoint)
+                await self._inside.look(server, endpoint, running.generation)
                 await server.hold_catalog()
                 return await _read(server)
         except CloisterError as error:

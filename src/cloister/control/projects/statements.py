@@ -1,6 +1,7 @@
 """What of a project's statements is recorded: its level, and the record."""
 
 import asyncio
+from collections.abc import Callable
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Database
@@ -15,10 +16,11 @@ from cloister.trust.audit.statements import Sealer, Segment, find, opened
 
 
 class StatementService:
-    def __init__(self, database: Database, *, gateways: Gateways, sealer: Sealer) -> None:
+    def __init__(self, database: Database, *, gateways: Gateways, sealer: Sealer, poke: Callable[[], None]) -> None:
         self._database = database
         self._gateways = gateways
         self._sealer = sealer
+        self._poke = poke
 
     async def level(self, project_id: ProjectId) -> AuditLevel:
         async with self._database.reading() as tx:
@@ -30,8 +32,8 @@ class StatementService:
         return AuditLevel(level)
 
     async def set_level(self, caller: Caller, project_id: ProjectId, level: AuditLevel) -> AuditLevel:
-        """Sessions of another level are ended by their gateways at once; the next ones have this one. Raises ForbiddenError
-        where it is lower than before and the caller may not lower it."""
+        """Sessions of another level are ended by their gateways at once; the next ones have this one. Servers that run are told
+        with the next look at them, which is made at once, read-only ones after seconds. Raises ForbiddenError where it is lower than before and the caller may not lower it."""
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
             row = await tx.fetch_row(
@@ -47,6 +49,7 @@ class StatementService:
             event = caller.event(Action.AUDIT_LEVEL_SET, org_id=row["org_id"], project_id=project_id, details=details)
             await record(tx, event)
         self._gateways.invalidate(project_id=project_id)
+        self._poke()
         return level
 
     async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:

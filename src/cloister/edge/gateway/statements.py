@@ -9,7 +9,8 @@ room: while it is above its mark, the clients that fill it are not read, so a co
 sessions, rather than have them go on unrecorded. What is under way then still ends, and the queue has room for that; beyond
 it, what is lost is counted, and the count is recorded.
 
-The gateway knows a statement by what the server says of it. Functions and DO blocks are one statement, whatever they do.
+The gateway knows a statement by what the server says of it. Functions and DO blocks are one statement, whatever they do; what
+they do, the guard notes (`control/computes/touched.py`).
 """
 
 import asyncio
@@ -198,8 +199,16 @@ class Watch:
     RefusedError where they could, but nothing more: either way it must end."""
 
     def __init__(
-        self, trail: StatementTrail, level: AuditLevel, visit: "Visit", share: Share, clock: Callable[[], float]
+        self,
+        trail: StatementTrail,
+        level: AuditLevel,
+        visit: "Visit",
+        share: Share,
+        clock: Callable[[], float],
+        *,
+        backend: int,
     ) -> None:
+        self._backend = backend
         self._trail = trail
         self._level = level
         self._visit = visit
@@ -232,10 +241,10 @@ class Watch:
     def _add(self, statements: list[Statement]) -> None:
         for statement in statements:
             if is_wanted(self._level, statement):
-                self._trail.add(_record(self._visit, statement))
+                self._trail.add(_record(self._visit, statement, self._backend))
 
 
-def _record(visit: "Visit", statement: Statement) -> StatementRecord:
+def _record(visit: "Visit", statement: Statement, backend: int) -> StatementRecord:
     route, startup = visit.route, visit.startup
     assert route is not None
     assert startup is not None
@@ -261,4 +270,5 @@ def _record(visit: "Visit", statement: Statement) -> StatementRecord:
         bytes_taken=statement.bytes_taken,
         sqlstate=statement.sqlstate[:5],
         duration_ms=round((statement.ended - statement.began) * 1000, 3),
+        backend=backend,
     )

@@ -192,11 +192,13 @@ class Visit:
             raise
 
     def watch(self, running: Running) -> Watch | None:
-        """Of its statements, if its project has them recorded. Of the route as it was looked up behind the gate."""
+        """Of its statements, if its project has them recorded. Of the route as it was looked up behind the gate. By the
+        server's process its statements are found beside what the guard notes inside; behind a pooler it has no process of its own."""
         level = running.route.audit_level
         if level is AuditLevel.OFF:
             return None
-        return Watch(self._gateway.statements, level, self, self._observed(running), time.monotonic)
+        backend = 0 if self.target.is_pooled else running.backend_pid
+        return Watch(self._gateway.statements, level, self, self._observed(running), time.monotonic, backend=backend)
 
     def _observed(self, running: Running) -> Share:
         return self._gateway.observed.share(running.route.endpoint_id)

@@ -160,10 +160,10 @@ class Serving:
         """(5) and (6)."""
         visit = guest.visit
         running, compute = await visit.enter()
+        running.backend_pid, running.backend_secret = compute.login.pid, compute.login.secret
         watch = visit.watch(running)
         query = Query(compute, head, work, share.grow, watch)
         running.relay = query
-        running.backend_pid, running.backend_secret = compute.login.pid, compute.login.secret
         running.socket_dir = compute.socket_dir
         try:
             if running.is_refused:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.node.postgres import standby
 from cloister.node.postgres.extensions import OFFERED
 from cloister.node.postgres.parameters import checked
@@ -63,10 +64,14 @@ class Size:
     """Of a standby: what it must have at least."""
     is_fed: bool = False
     """Of a standby: it is given new WAL."""
+    audit_level: AuditLevel = AuditLevel.OFF
 
     def command_line(self) -> list[str]:
         """What must hold and depends on the compute."""
-        reserve = ["-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"]
+        reserve = [
+            *("-c", f"guard.space_reserve={self.reserve_bytes // 1024}kB"),
+            *("-c", f"guard.record={self.audit_level}"),
+        ]
         return reserve if self.floor is None else [*reserve, *standby.command_line(is_fed=self.is_fed)]
 
     @property

@@ -69,11 +69,16 @@ class Sealer:
 
 
 async def keep(
-    tx: Transaction, sealer: Sealer, statements: Mapping[str, Sequence[StatementRecord]], lost: Mapping[str, int]
+    tx: Transaction,
+    sealer: Sealer,
+    statements: Mapping[str, Sequence[StatementRecord]],
+    gaps: Sequence[Event] = (),
+    *,
+    source: str,
 ) -> None:
-    """One segment for each project, and their events; an event for what a gateway had to give up. The last thing to do in
-    a transaction, as any recording. Projects must exist."""
-    events = [_gap(project_id, count) for project_id, count in lost.items()]
+    """One segment for each project, and their events, and those of what had to be given up. The last thing to do in a
+    transaction, as any recording. Projects must exist. `source` is whose word it is: a gateway's, or a compute's guard's."""
+    events = [*gaps]
     for project_id, some in statements.items():
         body = sealer.seal(project_id, some)
         number = await tx.fetch_value(
@@ -91,7 +96,7 @@ async def keep(
         events.append(
             Event(
                 action=Action.STATEMENTS_SEAL,
-                actor="platform:gateway",
+                actor=source,
                 project_id=project_id,
                 resource=f"segment/{number}",
                 details=details,
@@ -100,14 +105,16 @@ async def keep(
     await record(tx, *events)
 
 
-def _gap(project_id: str, count: int) -> Event:
+def gap(source: str, project_id: str, count: int | None, *, endpoint_id: str = "", reason: str = "no_room") -> Event:
+    """So many statements were not kept; None: nobody knows how many."""
     return Event(
         action=Action.STATEMENTS_GAP,
-        actor="platform:gateway",
+        actor=source,
         outcome="failed",
         project_id=project_id,
-        reason="no_room",
-        details={"statements": count},
+        endpoint_id=endpoint_id,
+        reason=reason,
+        details={} if count is None else {"statements": count},
     )
 
 
