@@ -100,7 +100,8 @@ def _websocket(instance: Instance, tenant: Tenant, role: str, endpoint: str) -> 
 def _secured(instance: Instance, tenant: Tenant, name: str) -> "closing[ssl.SSLSocket]":
     context = ssl.create_default_context(cafile=str(tenant.ca_file))
     line = socket.create_connection(("127.0.0.1", instance.https_port), timeout=30)
-    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as clients do; else it is the kernel's pauses that are measured
+    # As clients do; else it is the kernel's pauses that are measured.
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return closing(context.wrap_socket(line, server_hostname=name))
 
 
