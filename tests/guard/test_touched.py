@@ -123,9 +123,7 @@ def test_copy_is_noted_both_ways_with_its_rows(place: Path, platform: psycopg.Co
     assert lines(take(platform)) == [("COPY", "people", "read", 1, 10), ("COPY", "log", "insert", 1, 1)]
 
 
-def test_an_expression_that_the_planner_runs_is_noted(
-    place: Path, platform: psycopg.Connection[Any]
-) -> None:
+def test_an_expression_that_the_planner_runs_is_noted(place: Path, platform: psycopg.Connection[Any]) -> None:
     """A function that calls itself immutable runs before its statement does."""
     run(
         place,
