@@ -133,6 +133,17 @@ def test_the_reserve_is_held_given_up_and_taken_back(volume: Path) -> None:
         headroom.mind(volume)
 
 
+def test_where_nothing_is_mounted_any_more_nothing_is_made(tmp_path: Path) -> None:
+    """A volume may be closed between the look at the list of them and this: what was made in the directory below it would keep
+    it from ever being closed."""
+    below = tmp_path / "volume"
+    below.mkdir()
+    headroom.mind(below)
+    assert not [*below.iterdir()]
+    headroom.hold(below)  # the control: there would be room
+    assert [*below.iterdir()]
+
+
 @pytest.mark.root
 def test_a_tenants_links_are_not_followed(volume: Path, data: Path, tmp_path: Path) -> None:
     """The data directory belongs to the tenant, and this is root."""

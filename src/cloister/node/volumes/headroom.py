@@ -14,11 +14,13 @@ the server does:
 Segments and reserve are *unwritten extents*: they belong to their file in the volume and take nothing on the host's disk.
 """
 
+import contextlib
 import errno
 import itertools
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,8 +60,8 @@ _SEGMENT_SIZES: Final = frozenset(1024**2 << shift for shift in range(11))
 _SEGMENT: Final = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")
 
 
-def _free_bytes(path: Path) -> int:
-    space = os.statvfs(path)
+def _free_bytes(place: Path | int) -> int:
+    space = os.statvfs(place)
     return space.f_bavail * space.f_frsize
 
 
@@ -69,41 +71,58 @@ def gate_bytes(volume_bytes: int) -> int:
     return min(wanted, volume_bytes // GATE_SHARE_MAX)
 
 
-def size_of(path: Path) -> int:
+def size_of(place: Path | int) -> int:
     """Of the file system: what `gate_bytes` is a share of."""
-    space = os.statvfs(path)
+    space = os.statvfs(place)
     return space.f_frsize * space.f_blocks
 
 
 def hold(mountpoint: Path) -> bool:
     """Take the reserve, if it is not held and the gate stays open. True if it is held afterwards."""
-    path = mountpoint / _RESERVE
-    if path.exists():
-        return True
-    size = min(RESERVE_BYTES, size_of(mountpoint) // SHARE)
-    if _free_bytes(mountpoint) < gate_bytes(size_of(mountpoint)) + 2 * size:
-        return False
-    directory = os.open(mountpoint, _DIRECTORY)
-    try:
-        _allocate(_RESERVE, size, 0, directory=directory)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return False
-    finally:
-        os.close(directory)
-    return True
+    with _held_open(mountpoint) as root:
+        return _hold(root)
 
 
 def release_if_needed(mountpoint: Path) -> bool:
     """Give up the reserve if little is left of what the gate keeps. True if that was done just now."""
-    if _free_bytes(mountpoint) >= gate_bytes(size_of(mountpoint)) // LOW_SHARE:
+    with _held_open(mountpoint) as root:
+        return _release_if_needed(root)
+
+
+def _hold(root: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(_RESERVE, dir_fd=root, follow_symlinks=False)
+        return True
+    size = min(RESERVE_BYTES, size_of(root) // SHARE)
+    if _free_bytes(root) < gate_bytes(size_of(root)) + 2 * size:
         return False
     try:
-        (mountpoint / _RESERVE).unlink()
+        _allocate(_RESERVE, size, 0, directory=root)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
+
+
+def _release_if_needed(root: int) -> bool:
+    if _free_bytes(root) >= gate_bytes(size_of(root)) // LOW_SHARE:
+        return False
+    try:
+        os.unlink(_RESERVE, dir_fd=root)
     except FileNotFoundError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _held_open(mountpoint: Path) -> Iterator[int]:
+    """The root of what is mounted there. While it is open, the same is; and nobody is led to the directory below it."""
+    root = os.open(mountpoint, _DIRECTORY)
+    try:
+        yield root
+    finally:
+        os.close(root)
 
 
 def prepare_cluster(data: Path, uid: int) -> None:
@@ -114,11 +133,15 @@ def prepare_cluster(data: Path, uid: int) -> None:
 
 def mind(mountpoint: Path) -> None:
     """What a volume with a running server needs from time to time, once a second: give up the reserve where the server
-    needs it, take it back when there is room. Raises OSError."""
-    if release_if_needed(mountpoint):
-        log.warning("%s is full: its reserve was given up", mountpoint)
-    else:
-        hold(mountpoint)
+    needs it, take it back when there is room. Nothing where the volume was unmounted meanwhile: a file that was made in the
+    directory below would keep it from being removed, and the volume from being closed. Raises OSError."""
+    with _held_open(mountpoint) as root:
+        if os.fstat(root).st_dev == os.stat(mountpoint.parent).st_dev:
+            return
+        if _release_if_needed(root):
+            log.warning("%s is full: its reserve was given up", mountpoint)
+        else:
+            _hold(root)
 
 
 def make_wal_ahead(data: Path, uid: int) -> int:
