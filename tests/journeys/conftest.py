@@ -1,12 +1,19 @@
 """One platform for the journeys that leave it as they found it; others start their own."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.front import Front
 from tests.instance import Instance, Tenant, tail
 from tests.token_server import TokenServer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.journey)
 
 
 @pytest.fixture(scope="session")
