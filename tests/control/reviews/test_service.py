@@ -296,6 +296,18 @@ async def test_a_policy_begins_them(
     assert {"review.policy", "review.start", "review.close"} <= by
 
 
+async def test_with_one_admin_everything_but_their_own_has_to_be_answered(
+    service: ReviewService, organizations: OrganizationService
+) -> None:
+    review = await start(service)
+    with pytest.raises(ConflictError, match="1 of 2"):
+        await service.close(CALLER, HERE, review.id)
+    await service.decide(CALLER, HERE, review.id, number_of(review, "member", BOB), keeps=True, note="")
+    closed = await service.close(CALLER, HERE, review.id)
+    assert answers(closed) == {"member ada@example.com": Decision.HELD, "member bob@example.com": Decision.KEPT}
+    assert len(await roles(organizations)) == 2
+
+
 async def test_the_last_admin_is_not_removed_by_an_answer(
     service: ReviewService, organizations: OrganizationService, database: Database
 ) -> None:

@@ -43,7 +43,7 @@ class Decision(StrEnum):
     GONE = "gone"
     """It was not there any more."""
     HELD = "held"
-    """Nobody answered for the last admin, without whom there would be none."""
+    """The only admin's, for whom nobody can answer and without whom there would be none."""
     UNANSWERED = "unanswered"
     """Nobody answered in time, and this review takes nothing back by itself."""
 

@@ -105,13 +105,14 @@ class ReviewService:
             return await store.get(tx, org_id, review_id)
 
     async def close(self, caller: Caller, org_id: OrgId, review_id: UUID) -> Review:
-        """Before its time, when everything is answered. Raises ConflictError."""
+        """Before its time, when everything is answered that somebody could answer for. Raises ConflictError."""
         async with self._database.transaction() as tx:
             review = await store.held(tx, org_id, review_id)
             if review.closed_at is not None:
                 raise ConflictError(public="the review is closed")
-            if review.open_count:
-                raise ConflictError(public=f"{review.open_count} of {len(review.items)} rights are not answered for")
+            waiting = [it for it in review.items if it.decision is None and not await _is_only_admins(tx, review, it)]
+            if waiting:
+                raise ConflictError(public=f"{len(waiting)} of {len(review.items)} rights are not answered for")
             await end(tx, caller, review, self._clock.now())
             return await store.get(tx, org_id, review_id)
 
@@ -186,12 +187,12 @@ async def end(tx: Transaction, teller: Told, review: Review, now: datetime) -> N
 async def _take_back(
     tx: Transaction, teller: Told, review: Review, item: Item, now: datetime, *, as_what: Decision
 ) -> Decision:
-    """`as_what`; or GONE, or HELD for the last admin."""
+    """`as_what`; or GONE, or HELD for the only admin's."""
+    if await _is_only_admins(tx, review, item):
+        return Decision.HELD
     match item.kind:
         case Kind.MEMBER:
             account_id = UUID(item.subject)
-            if await store.is_only_admin(tx, review.org_id, account_id):
-                return Decision.HELD
             was_there = await organizations.member(tx, review.org_id, account_id) is not None
             await organizations.remove_member(tx, review.org_id, account_id)
             action = Action.MEMBER_REMOVE
@@ -209,6 +210,11 @@ async def _take_back(
         return Decision.GONE
     await record(tx, _of_item(teller, action, review, item))
     return as_what
+
+
+async def _is_only_admins(tx: Transaction, review: Review, item: Item) -> bool:
+    """Nobody can answer for it: there is no other admin."""
+    return item.account_id is not None and await store.is_only_admin(tx, review.org_id, item.account_id)
 
 
 def _waiting(review: Review, number: int, now: datetime) -> Item:
