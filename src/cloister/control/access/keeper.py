@@ -19,6 +19,7 @@ from cloister.control.access.model import State, Step, overdue
 from cloister.control.access.service import close_overdue
 from cloister.control.access.store import Leftover
 from cloister.control.computes.sessions import Running, Sessions
+from cloister.control.repeating import repeat
 
 _log = logging.getLogger(__name__)
 
@@ -41,12 +42,7 @@ class AccessKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            try:
-                await self.pass_once()
-            except CloisterError as error:
-                _log.warning("access that is over could not be ended, again in a moment: %s", error)
-            await asyncio.sleep(KEEP_EVERY_S)
+        await repeat(self.pass_once, KEEP_EVERY_S, _log, "ending access that is over")
 
     async def pass_once(self) -> None:
         now = self._clock.now()

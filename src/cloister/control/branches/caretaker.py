@@ -26,9 +26,12 @@ from cloister.control.branches.snapshots import SnapshotService
 from cloister.control.branches.timelines import Lying, Working
 from cloister.control.claims import hold_project
 from cloister.control.operations.engine import Engine
+from cloister.control.repeating import repeat
 from cloister.node.commands import GetTimeline, PruneTimeline, TimelineInfo
 
 _log = logging.getLogger(__name__)
+
+_DOING: Final = "looking after branches"
 
 CLOCK_EVERY_S: Final = 10.0
 # An expiry is a matter of hours; a schedule's snapshot is due on the hour.
@@ -64,8 +67,8 @@ class Caretaker:
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_repeat(self.by_the_clock, CLOCK_EVERY_S))
-            tasks.create_task(_repeat(self.by_the_bytes, HISTORY_EVERY_S))
+            tasks.create_task(repeat(self.by_the_clock, CLOCK_EVERY_S, _log, _DOING, at_once=False))
+            tasks.create_task(repeat(self.by_the_bytes, HISTORY_EVERY_S, _log, _DOING, at_once=False))
 
     # ── by the clock ──
 
@@ -147,14 +150,3 @@ async def _each(things: Iterable[T], do: Callable[[T], Awaitable[None]]) -> None
             _log.info("left for later: %s: %s", thing, error)
         except CloisterError as error:
             _log.warning("left for later: %s: %s", thing, error)
-
-
-async def _repeat(do: Callable[[], Awaitable[None]], every_s: float) -> None:
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            await do()
-        except CloisterError as error:
-            _log.warning("looking after branches: %s", error)
-        except Exception:  # the loop must outlive whatever one round throws
-            _log.exception("looking after branches failed")

@@ -4,15 +4,14 @@ So a crash loses nothing and counts nothing twice: what was not committed is cou
 counts, and are counted then.
 """
 
-import asyncio
 import logging
 from datetime import timedelta
 from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError
 from cloister.control.consumption import accounting, store
+from cloister.control.repeating import repeat
 
 _log = logging.getLogger(__name__)
 
@@ -31,14 +30,7 @@ class Meter:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            try:
-                await self.count()
-            except CloisterError as error:
-                _log.warning("counting consumption: %s", error)
-            except Exception:  # the loop must outlive whatever one round throws
-                _log.exception("counting consumption failed")
-            await asyncio.sleep(COUNT_EVERY_S)
+        await repeat(self.count, COUNT_EVERY_S, _log, "counting consumption")
 
     async def count(self) -> None:
         now = self._clock.now()

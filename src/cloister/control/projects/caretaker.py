@@ -3,12 +3,11 @@
 Holds no state that a crash could lose: what is due stands in the rows, and destroying is an operation.
 """
 
-import asyncio
 import logging
 from typing import Final
 
-from cloister.base.errors import CloisterError
 from cloister.control.projects.service import ProjectService
+from cloister.control.repeating import repeat
 
 _log = logging.getLogger(__name__)
 
@@ -22,11 +21,4 @@ class ProjectCaretaker:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await self._projects.purge_deleted()
-            except CloisterError as error:
-                _log.warning("looking after deleted projects: %s", error)
-            except Exception:  # the loop must outlive whatever one round throws
-                _log.exception("looking after deleted projects failed")
+        await repeat(self._projects.purge_deleted, LOOK_EVERY_S, _log, "looking after deleted projects", at_once=False)

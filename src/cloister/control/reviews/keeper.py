@@ -1,12 +1,11 @@
 """Begins reviews that a policy asks for, and ends those whose time is over. Holds no state; each pass is safe to repeat."""
 
-import asyncio
 import logging
 from typing import Final
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError
+from cloister.control.repeating import repeat
 from cloister.control.reviews import store
 from cloister.control.reviews.service import PLATFORM, begin, end
 
@@ -25,12 +24,7 @@ class ReviewKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            try:
-                await self.pass_once()
-            except CloisterError as error:
-                _log.warning("access reviews are not up to date, again in a minute: %s", error)
-            await asyncio.sleep(KEEP_EVERY_S)
+        await repeat(self.pass_once, KEEP_EVERY_S, _log, "looking after access reviews")
 
     async def pass_once(self) -> None:
         now = self._clock.now()

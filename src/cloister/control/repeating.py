@@ -1,0 +1,25 @@
+"""Work that is done again and again beside everything else, and that nothing it meets may end: an exception that left its loop
+would end the API with it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from logging import Logger
+
+from cloister.base.errors import CloisterError
+
+
+async def repeat(
+    work: Callable[[], Awaitable[object]], every_s: float, log: Logger, doing: str, *, at_once: bool = True
+) -> None:
+    """Until cancelled, with a pause in between; not `at_once`, the pause comes first too, for what can wait while everything
+    starts. `doing` is for the log."""
+    if not at_once:
+        await asyncio.sleep(every_s)
+    while True:
+        try:
+            await work()
+        except CloisterError as error:
+            log.warning("%s: %s", doing, error)
+        except Exception:  # whatever it is, the next round comes
+            log.exception("%s failed", doing)
+        await asyncio.sleep(every_s)
