@@ -38,6 +38,11 @@ extern void touched_init(void);
  */
 extern bool session_is_platform(void);
 
+/* A utility statement that changes nothing, or only runs statements that come by the hooks themselves. CALL and DO, which do that too,
+ * are not among them: what they run is code. */
+struct Node;
+extern bool statement_is_harmless(struct Node *statement);
+
 /* The role's verifier, as the current transaction sees it, is of a password that was checked. */
 extern void ledger_vouch(const char *role);
 

@@ -422,9 +422,8 @@ check_statement(Node *node)
 	}
 }
 
-/* What changes nothing, or only runs statements that come by here themselves. */
-static bool
-is_harmless(Node *node)
+bool
+statement_is_harmless(Node *node)
 {
 	switch (nodeTag(node))
 	{
@@ -457,7 +456,7 @@ policy_utility(PlannedStmt *pstmt, const char *query, bool is_tree_read_only, Pr
 	if (!session_is_platform())
 	{
 		asked = "borrowed superuser";
-		if (is_superuser_borrowed() && !is_harmless(pstmt->utilityStmt))
+		if (is_superuser_borrowed() && !statement_is_harmless(pstmt->utilityStmt))
 			REFUSE("Run it as a role of your own.", "this statement cannot be run with the rights of a superuser");
 		asked = CreateCommandName(pstmt->utilityStmt);
 		check_statement(pstmt->utilityStmt);

@@ -362,24 +362,7 @@ begin_copy(What *what, const CopyStmt *copy, int level)
 static bool
 changes_nothing(Node *statement)
 {
-	switch (nodeTag(statement))
-	{
-		case T_TransactionStmt:
-		case T_VariableShowStmt:
-		case T_DeclareCursorStmt:
-		case T_FetchStmt:
-		case T_ClosePortalStmt:
-		case T_PrepareStmt:
-		case T_ExecuteStmt:
-		case T_DeallocateStmt:
-		case T_ExplainStmt:
-		case T_ConstraintsSetStmt:
-		case T_CallStmt:
-		case T_DoStmt:
-			return true;			/* or runs statements that come by here themselves */
-		default:
-			return false;
-	}
+	return statement_is_harmless(statement) || IsA(statement, CallStmt) || IsA(statement, DoStmt);
 }
 
 static void
