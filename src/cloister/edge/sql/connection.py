@@ -94,14 +94,14 @@ class HttpConnection:
         return limits.IDLE_TIMEOUT_S if self._guests else limits.HEAD_TIMEOUT_S
 
     async def _talk(self, tls: "ServerTls") -> None:
-        if tls.selected_alpn_protocol() == HTTP2:
-            self._guests = Guests(limits.GUESTS_MAX)
-            self._http = Http2(self._wire)
-            serving = Serving(self._sql, self._address, tls, self._guests, self._is_known)
-            await self._http.run(serving.serve, self._patience)
+        speaks_http2 = tls.selected_alpn_protocol() == HTTP2
+        self._guests = Guests(limits.GUESTS_MAX if speaks_http2 else 1)
+        serving = Serving(self._sql, self._address, tls, self._guests, self._is_known)
+        if speaks_http2:
+            self._http = http2 = Http2(self._wire)
+            await http2.run(serving.serve, self._patience)
             return
         self._http = http = Http1(self._wire)
-        serving = Serving(self._sql, self._address, tls, self._guests, self._is_known)
 
         async def serve(exchange: Exchange) -> None:
             if exchange.request.texts.get("upgrade", "").lower() == "websocket":
