@@ -4,6 +4,7 @@ Who may was decided before: whoever may manage the organization's people, in per
 the database too (migration 17).
 """
 
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -13,10 +14,12 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import OrgId, ProjectId
+from cloister.control.access import store as access
 from cloister.control.calling import Caller
 from cloister.control.organizations import store as organizations
 from cloister.control.reviews import store
 from cloister.control.reviews.model import Decision, Item, Kind, Policy, Review, check_answer_days, report
+from cloister.trust.access.keys import revoke_key
 from cloister.trust.audit import Action, Event, record
 
 LISTED_MAX: Final = 100
@@ -201,15 +204,23 @@ async def _take_back(
             was_there = await organizations.remove_grant(tx, item.project_id, UUID(item.subject)) is not None
             action = Action.ACCESS_REVOKE
         case Kind.KEY:
-            was_there = await store.revoke_key(tx, review.org_id, int(item.subject), now)
+            was_there = await revoke_key(tx, int(item.subject), now, org_id=review.org_id)
             action = Action.API_KEY_REVOKE
         case Kind.SHIFT:
-            was_there = await store.remove_shift(tx, review.org_id, UUID(item.subject))
+            was_there = await _is_removed(access.remove_shift(tx, review.org_id, UUID(item.subject)))
             action = Action.ON_CALL_REMOVE
     if not was_there:
         return Decision.GONE
     await record(tx, _of_item(teller, action, review, item))
     return as_what
+
+
+async def _is_removed(removing: Awaitable[object]) -> bool:
+    try:
+        await removing
+    except NotFoundError:
+        return False
+    return True
 
 
 async def _is_only_admins(tx: Transaction, review: Review, item: Item) -> bool:

@@ -1,6 +1,7 @@
 """Rows of `access_review`, its items and its policy; and the rights that there are, as items."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -145,22 +146,6 @@ async def is_only_admin(tx: Transaction, org_id: OrgId, account_id: UUID) -> boo
     return [row["account_id"] for row in rows] == [account_id]
 
 
-async def revoke_key(tx: Transaction, org_id: OrgId, key_id: int, now: datetime) -> bool:
-    """False: it was revoked before."""
-    return bool(
-        await tx.execute(
-            "UPDATE api_key SET revoked_at = $3 WHERE id = $1 AND org_id = $2 AND revoked_at IS NULL",
-            key_id,
-            org_id,
-            now,
-        )
-    )
-
-
-async def remove_shift(tx: Transaction, org_id: OrgId, shift_id: UUID) -> bool:
-    return bool(await tx.execute("DELETE FROM on_call WHERE org_id = $1 AND id = $2", org_id, shift_id))
-
-
 # ── the policy ──
 
 
@@ -208,6 +193,9 @@ async def _with_items(tx: Transaction, rows: Sequence[Any]) -> list[Review]:
             WHERE i.review_id = ANY ($1) ORDER BY i.number""",
         [row["id"] for row in rows],
     )
+    of: defaultdict[UUID, list[Item]] = defaultdict(list)
+    for item in items:
+        of[item["review_id"]].append(_item(item))
     return [
         Review(
             id=row["id"],
@@ -217,7 +205,7 @@ async def _with_items(tx: Transaction, rows: Sequence[Any]) -> list[Review]:
             due_at=row["due_at"],
             lapses=row["lapses"],
             closed_at=row["closed_at"],
-            items=tuple(_item(item) for item in items if item["review_id"] == row["id"]),
+            items=tuple(of[row["id"]]),
             report=row["report"],
             digest=row["digest"],
         )

@@ -171,16 +171,9 @@ class ApiKeys:
         """From the moment this returns, the key opens nothing. Without `org_id` a key of the caller's own. Raises
         NotFoundError for a key that is another's, or was revoked before."""
         async with self._database.transaction() as tx:
-            revoked = await tx.execute(
-                """UPDATE api_key SET revoked_at = $4
-                    WHERE id = $1 AND revoked_at IS NULL
-                      AND CASE WHEN $2::text IS NULL THEN account_id = $3 AND org_id IS NULL ELSE org_id = $2 END""",
-                _within_bigint(key_id),
-                org_id,
-                caller.principal.account_id,
-                self._clock.now(),
-            )
-            if not revoked:
+            if not await revoke_key(
+                tx, key_id, self._clock.now(), org_id=org_id, account_id=caller.principal.account_id
+            ):
                 raise NotFoundError(public="API key not found")
             key = await _get(tx, key_id)
             await record(tx, _event(Action.API_KEY_REVOKE, caller, key))
@@ -219,6 +212,23 @@ async def insert_key(tx: Transaction, account_id: UUID, new: NewKey, key: Secret
         key.reveal()[:PREFIX_CHARS],
     )
     return key_id
+
+
+async def revoke_key(
+    tx: Transaction, key_id: int, now: datetime, *, org_id: str | None, account_id: UUID | None = None
+) -> bool:
+    """The organization's key, or without one the account's own. False: there is none such, or it was revoked before."""
+    return bool(
+        await tx.execute(
+            """UPDATE api_key SET revoked_at = $4
+                WHERE id = $1 AND revoked_at IS NULL
+                  AND CASE WHEN $2::text IS NULL THEN account_id = $3 AND org_id IS NULL ELSE org_id = $2 END""",
+            _within_bigint(key_id),
+            org_id,
+            account_id,
+            now,
+        )
+    )
 
 
 async def _get(tx: Transaction, key_id: int) -> ApiKey:
