@@ -1,12 +1,13 @@
 """`refusals`: how long it takes to be told no, by who is wrong about what: the password, the role, or the endpoint.
 
 What differs here is what a stranger could tell apart by time. Texts, statuses and the work that is done are compared by tests
-(`tests/attacks/test_enumeration.py`, `test_sql_over_https.py`); this is the rest. The three are asked in turns, over PostgreSQL's
+(`tests/attacks/test_enumeration.py`, `test_sql_over_https.py`); this is the rest. The three are asked in turns, in an order that chance makes, over PostgreSQL's
 port, over HTTP and over WebSocket, each time by a new connection; measured is from the first word after TLS to the last of the answer.
 """
 
 import base64
 import os
+import random
 import socket
 import ssl
 import time
@@ -44,19 +45,13 @@ def run(n: int = 30) -> Result:
         }
         for door, refused in doors.items():
             taken: dict[str, list[float]] = {name: [] for name in cases}
-            for turn in range(n):
-                for name, (role, endpoint) in _rotated(list(cases.items()), turn):
+            for _ in range(n):
+                for name, (role, endpoint) in random.sample(list(cases.items()), k=len(cases)):
                     taken[name].append(refused(instance, tenant, role, endpoint) * 1000)
             series = {name: result.add(f"{door}, wrong {name}", values) for name, values in taken.items()}
             for name in ("role", "endpoint"):
                 result.ratio(f"{door}: wrong {name} ÷ wrong password", series[name], series["password"])
     return result
-
-
-def _rotated(cases: list[tuple[str, tuple[str, str]]], turn: int) -> list[tuple[str, tuple[str, str]]]:
-    """None of them is always the one that comes after the same other."""
-    first = turn % len(cases)
-    return [*cases[first:], *cases[:first]] if turn % 2 else [*cases[first:], *cases[:first]][::-1]
 
 
 def _tcp(_instance: Instance, tenant: Tenant, role: str, endpoint: str) -> float:
