@@ -35,6 +35,8 @@ CHILDREN: Final = int(os.environ.get("CLOISTER_BENCH_BRANCHES", "500"))
 SCALE_OF_GB: Final = 68
 # pgbench's accounts and their index take 15 MB for each unit of scale.
 LOAD_CLIENTS: Final = 2
+STEADY_TPS: Final = 100
+# A server that works and has cores left; without a limit the same clients take two of them.
 FULL_COPIES: Final = 3
 KEPT: Final = 5
 EDGE: Final = 10
@@ -51,13 +53,13 @@ def run(n: int = 20) -> Result:
             parent = instance.create_project(f"{size:g}-gb")
             pgbench.initialise(parent.environment, scale_of(size))
             _disk(result, instance, parent, size)
-            for state, condition in (("asleep", _asleep), ("awake", _awake), ("under load", _under_load)):
+            for state, condition in CONDITIONS.items():
                 with condition(instance, parent):
                     taken = [_branch(instance, parent, is_asleep=state == "asleep") for _ in range(n)]
                 ours[size, state] = result.add(f"{size:g} GB, parent {state} → first row", taken)
             instance.suspend(parent)
         result.facts["storage"] = instance.status()["storage"]["opener"]
-    for state in ("asleep", "awake", "under load"):
+    for state in CONDITIONS:
         if len(SIZES_GB) > 1:
             small, large = SIZES_GB[0], SIZES_GB[-1]
             name = f"{large:g} GB ÷ {small:g} GB, parent {state} (target ≤ 1.2)"
@@ -108,11 +110,23 @@ def _awake(_instance: Instance, parent: Tenant) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _at_work(_instance: Instance, parent: Tenant) -> Iterator[None]:
+    with _tpc_b(parent, "-R", str(STEADY_TPS)):
+        yield
+
+
+@contextlib.contextmanager
 def _under_load(_instance: Instance, parent: Tenant) -> Iterator[None]:
-    """TPC-B as fast as it goes."""
+    """As fast as it goes."""
+    with _tpc_b(parent):
+        yield
+
+
+@contextlib.contextmanager
+def _tpc_b(parent: Tenant, *options: str) -> Iterator[None]:
     first_row(parent)
     process = subprocess.Popen(
-        ["pgbench", "-n", "-c", str(LOAD_CLIENTS), "-T", "3600"],
+        ["pgbench", "-n", "-c", str(LOAD_CLIENTS), "-T", "3600", *options],
         env=parent.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -122,6 +136,16 @@ def _under_load(_instance: Instance, parent: Tenant) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
+
+
+CONDITIONS: Final = {
+    "asleep": _asleep,
+    "awake": _awake,
+    f"at {STEADY_TPS} tps": _at_work,
+    "under load": _under_load,
+    "awake, after the load": _awake,
+}
+# In this order: a page that is written while others share it gets a place of its own, and each place is work for the next branch.
 
 
 def _await_closed(instance: Instance) -> None:
