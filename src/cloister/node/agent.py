@@ -74,8 +74,9 @@ from cloister.node.sandbox.cgroups import detect
 from cloister.node.schemas import Schemas
 from cloister.node.single_user import SingleUserRuns
 from cloister.node.timelines import standby
-from cloister.node.timelines.keeper import Keeper, SingleUser
+from cloister.node.timelines.keeper import Keeper
 from cloister.node.timelines.layout import Layout
+from cloister.node.timelines.single import SingleUser
 from cloister.node.volumes import KeySource, Volumes, choose_driver
 from cloister.node.workshop import make_engines
 

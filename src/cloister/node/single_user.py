@@ -7,7 +7,7 @@ from cloister.node.timelines.layout import Timeline
 
 
 class SingleUserRuns:
-    """Implements `timelines.keeper.SingleUser`."""
+    """Implements `timelines.single.SingleUser`."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs

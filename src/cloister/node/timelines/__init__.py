@@ -1,7 +1,9 @@
 """Timelines: where the data of branches is, inside a project's open volume, and how one becomes another.
 
-- `keeper.py`: answers the commands: locks, volumes held open, work that can be ended
+- `keeper.py`: answers the commands, with volumes held open
+- `work.py`: who may touch which one, and work that can be ended
 - `making.py`: how a timeline comes to be, step by step
+- `single.py`: what is said to a cluster that no compute works on
 - `history.py`: what one was: which points can be recovered to, and what that needs
 - `snapshots.py`: places to recover from
 - `archive.py`: finished WAL, out of the tenant's reach

@@ -11,17 +11,13 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from typing import Any, Final, Protocol
 
 from cloister.base.clock import Clock, SystemClock
-from cloister.base.errors import BadRequestError, ConflictError, InternalError, UnavailableError
+from cloister.base.errors import BadRequestError, ConflictError, UnavailableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_identifier, parse_project_id, parse_timeline_id
 from cloister.node.commands import (
@@ -43,16 +39,15 @@ from cloister.node.commands import (
     ScrubTimeline,
     TimelineInfo,
 )
-from cloister.node.runs import Ran
-from cloister.node.timelines import clone, following, recovery, scrub, wal
+from cloister.node.timelines import clone, following, wal
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
-from cloister.node.timelines.recovery import END, Target
+from cloister.node.timelines.recovery import Target
+from cloister.node.timelines.single import Clusters, SingleUser
 from cloister.node.timelines.tree import Abort
+from cloister.node.timelines.work import Locked, Locks, Work
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MOMENT_MAX: Final = 2**33
 # The year 2242: what comes later is a mistake, and dates end in 9999.
@@ -63,9 +58,6 @@ LOOK_BACK_TIMEOUT_S: Final = 45.0
 LOOKS_BACK_MAX: Final = 2
 # Each recovers a cluster, starts a server and takes a core; the rest waits its turn.
 
-_THREADS_MAX: Final = 8
-# Copies and removals of different projects side by side: they wait for the kernel.
-
 
 class Engines(Protocol):
     """What is needed of `node/postgres`; an engine is only handed on."""
@@ -74,16 +66,6 @@ class Engines(Protocol):
     async def ensure_template(self, engine: Any) -> None: ...
     async def ensure_root(self, engine: Any) -> None: ...
     def populate(self, engine: Any, data_dir: Path, uid: int) -> None: ...
-
-
-class SingleUser(Protocol):
-    """Runs `postgres --single` in a sandbox: see `node/single_user.py`."""
-
-    def sweep(self) -> None: ...
-
-    async def run(
-        self, engine: Any, timeline: Timeline, uid: int, *, database: str, settings: dict[str, str], stdin: bytes
-    ) -> Ran: ...
 
 
 class SchemaPrograms(Protocol):
@@ -103,25 +85,6 @@ class Hold(Protocol):
     def __call__(self, project_id: ProjectId, *, lingers: bool = False) -> AbstractAsyncContextManager[Path]: ...
 
 
-class _Locked:
-    """Locks that were taken together and can be let go one by one."""
-
-    def __init__(self) -> None:
-        self._locks: dict[TimelineId, asyncio.Lock] = {}
-
-    async def take(self, timeline_id: TimelineId, lock: asyncio.Lock) -> None:
-        await lock.acquire()
-        self._locks[timeline_id] = lock
-
-    def let_go(self, timeline_id: TimelineId) -> None:
-        if (lock := self._locks.pop(timeline_id, None)) is not None:
-            lock.release()
-
-    def let_all_go(self) -> None:
-        for timeline_id in list(self._locks):
-            self.let_go(timeline_id)
-
-
 class Keeper:
     def __init__(
         self,
@@ -136,18 +99,18 @@ class Keeper:
     ) -> None:
         self._engines = engines
         self._single_user = single_user
+        self._clusters = Clusters(engines, single_user)
         self._schemas = schemas
         self._hold = hold
         self._is_running = is_running
         self._has_volume = has_volume
         self._clock = clock if clock is not None else SystemClock()
-        self._locks: WeakValueDictionary[TimelineId, asyncio.Lock] = WeakValueDictionary()
-        self._work: defaultdict[ProjectId, set[asyncio.Task[Any]]] = defaultdict(set)
+        self._locks = Locks()
+        self._work = Work()
         self._emptying: set[ProjectId] = set()
         self._places: dict[TimelineId, following.Place] = {}
         """How far the standbys that run were given what they follow."""
         self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
-        self._threads = ThreadPoolExecutor(_THREADS_MAX, "timelines")
 
     async def start(self) -> None:
         """Before any volume is looked at: what a killed agent left running holds them."""
@@ -155,8 +118,7 @@ class Keeper:
 
     async def stop(self) -> None:
         """End all work. What is half-made is swept when its volume is opened, and asked for again."""
-        await asyncio.gather(*(self.end_work(project_id) for project_id in list(self._work)))
-        self._threads.shutdown(wait=True)
+        await self._work.stop()
 
     async def answer(self, command: AnyTimelineCommand) -> Any:
         project_id = parse_project_id(command.project_id)
@@ -183,29 +145,18 @@ class Keeper:
                 work = self._look(project_id, parse_timeline_id(command.timeline_id), keep_since=command.keep_since)
             case GetTimeline():
                 work = self._look(project_id, parse_timeline_id(command.timeline_id), keep_since=None)
-        return await self._do(project_id, work)
+        return await self._work.do(project_id, work)
 
-    @contextlib.asynccontextmanager
-    async def lock(self, *timeline_ids: TimelineId) -> AsyncIterator[_Locked]:
+    def lock(self, *timeline_ids: TimelineId) -> AbstractAsyncContextManager[Locked]:
         """Nobody else works on these timelines, or starts or stops a compute on them."""
-        locked = _Locked()
-        try:
-            for timeline_id in sorted(set(timeline_ids)):
-                await locked.take(timeline_id, self._locks.setdefault(timeline_id, asyncio.Lock()))
-            yield locked
-        finally:
-            locked.let_all_go()
+        return self._locks.of(*timeline_ids)
 
     def is_locked(self, timeline_id: TimelineId) -> bool:
-        lock = self._locks.get(timeline_id)
-        return lock is not None and lock.locked()
+        return self._locks.is_held(timeline_id)
 
     async def end_work(self, project_id: ProjectId) -> None:
         """Interrupt everything that needs the project's volume. Not while holding one of the locks."""
-        tasks = list(self._work.pop(project_id, ()))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._work.end(project_id)
 
     def opened(self, project_id: ProjectId, mountpoint: Path) -> None:
         """A volume was opened, or found open: nothing is being made in it. Clears up what a crash left there."""
@@ -227,7 +178,7 @@ class Keeper:
             # It cannot be stopped while this is locked, so its volume stays open.
             if self._is_running(timeline_id):
                 async with self._hold(project_id) as mountpoint:
-                    await self._in_thread(
+                    await self._work.in_thread(
                         lambda abort: self._making(mountpoint, 0, abort).collect(timeline_id, retention_s)
                     )
                     self._empty_trash_later(project_id, Layout(mountpoint))
@@ -236,7 +187,7 @@ class Keeper:
         """What is new in a timeline, to a standby that runs and follows it. One that is being worked on is left for the next
         time. Raises PreconditionError when it cannot follow any more."""
         if not self.is_locked(timeline_id):
-            await self._do(project_id, self._feed(project_id, timeline_id, source_id))
+            await self._work.do(project_id, self._feed(project_id, timeline_id, source_id))
 
     async def _feed(self, project_id: ProjectId, timeline_id: TimelineId, source_id: TimelineId) -> None:
         async with self.lock(timeline_id):
@@ -251,13 +202,15 @@ class Keeper:
                     place = self._places.get(timeline_id) or following.begin(standby, abort)
                     return following.feed(source, standby, place, now_ns, abort)
 
-                self._places[timeline_id] = await self._in_thread(work)
+                self._places[timeline_id] = await self._work.in_thread(work)
 
     async def after_stop(self, mountpoint: Path, timeline_id: TimelineId, retention_s: int | None) -> None:
         """A compute was stopped, and its volume is about to be closed. The caller holds the locks. Best effort: what is
         not done now is done after the next stop."""
         try:
-            await self._in_thread(lambda abort: self._making(mountpoint, 0, abort).after_stop(timeline_id, retention_s))
+            await self._work.in_thread(
+                lambda abort: self._making(mountpoint, 0, abort).after_stop(timeline_id, retention_s)
+            )
         except Exception as error:
             log.warning("the history of %s is not up to date: %s", timeline_id, error)
 
@@ -267,7 +220,7 @@ class Keeper:
         await self._engines.ensure_template(engine)
         async with self._hold(project_id) as mountpoint, self.lock(timeline_id):
             if not Layout(mountpoint).timeline(timeline_id).exists:
-                await self._in_thread(lambda _abort: self.fill(engine, mountpoint, timeline_id, uid))
+                await self._work.in_thread(lambda _abort: self.fill(engine, mountpoint, timeline_id, uid))
         return Done()
 
     async def _clone(self, project_id: ProjectId, command: CloneTimeline) -> Recovered:
@@ -286,9 +239,11 @@ class Keeper:
                 return self._making(mountpoint, uid, abort).clone(source_id, target_id, is_frozen=command.is_frozen)
 
             # One that was not shut down in order is brought to rest, so that where it left its source is known.
-            if (major := await self._in_thread(begin)) is not None:
-                await self._run(self._engines.get(major), Layout(mountpoint).unfinished(target_id), uid)
-            return await self._in_thread(
+            if (major := await self._work.in_thread(begin)) is not None:
+                await self._clusters.bring_to_rest(
+                    self._engines.get(major), Layout(mountpoint).unfinished(target_id), uid
+                )
+            return await self._work.in_thread(
                 lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=command.is_frozen)
             )
 
@@ -297,7 +252,9 @@ class Keeper:
         uid = checked_compute_uid(command.uid)
         async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
             if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
-                await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
+                await self._work.in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id)
+                )
         return Done()
 
     async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
@@ -314,7 +271,7 @@ class Keeper:
                     return making.finish_copy_for_history(source_id, command.label, stop_lsn)
                 return making.finish_copy(source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen)
 
-            return await self._in_thread(work)
+            return await self._work.in_thread(work)
 
     async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
@@ -334,68 +291,31 @@ class Keeper:
                 )
 
             # (1) Put together what is needed, or find that the point is the head.
-            assembled = await self._in_thread(begin)
+            assembled = await self._work.in_thread(begin)
             if assembled is None:
-                return await self._in_thread(
+                return await self._work.in_thread(
                     lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=command.is_frozen)
                 )
             # (2) Replay. The source is free meanwhile.
             locked.let_go(source_id)
-            ran, has_missed = await self._replay(
+            ran, has_missed = await self._clusters.replay(
                 engine, Layout(mountpoint).unfinished(target_id), uid, target, assembled
             )
             # (3) At rest, like any other.
-            return await self._in_thread(
+            return await self._work.in_thread(
                 lambda abort: self._making(mountpoint, uid, abort).finish_recovery(
                     target_id, target, assembled, ran.output, has_missed=has_missed, is_frozen=command.is_frozen
                 )
             )
 
-    async def _replay(
-        self, engine: Any, timeline: Timeline, uid: int, target: Target, assembled: Assembled
-    ) -> tuple[Ran, bool]:
-        """And whether the WAL ended before the point."""
-        await self._engines.ensure_root(engine)
-        ran = await self._single(engine, timeline, uid, settings=recovery.settings(target))
-        has_missed = recovery.has_missed_target(ran.output)
-        if has_missed:
-            # Nothing was committed after the point, if that was all the WAL there is: then the end is the place.
-            assembled.require_whole()
-            timeline.recovery_log.rename(timeline.recovery_log.with_suffix(".missed"))
-            ran = await self._single(engine, timeline, uid, settings=recovery.settings(END))
-        _require_success(ran, "recovery")
-        return ran, has_missed
-
-    async def _run(self, engine: Any, timeline: Timeline, uid: int) -> None:
-        """Start and stop it, so that it is at rest."""
-        await self._engines.ensure_root(engine)
-        _require_success(await self._single(engine, timeline, uid, settings={}), "recovery")
-
-    async def _single(
-        self,
-        engine: Any,
-        timeline: Timeline,
-        uid: int,
-        *,
-        settings: dict[str, str],
-        stdin: bytes = b"",
-        database: str = scrub.DATABASE,
-    ) -> Ran:
-        return await self._single_user.run(engine, timeline, uid, database=database, settings=settings, stdin=stdin)
-
     async def _scrub(self, project_id: ProjectId, command: ScrubTimeline) -> Done:
         timeline_id, uid = parse_timeline_id(command.timeline_id), checked_compute_uid(command.uid)
         engine = self._engines.get(command.pg_version)
-        await self._engines.ensure_root(engine)
         async with self._hold(project_id, lingers=True) as mountpoint, self.lock(timeline_id):
             self._require_rest(timeline_id)
             timeline = Layout(mountpoint).existing(timeline_id)
-            token = secrets.token_hex(8)
-            output = await self._say(engine, timeline, uid, scrub.statements_for_all(token))
-            for oid in scrub.databases(output):
-                await self._say(engine, timeline, uid, scrub.statements_for_each(), database=scrub.name_of(token, oid))
-            await self._say(engine, timeline, uid, scrub.statements_at_the_end())
-            await self._in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
+            await self._clusters.take_secrets_out(engine, timeline, uid)
+            await self._work.in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_anew(timeline_id))
             self._empty_trash_later(project_id, Layout(mountpoint))
         return Done()
 
@@ -427,7 +347,7 @@ class Keeper:
         async with self._hold(project_id) as mountpoint, self.lock(source_id, target_id) as locked:
             layout, is_running = Layout(mountpoint), self._is_running(source_id)
             try:
-                assembled = await self._in_thread(
+                assembled = await self._work.in_thread(
                     lambda abort: self._making(mountpoint, uid, abort).assemble(
                         source_id, target_id, target, is_running=is_running, is_frozen=True
                     )
@@ -435,12 +355,12 @@ class Keeper:
                 locked.let_go(source_id)
                 timeline = layout.unfinished(target_id)
                 if assembled is not None:
-                    _ran, has_missed = await self._replay(engine, timeline, uid, target, assembled)
+                    _ran, has_missed = await self._clusters.replay(engine, timeline, uid, target, assembled)
                     self._making(mountpoint, uid, Abort()).reached(target_id, target, assembled, has_missed=has_missed)
                 yield timeline
             finally:
                 # What is left, should this be interrupted too, is swept with the next opening of the volume.
-                await self._in_thread(lambda _abort: layout.abandon(target_id))
+                await self._work.in_thread(lambda _abort: layout.abandon(target_id))
                 self._empty_trash_later(project_id, layout)
 
     async def _copy_schema(self, project_id: ProjectId, command: CopySchema) -> Done:
@@ -458,20 +378,12 @@ class Keeper:
             def begin(_abort: Abort) -> None:
                 self._engines.populate(engine, layout.begin(target_id, uid).data, uid)
 
-            await self._in_thread(begin)
+            await self._work.in_thread(begin)
             await self._schemas.copy(engine, source, target, uid, keeps_passwords=command.keeps_passwords)
-            await self._in_thread(
+            await self._work.in_thread(
                 lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=False, is_on_disk=False)
             )
         return Done()
-
-    async def _say(
-        self, engine: Any, timeline: Timeline, uid: int, statements: bytes, *, database: str = scrub.DATABASE
-    ) -> str:
-        ran = await self._single(engine, timeline, uid, settings={}, stdin=statements, database=database)
-        if scrub.has_failed(ran.code, ran.output):
-            raise InternalError(f"taking the secrets out ended with {ran.code}: {ran.output[-2000:]}")
-        return ran.output
 
     async def _delete(self, project_id: ProjectId, timeline_id: TimelineId) -> Done:
         if not self._has_volume(project_id):
@@ -486,7 +398,7 @@ class Keeper:
                 with contextlib.suppress(FileNotFoundError):
                     layout.throw_away(layout.timeline(timeline_id).directory)
 
-            await self._in_thread(work)
+            await self._work.in_thread(work)
             self._empty_trash_later(project_id, layout)
         return Done()
 
@@ -500,7 +412,7 @@ class Keeper:
                     making.prune(timeline_id, keep_since)
                 return making.look(timeline_id, is_running=is_running)
 
-            info = await self._in_thread(work)
+            info = await self._work.in_thread(work)
             self._empty_trash_later(project_id, Layout(mountpoint))
         return info
 
@@ -514,7 +426,7 @@ class Keeper:
     def _empty_trash_later(self, project_id: ProjectId, layout: Layout) -> None:
         if project_id not in self._emptying and layout.has_trash:
             self._emptying.add(project_id)
-            self._begin(project_id, self._empty_trash(project_id)).add_done_callback(
+            self._work.begin(project_id, self._empty_trash(project_id)).add_done_callback(
                 lambda _task: self._emptying.discard(project_id)
             )
 
@@ -524,42 +436,9 @@ class Keeper:
             layout = Layout(mountpoint)
             try:
                 while layout.has_trash:
-                    await self._in_thread(layout.empty_trash)
+                    await self._work.in_thread(layout.empty_trash)
             except OSError as error:
                 log.warning("what was deleted of %s is not removed yet: %s", project_id, error)
-
-    async def _do(self, project_id: ProjectId, work: Coroutine[Any, Any, T]) -> T:
-        """As a task that `end_work` can end; its caller is told to come again."""
-        task = self._begin(project_id, work)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():
-                task.cancel()
-                await asyncio.wait({task})
-                raise
-            raise UnavailableError(f"work on {project_id} was ended", public="the project is being stopped") from None
-
-    def _begin(self, project_id: ProjectId, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        tasks = self._work[project_id]
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        return task
-
-    async def _in_thread(self, function: Callable[[Abort], T]) -> T:
-        """A thread cannot be cancelled: it is asked to end at its next file, and its end is awaited."""
-        abort = Abort()
-        call = asyncio.get_running_loop().run_in_executor(self._threads, function, abort)
-        try:
-            return await asyncio.shield(call)
-        except asyncio.CancelledError:
-            abort.ask()
-            await asyncio.wait({call})
-            with contextlib.suppress(Exception):
-                call.result()
-            raise
 
 
 def _optional(timeline_id: str | None) -> TimelineId | None:
@@ -576,10 +455,3 @@ def _target(lsn: str | None, at: float | None) -> Target:
     if at is not None and not 0 <= at < MOMENT_MAX:
         raise BadRequestError(f"{at} is no moment")
     return Target(lsn=None if lsn is None else wal.parse_lsn(lsn), at=at)
-
-
-def _require_success(ran: Ran, what: str) -> None:
-    if ran.code != 0:
-        raise InternalError(
-            f"{what} ended with {ran.code}: {ran.output[-2000:]}", public="the branch's data is damaged"
-        )
