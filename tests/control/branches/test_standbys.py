@@ -20,16 +20,22 @@ from cloister.base.errors import (
 )
 from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
 from cloister.base.past import Past, joined
-from cloister.control.branches.model import NewBranch
+from cloister.base.secret import new_password
+from cloister.control.branches.model import NewBranch, Point, Restore
 from cloister.control.branches.standbys import STANDBYS_PER_PROJECT_MAX, Ending, ending
-from cloister.control.computes.model import NewEndpoint
+from cloister.control.computes import holds
+from cloister.control.computes.model import READ_ONLY, NewEndpoint
 from cloister.control.computes.standby_store import Standby
+from cloister.control.roles.passwords import new_verifier
+from cloister.control.roles.server import RoleState
 from cloister.control.services import ProjectCreated
 from cloister.node.commands import RecoverTimeline
+from tests.control.branches.scenes import VERIFIER, refused
 from tests.control.fake_node import QUIET
 from tests.control.land import CALLER, Land
 
 IDLE = timedelta(minutes=6)
+OTHER_VERIFIER = new_verifier(new_password())
 NEW_BRANCH = NewBranch(name="dev", endpoints=[NewEndpoint(branch_id=BranchId(""))])
 
 
@@ -67,6 +73,11 @@ async def wake(land: Land, place: str, stale: int = 0) -> Compute:
 async def words(land: Land) -> list[str]:
     (row,) = await rows(land)
     return land.node.words_of(row["timeline_id"])
+
+
+async def without_endpoint(land: Land, created: ProjectCreated) -> None:
+    _, operations = await land.control.endpoints.delete(CALLER, created.project.id, created.endpoint.id)
+    await land.finish(operations)
 
 
 # ── what is wrong with one ──
@@ -147,12 +158,73 @@ async def test_a_branch_by_its_own_name_leads_to_no_compute(land: Land, created:
 
 async def test_a_branch_without_an_endpoint_can_be_seen_too(land: Land, created: ProjectCreated) -> None:
     place = place_of(created, land.node.write(created.endpoint.id, "one"))
-    _, operations = await land.control.endpoints.delete(CALLER, created.project.id, created.endpoint.id)
-    await land.finish(operations)
+    await without_endpoint(land, created)
     route = await land.plane.directory.look_up(LookUp(endpoint=place, role="neondb_owner"))
     assert route.verifier == created.role.verifier
     await wake(land, place)
     assert await words(land) == ["one"]
+
+
+async def test_who_is_let_in_to_a_branch_that_only_a_reader_serves_is_who_was_when_its_writer_ended(
+    land: Land, created: ProjectCreated
+) -> None:
+    """Whatever roles there were at the point: one that was dropped since, or lost its right to log in, is let in nowhere."""
+    roles = land.node.catalog_of(created.endpoint.id).roles
+    roles |= {
+        name: RoleState(name, VERIFIER, can_login=True, valid_until=None) for name in ("dropped", "closed", "renewed")
+    }
+    past = Past(lsn=land.node.write(created.endpoint.id, "one"))
+    del roles["dropped"]
+    roles["closed"] = replace(roles["closed"], can_login=False)
+    roles["renewed"] = replace(roles["renewed"], verifier=OTHER_VERIFIER)
+    wanted = NewEndpoint(branch_id=created.branch.id, type=READ_ONLY)
+    reader, operations = await land.control.endpoints.create(CALLER, created.project.id, wanted)
+    await land.finish(operations)
+    await without_endpoint(land, created)
+    for place in (created.branch.id, joined(created.branch.id, past), joined(reader.id, past), reader.id):
+        found = {name: await land.look_up(place, name) for name in (*roles, "dropped", "nobody")}
+        assert {name for name, route in found.items() if not route.is_doomed} == {"neondb_owner", "renewed"}
+        assert found["renewed"].verifier == OTHER_VERIFIER, "the password of today, not that of the point"
+    with refused(UnprocessableError, "no read-write endpoint"):
+        await land.control.roles.delete(CALLER, created.project.id, created.branch.id, "renewed")
+
+
+async def test_a_reader_that_may_not_be_used_leads_to_no_past_either(land: Land, created: ProjectCreated) -> None:
+    wanted = NewEndpoint(branch_id=created.branch.id, type=READ_ONLY, is_disabled=True)
+    reader, _ = await land.control.endpoints.create(CALLER, created.project.id, wanted)
+    past = Past(lsn=land.node.write(created.endpoint.id, "one"))
+    assert (await land.look_up(joined(reader.id, past), "neondb_owner")).is_disabled
+    for name in (created.endpoint.id, created.branch.id):
+        assert not (await land.look_up(joined(name, past), "neondb_owner")).is_disabled
+    async with land.database.transaction() as tx:
+        await holds.put(tx, created.project.id, endpoint_id=reader.id, finding_id="f", held_by="operator")
+    assert (await land.look_up(joined(reader.id, past), "neondb_owner")).is_held
+
+
+@pytest.mark.parametrize("crashes", [True, False])
+async def test_a_branch_whose_roles_nobody_knows_lets_nobody_in_and_says_what_to_do(
+    land: Land, created: ProjectCreated, crashes: bool
+) -> None:
+    """Its last compute crashed and was deleted, or it has had none since it was restored: no reconciler starts what is not
+    there."""
+    lsn = land.node.write(created.endpoint.id, "one")
+    place = place_of(created, lsn)
+    if crashes:
+        land.node.crash(created.endpoint.id)
+        await land.plane.reconciler.compare()
+    await without_endpoint(land, created)
+    if not crashes:
+        restore = Restore(source_id=created.branch.id, point=Point(lsn=lsn), preserve_under_name="old")
+        done = await land.control.branches.restore(CALLER, created.project.id, created.branch.id, restore)
+        await land.finish(done.operations)
+    for name in (created.branch.id, place):
+        for role in ("neondb_owner", "nobody"):
+            with refused(PreconditionError, "add a read-write compute"):
+                await land.look_up(name, role)
+    wanted = NewEndpoint(branch_id=created.branch.id)
+    _, operations = await land.control.endpoints.create(CALLER, created.project.id, wanted)
+    await land.finish(operations)
+    assert not (await land.look_up(created.branch.id, "neondb_owner")).is_doomed
 
 
 # ── refused ──

@@ -8,7 +8,8 @@ A look-up, in order:
 3. Asleep and clean: the copy taken at suspend says, and what was asked for through the API since. A branch that is being
    made as another one was at some moment has no copy yet: the look-up waits for its first start, and begins none.
 4. Asleep and not clean (it crashed): nobody can say until it has run again. The reconciler starts it by itself; a
-   stranger's look-up does not.
+   stranger's look-up does not. A branch that nothing writes any more is started by nobody: if its last compute ended like
+   that, or nothing has run since it was given its data, whoever asks is told what to do about it.
 5. The platform's own roles can never log in; `VALID UNTIL` and NOLOGIN are honoured here, before anything wakes.
 6. The IP allowlist comes with the route, so the gateway checks it before it listens to a password. One that cannot be
    read allows nobody.
@@ -48,7 +49,7 @@ from cloister.base.directory import (
     StatementRecord,
     Wake,
 )
-from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, UnavailableError
+from cloister.base.errors import BadRequestError, ForbiddenError, InvalidIdError, PreconditionError, UnavailableError
 from cloister.base.identities import Service
 from cloister.base.ids import BranchId, EndpointId, parse_branch_id, parse_endpoint_id, parse_identifier
 from cloister.base.past import Past, joined, split
@@ -56,7 +57,7 @@ from cloister.base.rpc import Connection, Server
 from cloister.base.secret import Secret
 from cloister.base.settings import Paths
 from cloister.control.access.model import is_access_role
-from cloister.control.computes import standby_store
+from cloister.control.computes import standby_store, store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.gateways import Gateways
 from cloister.control.computes.model import State
@@ -74,33 +75,34 @@ from cloister.trust.audit.statements import Sealer, gap, keep
 EVENTS_MAX: Final = 2_000
 # In one message; a gateway that has more sends two.
 
+ROLES_UNKNOWN: Final = "the roles of this branch are not known: add a read-write compute to it, which asks its data"
+
 _CONNECTION_ACTIONS: Final = frozenset(
     {Action.CONNECTION_OPENED, Action.CONNECTION_DENIED, Action.CONNECTION_CLOSED, Action.CONNECTION_CANCEL}
 )
 
 _ROUTE: Final = """
-SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.is_disabled, e.socket_dir, e.generation,
+SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.socket_dir, e.generation,
+       asked.type = 'read_only' AS is_reader, asked.is_disabled,
        coalesce(e.is_clean, (SELECT is_clean FROM endpoint WHERE branch_id = b.id AND type = 'read_write'
                               ORDER BY created_at DESC, id LIMIT 1), true) AS is_clean,
        v.pg_version, b.is_protected, p.settings, p.audit_level,
        r.name AS role, coalesce(r.pending_verifier, r.verifier) AS verifier, r.can_login, r.valid_until,
-       EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) AS has_roles,
-       EXISTS (SELECT FROM hold h WHERE h.project_id = b.project_id AND h.endpoint_id IN ('', e.id)
+       CASE WHEN e.state IN ('active', 'idle') THEN true
+            ELSE EXISTS (SELECT FROM pg_role WHERE branch_id = b.id) END AS has_roles,
+       EXISTS (SELECT FROM hold h WHERE h.project_id = b.project_id AND h.endpoint_id IN ('', e.id, asked.id)
                                     AND h.role IN ('', $2)) AS is_held
   FROM branch b
+  LEFT JOIN endpoint asked ON asked.id = $1 AND asked.branch_id = b.id AND asked.deleted_at IS NULL
   LEFT JOIN endpoint e ON e.branch_id = b.id AND e.deleted_at IS NULL AND e.type = 'read_write'
   JOIN project p ON p.id = b.project_id
   JOIN volume v ON v.project_id = b.project_id
   LEFT JOIN pg_role r ON r.branch_id = b.id AND r.name = $2
  WHERE b.deleted_at IS NULL AND p.deleted_at IS NULL
 """
-_OF_ENDPOINT: Final = f"{_ROUTE} AND e.id = $1"
+# `asked` is the endpoint of this name, `e` the one that writes its branch; a branch without that has its roles in our rows alone.
+_OF_ENDPOINT: Final = f"{_ROUTE} AND asked.id = $1"
 _OF_BRANCH: Final = f"{_ROUTE} AND b.id = $1"
-# By the endpoint that writes it; one without any has its roles in our rows alone.
-_READER: Final = """
-SELECT branch_id, is_disabled, EXISTS (SELECT FROM hold h WHERE h.endpoint_id = endpoint.id AND h.role = '') AS is_held
-  FROM endpoint WHERE id = $1 AND type = 'read_only' AND deleted_at IS NULL
-"""
 
 
 class Standbys(Protocol):
@@ -185,7 +187,7 @@ class DirectoryServer:
                 return await self._token_keys.look_up(command)
             case Wake(endpoint_id=place) if split(place)[1] is not None:
                 return await self._standbys.wake(place, stale_generation=command.stale_generation)
-            case Wake(endpoint_id=place) if await self._reader(place) is not None:
+            case Wake(endpoint_id=place) if await self._is_reader(place):
                 return await self._standbys.wake(place, stale_generation=command.stale_generation)
             case Wake():
                 return await self._waker.wake(
@@ -211,8 +213,7 @@ class DirectoryServer:
     async def look_up(self, command: LookUp) -> Route:
         name, past = split(command.endpoint)
         mock = str(Verifier.mock(name, command.role, self._mock_key.reveal()))  # (1)
-        reader = await self._reader(name)
-        row = await self._row(name if reader is None else reader["branch_id"], command.role)
+        row = await self._row(name, command.role)
         if row is None:
             await self._ask_nobody()
             return Route(endpoint_id=command.endpoint[:100], is_known=False, is_doomed=True, verifier=mock)
@@ -222,6 +223,8 @@ class DirectoryServer:
             return await self._led_by_access(command, row, running, mock=mock)
         if running is not None:  # (2)
             role = await self._verifiers.of(running, command.role)
+        elif row["id"] is None and not (row["is_clean"] and row["has_roles"]):  # (4)
+            raise PreconditionError(f"nobody knows the roles of {row['branch_id']}", public=ROLES_UNKNOWN)
         elif row["is_clean"] or row["state"] == State.INIT:  # (3)
             await self._ask_nobody()
             role = _copied(row)
@@ -244,11 +247,9 @@ class DirectoryServer:
             generation=row["generation"] or 0,
             audit_level=AuditLevel(row["audit_level"]),
         )
-        if reader is not None and past is None:
-            return await self._led_to_a_reader(route, reader)
-        if past is None and name != row["branch_id"]:
-            return route
-        return await self._led_to_the_past(route, past, is_by_branch=name == row["branch_id"])
+        if past is not None or name == row["branch_id"]:
+            return await self._led_to_the_past(route, past)
+        return await self._led_to_a_reader(route) if row["is_reader"] else route
 
     async def _ask_nobody(self) -> None:
         """In place of the server that is asked where one runs: a question costs some tenths of a millisecond, and a stranger
@@ -278,7 +279,7 @@ class DirectoryServer:
             is_volatile=True,
         )
 
-    async def _led_to_the_past(self, route: Route, past: Past | None, *, is_by_branch: bool) -> Route:  # (7)
+    async def _led_to_the_past(self, route: Route, past: Past | None) -> Route:  # (7)
         standby = None
         if past is not None:
             async with self._database.reading() as tx:
@@ -286,35 +287,31 @@ class DirectoryServer:
         return msgspec.structs.replace(
             route,
             endpoint_id=route.branch_id if past is None else joined(route.branch_id, past),
-            is_disabled=route.is_disabled and not is_by_branch,
             is_read_only=True,
             socket_dir=None if standby is None else standby.socket_dir,
             generation=0 if standby is None else standby.generation,
             is_volatile=True,
         )
 
-    async def _led_to_a_reader(self, route: Route, reader: Any) -> Route:  # (8)
+    async def _led_to_a_reader(self, route: Route) -> Route:  # (8)
         async with self._database.reading() as tx:
             standby = await standby_store.of_endpoint(tx, EndpointId(route.endpoint_id))
         is_there = standby is not None and not standby.is_orphan
         return msgspec.structs.replace(
             route,
-            is_disabled=reader["is_disabled"],
-            is_held=route.is_held or reader["is_held"],
             is_read_only=True,
             socket_dir=standby.socket_dir if standby is not None and is_there else None,
             generation=standby.generation if standby is not None and is_there else 0,
             is_volatile=True,
         )
 
-    async def _reader(self, name: str) -> Any | None:
-        """What a read-only endpoint's row says; None for every other name."""
+    async def _is_reader(self, name: str) -> bool:
         try:
             endpoint_id = parse_endpoint_id(name)
         except InvalidIdError:
-            return None
+            return False
         async with self._database.reading() as tx:
-            return await tx.fetch_row(_READER, endpoint_id)
+            return await store.is_reader(tx, endpoint_id)
 
     async def _row(self, name: str, wanted_role: str) -> Any | None:
         query, parse = (_OF_BRANCH, parse_branch_id) if name.startswith("br-") else (_OF_ENDPOINT, parse_endpoint_id)
