@@ -89,6 +89,7 @@ async def test_a_branch_is_restored_to_its_own_past_and_what_it_was_is_kept_with
         await restored(land, created.branch, point=Point(at=at))
     done = await restored(land, created.branch, point=Point(at=at), preserve_under_name="main_old")
     assert done.preserved is not None
+    assert done.branch.parent_id == done.preserved.id, "Neon's command line asks for its backup by that"
     assert await words(land, created.branch) == ["good"]
     assert await words(land, done.preserved) == ["good", "bad migration"]
     main, old = await seen(land, created.branch), await seen(land, done.preserved)

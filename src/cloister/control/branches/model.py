@@ -112,6 +112,7 @@ class Restore:
 @dataclass(frozen=True, slots=True)
 class BranchRestored:
     branch: Branch
+    """With the parent that it is to have."""
     preserved: Branch | None
     passwords: list[NewPassword]
     operations: list[Operation]

@@ -8,10 +8,12 @@ A compute that runs is suspended in order for the moment of the change and start
 started too, since only its server can say which roles the data holds, and put to sleep again if nobody came meanwhile.
 """
 
+from dataclasses import replace
+
 from cloister.base.clock import Clock
 from cloister.base.database import Transaction
 from cloister.base.errors import UnprocessableError
-from cloister.base.ids import new_branch_id, new_timeline_id
+from cloister.base.ids import BranchId, new_branch_id, new_timeline_id
 from cloister.control.branches import protection, rules, store, timelines
 from cloister.control.branches.children import Origin, ask, roles_of
 from cloister.control.branches.model import Branch, BranchRestored, NewPassword
@@ -80,7 +82,7 @@ class Successions:
             operations.append(await submit(tx, self._engine, FIRST_START, endpoint, after=restore))
             if endpoint.id not in running:
                 operations.append(await submit(tx, self._engine, DOZE, endpoint, after=operations[-1]))
-        return BranchRestored(branch, preserved, passwords or [], operations)
+        return BranchRestored(_to_be(branch, parent_id), preserved, passwords or [], operations)
 
     async def _preserve(self, tx: Transaction, caller: Caller, branch: Branch, name: str) -> Branch:
         """The row that is to take over what the branch was. Until then it shows the same timeline, and is `init`."""
@@ -112,3 +114,11 @@ class Successions:
         if verifiers is None:
             return None
         return await ask(tx, self._vault, branch, theirs, verifiers)
+
+
+def _to_be(branch: Branch, parent_id: BranchId | None) -> Branch:
+    """As a client is told before it is so: Neon's command line looks at the new parent for what was preserved. Where in the
+    parent's history it is to begin is known when the data is there."""
+    if branch.parent_id == parent_id:
+        return branch
+    return replace(branch, parent_id=parent_id, parent_lsn=None, parent_timestamp=None)
