@@ -53,7 +53,7 @@ from cloister.base.errors import CloisterError, NotFoundError, UnavailableError
 from cloister.base.identities import service_of_uid
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
-from cloister.edge.gateway import GatewayWorker, ServeOptions
+from cloister.edge.gateway import GatewayWorker, ServeOptions, limits
 from cloister.edge.sql import HttpsFront
 from cloister.node.postgres.tuning import CLIENT_CHECK
 from cloister.protocol.scram import Verifier
@@ -417,6 +417,14 @@ class GatewayWorld:
 
     def client_tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.ca_file))
+
+
+@pytest.fixture
+def few_guesses(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many wrong proofs before a client is slowed down. None is forgiven while the test runs, however slow the machine is."""
+    monkeypatch.setattr(limits, "FAILURES_BURST", 3)
+    monkeypatch.setattr(limits, "FAILURES_PER_S", 0.0)
+    return 3
 
 
 @pytest.fixture
