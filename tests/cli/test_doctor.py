@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cloister.app.flows import Listener, listening
 from cloister.base.errors import UnavailableError
 from cloister.base.identities import Service
 from cloister.base.settings import Settings, save
@@ -16,7 +17,6 @@ from cloister.cli.doctor import certificates, files, host, listeners, processes,
 from cloister.cli.doctor.certificates import Served
 from cloister.cli.doctor.checks import GROUPS, Group, examine, is_healthy, run
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail, ok, warning
-from cloister.cli.doctor.listeners import Listener
 from cloister.cli.doctor.processes import Running
 from cloister.cli.doctor.volumes import Header
 
@@ -206,13 +206,13 @@ class TestListeners:
     )
 
     def test_the_kernels_table(self) -> None:
-        assert listeners.parse(self.TCP) == [Listener("127.0.0.1", 5432, 999, 4242)]
+        assert listening(self.TCP) == [Listener("127.0.0.1", 5432, 999, 4242)]
         v6 = self.TCP.replace("0100007F:1538", "00000000000000000000000001000000:1538")
-        assert listeners.parse(v6)[0].address == "::1"
+        assert listening(v6)[0].address == "::1"
 
     def test_this_processs_own_listener_is_found(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            found = {each.inode for each in listeners.parse(Path("/proc/net/tcp").read_text())}
+            found = {each.inode for each in listening(Path("/proc/net/tcp").read_text())}
             mine = listeners.socket_inodes([os.getpid()]) & found
             assert os.fstat(server.fileno()).st_ino in mine
 

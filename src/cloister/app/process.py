@@ -28,7 +28,7 @@ from cloister.base.settings import Settings, load
 log = logging.getLogger(__name__)
 
 LONG_LIVED: Final = ("broker", "agent", "egress", "api", "sentinel", "gateway")
-ONE_SHOT: Final = ("prepare", "certificates", "farewell")
+ONE_SHOT: Final = ("prepare", "certificates", "watchman", "farewell")
 
 
 @dataclass(slots=True)

@@ -41,6 +41,10 @@ STEADY_AFTER_S: Final = 30.0
 # A process that lived this long has started well: its next death is restarted at once again.
 
 CERTIFICATE_CHECK_INTERVAL_S: Final = 6 * 3600.0
+
+ROUND_INTERVAL_S: Final = 60.0
+# What was opened that must be closed is a finding within so long.
+
 LISTEN_BACKLOG: Final = 1024
 
 KILL_PATIENCE_S: Final = 5.0
@@ -89,7 +93,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = [tasks.create_task(self._start_in_order(tasks, announce))]
-                keepers.append(tasks.create_task(self._renew_certificates()))
+                keepers.append(tasks.create_task(self._again_and_again("certificates", CERTIFICATE_CHECK_INTERVAL_S)))
+                keepers.append(tasks.create_task(self._again_and_again("watchman", ROUND_INTERVAL_S)))
                 await self._stopping.wait()
                 for keeper in keepers:
                     keeper.cancel()
@@ -213,13 +218,13 @@ class Supervisor:
         if code != 0:
             raise UnavailableError(public=f"{name} failed: see {self._paths.logs / name}.log")
 
-    async def _renew_certificates(self) -> None:
+    async def _again_and_again(self, name: str, every_s: float) -> None:
         while True:
-            await asyncio.sleep(CERTIFICATE_CHECK_INTERVAL_S)
+            await asyncio.sleep(every_s)
             try:
-                await self._one_shot("certificates")
+                await self._one_shot(name)
             except CloisterError as error:
-                log.error("certificates: %s", error.public)  # noqa: TRY400 - the child logged the traceback
+                log.error("%s: %s", name, error.public)  # noqa: TRY400 - the child logged the traceback
 
     def _stop_urgently(self) -> None:
         self._is_urgent = True

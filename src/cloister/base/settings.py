@@ -152,6 +152,8 @@ class Paths:
         self.policies = state_dir / "policies"
         """The operator's own rules of access, `*.cedar`, beside those that are shipped. Need not be there."""
         self.logs = state_dir / "logs"
+        self.watchman = state_dir / "watchman.json"
+        """What the watchman's last round told, 0600 root."""
 
         self.control_socket_dir = self.run / "control"
         """The control database's Unix socket directory."""

@@ -16,8 +16,9 @@ from cloister.base.errors import PreconditionError
 from cloister.base.settings import Paths
 from cloister.trust.certificates import Current, Renewed, Supplied, ensure, inspect
 from cloister.trust.certificates.authority import key_pem, new_intermediate, new_leaf, new_root, pem
-from cloister.trust.certificates.files import GENERATIONS_KEPT, served
+from cloister.trust.certificates.files import GENERATIONS_KEPT, serve, served
 from cloister.trust.certificates.inspection import problems
+from cloister.trust.certificates.renewal import served_by_nobody
 
 DOMAIN = "db.localhost"
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -297,3 +298,23 @@ def test_an_encrypted_key_is_recognised() -> None:
         serialization.BestAvailableEncryption(b"secret"),
     )
     assert problems(GOOD[0], encrypted, "db.example.com", NOW) == ["the key is encrypted: give it without a passphrase"]
+
+
+def test_what_is_served_was_issued_or_given(paths: Paths, tmp_path: Path) -> None:
+    """And what somebody else put in its place was neither."""
+    assert served_by_nobody(paths) == ""
+    ensure(paths, DOMAIN, NOW)
+    assert served_by_nobody(paths) == ""
+    theirs = new_leaf(new_intermediate(new_root(DOMAIN, NOW), NOW), DOMAIN, NOW)
+    chain, key = pem(theirs.certificate), key_pem(theirs.key)
+    serve(paths, chain, key)
+    digest = theirs.certificate.fingerprint(hashes.SHA256()).hex()
+    assert served_by_nobody(paths) == digest
+    (tmp_path / "theirs.pem").write_bytes(chain)
+    (tmp_path / "theirs.key").write_bytes(key)
+    for _ in range(2):
+        ensure(paths, DOMAIN, NOW, Supplied(tmp_path / "theirs.pem", tmp_path / "theirs.key"))
+    assert served_by_nobody(paths) == "", "now it was given"
+    assert (paths.certificates / "authority" / "issued.log").read_text().count(digest) == 1
+    serve(paths, b"nonsense", key)
+    assert served_by_nobody(paths) == "unreadable"

@@ -1,5 +1,6 @@
 """A project's keys through their life: made, rotated, disabled, destroyed; each use is in the log before it happens."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -493,6 +494,43 @@ async def test_a_year_of_rotation_of_a_thousand_projects(rig: Rig, database_as: 
         ("key.rotate", "platform:keys", rotations),
         ("key.unwrap", "platform:keys", rotations),
     ], "each rotation is a use, and each was recorded"
+
+
+async def test_a_key_that_a_day_did_not_rotate_is_told_every_day_until_it_is(
+    rig: Rig, database_as: DatabaseAs, recorded: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root key's service is away, for a night or for a week."""
+    clock, keeper = rig.clock, rig.keeper()
+    assert isinstance(clock, FakeClock)
+    await organization(database_as, [PROJECT], days=90)
+    await keeper.create(PROJECT, "volume", ALICE)
+
+    async def told() -> int:
+        return sum(it.event.action == "key.overdue" for it in await recorded())
+
+    async def passes(hours: int, *, away: bool) -> None:
+        def refused(*_: object) -> None:
+            raise ProviderUnavailableError
+
+        with monkeypatch.context() as patched:
+            if away:
+                patched.setattr("cloister.trust.keys.rotation.carry_out", refused)
+            for _ in range(hours):
+                with contextlib.suppress(ProviderUnavailableError):
+                    await keeper.reconcile()
+                clock.advance(timedelta(hours=1))
+
+    clock.advance(timedelta(days=90))
+    await passes(12, away=True)
+    await passes(2, away=False)
+    clock.advance(timedelta(days=90))
+    assert await told() == 0, "a night is no finding"
+    await passes(25, away=True)
+    assert await told() == 1
+    await passes(24, away=True)
+    assert await told() == 2
+    await passes(49, away=False)
+    assert await told() == 2
 
 
 async def test_without_a_policy_of_its_own_an_organization_rotates_yearly(rig: Rig, database_as: DatabaseAs) -> None:

@@ -164,7 +164,6 @@ def initialise(
         "ident_file": str(paths.control_data / "pg_ident.conf"),
         "unix_socket_directories": str(paths.control_socket_dir),
     }
-    mappings = [("cloister", user, role) for user, roles in who_may_be_whom.items() for role in roles]
     with _directory(paths.control_data) as directory:
         # (1) A cluster appears under its name only when it is complete and on disk.
         if not data.exists():
@@ -175,9 +174,15 @@ def initialise(
             unfinished.rename(data)
         # (2) What the configuration says is decided by this code, not by what an older one wrote.
         _write(directory, "postgresql.conf", "".join(f"{n} = {_quoted(v)}\n" for n, v in settings.items()), uid, gid)
-        _write(directory, "pg_hba.conf", _HBA, uid, gid)
-        _write(directory, "pg_ident.conf", "".join(" ".join(mapping) + "\n" for mapping in mappings), uid, gid)
+        for name, text in login_rules(who_may_be_whom).items():
+            _write(directory, name, text, uid, gid)
         os.fsync(directory)
+
+
+def login_rules(who_may_be_whom: Mapping[str, Sequence[str]] = WHO_MAY_BE_WHOM) -> dict[str, str]:
+    """The files that say who may log in, by their names."""
+    mappings = [("cloister", user, role) for user, roles in who_may_be_whom.items() for role in roles]
+    return {"pg_hba.conf": _HBA, "pg_ident.conf": "".join(" ".join(mapping) + "\n" for mapping in mappings)}
 
 
 def clear_the_way(paths: Paths) -> None:

@@ -1,239 +1,25 @@
-"""Whether the platform's processes are apart: each Unix user tries each socket and file, and gets what `flows.tsv` says.
+"""Whether the platform's processes are apart: what `app/flows.py` tried, in the words of a check."""
 
-The table is the one that docs/flows.md shows. It is tried, not read off: a child of this process becomes the user and
-connects, asks, logs in, reads. `anybody` is a uid that nobody has. Beside the table, every socket that the platform keeps
-must be in it: one that nobody thought of is a failure.
-"""
-
-import contextlib
 import grp
-import json
-import os
-import select
-import socket
-import stat
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Final
 
-import msgspec
-
-from cloister.base.errors import PreconditionError
-from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, SHARED_GROUP, Service, gid_of, uid_of
-from cloister.base.rpc.wire import LENGTH, Request, frame
-from cloister.base.settings import Paths, Settings
+from cloister.base.identities import SHARED_GROUP
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok
-
-USERS: Final = {
-    "api": Service.API,
-    "gateway": Service.GATEWAY,
-    "keys": Service.KEYS,
-    "database": Service.DATABASE,
-    "egress": Service.EGRESS,
-    "sentinel": Service.SENTINEL,
-    "anybody": None,
-}
-"""The table's columns. Root is none: nothing on its own machine is closed to it."""
-
-ANYBODY_UID: Final = COMPUTE_UID_FIRST + COMPUTE_UID_COUNT - 1
-"""Like a compute's, and never one."""
-
-ANSWER_TIMEOUT_S: Final = 5.0
-REFUSAL_TIMEOUT_S: Final = 0.5
-# One socket takes connections and says nothing; who is refused there is cut off at once.
-
-_PROTOCOL_3: Final = 196608
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    place: str
-    kind: str
-    may: frozenset[str]
-    """Of `USERS`."""
-    why: str
-
-
-def table() -> list[Flow]:
-    """Raises ValueError for a cell that is neither yes nor no: what cannot be read is not a rule."""
-    lines = resources.files("cloister.cli.doctor").joinpath("flows.tsv").read_text().splitlines()
-    columns = lines[0].split("\t")[2:-1]
-    if tuple(columns) != tuple(USERS):
-        raise ValueError(f"flows.tsv has the columns {columns}")
-    flows = []
-    for line in lines[1:]:
-        place, kind, *cells, why = line.split("\t")
-        if len(cells) != len(columns) or not set(cells) <= {"yes", "no"} or kind not in _ATTEMPTS:
-            raise ValueError(f"flows.tsv: {line}")
-        may = frozenset(user for user, cell in zip(columns, cells, strict=True) if cell == "yes")
-        flows.append(Flow(place, kind, may, why))
-    return flows
-
-
-def markdown(flows: list[Flow]) -> str:
-    """The table as docs/flows.md has it."""
-    lines = [f"| Place | | {' | '.join(USERS)} | Why |", f"|---|---|{'---|' * len(USERS)}---|"]
-    for flow in flows:
-        cells = " | ".join("yes" if user in flow.may else "" for user in USERS)
-        lines.append(f"| `{flow.place}` | {flow.kind} | {cells} | {flow.why} |")
-    return "\n".join(lines) + "\n"
 
 
 def flows(subject: Subject) -> list[Finding]:
     """What each user was given, held against the table."""
-    if os.geteuid() != 0:
-        raise PreconditionError(public="only root can try what other users may")
-    settings = subject.platform
-    expected = [flow for flow in table() if settings.database_url is None or not flow.place.startswith("control")]
-    seen = {user: attempt(user, expected, settings.paths) for user in USERS}
+    from cloister.app import flows as matrix  # noqa: PLC0415 - heavy
+
+    expected = matrix.table()
     findings = [
-        finding for flow in expected for finding in decide(flow, {user: seen[user][flow.place] for user in USERS})
+        fail("flows", each.seen, "restart the platform; if it stays, find out who made it, and report it")
+        if each.is_open
+        else fail("flows", each.seen, "restart the platform")
+        for each in matrix.try_all(subject.platform)
     ]
-    findings += strange_sockets(settings, {str(place(settings.paths, flow)) for flow in expected})
     return findings or [
-        ok("flows", f"{len(expected)} sockets, files and directories, each tried as {len(USERS)} users")
+        ok("flows", f"{len(expected)} sockets, files and directories, each tried as {len(matrix.USERS)} users")
     ]
-
-
-def decide(flow: Flow, seen: dict[str, bool]) -> list[Finding]:
-    findings = []
-    for user, got_in in seen.items():
-        if got_in and user not in flow.may:
-            findings.append(
-                fail("flows", f"{user} can {flow.kind} {flow.place}", "restart the platform; if it stays, report it")
-            )
-        elif not got_in and user in flow.may:
-            findings.append(fail("flows", f"{user} cannot {flow.kind} {flow.place}", "restart the platform"))
-    return findings
-
-
-def strange_sockets(settings: Settings, known: set[str]) -> list[Finding]:
-    """Sockets in the services' directories that the table does not have. Gateways talk to each other by numbered ones."""
-    paths = settings.paths
-    found = [
-        entry
-        for directory in (paths.agent_run, paths.keys_run, paths.api_run, paths.egress_run, paths.control_socket_dir)
-        for entry in directory.iterdir()
-        if stat.S_ISSOCK(entry.lstat().st_mode) and str(entry) not in known
-    ]
-    return [
-        fail("flows", f"{entry} is a socket that nobody expects", "find out who made it") for entry in sorted(found)
-    ]
-
-
-def place(paths: Paths, flow: Flow) -> Path:
-    match flow.place.partition(":")[0]:
-        case "control":
-            return paths.control_socket_dir / ".s.PGSQL.5432"
-        case "tls_key":
-            return paths.certificates / "key.pem"
-        case "authority":
-            return paths.certificates / "authority" / "root-and-key.pem"
-        case name:
-            found: Path = getattr(paths, name)
-            return found
-
-
-def attempt(user: str, tried: list[Flow], paths: Paths) -> dict[str, bool]:
-    """Place → whether this user got in. In a child, which becomes the user for good."""
-    service = USERS[user]
-    uid = ANYBODY_UID if service is None else uid_of(service)
-    gid = ANYBODY_UID if service is None else gid_of(service)
-    reading, writing = os.pipe()
-    if (pid := os.fork()) == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            os.close(reading)
-            os.setgroups([])
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            answers = {flow.place: _ATTEMPTS[flow.kind](place(paths, flow), flow) for flow in tried}
-            os.write(writing, json.dumps(answers).encode())
-            code = 0
-        os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    if not said:
-        raise PreconditionError(public=f"nothing could be tried as {user}")
-    found: dict[str, bool] = json.loads(said)
-    return found
-
-
-def _call(path: Path, _flow: Flow) -> bool:
-    """A server of ours answers a caller of its list, if only that it did not understand; it hangs up on others."""
-    with _connected(path, socket.SOCK_STREAM) as connection:
-        if connection is None:
-            return False
-        with contextlib.suppress(OSError):
-            connection.sendall(frame(msgspec.msgpack.encode(Request(1, msgspec.Raw(b"\xc0")))))
-            return len(connection.recv(LENGTH.size)) > 0
-        return False
-
-
-def _hand_over(path: Path, _flow: Flow) -> bool:
-    with _connected(path, socket.SOCK_SEQPACKET) as connection:
-        if connection is None:
-            return False
-        was_cut_off, _, _ = select.select([connection], [], [], REFUSAL_TIMEOUT_S)
-        return not was_cut_off
-
-
-def _log_in(path: Path, flow: Flow) -> bool:
-    """By the kernel's word alone: no password is known."""
-    role = flow.place.partition(":")[2]
-    body = struct.pack(">i", _PROTOCOL_3) + f"user\0{role}\0database\0cloister\0\0".encode()
-    with _connected(path, socket.SOCK_STREAM) as connection:
-        if connection is None:
-            return False
-        connection.sendall(struct.pack(">i", len(body) + 4) + body)
-        return connection.recv(9) == b"R\0\0\0\x08\0\0\0\0"
-
-
-def _read(path: Path, _flow: Flow) -> bool:
-    return _can_open(path, os.O_RDONLY)
-
-
-def _enter(path: Path, _flow: Flow) -> bool:
-    return os.access(path, os.X_OK, effective_ids=True)
-
-
-def _write(path: Path, _flow: Flow) -> bool:
-    return os.access(path, os.W_OK, effective_ids=True)
-
-
-_ATTEMPTS: Final = {
-    "call": _call,
-    "hand over": _hand_over,
-    "log in": _log_in,
-    "read": _read,
-    "enter": _enter,
-    "write": _write,
-}
-
-
-@contextlib.contextmanager
-def _connected(path: Path, kind: socket.SocketKind) -> Iterator[socket.socket | None]:
-    with socket.socket(socket.AF_UNIX, kind) as connection:
-        connection.settimeout(ANSWER_TIMEOUT_S)
-        try:
-            connection.connect(str(path))
-        except PermissionError:
-            yield None
-        else:
-            yield connection
-
-
-def _can_open(path: Path, flags: int) -> bool:
-    try:
-        os.close(os.open(path, flags | os.O_CLOEXEC))
-    except PermissionError:
-        return False
-    return True
 
 
 def group(_subject: Subject) -> list[Finding]:

@@ -4,30 +4,20 @@ import ipaddress
 import json
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloister.app.flows import Listener, listening
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service, uid_of
 from cloister.base.settings import Address
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok
 
-_LISTEN: Final = "0A"
-# The state TCP_LISTEN in /proc/net/tcp.
 _PATIENCE_S: Final = 5.0
 
 STARTUP_IN_CLEAR: Final = b"\x00\x00\x00\x16\x00\x03\x00\x00user\x00doctor\x00\x00\x00"
 # StartupMessage, protocol 3.0, without asking for TLS first.
 HTTP_IN_CLEAR: Final = b"GET /api/v2/projects HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    address: str
-    port: int
-    uid: int
-    inode: int
 
 
 def open_ports(subject: Subject) -> list[Finding]:
@@ -36,7 +26,7 @@ def open_ports(subject: Subject) -> list[Finding]:
     bound = {name: {Address.parse(text).port for text in status[name]} for name in ("postgres", "https")}
     pids = [status["pid"], *(each["pid"] for each in status["processes"].values() if each["pid"])]
     uids = {uid_of(service) for service in Service if service is not Service.AGENT}
-    listeners = [listener for name in ("tcp", "tcp6") for listener in parse(Path(f"/proc/net/{name}").read_text())]
+    listeners = [listener for name in ("tcp", "tcp6") for listener in listening(Path(f"/proc/net/{name}").read_text())]
     return [decide(listeners, bound["postgres"] | bound["https"], uids, socket_inodes(pids))]
 
 
@@ -108,24 +98,6 @@ def _exchange(where: tuple[str, int], request: bytes) -> bytes:
             return plain.recv(256)
         except ConnectionResetError:
             return b""
-
-
-def parse(text: str) -> list[Listener]:
-    """The listening sockets in the format of /proc/net/tcp and tcp6."""
-    found = []
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == _LISTEN:
-            host, _, port = fields[1].partition(":")
-            found.append(Listener(_address(host), int(port, 16), int(fields[7]), int(fields[9])))
-    return found
-
-
-def _address(hexadecimal: str) -> str:
-    """The kernel writes each 32-bit word in the machine's byte order."""
-    raw = bytes.fromhex(hexadecimal)
-    words = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
-    return str(ipaddress.ip_address(words))
 
 
 def socket_inodes(pids: Iterable[int]) -> set[int]:

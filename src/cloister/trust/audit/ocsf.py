@@ -59,8 +59,8 @@ _ACTIONS: Final = {
         jwks.delete key.destroy member.remove on_call.remove project.delete project.purge role.delete snapshot.delete""",
     Shape(
         6003, 99
-    ): """access.end access.expire audit.mismatch branch.finalize compute.crashed compute.start compute.stop connection.cancel
-        egress.closed egress.opened egress.refused key.denied operation.failed platform.start platform.stop
+    ): """access.end access.expire audit.mismatch branch.finalize certificate.strange compute.crashed compute.start compute.stop
+        connection.cancel egress.closed egress.opened egress.refused flow.closed flow.open key.denied key.overdue log.secret operation.failed platform.start platform.stop
         sentinel.probe statement.refused volume.failed""",
     Shape(6005, 1): "audit.statements_read database.get schema.read",
     Shape(6005, 2): "database.update",
@@ -82,7 +82,15 @@ _OTHER: Final = Shape(6003, 99)
 
 _SEVERITIES: Final = {1: "Informational", 2: "Low", 3: "Medium", 4: "High", 5: "Critical"}
 _BY_OUTCOME: Final = {"ok": 1, "denied": 2}
-_BY_ACTION: Final = {"access.break_glass": 5, "audit.mismatch": 5, "statements.gap": 4, "key.denied": 4}
+_BY_ACTION: Final = {
+    "access.break_glass": 5,
+    "audit.mismatch": 5,
+    "statements.gap": 4,
+    "key.denied": 4,
+    "flow.open": 4,
+    "log.secret": 4,
+    "certificate.strange": 5,
+}
 
 _RESOURCES: Final = ("endpoint_id", "branch_id", "project_id", "org_id", "operation_id")
 

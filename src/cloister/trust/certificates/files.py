@@ -6,7 +6,7 @@
     generations/N/{chain,key}.pem     never changed once `current` has pointed there; the last few are kept
     authority/root-and-key.pem        0600 root; may be moved off this machine, except when an intermediate is due
     authority/intermediate-and-key.pem
-    authority/issued.log              one line for each signature
+    authority/issued.log              one line for each signature, and each certificate that an operator gave
 
 A reader who opens chain.pem before and key.pem after an exchange has a pair that does not fit, which loading it shows;
 `served` gives the two paths of one generation.
@@ -112,7 +112,8 @@ def read_authority(paths: Paths, name: str) -> Identity | None:
 
 
 def log_issued(paths: Paths, line: str) -> None:
-    """A signature that is not in this log was not made by this code."""
+    """A signature that is not in this log was not made by this code, and what is served and is not in it nobody gave us."""
+    (paths.certificates / "authority").mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(
         paths.certificates / "authority" / "issued.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
     )
@@ -121,6 +122,12 @@ def log_issued(paths: Paths, line: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_issued(paths: Paths) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return (paths.certificates / "authority" / "issued.log").read_text()
+    return ""
 
 
 def _link(path: Path, target: Path) -> None:

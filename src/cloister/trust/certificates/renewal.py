@@ -89,6 +89,18 @@ def ensure(paths: Paths, domain: str, now: datetime, supplied: Supplied | None =
     return Renewed(fresh.certificate.not_valid_after_utc, (*what, "leaf"))
 
 
+def served_by_nobody(paths: Paths) -> str:
+    """The SHA-256 of the certificate that is served, if `ensure` has not put it there; empty if it has, or none is."""
+    serving = files.served(paths)
+    if serving is None:
+        return ""
+    try:
+        digest = x509.load_pem_x509_certificate(serving.chain.read_bytes()).fingerprint(hashes.SHA256()).hex()
+    except ValueError:
+        return "unreadable"
+    return "" if f" sha256={digest} " in files.read_issued(paths) else digest
+
+
 def _serve_supplied(paths: Paths, domain: str, now: datetime, supplied: Supplied) -> Renewed | Current:
     try:
         chain, key = supplied.chain.read_bytes(), supplied.key.read_bytes()
@@ -100,6 +112,8 @@ def _serve_supplied(paths: Paths, domain: str, now: datetime, supplied: Supplied
     not_after = min(certificate.not_valid_after_utc for certificate in certificates)
     if not_after - now < SUPPLIED_WARNING:
         log.warning("%s expires on %s", supplied.chain, f"{not_after:%Y-%m-%d}")
+    if f" sha256={certificates[0].fingerprint(hashes.SHA256()).hex()} " not in files.read_issued(paths):
+        _log_issued(paths, certificates[0], "given")
     serving = files.served(paths)
     if serving is not None and (serving.chain.read_bytes(), serving.key.read_bytes()) == (chain, key):
         return Current(not_after)
@@ -176,11 +190,11 @@ def _is_good(leaf: x509.Certificate, intermediate: x509.Certificate, domain: str
     )
 
 
-def _log_issued(paths: Paths, certificate: x509.Certificate) -> None:
+def _log_issued(paths: Paths, certificate: x509.Certificate, how: str = "issued") -> None:
     line = (
         f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ} {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ} "
         f"serial={certificate.serial_number:x} sha256={certificate.fingerprint(hashes.SHA256()).hex()} "
         f"subject={certificate.subject.rfc4514_string()!r} issuer={certificate.issuer.rfc4514_string()!r}"
     )
     files.log_issued(paths, line)
-    log.info("issued %s", line)
+    log.info("%s %s", how, line)

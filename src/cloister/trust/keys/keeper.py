@@ -196,15 +196,17 @@ class Keeper:
         1. Destroy what was scheduled.
         2. Take the seals of destroyed projects, where a destruction was cut short. Neither needs a root key: what was promised
            to be gone does not wait for a key service that is away, as the rest does.
-        3. Bring what stands under a former root to the current one.
-        4. Rotate what its organization's policy says is old.
-        5. Let superseded versions go.
+        3. Tell what the passes of the last day could not rotate.
+        4. Bring what stands under a former root to the current one.
+        5. Rotate what its organization's policy says is old.
+        6. Let superseded versions go.
         """
         await self.rings.destroy_what_is_due()  # 1.
         await self.rings.complete_erasures()  # 2.
-        await self.rotations.move_to_current_root()  # 3.
-        await self.rotations.rotate_what_is_old()  # 4.
-        await self.rotations.let_superseded_go()  # 5.
+        await self.rotations.tell_what_is_overdue()  # 3.
+        await self.rotations.move_to_current_root()  # 4.
+        await self.rotations.rotate_what_is_old()  # 5.
+        await self.rotations.let_superseded_go()  # 6.
 
     async def keystore(self) -> KeystoreInfo:
         """Which root keys there are, and how many projects stand under each."""

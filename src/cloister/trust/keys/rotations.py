@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from cloister.base.clock import Clock
@@ -17,6 +18,9 @@ from cloister.trust.keys.providers.provider import ProviderUnavailableError
 from cloister.trust.keys.rings import Rings
 from cloister.trust.keys.rotation import Plan
 from cloister.trust.keys.store import WrappedKey
+
+OVERDUE: Final = timedelta(days=1)
+# A pass comes every minute, and a key service may be away for a night.
 
 _SUPERSEDED_BATCH: Final = 1000
 
@@ -34,6 +38,8 @@ class Rotations:
         self._patience = patience
         self._damaged: set[str] = set()
         """Projects that could not be rotated, passed over until the next start: the others must not wait for them."""
+        self._overdue: dict[str, datetime] = {}
+        """Projects whose key is too old, and since when a pass has seen it or told of it."""
 
     async def rotate(self, project_id: str, by: By) -> RingInfo:
         """A new key of the project's own, now."""
@@ -114,6 +120,23 @@ class Rotations:
                 old = await store.overdue(tx, self._clock.now(), [*self._damaged], rotation.BATCH)
             if not old or not await self._rotate(old, OURSELVES, renew=True):
                 break
+
+    async def tell_what_is_overdue(self) -> None:
+        """What the passes of a day did not rotate: the key service is away, or its envelopes are damaged."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            old = await store.overdue(tx, now, (), rotation.BATCH)
+            self._overdue = {project_id: self._overdue.get(project_id, now) for project_id in old}
+            late = [it for it, since in self._overdue.items() if now - since >= OVERDUE]
+            if late:
+                await record(
+                    tx,
+                    *(
+                        OURSELVES.event(Action.KEY_OVERDUE, project_id=it, outcome="failed", reason="overdue")
+                        for it in late
+                    ),
+                )
+        self._overdue |= dict.fromkeys(late, now)
 
     async def let_superseded_go(self) -> None:
         async with self._database.transaction() as tx:

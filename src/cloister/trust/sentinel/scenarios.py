@@ -94,6 +94,9 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     copies = _weeks(lambda _: copied)
     level = person | {"action": Action.AUDIT_LEVEL_SET}
     way_out = platform | {"action": Action.EGRESS_REFUSED, "outcome": "denied", "resource": "db.example.com:5432"}
+    root = {"actor": "platform:agent", "address": "", "project_id": "", "endpoint_id": "", "action": Action.KEY_ROOT}
+    round_ = {"actor": "platform:supervisor", "address": "", "project_id": "", "endpoint_id": "", "outcome": "failed"}
+    channel = observed | {"action": "sentinel.channel_failed", "resource": "export kept"}
     nothing: Story = []
     return {
         "failed-logins": (_times(10, 1, denied), _times(9, 1, denied)),
@@ -223,6 +226,45 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "operation-failed": ([(0, platform | {"action": Action.OPERATION_FAILED, "outcome": "failed"})], nothing),
         "audit-gap": (
             [(0, observed | {"action": "sentinel.audit_gap", "reason": "missing", "details": {"after": 7}})],
+            nothing,
+        ),
+        "flow-open": (
+            [(0, round_ | {"action": Action.FLOW_OPEN, "reason": "gateway can read root_key"})],
+            [(0, round_ | {"action": Action.FLOW_CLOSED, "outcome": "ok", "reason": "gateway can read root_key"})],
+        ),
+        "secret-in-log": (
+            [
+                (
+                    0,
+                    round_
+                    | {
+                        "action": Action.LOG_SECRET,
+                        "resource": "api.log",
+                        "reason": "an API key",
+                        "details": {"offset": 7, "count": 1},
+                    },
+                )
+            ],
+            nothing,
+        ),
+        "certificate-strange": (
+            [(0, round_ | {"action": Action.CERTIFICATE_STRANGE, "resource": "00" * 32})],
+            nothing,
+        ),
+        "root-key-changed": (
+            [(0, root | {"details": {"provider": "aws", "root_version": "arn:aws:kms:…"}})],
+            [(0, root | {"outcome": "denied"})],
+        ),
+        "rotation-failed": (
+            [(0, platform | {"action": Action.KEY_OVERDUE, "outcome": "failed", "reason": "overdue"})],
+            [(0, platform | {"action": Action.KEY_ROTATE})],
+        ),
+        "lock-missing": (
+            [(0, channel | {"reason": "answered 400 InvalidRequest: Bucket is missing Object Lock Configuration"})],
+            nothing,
+        ),
+        "witness-disagrees": (
+            [(0, channel | {"reason": "has a checkpoint of 9 events, and 7 are signed here: the log was rolled back"})],
             nothing,
         ),
         "certificate-ends": (

@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cloister.app import flows
+from cloister.app.flows import USERS, Difference, Flow, decide, markdown, strange_listeners, strange_sockets, table
+from cloister.base.identities import COMPUTE_UID_FIRST
 from cloister.base.rpc.wire import LENGTH, Reply, frame
-from cloister.base.settings import Paths, Settings
-from cloister.cli.doctor import flows
-from cloister.cli.doctor.finding import Level
-from cloister.cli.doctor.flows import USERS, Flow, decide, markdown, strange_sockets, table
+from cloister.base.settings import Paths
 from tests.house.source import ROOT
 
 
@@ -38,9 +38,9 @@ def test_more_than_the_table_gives_is_a_failure_and_so_is_less(user: str) -> Non
     flow = Flow("agent_socket", "call", frozenset({"api"}), "")
     as_it_should = {each: each == "api" for each in USERS}
     assert decide(flow, as_it_should) == []
-    (finding,) = decide(flow, as_it_should | {user: not as_it_should[user]})
-    assert finding.level is Level.FAIL
-    assert user in finding.seen
+    (difference,) = decide(flow, as_it_should | {user: not as_it_should[user]})
+    assert user in difference.seen
+    assert difference.is_open is (user != "api")
 
 
 @pytest.mark.parametrize(
@@ -59,20 +59,36 @@ def test_a_table_that_cannot_be_read_is_no_rule(line: str, tmp_path: Path, monke
         table()
 
 
-def test_a_socket_that_nobody_expects_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(state_dir=str(tmp_path))
-    monkeypatch.setattr(Settings, "paths", property(lambda _self: paths))
+def test_a_socket_that_nobody_expects_is_found(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    for name in ("agent_run", "keys_run", "api_run", "egress_run", "control_socket_dir"):
+    for name in ("agent_run", "keys_run", "api_run", "egress_run"):
         directory = tmp_path / name
         directory.mkdir()
         setattr(paths, name, directory)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "keys_run" / "back-door.sock"))
-        (finding,) = strange_sockets(settings, set())
-        assert finding.level is Level.FAIL
-        assert "back-door.sock" in finding.seen
-        assert strange_sockets(settings, {str(tmp_path / "keys_run" / "back-door.sock")}) == []
+        (difference,) = strange_sockets(paths, set())
+        assert difference.is_open
+        assert "back-door.sock" in difference.seen
+        assert strange_sockets(paths, {str(tmp_path / "keys_run" / "back-door.sock")}) == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "state", "found"),
+    [
+        (COMPUTE_UID_FIRST, "0A", ["uid 1900000000 listens on 127.0.0.1:5432"]),
+        (COMPUTE_UID_FIRST, "01", []),
+        (998, "0A", ["uid 998 listens on 127.0.0.1:5432"]),
+        (0, "0A", []),
+        (65534, "0A", []),
+    ],
+)
+def test_who_listens_as_a_compute_is_found(uid: int, state: str, found: list[str]) -> None:
+    """Neither root, which opens the two ports, nor a stranger's program, nor a connection."""
+    line = f"   0: 0100007F:1538 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  {uid}        0 4242 1 0"
+    assert strange_listeners(f"  sl  local_address ...\n{line}\n", {998}) == [
+        Difference(each, is_open=True) for each in found
+    ]
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -1,0 +1,145 @@
+"""One-shot, as root, every minute: a watchman's round, past what is in no event.
+
+1. Who may reach what (`flows.py`), as far as it can be tried without a trace: what must be closed and is open.
+2. The logs of our own processes: whether there is a secret in what they wrote since the last round.
+3. The certificate that is served: whether it is one that we issued or were given.
+
+What is new is appended to the audit log, and so is what is over; the sentinel makes the findings. What was told stands in
+`watchman.json`, which is written only when it was: a door that stays open is told once, and one that was found while the control
+database was away is told when that is back.
+"""
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cloister.app import flows
+from cloister.base.database import Database, embedded
+from cloister.base.durable import write_durably
+from cloister.base.settings import Settings
+from cloister.trust.audit import Action, Event, record
+from cloister.trust.certificates import renewal
+from cloister.trust.sentinel import leaks
+
+log = logging.getLogger(__name__)
+
+OPEN_MAX: Final = 50
+# Differences told in one round. More are one fault: a directory above them all.
+
+LOG_BYTES_MAX: Final = 8 * 1024 * 1024
+# Of a log in one round, half a second of work: what is over is looked at in the next.
+
+TELL_PATIENCE_S: Final = 10.0
+# For the control database; the next round comes in a minute.
+
+
+class LogPlace(msgspec.Struct, frozen=True):
+    """How far a log was read: a file with another number is a new one."""
+
+    inode: int
+    offset: int
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the last round told, as `watchman.json` keeps it."""
+
+    open: list[str] = []
+    logs: dict[str, LogPlace] = {}
+    certificate: str = ""
+    """The SHA-256 of one that nobody knows."""
+
+
+async def run(settings: Settings) -> None:
+    paths = settings.paths
+    before = _read(paths.watchman)
+    events, after = look(settings, before)
+    if events:
+        await _tell(settings, events)
+    if after != before:
+        write_durably(paths.watchman, msgspec.json.encode(after), mode=0o600)
+
+
+def look(settings: Settings, before: Told) -> tuple[list[Event], Told]:
+    """What is to be told, and what was told then."""
+    open_ = sorted({each.seen for each in flows.try_all(settings, quietly=True) if each.is_open})[:OPEN_MAX]
+    events = [_event(Action.FLOW_OPEN, reason=each) for each in open_ if each not in before.open]
+    events += [_event(Action.FLOW_CLOSED, outcome="ok", reason=each) for each in before.open if each not in open_]
+    logs = {}
+    for path in sorted(settings.paths.logs.glob("*.log")):
+        read = read_on(path, before.logs.get(path.name))
+        logs[path.name] = read.place
+        events += [
+            _event(
+                Action.LOG_SECRET, resource=path.name, reason=kind, details={"offset": read.at + where, "count": count}
+            )
+            for kind, where, count in leaks.found(read.text)
+        ]
+    certificate = renewal.served_by_nobody(settings.paths)
+    if certificate not in ("", before.certificate):
+        events.append(_event(Action.CERTIFICATE_STRANGE, resource=certificate))
+    return events, Told(open_, logs, certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    text: bytes
+    at: int
+    """Where in the file the text begins."""
+    place: LogPlace
+
+
+def read_on(path: Path, before: LogPlace | None) -> Read:
+    """Whole lines behind what was read before; what is not a line yet waits, unless it is longer than anything is."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        is_same = before is not None and before.inode == status.st_ino and before.offset <= status.st_size
+        at = before.offset if before is not None and is_same else 0
+        file.seek(at)
+        text = file.read(LOG_BYTES_MAX)
+    if len(text) < LOG_BYTES_MAX or b"\n" in text:
+        text = text[: text.rfind(b"\n") + 1]
+    return Read(text, at, LogPlace(status.st_ino, at + len(text)))
+
+
+async def _tell(settings: Settings, events: list[Event]) -> None:
+    for event in events:
+        log.warning("%s %s: %s", event.action, event.resource, event.reason)
+    database = Database(socket_dir=settings.paths.control_socket_dir, role=embedded.OWNER, url=settings.database_url)
+    async with asyncio.timeout(TELL_PATIENCE_S):
+        await database.open(patience_s=TELL_PATIENCE_S)
+        try:
+            async with database.transaction() as tx:
+                await record(tx, *events)
+        finally:
+            await database.close()
+
+
+def _read(path: Path) -> Told:
+    """What cannot be read was not told."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Told)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Told()
+
+
+def _event(
+    action: Action,
+    *,
+    outcome: str = "failed",
+    resource: str = "",
+    reason: str = "",
+    details: dict[str, Any] | None = None,
+) -> Event:
+    return Event(
+        action=action,
+        actor="platform:supervisor",
+        outcome=outcome,
+        resource=resource,
+        reason=reason,
+        details=details or {},
+    )
