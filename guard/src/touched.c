@@ -129,20 +129,23 @@ static ExecutorStart_hook_type next_start = NULL;
 static ExecutorEnd_hook_type next_end = NULL;
 static ProcessUtility_hook_type next_utility = NULL;
 
-/* A parallel worker does a part of what its leader has noted. What may run in a transaction that has failed (ROLLBACK) touches
- * nothing, and no name can be looked up there. */
-static int
-level_here(void)
-{
-	if (touched == NULL || touched->level == LEVEL_OFF)
-		return LEVEL_OFF;
-	return IsParallelWorker() || session_is_platform() || !IsTransactionState() ? LEVEL_OFF : touched->level;
-}
-
 static bool
 is_from_within(const char *source)
 {
 	return debug_query_string == NULL || (source != debug_query_string && strcmp(source, debug_query_string) != 0);
+}
+
+/* A parallel worker does a part of what its leader has noted, and what functions that run there ask by themselves: only that is
+ * its own. (Its `debug_query_string` is the statement that it does a part of.) What may run in a transaction that has failed
+ * (ROLLBACK) touches nothing, and no name can be looked up there. */
+static int
+level_here(const char *source)
+{
+	if (touched == NULL || touched->level == LEVEL_OFF)
+		return LEVEL_OFF;
+	if (IsParallelWorker() && !is_from_within(source))
+		return LEVEL_OFF;
+	return session_is_platform() || !IsTransactionState() ? LEVEL_OFF : touched->level;
 }
 
 /* Takes the name, which is freed: a loop in a function comes by here a million times in one memory context. */
@@ -316,7 +319,7 @@ note_query(QueryDesc *query, int level, int times, uint64 rows)
 static void
 touched_start(QueryDesc *query, int flags)
 {
-	int			level = level_here();
+	int			level = level_here(query->sourceText);
 
 	if (level >= LEVEL_EXTENDED && (flags & EXEC_FLAG_EXPLAIN_ONLY) == 0)
 		note_query(query, level, 1, 0);
@@ -329,7 +332,7 @@ touched_start(QueryDesc *query, int flags)
 static void
 touched_end(QueryDesc *query)
 {
-	int			level = level_here();
+	int			level = level_here(query->sourceText);
 
 	if (level >= LEVEL_EXTENDED && query->estate != NULL)
 	{
@@ -369,7 +372,7 @@ static void
 touched_utility(PlannedStmt *pstmt, const char *query, bool is_tree_read_only, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
 {
-	int			level = level_here();
+	int			level = level_here(query);
 	What		what;
 	bool		is_copy = false;
 

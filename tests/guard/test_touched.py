@@ -1,8 +1,9 @@
 """What the guard notes of what no client's wire shows, in a real PostgreSQL."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from cloister.base.audit_levels import AuditLevel
 from cloister.control.computes.touched import LINES_MAX, Line, Touched, order, parse
 from tests.guard.test_server import ADMIN, connect, server
+
+PATIENCE_S: Final = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +226,45 @@ def test_no_tenant_is_shown_anything_of_it(place: Path, platform: psycopg.Connec
         assert tenant.execute("SELECT current_setting('guard.touched')").fetchone() == ("",)
     platform.execute("REVOKE pg_read_all_settings FROM tenant")
     assert any("a secret" in each.text for each in take(platform).lines)
+
+
+def test_what_a_parallel_worker_runs_by_itself_is_noted(place: Path, platform: psycopg.Connection[Any]) -> None:
+    """A function that calls itself safe to run there asks in a process that no client is connected to. What the worker does
+    of the client's own statement, its leader has noted."""
+    run(
+        place,
+        "CREATE OR REPLACE FUNCTION aside() RETURNS bigint PARALLEL SAFE LANGUAGE plpgsql AS "
+        "'BEGIN RETURN (SELECT count(*) FROM log); END'",
+    )
+    take(platform)
+    run(place, "SET debug_parallel_query = on; SELECT aside() FROM people")
+    found = take(platform)
+    noted = {(each.relation, each.text, each.login, each.is_worker) for each in found.lines}
+    assert noted == {("people", "", "tenant", False), ("log", "(SELECT count(*) FROM log)", "tenant", True)}
+    assert [each.times for each in found.lines if each.relation == "people"] == [1]
+
+
+def test_what_an_autovacuum_worker_runs_is_noted_as_its_owners() -> None:
+    """ANALYZE computes the expressions of a tenant's indexes, and those are functions of the tenant's."""
+    every_second = {"autovacuum": "on", "autovacuum_naptime": "1s", "autovacuum_analyze_threshold": "1"}
+    with (
+        server("strict", **{"guard.record": "full", **every_second}) as directory,
+        connect(directory, ADMIN) as platform,
+    ):
+        platform.execute("GRANT CREATE ON SCHEMA public TO tenant")
+        run(
+            directory,
+            "CREATE TABLE secrets (id int)",
+            "CREATE TABLE things (id int)",
+            "CREATE FUNCTION look(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS "
+            "'BEGIN PERFORM FROM public.secrets; RETURN $1; END'",
+            "CREATE INDEX ON things (look(id))",
+            "INSERT INTO things SELECT generate_series(1, 500)",
+        )
+        deadline, seen = time.monotonic() + PATIENCE_S, list[Line]()
+        while not seen:
+            assert time.monotonic() < deadline, "no autovacuum worker came"
+            seen = [each for each in take(platform).lines if each.is_worker and each.relation == "secrets"]
+        assert {(each.login, each.role, each.access, each.text) for each in seen} == {
+            (ADMIN, "tenant", "read", "SELECT FROM public.secrets")
+        }
