@@ -278,6 +278,27 @@ async def test_a_long_log_is_cut_while_it_is_written(engines: EnginesOnHost, mon
         await connection.close()
 
 
+async def test_a_byte_that_changed_on_disk_is_not_read_as_data(engines: EnginesOnHost) -> None:
+    """Every cluster has data checksums, and no statement turns them off."""
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+        connection = await connect(await node.start(spec))
+        assert await connection.fetchval("SHOW data_checksums") == "on"
+        await connection.execute("CREATE TABLE public.t AS SELECT repeat('x', 100) AS x FROM generate_series(1, 50)")
+        with pytest.raises(asyncpg.CantChangeRuntimeParamError):
+            await connection.execute("SET ignore_checksum_failure = on; SET data_checksums = off")
+        path = await connection.fetchval("SELECT pg_relation_filepath('public.t')")
+        await connection.close()
+        await node.computes.stop(spec.endpoint_id)
+        with (node.timeline_dir(spec) / "data" / path).open("r+b") as file:
+            file.seek(8000)
+            file.write(b"y")
+        connection = await connect(await node.start(spec))
+        with pytest.raises(asyncpg.DataCorruptedError, match="invalid page"):
+            await connection.fetch("SELECT * FROM public.t")
+        await connection.close()
+
+
 async def test_ordinary_work_meets_no_wall(engines: EnginesOnHost) -> None:
     """Whatever PostgreSQL does on a normal day is on the list of system calls."""
     async with running_node(engines) as node:
