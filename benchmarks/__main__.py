@@ -20,6 +20,7 @@ NAMES = (
     "pooler",
     "create",
     "branch",
+    "sharing",
     "encryption",
     "density",
     "audit",

@@ -248,7 +248,7 @@ def _baseline(result: Result, size: float, n: int) -> Series:
     reflinked: list[float] = []
     copied: list[float] = []
     backed_up: list[float] = []
-    with _xfs(4 * size + 2) as directory:
+    with bare_xfs(4 * size + 2) as directory:
         source = BarePostgres(directory / "source")
         source.initialise()
         source.start()
@@ -298,7 +298,7 @@ def _copy_and_start(source: BarePostgres, target: Path, reflink: str, into: list
 
 
 @contextlib.contextmanager
-def _xfs(size_gb: float) -> Iterator[Path]:
+def bare_xfs(size_gb: float) -> Iterator[Path]:
     """A mounted file system that can share blocks, in a sparse file."""
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
         image, directory = Path(name) / "image", Path(name) / "mount"

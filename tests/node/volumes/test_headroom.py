@@ -3,13 +3,12 @@
 import errno
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cloister.base.errors import PreconditionError
-from cloister.node.volumes import children, headroom, loop, mounts
+from cloister.node.volumes import headroom
 
 MIB = 1024**2
 UID = 1_900_000_001
@@ -31,25 +30,6 @@ def test_segments_are_named_as_postgresql_names_them(last: str, size: int, expec
 def test_nothing_is_asked_for_when_there_is_enough() -> None:
     assert headroom.next_segments("000000010000000000000001", MIB, 0) == []
     assert headroom.next_segments("000000010000000000000001", MIB, -3) == []
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Path]:
-    """An empty XFS of 256 MB."""
-    image, mountpoint = tmp_path / "image", tmp_path / "volume"
-    mountpoint.mkdir()
-    with image.open("wb+") as file:
-        file.truncate(256 * MIB)
-        device, path = loop.attach(file.fileno())
-    try:
-        children.run(["mkfs.xfs", "-q", "--unsupported", "-l", "size=16m", str(path)])
-        mounts.mount(str(path), mountpoint, "xfs", mounts.NOATIME, "nouuid")
-    finally:
-        os.close(device)
-    try:
-        yield mountpoint
-    finally:
-        mounts.detach(mountpoint)
 
 
 @pytest.fixture

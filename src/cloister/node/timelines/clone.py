@@ -139,18 +139,18 @@ class _Cloning:
             self.count.skipped += 1
             return
         try:
-            self.count.is_shared &= copy(from_, name, target, self._uid)
+            self.count.is_shared &= copy(from_, name, target, self._uid, in_use=self._is_running)
         finally:
             os.close(from_)
         self.count.files += 1
 
 
-def copy(source: int, name: str, target: int, uid: int) -> bool:
+def copy(source: int, name: str, target: int, uid: int, *, in_use: bool = False) -> bool:
     """The open file `source` as a new one of `uid` in the directory `target`. True if it shares the blocks."""
     to = os.open(name, tree.NEW_FILE, 0o600, dir_fd=target)
     try:
         os.fchown(to, uid, uid)
-        return tree.share(source, to)
+        return tree.share(source, to, in_use=in_use)
     finally:
         os.close(to)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from cloister.base.errors import ConflictError, ExhaustedError, PreconditionError
-from cloister.node.reflink import reflink
+from cloister.node.reflink import reflink, reflink_in_use
 
 ENTRIES_MAX: Final = 2_000_000
 # Files of one timeline: a hundred thousand tables with their indexes and forks. At 20 µs each that is 40 s of work.
@@ -104,10 +104,11 @@ def read_small(name: str, below: int, limit: int) -> bytes | None:
     return content
 
 
-def share(source: int, target: int) -> bool:
-    """Give the empty file `target` the content of `source`, by reference where the file system can: True."""
+def share(source: int, target: int, *, in_use: bool = False) -> bool:
+    """Give the empty file `target` the content of `source`, by reference where the file system can: True. `in_use`: somebody
+    may be writing it, and is not to be held up for long."""
     # A sixth of a cluster's files are empty, and sharing nothing takes as long as sharing something.
-    if os.fstat(source).st_size == 0 or reflink(source, target):
+    if os.fstat(source).st_size == 0 or (reflink_in_use if in_use else reflink)(source, target):
         return True
     _copy(source, target)
     return False
@@ -116,6 +117,7 @@ def share(source: int, target: int) -> bool:
 def _copy(source: int, target: int) -> None:
     """Byte by byte, holes left out, to the size that it has now."""
     size = os.fstat(source).st_size
+    os.ftruncate(target, 0)  # Some may have been shared before it was seen that not all can be.
     os.ftruncate(target, size)
     offset = 0
     while offset < size:
