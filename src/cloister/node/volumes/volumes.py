@@ -69,6 +69,8 @@ class Volumes:
         self._keys = keys
         self._on_failed = on_failed
         self._opened: dict[ProjectId, OpenVolume] = {}
+        self._failed: set[ProjectId] = set()
+        """Of those that are open: told of already."""
         self._watches: dict[ProjectId, asyncio.Task[None]] = {}
         self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "volumes", initializer=_become_io_flusher)
@@ -161,7 +163,13 @@ class Volumes:
             volume = self._opened.get(project_id)
             if volume is None or not self.driver.has_own_space:
                 return
-            if await self._in_thread(headroom.release_if_needed, Path(volume.mountpoint)):
+            try:
+                was_full = await self._in_thread(headroom.release_if_needed, Path(volume.mountpoint))
+            except OSError as error:
+                # It is what the compute died of, and is taken apart by whoever is told of that.
+                log.info("the reserve of %s cannot be given up: %s", project_id, error)
+                return
+            if was_full:
                 log.warning("the volume of %s is full: its reserve was given up for recovery", project_id)
 
     async def prepare_cluster(self, data: Path, uid: int) -> None:
@@ -212,6 +220,7 @@ class Volumes:
 
     def _enter(self, project_id: ProjectId, volume: OpenVolume) -> None:
         self._opened[project_id] = volume
+        self._failed.discard(project_id)
         self._watch(project_id, volume)
 
     def _watch(self, project_id: ProjectId, volume: OpenVolume) -> None:
@@ -226,24 +235,27 @@ class Volumes:
     async def _until_ended(self, project_id: ProjectId, volume: OpenVolume) -> None:
         assert volume.attached.daemon is not None
         await volume.attached.daemon.wait()
-        log.error("the volume daemon of %s ended", project_id)
-        self._on_failed(project_id, "the volume daemon ended")
+        self._tell(project_id, volume, "the volume daemon ended")
+
+    def _tell(self, project_id: ProjectId, volume: OpenVolume, reason: str) -> None:
+        """A dead daemon takes its file system along, and both are watched. Told twice, the second time would end computes that
+        were started on the volume since it was opened anew."""
+        if self._opened.get(project_id) is volume and project_id not in self._failed:
+            self._failed.add(project_id)
+            log.error("the volume of %s failed: %s", project_id, reason)
+            self._on_failed(project_id, reason)
 
     async def _check_health(self) -> None:
         """Find file systems that shut down though their daemon lives, and mind the reserves."""
-        reported: set[ProjectId] = set()
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
-            reported &= self._opened.keys()
             at_rest = {
                 project_id: volume
                 for project_id, volume in self._opened.items()
-                if project_id not in reported and not self._locks[project_id].locked()
+                if project_id not in self._failed and not self._locks[project_id].locked()
             }
             for project_id in await self._in_thread(self._unhealthy, at_rest):
-                if self._opened.get(project_id) is at_rest[project_id]:
-                    reported.add(project_id)
-                    self._on_failed(project_id, "the file system shut down")
+                self._tell(project_id, at_rest[project_id], "the file system shut down")
 
     def _unhealthy(self, volumes: dict[ProjectId, OpenVolume]) -> list[ProjectId]:
         """In a thread, all at once: some microseconds each."""
