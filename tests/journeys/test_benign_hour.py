@@ -48,6 +48,8 @@ class Firm:
         self.people = [self._hire(f"person_{number}") for number in range(PEOPLE)]
         self.gone = self._hire("gone")
         """Nobody logs in as that role."""
+        self.passwords = threading.Lock()
+        """Nobody logs in while a password changes: that would be a wrong one."""
         _run(self.shop, "pgbench", "-i", "-q", "-s", "2")
         self.pods: list[psycopg.Connection[Any]] = []
 
@@ -71,20 +73,23 @@ def load(firm: Firm, turn: int) -> None:
 
 def visit(firm: Firm, turn: int) -> None:
     """Somebody looks something up, now through the pooler and now not."""
-    person = firm.people[turn % PEOPLE]
-    pooled = person.host.replace(person.endpoint_id, f"{person.endpoint_id}-pooler")
-    host = pooled if turn % 3 == 0 else person.host
-    with psycopg.connect(replace(person, host=host).uri, autocommit=True, application_name="psql") as session:
+    with firm.passwords:
+        person = firm.people[turn % PEOPLE]
+        pooled = person.host.replace(person.endpoint_id, f"{person.endpoint_id}-pooler")
+        host = pooled if turn % 3 == 0 else person.host
+        session = psycopg.connect(replace(person, host=host).uri, autocommit=True, application_name="psql")
+    with session:
         session.execute("SELECT count(*) FROM pg_class")
         session.execute("SELECT pg_advisory_xact_lock(%s)", (turn,))
 
 
 def mistype(firm: Firm, turn: int) -> None:
-    person = firm.people[turn % PEOPLE]
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(replace(person, password=person.password[:-1] + "_").uri)
-    with person.connect() as session:
-        session.execute("SELECT 1")
+    with firm.passwords:
+        person = firm.people[turn % PEOPLE]
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(replace(person, password=person.password[:-1] + "_").uri)
+        with person.connect() as session:
+            session.execute("SELECT 1")
 
 
 def change(firm: Firm, turn: int) -> None:
@@ -126,9 +131,10 @@ def administer(firm: Firm, turn: int) -> None:
     instance.api("PATCH", project, {"project": {"name": f"shop {turn}"}})
     instance.cloister("keys", "rotate", "--project-id", firm.blog.project_id)
     role = f"{project}/branches/{firm.shop.branch_id}/roles/{firm.people[0].role}/reset_password"
-    answer = branches.ask(instance, "POST", role)
-    branches.finish(instance, answer)
-    firm.people[0] = replace(firm.people[0], password=answer["role"]["password"])
+    with firm.passwords:
+        answer = branches.ask(instance, "POST", role)
+        branches.finish(instance, answer)
+        firm.people[0] = replace(firm.people[0], password=answer["role"]["password"])
     _run(firm.shop, "psql", "-X", "-q", "-o", "/dev/null", "-c", "COPY pgbench_accounts TO STDOUT")
     branches.ask(instance, "POST", f"{project}/branches/{firm.shop.branch_id}/snapshot?name=s{turn}")
     with firm.shop.connect() as session:
