@@ -422,6 +422,15 @@ check_statement(Node *node)
 	}
 }
 
+/* EXPLAIN ANALYZE runs what it explains, and makes the table of a CREATE TABLE AS itself: no hook sees that statement. */
+static bool
+explains_what_makes_a_table(ExplainStmt *statement)
+{
+	Node	   *explained = IsA(statement->query, Query) ? ((Query *) statement->query)->utilityStmt : NULL;
+
+	return explained != NULL && IsA(explained, CreateTableAsStmt);
+}
+
 bool
 statement_is_harmless(Node *node)
 {
@@ -435,9 +444,10 @@ statement_is_harmless(Node *node)
 		case T_PrepareStmt:
 		case T_ExecuteStmt:
 		case T_DeallocateStmt:
-		case T_ExplainStmt:
 		case T_ConstraintsSetStmt:
 			return true;
+		case T_ExplainStmt:
+			return !explains_what_makes_a_table((ExplainStmt *) node);
 		default:
 			return false;
 	}

@@ -120,6 +120,7 @@ ATTACKS = [
     Attack("T6", "CREATE ROLE evil SUPERUSER", "no role can be a superuser", POSTGRESQL),
     Attack("T6", "ALTER ROLE neondb_owner SUPERUSER", "no role can be a superuser", POSTGRESQL),
     Attack("T6", borrowed("ALTER ROLE neondb_owner SUPERUSER"), "rights of a superuser"),
+    Attack("T6", borrowed("EXPLAIN ANALYZE CREATE TABLE e AS SELECT 1"), "rights of a superuser"),
     Attack("T6", borrowed("UPDATE pg_authid SET rolsuper = true WHERE rolname = 'neondb_owner'"), "system catalogs"),
     Attack(
         "T6", borrowed("INSERT INTO pg_auth_members VALUES (99999, 10, 16384, 10, true, true, true)"), "system catalogs"
