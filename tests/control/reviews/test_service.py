@@ -296,6 +296,34 @@ async def test_a_policy_begins_them(
     assert {"review.policy", "review.start", "review.close"} <= by
 
 
+async def test_who_made_a_key_does_not_vouch_for_it_where_somebody_else_can(
+    service: ReviewService, organizations: OrganizationService, keys: ApiKeys
+) -> None:
+    """A back door is not kept open by who made it; who is alone has nobody else to ask."""
+    await keys.create(CALLER, NewKey(name="ci", org_id=HERE))
+    review = await start(service)
+    number = number_of(review, "key")
+    await organizations.change_role(CALLER, HERE, BOB, "admin")
+    for caller in (CALLER, replace(CALLER, principal=replace(CALLER.principal, key_id=77))):
+        with pytest.raises(ForbiddenError) as refused:
+            await service.decide(caller, HERE, review.id, number, keeps=True, note="")
+        assert refused.value.public == "permission denied: who made a key does not vouch for it"
+    kept = await service.decide(BOBS_CALLER, HERE, review.id, number, keeps=True, note="the pipeline's")
+    assert answers(kept)["key ci"] == Decision.KEPT
+
+
+@pytest.mark.parametrize(("has_second_admin", "keeps"), [(True, False), (False, True)])
+async def test_who_made_a_key_may_remove_it_and_who_is_alone_answers_for_it(
+    service: ReviewService, organizations: OrganizationService, keys: ApiKeys, has_second_admin: bool, keeps: bool
+) -> None:
+    await keys.create(CALLER, NewKey(name="ci", org_id=HERE))
+    if has_second_admin:
+        await organizations.change_role(CALLER, HERE, BOB, "admin")
+    review = await start(service)
+    decided = await service.decide(CALLER, HERE, review.id, number_of(review, "key"), keeps=keeps, note="")
+    assert answers(decided)["key ci"] == (Decision.KEPT if keeps else Decision.REMOVED)
+
+
 async def test_with_one_admin_everything_but_their_own_has_to_be_answered(
     service: ReviewService, organizations: OrganizationService
 ) -> None:

@@ -90,14 +90,19 @@ class ReviewService:
     async def decide(
         self, caller: Caller, org_id: OrgId, review_id: UUID, number: int, *, keeps: bool, note: str
     ) -> Review:
-        """(1) The item waits for an answer. (2) It is not the caller's own. (3) What is not kept is taken back now; what is
-        gone by then is told as that. Raises NotFoundError, ConflictError, ForbiddenError."""
+        """(1) The item waits for an answer. (2) It is not the caller's own, and who made a key does not vouch for it where
+        somebody else can: a key outlives its maker, and opens what they may not any more. (3) What is not kept is taken back
+        now; what is gone by then is told as that. Raises NotFoundError, ConflictError, ForbiddenError."""
         now, by = self._clock.now(), caller.principal.account_id
         async with self._database.transaction() as tx:
             review = await store.held(tx, org_id, review_id)
             item = _waiting(review, number, now)  # (1)
             if item.account_id == by:  # (2)
                 raise ForbiddenError(f"{number} is their own", public="permission denied: nobody answers for their own")
+            if keeps and await _is_only_their_word(tx, review, item, by):
+                raise ForbiddenError(
+                    f"{number} was made by them", public="permission denied: who made a key does not vouch for it"
+                )
             decision = Decision.KEPT
             if not keeps:  # (3)
                 decision = await _take_back(tx, caller, review, item, now, as_what=Decision.REMOVED)
@@ -226,6 +231,15 @@ async def _is_removed(removing: Awaitable[object]) -> bool:
 async def _is_only_admins(tx: Transaction, review: Review, item: Item) -> bool:
     """Nobody can answer for it: there is no other admin."""
     return item.account_id is not None and await store.is_only_admin(tx, review.org_id, item.account_id)
+
+
+async def _is_only_their_word(tx: Transaction, review: Review, item: Item, by: UUID) -> bool:
+    """A key that they made, though there is another admin who could answer for it."""
+    return (
+        item.kind is Kind.KEY
+        and await store.maker_of(tx, int(item.subject)) == by
+        and not await store.is_only_admin(tx, review.org_id, by)
+    )
 
 
 def _waiting(review: Review, number: int, now: datetime) -> Item:

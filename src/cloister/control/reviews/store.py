@@ -146,6 +146,11 @@ async def is_only_admin(tx: Transaction, org_id: OrgId, account_id: UUID) -> boo
     return [row["account_id"] for row in rows] == [account_id]
 
 
+async def maker_of(tx: Transaction, key_id: int) -> UUID | None:
+    found: UUID | None = await tx.fetch_value("SELECT account_id FROM api_key WHERE id = $1", key_id)
+    return found
+
+
 # ── the policy ──
 
 
