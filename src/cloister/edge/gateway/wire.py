@@ -187,13 +187,14 @@ class Wire(asyncio.Protocol):
         if self._is_over:
             raise ClientLeftError
 
-    async def until_left(self) -> None:
-        """Until there is no client any more. What it says meanwhile waits, up to the buffer's limit."""
-        if self._is_over or self._failure is not None:
-            return
+    @property
+    def left(self) -> "asyncio.Future[None]":
+        """Done when there is no client any more. What it says meanwhile waits, up to the buffer's limit."""
         if self._leaving is None:
             self._leaving = self._loop.create_future()
-        await asyncio.shield(self._leaving)
+            if self._is_over or self._failure is not None:
+                self._leaving.set_result(None)
+        return self._leaving
 
     async def start_tls(self, identity: TlsIdentity, first_bytes: bytes) -> ServerTls:
         """From here on all bytes are TLS: those that were read already, and those still to come."""

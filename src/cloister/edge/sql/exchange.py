@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    import asyncio
+
     from cloister.edge.gateway.memory import Share
 
 Header = tuple[str, str]
@@ -62,8 +64,9 @@ class Exchange(Protocol):
         ClientLeftError."""
         ...
 
-    async def until_left(self) -> None:
-        """Until nobody waits for the answer any more."""
+    @property
+    def left(self) -> "asyncio.Future[None]":
+        """Done when nobody waits for the answer any more."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""HTTP/1.1 on a wire: requests in, answers out, with limits. h11 parses, and refuses what smugglers need.
+"""HTTP/1.1 on a wire: requests in, answers out, with limits. h11 parses, and refuses what smugglers need; what is said, is said
+here (docs/adr/0031-http1.md).
 
 An answer is said in one piece. One that refuses closes the connection, after what is still coming was read for a moment:
 a close over unread bytes would take the answer away from the client.
@@ -6,9 +7,10 @@ a close over unread bytes would take the answer away from the client.
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import h11
 
@@ -22,15 +24,32 @@ if TYPE_CHECKING:
     from cloister.edge.gateway.memory import Share
 
 
+_NAME: Final = re.compile("[a-z0-9-]+")
+_VALUE: Final = re.compile("[ -~]*")
+# Printable ASCII: no line can end in one, and no two readers differ about it.
+
+
+def answer_head(status: int, headers: Iterable[Header]) -> bytes:
+    """Raises ValueError for what is not one header: nobody's text becomes another one, or an answer of its own."""
+    lines = [f"HTTP/1.1 {status:03d} "]
+    for name, value in headers:
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise ValueError(f"cannot be said as a header: {name!r}")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join((*lines, "", "")).encode("ascii")
+
+
 class Http1:
     """One exchange after the other; itself the one that is under way."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HEAD_BYTES_MAX)
+        self._http = _parser()
+        """Of one exchange. It is told what it must know to go on reading, and not what is answered."""
         self._request: Request | None = None
+        self._is_answered = False
         self._is_closing = False
-        """The answer that is said next is the last one."""
+        """The answer that is said next, or was said last, is the last one."""
 
     async def run(self, serve: Serve, patience: Patience) -> None:
         """To the end of the connection, or until it speaks another protocol. Raises ClientLeftError, TimeoutError,
@@ -74,25 +93,29 @@ class Http1:
         return bytes(body)
 
     async def say(self, status: int, body: bytes, headers: Iterable[Header] = (), *, close: bool = False) -> None:
-        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return  # it was said already
+        if self._is_answered:
+            return
+        self._is_answered = True
         said = answer_headers(status, len(body), headers)
-        if close or self._is_closing:
+        # Whoever has not sent the whole of a request, or speaks HTTP/1.0, has no other one on this connection.
+        self._is_closing = self._is_closing or close or self._http.their_state is not h11.DONE
+        if self._is_closing:
             said.append(("connection", "close"))
-        head = self._http.send(h11.Response(status_code=status, headers=said)) or b""
+        if self._request is not None and self._request.method == b"HEAD":
+            body = b""  # its length was told all the same: RFC 9110 §9.3.2
         first, rest = body[:SEND_BYTES], body[SEND_BYTES:]
-        self._wire.write(head + (self._http.send(h11.Data(data=first)) or b""))  # one packet, where it fits
+        self._wire.write(answer_head(status, said) + first)  # one packet, where it fits
         for start in range(0, len(rest), SEND_BYTES):
             async with asyncio.timeout(limits.SEND_TIMEOUT_S):
                 await self._wire.drained()
-            self._send(h11.Data(data=rest[start : start + SEND_BYTES]))
-        self._send(h11.EndOfMessage())
+            self._wire.write(rest[start : start + SEND_BYTES])
         if rest:
             async with asyncio.timeout(limits.SEND_TIMEOUT_S):
                 await self._wire.drained()
 
-    async def until_left(self) -> None:
-        await self._wire.until_left()
+    @property
+    def left(self) -> "asyncio.Future[None]":
+        return self._wire.left
 
     def switch(self, headers: Iterable[Header]) -> bytes:
         """From now on it is another protocol; what came of it already."""
@@ -111,14 +134,20 @@ class Http1:
         request = Request(event.method, event.target, host.decode("latin-1"), list(event.headers))
         if request.size > limits.HEAD_BYTES_MAX:
             raise RequestError("the head is too large", status=431)  # h11 limits what is incomplete only
+        if event.http_version not in (b"1.1", b"1.0"):
+            raise RequestError("this version of HTTP is not spoken", status=505)  # h11 would read it as 1.1
         if b"content-length" in names and b"transfer-encoding" in names:
             raise RequestError("a length beside chunks")  # h11 would take the chunks; who stood between, perhaps not
         return request
 
     async def _goes_on(self) -> bool:
         """After an answer: True if there may be another request."""
-        if (self._http.our_state, self._http.their_state) == (h11.DONE, h11.DONE) and not self._is_closing:
-            self._http.start_next_cycle()
+        if self._http.their_state is h11.DONE and not self._is_closing:
+            ahead, _ = self._http.trailing_data
+            self._http = _parser()
+            if ahead:  # nothing would be the end of what it says
+                self._http.receive_data(ahead)
+            self._is_answered = False
             return True
         while self._http.their_state is h11.SEND_BODY:
             if self._http.next_event() is h11.NEED_DATA:
@@ -136,7 +165,7 @@ class Http1:
             raise RequestError("malformed HTTP request", status=error.error_status_hint) from None
         return event
 
-    def _send(self, event: h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage) -> None:
+    def _send(self, event: h11.InformationalResponse) -> None:
         if data := self._http.send(event):
             self._wire.write(data)
 
@@ -146,3 +175,7 @@ class Http1:
             async with asyncio.timeout(limits.LINGER_S):
                 while left > 0:
                     left -= len(await self._wire.read())
+
+
+def _parser() -> h11.Connection:
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=limits.HEAD_BYTES_MAX)

@@ -165,7 +165,7 @@ class Http2:
                     stream.body_ended()
             case events.StreamReset():
                 if (stream := self._stream(event.stream_id)) is not None:
-                    stream.left()
+                    stream.has_left()
                 self._spend(limits.PATIENCE_OF_A_RESET)
             case events.WindowUpdated():
                 self._windows_moved(event.stream_id or 0)
@@ -259,7 +259,7 @@ class Stream:
         """Of the body, with what each counts in the windows."""
         self._has_whole_body = False
         self._is_answered = False
-        self._has_left = asyncio.Event()
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._moved = asyncio.Event()
         """A piece of the body came, or a window grew."""
 
@@ -307,9 +307,6 @@ class Stream:
         if close:
             self._connection.goodbye(ErrorCodes.NO_ERROR)
 
-    async def until_left(self) -> None:
-        await self._has_left.wait()
-
     # -- what the connection says
 
     def read_head(self) -> None:
@@ -337,15 +334,16 @@ class Stream:
     def window_moved(self) -> None:
         self._moved.set()
 
-    def left(self) -> None:
+    def has_left(self) -> None:
         """The client does not want it any more."""
-        self._has_left.set()
+        if not self.left.done():
+            self.left.set_result(None)
         self._moved.set()
 
     def give_up(self, code: ErrorCodes) -> None:
         """We do not."""
-        if not self._has_left.is_set():
-            self._has_left.set()
+        if not self.left.done():
+            self.left.set_result(None)
             with contextlib.suppress(ProtocolError):
                 self._http.reset_stream(self.id, code)
             self._connection.flush()
@@ -382,7 +380,7 @@ class Stream:
         self._check()
 
     def _check(self) -> None:
-        if self._has_left.is_set():
+        if self.left.done():
             raise ClientLeftError
 
 

@@ -95,9 +95,12 @@ class Head:
 
     @classmethod
     def read(cls, headers: Iterable[tuple[bytes, bytes]], server_name: str, domain: str) -> "Head":
+        return cls.of(our_headers(headers), server_name, domain)
+
+    @classmethod
+    def of(cls, ours: Mapping[str, str], server_name: str, domain: str) -> "Head":
         """`server_name` is what TLS was asked for. Raises RequestError, or RefusedError where no endpoint, or more than
         one, is named."""
-        ours = _ours(headers)
         token = _token(ours, server_name)
         text = ours.get("neon-connection-string")
         if text is None:
@@ -164,7 +167,8 @@ class _Body(msgspec.Struct):
     queries: list[_Query] | None = None
 
 
-def _ours(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def our_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Those that a head is read from. Raises RequestError."""
     found: dict[str, str] = {}
     for name_bytes, value in headers:
         name = name_bytes.decode("latin-1").lower()

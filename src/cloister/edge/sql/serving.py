@@ -16,7 +16,7 @@ before on the same connection, or come at the same time.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +32,7 @@ from cloister.edge.sql.answers import AnswerTooLargeError
 from cloister.edge.sql.exchange import Exchange
 from cloister.edge.sql.guests import Guest, Guests
 from cloister.edge.sql.query import Query, QueryError
-from cloister.edge.sql.request import Head, RequestError, Work
+from cloister.edge.sql.request import Head, RequestError, Work, our_headers
 from cloister.edge.sql.tokens import vouch
 from cloister.protocol.pgwire.backend import BackendError
 from cloister.protocol.pgwire.frames import ProtocolViolationError
@@ -88,6 +88,8 @@ class Serving:
         self._guests = guests
         self._on_proof = on_proof
         self._turns = asyncio.Semaphore(limits.ASKING_MAX)
+        self._last: tuple[dict[str, str], Head] | None = None
+        """Headers of the last request, and what they say. A client mostly says the same."""
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, exchange: Exchange) -> None:
@@ -113,7 +115,7 @@ class Serving:
     async def _serve_sql(self, exchange: Exchange) -> None:
         visit = Visit(self._gateway, self._address, self._tls)
         try:
-            head = Head.read(exchange.request.headers, self._server_name, self._gateway.domain)
+            head = self._read(exchange.request.headers)
             async with self._guests.entering(head) as known:
                 if known is None:
                     visit.claim(head.startup, head.target)
@@ -137,6 +139,12 @@ class Serving:
             await self._refuse(exchange, visit, errors.compute_unavailable(str(error)))
         except CloisterError as error:
             await self._refuse(exchange, visit, errors.of_error(error, "not_served"))
+
+    def _read(self, headers: Sequence[tuple[bytes, bytes]]) -> Head:
+        ours = our_headers(headers)
+        if self._last is None or self._last[0] != ours:
+            self._last = ours, Head.of(ours, self._server_name, self._gateway.domain)
+        return self._last[1]
 
     async def _serve_guest(self, exchange: Exchange, guest: Guest, head: Head) -> None:
         with self._sql.memory.share(guest.visit.target.endpoint or "") as share:
@@ -194,17 +202,22 @@ class Serving:
 
     async def _while_there(self, exchange: Exchange, work: Coroutine[None, None, bytes]) -> bytes:
         """Do it as long as the client waits for it."""
-        doing = self._loop.create_task(work)
-        leaving = self._loop.create_task(exchange.until_left())
         try:
-            await asyncio.wait([doing, leaving], return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                raise ClientLeftError
-            return doing.result()
-        finally:
-            doing.cancel()
-            leaving.cancel()
-            await asyncio.gather(doing, leaving, return_exceptions=True)
+            async with asyncio.timeout(None) as wanted:
+
+                def unwanted(_left: object) -> None:
+                    with contextlib.suppress(RuntimeError):  # it was done in this very moment
+                        wanted.reschedule(self._loop.time())
+
+                exchange.left.add_done_callback(unwanted)
+                try:
+                    return await work
+                finally:
+                    exchange.left.remove_done_callback(unwanted)
+        except TimeoutError:
+            if wanted.expired():
+                raise ClientLeftError from None
+            raise
 
     async def _refuse(self, exchange: Exchange, visit: Visit, refusal: RefusedError, text: bytes = b"") -> None:
         log.info("%s refused (%s): %r", self._address, refusal.reason, str(refusal))
