@@ -9,11 +9,13 @@ a test can say what a copy, a clone or a recovery must hold, and nothing else.
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import (
@@ -64,6 +66,7 @@ from cloister.node.commands import (
     TimelineInfo,
     VolumeInfo,
 )
+from cloister.trust.audit.segments import key_of
 from cloister.trust.keys.commands import KeyInfo, OnBehalf
 
 R = TypeVar("R")
@@ -88,6 +91,9 @@ class FakeKeys:
         self.destroyed: set[str] = set()
         self.recordings: list[tuple[str, str, str]] = []
         """For which a key was used: whose, who, why."""
+        self.disabled: set[str] = set()
+        self.readings: list[tuple[str, str, int]] = []
+        """Of statement logs: whose, who, how many segments."""
 
     async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
         wrapped = b"\1" + project_id.encode() + recording_id.bytes
@@ -101,6 +107,22 @@ class FakeKeys:
             raise PreconditionError(public="the key of this project is destroyed")
         self.recordings.append((project_id, by.actor, reason))
         return hashlib.sha256(wrapped).digest()
+
+    async def make_statement_key(self, project_id: str, generation: int) -> tuple[bytes, bytes]:
+        if project_id in self.destroyed | self.disabled:
+            raise PreconditionError(public="the key of this project is disabled")
+        private = X25519PrivateKey.generate()
+        return private.public_key().public_bytes_raw(), b"\2" + private.private_bytes_raw() + project_id.encode()
+
+    async def open_statement_keys(
+        self, project_id: str, generation: int, wrapped: bytes, shares: Sequence[bytes], by: OnBehalf
+    ) -> list[bytes]:
+        assert wrapped[33:] == project_id.encode()
+        if project_id in self.destroyed:
+            raise PreconditionError(public="the key of this project is destroyed")
+        self.readings.append((project_id, by.actor, len(shares)))
+        private = X25519PrivateKey.from_private_bytes(wrapped[1:33])
+        return [key_of(private, share, project_id, generation) for share in shares]
 
     async def create(self, project_id: str, purpose: str = "volume") -> KeyInfo:
         if project_id in self.destroyed and project_id not in self.enabled:

@@ -70,7 +70,9 @@ from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
 from cloister.control.services import Control
 from cloister.node.commands import AnyEvent
-from cloister.trust.audit.statements import Sealer
+from cloister.trust.audit.segments import Former
+from cloister.trust.audit.statements import Broker as StatementKeys
+from cloister.trust.audit.statements import StatementLog
 from cloister.trust.fetching import Fetcher, Reach
 
 _log = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ WORKER: Final = "api"
 # The name under which the engine takes up, after a restart, what this process held.
 
 
-class KeyBroker(Keys, Broker, Protocol):
+class KeyBroker(Keys, Broker, StatementKeys, Protocol):
     """All that is asked of it here. `trust.keys.client.KeyClient` is one."""
 
 
@@ -124,8 +126,8 @@ class ControlPlane:
         self.runner = Runner(
             database, agent, sessions=self.sessions, gateways=self.gateways, clock=clock, backoff=backoff
         )
-        sealer = Sealer(control_key)
-        inside = Inside(database, sealer)  # Of branches' own computes. Standbys are looked at by somebody else.
+        statements = StatementLog(database, keys, Former(control_key))
+        inside = Inside(database, statements)  # Of branches' own computes. Standbys are looked at by somebody else.
         self.suspender = Suspender(database, self.runner, self.sessions, self.gateways, inside)
         self.waker = Waker(database, self.engine, self.runner, self.sessions, self.verifiers)
         vault = Vault(control_key)
@@ -137,7 +139,7 @@ class ControlPlane:
             clock=clock,
             suspend_timeout_s=settings.suspend_timeout_s,
             interval_s=settings.idle_check_interval_s,
-            inside=Inside(database, sealer),
+            inside=Inside(database, statements),
         )
         fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
         self.token_keys = JwksKeys(database, fetcher, clock)
@@ -154,7 +156,7 @@ class ControlPlane:
             verifiers=self.verifiers,
             token_keys=self.token_keys,
             mock_key=mock_key,
-            sealer=sealer,
+            statements=statements,
             clock=clock,
             allowed=directory_for,
         )
@@ -226,7 +228,7 @@ class ControlPlane:
             organizations=OrganizationService(database, clock),
             offers=OfferService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
-            statements=StatementService(database, gateways=self.gateways, sealer=sealer, poke=self.reconciler.poke),
+            statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

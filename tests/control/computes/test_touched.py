@@ -74,7 +74,7 @@ def test_whatever_a_server_says_is_bounded_or_refused(text: str) -> None:
 
 
 async def statements(land: Land, created: ProjectCreated) -> list[StatementRecord]:
-    segments = await land.control.statements.segments(created.project.id, before=None, limit=10)
+    segments = await land.control.statements.segments(CALLER, created.project.id, before=None, limit=10)
     return [each for segment in segments for each in segment.statements]
 
 

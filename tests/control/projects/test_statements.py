@@ -10,10 +10,11 @@ import pytest
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import AnyCommand, RecordStatements, StatementRecord
-from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError
+from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError, UnavailableError
 from cloister.base.ids import ProjectId
 from cloister.control.computes.directory import EVENTS_MAX
 from cloister.trust.access.permissions import Permission
+from cloister.trust.audit import segments as segments_
 from cloister.trust.audit import statements as log
 from cloister.trust.audit.statements import Segment
 from tests.control.land import CALLER, Land
@@ -34,7 +35,7 @@ async def tell(land: Land, *statements: StatementRecord, lost: dict[str, int] | 
 
 
 async def segments(land: Land, project: ProjectId, before: int | None = None) -> list[Segment]:
-    found: list[Segment] = await land.control.statements.segments(project, before=before, limit=10)
+    found: list[Segment] = await land.control.statements.segments(CALLER, project, before=before, limit=10)
     return found
 
 
@@ -92,13 +93,13 @@ async def test_what_is_read_at_once_is_bounded_and_opened_beside_the_loop(
     size = len(msgspec.json.encode(statement(project, "0")))
     monkeypatch.setattr(log, "PAGE_BYTES_MAX", size + 1)
     threads: set[int] = set()
-    opening = log.Sealer.open_sized
+    opening = segments_.open_sized
 
     def open_sized(*given: Any) -> Any:
         threads.add(threading.get_ident())
         return opening(*given)
 
-    monkeypatch.setattr(log.Sealer, "open_sized", open_sized)
+    monkeypatch.setattr(segments_, "open_sized", open_sized)
     pages, before = [], None
     while page := await segments(land, project, before=before):
         pages.append([each.text for segment in page for each in segment.statements])
@@ -134,12 +135,7 @@ async def test_a_segment_that_was_changed_is_found(land: Land, control_database:
     await tell(land, statement(project, "first"))
     await tell(land, statement(project, "second"))
     assert len(await segments(land, project)) == 2
-    connection = await asyncpg.connect(control_database.url())
-    try:
-        await connection.execute("SET search_path = cloister")
-        await connection.execute(change)
-    finally:
-        await connection.close()
+    await as_owner(control_database, change)
     with pytest.raises(ConflictError):
         await segments(land, project)
 
@@ -151,3 +147,84 @@ async def test_the_api_may_not_change_what_was_sealed(land: Land, change: str) -
     with pytest.raises(Exception, match="permission denied"):
         async with land.database.transaction() as tx:
             await tx.execute(change)
+
+
+async def test_the_key_broker_is_asked_for_a_key_once_and_for_each_reading(land: Land) -> None:
+    one, other = (await land.project()).project.id, (await land.project()).project.id
+    for text in ("first", "second"):
+        await tell(land, statement(one, text), statement(other, text))
+    async with land.database.reading() as tx:
+        keys = await tx.fetch("SELECT project_id, generation FROM statement_key ORDER BY project_id")
+    assert [tuple(key) for key in keys] == sorted([(one, 1), (other, 1)])
+    await segments(land, one)
+    assert land.keys.readings == [(one, CALLER.principal.actor, 2)], "and not for the other's"
+
+
+async def test_a_new_month_has_a_new_key_and_the_last_one_is_read_beside_it(
+    land: Land, control_database: ControlDatabase
+) -> None:
+    project = (await land.project()).project.id
+    await tell(land, statement(project, "old"))
+    await as_owner(control_database, "UPDATE statement_key SET began_at = began_at - interval '31 days'")
+    await tell(land, statement(project, "new"))
+    told = [[each.text for each in segment.statements] for segment in await segments(land, project)]
+    assert told == [["new"], ["old"]]
+    assert [count for _, _, count in land.keys.readings] == [1, 1], "each month's key opens its own"
+
+
+async def test_while_keys_are_disabled_the_last_months_goes_on_and_without_one_the_log_says_so(
+    land: Land, control_database: ControlDatabase
+) -> None:
+    """What runs is recorded; what cannot be sealed is never written in clear, and counted; others do not suffer."""
+    known, new, other = [(await land.project()).project.id for _ in range(3)]
+    await tell(land, statement(known, "before"))
+    await as_owner(control_database, "UPDATE statement_key SET began_at = began_at - interval '31 days'")
+    land.keys.disabled = {known, new}
+    await tell(land, statement(known, "goes on"), statement(new, "lost"), statement(other, "theirs"))
+    land.keys.disabled = set()
+    for project, expected in ((known, [["goes on"], ["before"]]), (new, []), (other, [["theirs"]])):
+        assert [[each.text for each in it.statements] for it in await segments(land, project)] == expected
+    (event,) = await events(land, "statements.gap")
+    assert all(part in event["body"] for part in (new, '"reason":"no_key"', '"statements":1'))
+
+
+async def test_while_the_key_broker_is_away_nothing_is_kept_and_the_gateway_has_it_still(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = (await land.project()).project.id
+
+    async def away(project_id: str, generation: int) -> tuple[bytes, bytes]:
+        raise UnavailableError("the broker is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(land.keys, "make_statement_key", away)
+        with pytest.raises(UnavailableError):
+            await tell(land, statement(project, "waits"))
+    assert await events(land, "statements.gap") == []
+    await tell(land, statement(project, "waits"))
+    assert len(await segments(land, project)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE statement_key SET wrapped = '\\x00'",
+        "DELETE FROM statement_key",
+        """INSERT INTO statement_key (project_id, generation, public, wrapped, began_at)
+           SELECT project_id, 7, public, wrapped, now() + interval '9 years' FROM statement_key""",
+    ],
+)
+async def test_the_api_makes_keys_rows_and_changes_none(land: Land, change: str) -> None:
+    await tell(land, statement((await land.project()).project.id))
+    with pytest.raises(Exception, match="permission denied"):
+        async with land.database.transaction() as tx:
+            await tx.execute(change)
+
+
+async def as_owner(control_database: ControlDatabase, change: str) -> None:
+    connection = await asyncpg.connect(control_database.url())
+    try:
+        await connection.execute("SET search_path = cloister")
+        await connection.execute(change)
+    finally:
+        await connection.close()

@@ -1249,7 +1249,7 @@ class FakeStatements:
         self.now = level
         return level
 
-    async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
+    async def segments(self, caller: Caller, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
         return [Segment(3, [])] if before is None else []
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cloister.base.database import Database
 from cloister.base.errors import (
@@ -336,6 +337,26 @@ async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(c
     for attempt in (
         client.make_recording_key(PROJECT, RECORDING, ALICE),
         client.open_recording_key(PROJECT, RECORDING, wrapped, "replay", ALICE),
+    ):
+        with pytest.raises(ForbiddenError):
+            await attempt
+
+
+async def test_the_api_has_the_keys_of_segments_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    public, wrapped = await client.make_statement_key(PROJECT, 1)
+    share = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    keys = await client.open_statement_keys(PROJECT, 1, wrapped, [share] * 64, ALICE)
+    assert (len(public), len(keys), {len(key) for key in keys}) == (32, 64, {32})
+    log = [(it.event.actor, it.event.address, it.event.reason) for it in await recorded()]
+    assert log[0] == ("user:alice", "192.0.2.7", "read")
+    with pytest.raises(ForbiddenError):
+        await client.unwrap(PROJECT, "read", "statements")
+    with pytest.raises(BadRequestError):
+        await client.make_statement_key(PROJECT, 0)
+    caller.service = Service.AGENT
+    for attempt in (
+        client.make_statement_key(PROJECT, 2),
+        client.open_statement_keys(PROJECT, 1, wrapped, [share], ALICE),
     ):
         with pytest.raises(ForbiddenError):
             await attempt

@@ -70,7 +70,7 @@ from cloister.control.roles.server import RoleState
 from cloister.node.commands import StartPooler
 from cloister.protocol.scram import Verifier
 from cloister.trust.audit import Action, Event, record
-from cloister.trust.audit.statements import Sealer, gap, keep
+from cloister.trust.audit.statements import StatementLog, gap
 
 EVENTS_MAX: Final = 2_000
 # In one message; a gateway that has more sends two.
@@ -140,7 +140,7 @@ class DirectoryServer:
         verifiers: Verifiers,
         token_keys: TokenKeys,
         mock_key: Secret[bytes],
-        sealer: Sealer,
+        statements: StatementLog,
         clock: Clock,
         allowed: frozenset[Service] = frozenset({Service.GATEWAY}),
     ) -> None:
@@ -153,7 +153,7 @@ class DirectoryServer:
         self._verifiers = verifiers
         self._token_keys = token_keys
         self._mock_key = mock_key
-        self._sealer = sealer
+        self._statements = statements
         self._clock = clock
         self._gateways: Gateways | None = None
         self._server = Server(paths.directory_socket, AnyCommand, self._answer, allowed=allowed, on_connect=self._greet)
@@ -387,12 +387,12 @@ class DirectoryServer:
         by_project: defaultdict[str, list[StatementRecord]] = defaultdict(list)
         for statement in command.statements:
             by_project[statement.project_id].append(statement)
-        async with self._database.transaction() as tx:
+        async with self._database.reading() as tx:
             found = await tx.fetch("SELECT id FROM project WHERE id = ANY ($1)", sorted({*by_project, *command.lost}))
-            if known := {row["id"] for row in found}:
-                kept = {project_id: some for project_id, some in by_project.items() if project_id in known}
-                gaps = [gap(_GATEWAY, each, count) for each, count in command.lost.items() if each in known]
-                await keep(tx, self._sealer, kept, gaps, source=_GATEWAY)
+        if known := {row["id"] for row in found}:
+            kept = {project_id: some for project_id, some in by_project.items() if project_id in known}
+            gaps = [gap(_GATEWAY, each, count) for each, count in command.lost.items() if each in known]
+            await self._statements.keep(kept, gaps, source=_GATEWAY)
         return len(command.statements)
 
 

@@ -24,8 +24,7 @@ from cloister.base.ids import EndpointId
 from cloister.control.computes import store
 from cloister.control.computes.refusals import Place
 from cloister.protocol.pgwire.masking import mask
-from cloister.trust.audit import record
-from cloister.trust.audit.statements import Sealer, gap, keep
+from cloister.trust.audit.statements import StatementLog, gap
 
 KIND: Final = "inside"
 """Of a record that a guard made. The others are a gateway's."""
@@ -105,9 +104,9 @@ class _Seen:
 class Inside:
     """Reads what computes noted. `look` with every look at one, and before it ends."""
 
-    def __init__(self, database: Database, sealer: Sealer) -> None:
+    def __init__(self, database: Database, log: StatementLog) -> None:
         self._database = database
-        self._sealer = sealer
+        self._log = log
         self._seen: dict[EndpointId, _Seen] = {}
         """Lost at a restart of ours: then the next look is the first."""
 
@@ -138,11 +137,7 @@ class Inside:
         if was_lost:
             gaps.append(gap(_SOURCE, place.project_id, None, endpoint_id=place.id, reason="server_restarted"))
         records = [_record(line, place) for line in found.lines]
-        async with self._database.transaction() as tx:
-            if records:
-                await keep(tx, self._sealer, {place.project_id: records}, gaps, source=_SOURCE)
-            else:
-                await record(tx, *gaps)
+        await self._log.keep({place.project_id: records} if records else {}, gaps, source=_SOURCE)
 
     def keep_only(self, running: Container[EndpointId]) -> None:
         """Forget all others: they do not run any more."""

@@ -1,6 +1,5 @@
 """What of a project's statements is recorded: its level, and the record."""
 
-import asyncio
 from collections.abc import Callable
 
 from cloister.base.audit_levels import AuditLevel
@@ -12,14 +11,14 @@ from cloister.control.claims import hold_project
 from cloister.control.computes.gateways import Gateways
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action, record
-from cloister.trust.audit.statements import Sealer, Segment, find, opened
+from cloister.trust.audit.statements import Segment, StatementLog
 
 
 class StatementService:
-    def __init__(self, database: Database, *, gateways: Gateways, sealer: Sealer, poke: Callable[[], None]) -> None:
+    def __init__(self, database: Database, *, gateways: Gateways, log: StatementLog, poke: Callable[[], None]) -> None:
         self._database = database
         self._gateways = gateways
-        self._sealer = sealer
+        self._log = log
         self._poke = poke
 
     async def level(self, project_id: ProjectId) -> AuditLevel:
@@ -52,9 +51,7 @@ class StatementService:
         self._poke()
         return level
 
-    async def segments(self, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
+    async def segments(self, caller: Caller, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
         """A page, newest first: `limit` at most, and one at least if there is one. Raises ConflictError where the record was
         changed."""
-        async with self._database.reading() as tx:
-            page = await find(tx, project_id, before=before, limit=limit)
-        return await asyncio.to_thread(opened, self._sealer, project_id, page)
+        return await self._log.read(project_id, before=before, limit=limit, by=caller.on_behalf)

@@ -1,37 +1,31 @@
 """The statement log: what a project's clients executed, in sealed segments that the audit log vouches for.
 
-A segment is some seconds of one project's statements, compressed and encrypted with a key of the project's own. In the
-transaction that writes it an event `statements.seal` is appended, with the segment's SHA-256: so the log's chain, tree and
-checkpoints cover every statement, at one event for up to a thousand. `opened` holds each segment to its event.
+A segment is some seconds of one project's statements, compressed and encrypted for the project's key of the month
+(`segments.py`). In the transaction that writes it an event `statements.seal` is appended, with the segment's SHA-256: so the
+log's chain, tree and checkpoints cover every statement, at one event for up to a thousand. Reading holds each segment to its
+event, and asks the key broker, who records it, for the keys of those that are read.
 
 What it finds: a segment that was edited, or that another was put in place of (the digest is another), one that was taken
 away (its event is there). Who may change both has to get past `cloister audit verify`.
 """
 
+import asyncio
 import hashlib
-import secrets
-import zlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from cloister.base.database import Transaction
+from cloister.base.database import Database, Transaction
 from cloister.base.directory import StatementRecord
-from cloister.base.errors import ConflictError
-from cloister.base.secret import Secret
+from cloister.base.errors import ConflictError, NotFoundError, PreconditionError
+from cloister.trust.audit import segments
 from cloister.trust.audit.actions import Action
 from cloister.trust.audit.events import Event
 from cloister.trust.audit.log import record
 
-_NONCE_BYTES: Final = 12
-_PLAIN_BYTES_MAX: Final = 64 * 1024 * 1024
-# Of a segment, unpacked. A gateway's batch has at most a few megabytes.
+if TYPE_CHECKING:
+    from cloister.trust.keys.commands import OnBehalf
 
 SEGMENTS_MAX: Final = 64
 PAGE_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -39,53 +33,140 @@ PAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 # segment at least, and may have fewer than were asked for.
 
 
-class Sealer:
-    """Opens and closes segments. The key is derived for the project, and its id is bound to what is sealed."""
+class Broker(Protocol):
+    """The key broker. `trust.keys.client.KeyClient` is one."""
 
-    def __init__(self, key: Secret[bytes]) -> None:
-        self._key = key
+    async def make_statement_key(self, project_id: str, generation: int) -> tuple[bytes, bytes]: ...
 
-    def seal(self, project_id: str, statements: Sequence[StatementRecord]) -> bytes:
-        plain = b"\n".join(msgspec.json.encode(each) for each in statements)
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher(project_id).encrypt(nonce, zlib.compress(plain, 6), project_id.encode())
+    async def open_statement_keys(
+        self, project_id: str, generation: int, wrapped: bytes, shares: Sequence[bytes], by: "OnBehalf"
+    ) -> list[bytes]: ...
 
-    def open(self, project_id: str, body: bytes) -> list[StatementRecord]:
-        """Raises ConflictError if it is not what was sealed."""
-        return self.open_sized(project_id, body)[0]
 
-    def open_sized(self, project_id: str, body: bytes) -> tuple[list[StatementRecord], int]:
-        """And how many bytes they were. Raises ConflictError."""
+@dataclass(frozen=True, slots=True)
+class _Key:
+    generation: int
+    public: bytes
+
+
+class StatementLog:
+    """Writes segments, and opens them. `former` opens those from before keys were the broker's."""
+
+    def __init__(self, database: Database, broker: Broker, former: segments.Former) -> None:
+        self._database = database
+        self._broker = broker
+        self._former = former
+
+    async def keep(
+        self, statements: Mapping[str, Sequence[StatementRecord]], gaps: Sequence[Event] = (), *, source: str
+    ) -> None:
+        """One segment for each project, and their events, and those of what had to be given up. Projects must exist. `source`
+        is whose word it is: a gateway's, or a compute's guard's. Raises UnavailableError: nothing was kept, say it again.
+
+        1. Whose key is of this month? For who has none, the broker makes one; while it is away, nobody's statements are
+           kept, and they wait.
+        2. Where it refuses to, because the project's keys are disabled, the last month's goes on: what runs is recorded.
+           Without that either, nothing can be sealed, and the log says how much was not.
+        3. Segments and events, in one transaction.
+        """
+        refused: set[str] = set()
+        while True:
+            async with self._database.transaction() as tx:
+                keys = await _keys(tx, statements, of_any_month=refused)
+                if not (missing := statements.keys() - keys.keys() - refused):
+                    unsealed = [
+                        gap(source, each, len(statements[each]), reason="no_key") for each in refused - keys.keys()
+                    ]
+                    await _append(tx, keys, statements, [*gaps, *unsealed], source)
+                    return
+            refused |= {each for each in missing if not await self._make_key(each)}
+
+    async def _make_key(self, project_id: str) -> bool:
+        """False if its keys may not be used. Of two who make one, one was first."""
+        async with self._database.reading() as tx:
+            generation: int = await tx.fetch_value(
+                "SELECT coalesce(max(generation), 0) + 1 FROM statement_key WHERE project_id = $1", project_id
+            )
         try:
-            packed = self._cipher(project_id).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], project_id.encode())
-            plain = zlib.decompressobj().decompress(packed, _PLAIN_BYTES_MAX)
-            return [msgspec.json.decode(line, type=StatementRecord) for line in plain.split(b"\n")], len(plain)
-        except (InvalidTag, ValueError, zlib.error, msgspec.MsgspecError):
-            raise ConflictError(public="a segment of the statement log does not open: it was changed") from None
+            public, wrapped = await self._broker.make_statement_key(project_id, generation)
+        except (PreconditionError, ConflictError, NotFoundError):
+            return False
+        async with self._database.transaction() as tx:
+            await tx.execute(
+                """INSERT INTO statement_key (project_id, generation, public, wrapped) VALUES ($1, $2, $3, $4)
+                   ON CONFLICT DO NOTHING""",
+                project_id,
+                generation,
+                public,
+                wrapped,
+            )
+        return True
 
-    def _cipher(self, project_id: str) -> AESGCM:
-        info = b"cloister statement log 1\0" + project_id.encode()
-        return AESGCM(HKDF(SHA256(), 32, salt=None, info=info).derive(self._key.reveal()))
+    async def read(self, project_id: str, *, before: int | None, limit: int, by: "OnBehalf") -> "list[Segment]":
+        """A page, newest first: `limit` at most, and one at least if there is one. Raises ConflictError for the first that is
+        not what was sealed, or that was taken away; PreconditionError where the project's keys may not be used."""
+        async with self._database.reading() as tx:
+            page = await _page(tx, project_id, before=before, limit=limit)
+        await asyncio.to_thread(_hold, page)
+        by_envelope: defaultdict[tuple[int, bytes], list[Sealed]] = defaultdict(list)
+        for each in page:
+            if each.generation is not None:
+                assert each.wrapped is not None, "a reference holds it"
+                by_envelope[each.generation, each.wrapped].append(each)
+        keys: dict[int, bytes] = {}
+        for (generation, wrapped), some in by_envelope.items():
+            shares = [(each.body or b"")[: segments.SHARE_BYTES] for each in some]
+            found = await self._broker.open_statement_keys(project_id, generation, wrapped, shares, by)
+            keys |= {each.id: key for each, key in zip(some, found, strict=True)}
+        return await asyncio.to_thread(self._opened, project_id, page, keys)
+
+    def _opened(self, project_id: str, page: "Sequence[Sealed]", keys: Mapping[int, bytes]) -> "list[Segment]":
+        """As many of them, from the newest on, as an answer has. It computes for some ten milliseconds: for a thread."""
+        found: list[Segment] = []
+        size = 0
+        for each in page:
+            if size >= PAGE_BYTES_MAX:
+                break
+            body = each.body or b""
+            if each.id in keys:
+                statements, length = segments.open_sized(keys[each.id], body)
+            else:
+                statements, length = self._former.open_sized(project_id, body)
+            found.append(Segment(each.id, statements))
+            size += length
+        return found
 
 
-async def keep(
+async def _keys(tx: Transaction, project_ids: Collection[str], *, of_any_month: Collection[str]) -> dict[str, _Key]:
+    rows = await tx.fetch(
+        """SELECT DISTINCT ON (project_id) project_id, generation, public
+             FROM statement_key
+            WHERE project_id = ANY ($1)
+              AND (began_at >= date_trunc('month', now(), 'UTC') OR project_id = ANY ($2))
+            ORDER BY project_id, generation DESC""",
+        list(project_ids),
+        list(of_any_month),
+    )
+    return {row["project_id"]: _Key(row["generation"], row["public"]) for row in rows}
+
+
+async def _append(
     tx: Transaction,
-    sealer: Sealer,
+    keys: Mapping[str, _Key],
     statements: Mapping[str, Sequence[StatementRecord]],
-    gaps: Sequence[Event] = (),
-    *,
+    gaps: Sequence[Event],
     source: str,
 ) -> None:
-    """One segment for each project, and their events, and those of what had to be given up. The last thing to do in a
-    transaction, as any recording. Projects must exist. `source` is whose word it is: a gateway's, or a compute's guard's."""
     events = [*gaps]
-    for project_id, some in statements.items():
-        body = sealer.seal(project_id, some)
+    for project_id, key in keys.items():
+        some = statements[project_id]
+        body = segments.seal(key.public, project_id, key.generation, some)
         number = await tx.fetch_value(
-            "INSERT INTO statement_segment (project_id, statements, body) VALUES ($1, $2, $3) RETURNING id",
+            "INSERT INTO statement_segment (project_id, statements, body, generation) VALUES ($1, $2, $3, $4) RETURNING id",
             project_id,
             len(some),
             body,
+            key.generation,
         )
         details = {
             "statements": len(some),
@@ -131,22 +212,25 @@ class Sealed:
     id: int
     body: bytes | None
     sha256: str | None
+    generation: int | None
+    wrapped: bytes | None
 
 
-async def find(tx: Transaction, project_id: str, *, before: int | None, limit: int) -> list[Sealed]:
-    """A page of segments, newest first, and of events whose segment is gone."""
+async def _page(tx: Transaction, project_id: str, *, before: int | None, limit: int) -> list[Sealed]:
+    """Segments, newest first, and events whose segment is gone."""
     rows = await tx.fetch(
-        """SELECT id, body, sha256
-             FROM (SELECT coalesce(s.id, e.id) AS id, s.body, e.sha256,
+        """SELECT id, body, sha256, page.generation, k.wrapped
+             FROM (SELECT coalesce(s.id, e.id) AS id, s.body, s.generation, e.sha256,
                           sum(octet_length(s.body)) OVER newer - octet_length(s.body) AS bytes_before
                      FROM (SELECT substr(body::jsonb ->> 'resource', 9)::bigint AS id,
                                   body::jsonb -> 'details' ->> 'sha256' AS sha256
                              FROM audit_event
                             WHERE project_id = $1 AND action = $2
                               AND body::jsonb ->> 'resource' ~ '^segment/[0-9]{1,18}$') e
-                     FULL JOIN (SELECT id, body FROM statement_segment WHERE project_id = $1) s ON s.id = e.id
+                     FULL JOIN (SELECT id, body, generation FROM statement_segment WHERE project_id = $1) s ON s.id = e.id
                     WHERE $3::bigint IS NULL OR coalesce(s.id, e.id) < $3
                    WINDOW newer AS (ORDER BY coalesce(s.id, e.id) DESC)) page
+             LEFT JOIN statement_key k ON k.project_id = $1 AND k.generation = page.generation
             WHERE coalesce(bytes_before, 0) < $5
             ORDER BY id DESC LIMIT $4""",
         project_id,
@@ -155,22 +239,13 @@ async def find(tx: Transaction, project_id: str, *, before: int | None, limit: i
         max(1, min(limit, SEGMENTS_MAX)),
         PAGE_BYTES_MAX,
     )
-    return [Sealed(row["id"], row["body"], row["sha256"]) for row in rows]
+    return [Sealed(row["id"], row["body"], row["sha256"], row["generation"], row["wrapped"]) for row in rows]
 
 
-def opened(sealer: Sealer, project_id: str, page: Sequence[Sealed]) -> list[Segment]:
-    """As many of them, from the newest on, as an answer has; each held to its event in the audit log. It computes for some ten
-    milliseconds: for a thread. Raises ConflictError for the first that is not what was sealed, or that was taken away."""
-    found: list[Segment] = []
-    size = 0
+def _hold(page: Sequence[Sealed]) -> None:
+    """Each to its event in the audit log. Raises ConflictError."""
     for each in page:
-        if size >= PAGE_BYTES_MAX:
-            break
         if each.body is None:
             raise ConflictError(public=f"segment {each.id} of the statement log was sealed, and is gone")
         if each.sha256 != hashlib.sha256(each.body).hexdigest():
             raise ConflictError(public=f"segment {each.id} of the statement log is not what was sealed")
-        statements, length = sealer.open_sized(project_id, each.body)
-        found.append(Segment(each.id, statements))
-        size += length
-    return found

@@ -43,8 +43,10 @@ from cloister.trust.keys.commands import (
     GetRing,
     ListKeys,
     MakeRecordingKey,
+    MakeStatementKey,
     OnBehalf,
     OpenRecordingKey,
+    OpenStatementKeys,
     ReloadRoots,
     RotateKeys,
     SetKeyPolicy,
@@ -55,6 +57,7 @@ from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.notary import ForkError, Notary
 from cloister.trust.keys.recordings import RecordingKeys
 from cloister.trust.keys.refusals import Refusals
+from cloister.trust.keys.statements import Pair, StatementKeys
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,9 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     GetRing: Service.API,
     ListKeys: Service.API,
     MakeRecordingKey: Service.API,
+    MakeStatementKey: Service.API,
     OpenRecordingKey: Service.API,
+    OpenStatementKeys: Service.API,
     ReloadRoots: Service.AGENT,
     RotateKeys: Service.API,
     SetKeyPolicy: Service.API,
@@ -83,7 +88,7 @@ CONNECTIONS_MAX: Final = 64
 # The agent opens one for each volume that wakes; more wait in the kernel's queue.
 
 REQUEST_BYTES_MAX: Final = 8192
-# The largest command is a tree of 2^63 leaves and a proof: 190 hashes.
+# The largest command is a tree of 2^63 leaves and a proof: 190 hashes. A page of the statement log has 64 shares.
 
 IDLE_TIMEOUT_S: Final = 30.0
 # Our client asks once and leaves. A connection that says nothing for this long is somebody holding sockets.
@@ -116,6 +121,7 @@ class KeyBroker:
         self._database = database
         self._keeper = keeper
         self._recordings = RecordingKeys(keeper)
+        self._statements = StatementKeys(keeper)
         self._path = path
         self._notary = notary
         self._mode = mode
@@ -215,6 +221,13 @@ class KeyBroker:
                 project_id, recording_id = parse_project_id(command.project_id), _uuid(command.recording_id)
                 reason, by = _word("reason", command.reason), _on_behalf(command.by)
                 return Answer(None, await self._recordings.open(project_id, recording_id, command.wrapped, reason, by))
+            case MakeStatementKey():
+                project_id = parse_project_id(command.project_id)
+                return Answer(await self._statements.make(project_id, command.generation, _by(peer)))
+            case OpenStatementKeys():
+                project_id, reason = parse_project_id(command.project_id), _word("reason", command.reason)
+                pair, by = Pair(project_id, command.generation, command.wrapped), _on_behalf(command.by)
+                return Answer(None, await self._statements.open(pair, command.shares, reason, by))
             case DestroyKeys():
                 return Answer(await keeper.rings.destroy(parse_project_id(command.project_id), _by(peer)))
             case RotateKeys():

@@ -1,7 +1,7 @@
 """Asking the key broker: a connection per question, so that no call waits for another's key.
 
 The API creates, destroys and lists, has checkpoints signed, and keeps recordings; the node agent unwraps. A volume's key
-arrives as a descriptor and is never read here: pass it on as `/proc/self/fd/N`. That of a recording is read.
+arrives as a descriptor and is never read here: pass it on as `/proc/self/fd/N`. Those of recordings and of statements are read.
 """
 
 import asyncio
@@ -33,8 +33,10 @@ from cloister.trust.keys.commands import (
     KeystoreInfo,
     ListKeys,
     MakeRecordingKey,
+    MakeStatementKey,
     OnBehalf,
     OpenRecordingKey,
+    OpenStatementKeys,
     ReloadRoots,
     RingInfo,
     RotateKeys,
@@ -70,10 +72,6 @@ class KeyClient:
         """Destroy every key of the project, for good. The number destroyed."""
         count, _ = await self._ask(DestroyKeys(project_id=project_id))
         return count
-
-    async def list(self, project_id: str | None = None) -> list[KeyInfo]:
-        keys, _ = await self._ask(ListKeys(project_id=project_id))
-        return keys
 
     async def ring(self, project_id: str) -> RingInfo:
         ring, _ = await self._ask(GetRing(project_id=project_id))
@@ -138,6 +136,27 @@ class KeyClient:
         _, descriptor = await self._ask(command)
         return _read(_checked(descriptor))
 
+    async def make_statement_key(self, project_id: str, generation: int) -> tuple[bytes, bytes]:
+        """The public half of a new pair, and the envelope of the private one."""
+        made, _ = await self._ask(MakeStatementKey(project_id=project_id, generation=generation))
+        return made
+
+    async def open_statement_keys(
+        self, project_id: str, generation: int, wrapped: bytes, shares: Sequence[bytes], by: OnBehalf
+    ) -> list[bytes]:
+        """Of each segment that begins with such a share. Raises UnprocessableError if the envelope is another's, and
+        PreconditionError where it was erased."""
+        command = OpenStatementKeys(
+            project_id=project_id, generation=generation, wrapped=wrapped, shares=[*shares], reason="read", by=by
+        )
+        _, descriptor = await self._ask(command)
+        keys = _read(_checked(descriptor, len(shares)))
+        return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+
+    async def list(self, project_id: str | None = None) -> list[KeyInfo]:
+        keys, _ = await self._ask(ListKeys(project_id=project_id))
+        return keys
+
     async def _ask(self, command: Command[R]) -> tuple[R, int | None]:
         try:
             async with asyncio.timeout(RPC_CALL_TIMEOUT_S), self._connected() as connection:
@@ -179,19 +198,19 @@ class KeyClient:
             yield connection
 
 
-def _checked(descriptor: int | None) -> int:
+def _checked(descriptor: int | None, keys: int = 1) -> int:
     if descriptor is None:
         raise InternalError("the broker answered without a key")
-    if not is_sealed(descriptor) or os.fstat(descriptor).st_size != 2 * KEY_BYTES:
+    if not is_sealed(descriptor) or os.fstat(descriptor).st_size != 2 * KEY_BYTES * keys:
         os.close(descriptor)
         raise InternalError("the broker's descriptor is not a sealed key")
     return descriptor
 
 
 def _read(descriptor: int) -> bytes:
-    """For a key that is used in this process; closes the descriptor."""
+    """For keys that are used in this process; closes the descriptor."""
     try:
-        return bytes.fromhex(os.pread(descriptor, 2 * KEY_BYTES, 0).decode())
+        return bytes.fromhex(os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode())
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,7 @@
 """What the key broker can be asked.
 
-The API's process may create and destroy keys and list versions, and has the key of one recording at a time; only the node
-agent may unwrap a volume's. An unwrapped key never travels in a message: it comes as a sealed memfd beside the answer, so that it goes from the broker to the volume
+The API's process may create and destroy keys and list versions, and has the key of one recording or of a page of the statement
+log at a time; only the node agent may unwrap a volume's. An unwrapped key never travels in a message: it comes as a sealed memfd beside the answer, so that it goes from the broker to the volume
 daemon without ever lying in the agent's memory.
 """
 
@@ -120,6 +120,28 @@ class OpenRecordingKey(Command[None], frozen=True, kw_only=True):
     by: OnBehalf
 
 
+class MakeStatementKey(Command[tuple[bytes, bytes]], frozen=True, kw_only=True):
+    """A new pair for a project's statement log. Allowed to the API. The answer is its public half, and the envelope of the
+    private one. Recorded before the key that wraps it is used."""
+
+    reply: ClassVar[object] = tuple[bytes, bytes]
+    project_id: str
+    generation: int
+
+
+class OpenStatementKeys(Command[None], frozen=True, kw_only=True):
+    """The keys of some segments of one generation, which begin with `shares`. Allowed to the API. They come as a descriptor,
+    as with UnwrapKey, one after the other. Recorded before the envelope is opened."""
+
+    reply: ClassVar[object] = None
+    project_id: str
+    generation: int
+    wrapped: bytes
+    shares: list[bytes]
+    reason: str
+    by: OnBehalf
+
+
 class DestroyKeys(Command[int], frozen=True):
     """Destroy every version of every key of a project: its data can never be read again. Allowed to the API. The
     answer is the number destroyed; twice is once."""
@@ -214,6 +236,8 @@ AnyCommand = (
     | UnwrapKey
     | MakeRecordingKey
     | OpenRecordingKey
+    | MakeStatementKey
+    | OpenStatementKeys
     | DestroyKeys
     | RotateKeys
     | ChangeRing

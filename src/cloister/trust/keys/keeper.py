@@ -172,6 +172,10 @@ class Keeper:
             await record_failure(self._database, event, error)
             raise
 
+    async def ensure_seal(self, name: str) -> None:
+        """In the keystore, of its own, for something smaller than a project: `PROJECT/…`. It goes when the project's does."""
+        await asyncio.to_thread(self._keystore.ensure, name)
+
     async def list(self, project_id: str | None) -> list[KeyInfo]:
         async with self._database.reading() as tx:
             return await store.list_keys(tx, project_id)

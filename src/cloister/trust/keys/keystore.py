@@ -1,7 +1,7 @@
 """The keystore: what an erased project's keys lack for ever, also where an old backup is put back.
 
 Every project has a seal, a key of its own that lies here and not in the control database; its project key's envelope is
-sealed with it. Erasing a project takes its seal away and begins a new epoch: the seals that stay are wrapped anew under a
+sealed with it. So has every month of its statement log, under a name of its own (`PROJECT/statements/N`). Erasing a project takes its seal away and begins a new epoch: the seals that stay are wrapped anew under a
 new epoch key, and the old epoch key is destroyed.
 
     keystore/seals.json             the seals, each wrapped by the epoch key: back this up after every erasure
@@ -68,7 +68,7 @@ class Keystore:
 
     def project_ids(self) -> set[str]:
         """Everybody who has a seal."""
-        return set(self._state.seals)
+        return {name.partition("/")[0] for name in self._state.seals}
 
     def ensure(self, *project_ids: str) -> None:
         """Give each project a seal that has none; on disk when this returns."""
@@ -97,7 +97,8 @@ class Keystore:
         return bytes(envelope)
 
     def erase(self, project_ids: Collection[str]) -> bool:
-        """Take the seals away, for good. False if none of them was there: twice is once.
+        """Take the seals away, for good, and those of what is part of these projects. False if none of them was there: twice
+        is once.
 
         1. A new epoch key, on disk, under a number that no other has had: of a roll whose writing failed nobody knows which
            seals are on disk, so both keys stay. Cut here, the next start finds it unused and removes it.
@@ -106,7 +107,7 @@ class Keystore:
         4. The old epoch key is overwritten and removed. Cut before, the next start does it.
         """
         with self._changing:
-            if not self._state.seals.keys() & set(project_ids):
+            if not any(_is_of(name, project_ids) for name in self._state.seals):
                 self._forget_other_epochs()  # where that failed before
                 return False
             old, epoch = self._epoch_key, max(self._known_epochs() | {self._state.epoch}) + 1
@@ -118,7 +119,7 @@ class Keystore:
                 staying = {}
                 with SecretPage(KEY_BYTES) as page:
                     for project_id, seal in self._state.seals.items():
-                        if project_id not in project_ids:
+                        if not _is_of(project_id, project_ids):
                             old.unwrap_into(seal, Context(project_id, "seal", self._state.epoch), page.buffer)
                             staying[project_id] = new.wrap(page.buffer, Context(project_id, "seal", epoch))
                 # 3.
@@ -195,6 +196,11 @@ class Keystore:
         for epoch in self._known_epochs() - {self._state.epoch, self._stored().epoch}:
             log.info("destroying the key of keystore epoch %d", epoch)
             _destroy(self._file(epoch))
+
+
+def _is_of(name: str, ids: Collection[str]) -> bool:
+    """A seal is a project's, `PROJECT`, or that of a part of it, `PROJECT/…`."""
+    return name in ids or name.partition("/")[0] in ids
 
 
 def _create(path: Path) -> None:

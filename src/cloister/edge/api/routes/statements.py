@@ -47,7 +47,7 @@ class ListStatements(msgspec.Struct, frozen=True):
 )
 async def list_statements(call: Call[NoBody, ListStatements]) -> wire.SegmentList:
     query = call.query
-    found = await call.control.statements.segments(call.project_id, before=query.cursor, limit=query.limit)
+    found = await call.control.statements.segments(call.caller, call.project_id, before=query.cursor, limit=query.limit)
     return wire.SegmentList(
         segments=[wire.segment(it) for it in found],
         pagination=CursorPage(cursor=str(found[-1].id)) if found else None,
