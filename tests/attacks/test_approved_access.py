@@ -4,19 +4,21 @@ On a whole platform, through its own doors: people's keys, SQL under an approved
 write into the control database by its own door. Each refusal stands beside the case that is let through.
 """
 
+import json
 import ssl
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import psycopg
 import pytest
 
-from tests.back_doors import control, try_control, wait_until
+from tests.back_doors import as_user, control, try_control, wait_until
 from tests.branches import create_child
 from tests.control.access.test_service import GROWN_OTHERWISE, REFUSED_BY_THE_DATABASE
 from tests.instance import Instance, Tenant
@@ -496,3 +498,81 @@ def test_nothing_of_it_is_rewritten_by_the_apis_own_process(site: Site) -> None:
     assert [it["text"] for it in whole["statements"]][:1] == ["TABLE orders"]
     for each in (waiting, path):
         site.done("dev", "POST", f"{each}/terminate")
+
+
+# ── the record of statements ──
+
+
+def test_recorded_statements_are_erased_by_two_and_nothing_brings_them_back(site: Site) -> None:
+    """Threat: somebody erases what they did, alone; or what was erased is read all the same, out of whatever was kept."""
+    marker = "Erika-Mustermann-4711"
+    tenant = site.platform.create_project("to be forgotten")
+    base = f"/cloister/projects/{tenant.project_id}"
+    site.done("manager", "PUT", f"{base}/audit_level", {"level": "full"})
+    with tenant.connect() as session:
+        session.execute(f"SELECT '{marker}'".encode())
+
+    def recorded() -> str:
+        return json.dumps(site.done("manager", "GET", f"{base}/statements"))
+
+    wait_until(lambda: marker in recorded(), "the statement is not recorded")
+    site.done("manager", "PUT", f"{base}/audit_level", {"level": "off"})
+    assert holding(site.platform, marker) == [], "in clear it is nowhere, before either"
+
+    path, words = f"{base}/statement_erasures", {"reason": "Art. 17"}
+    everybody = {it: 404 if it in ("collaborator", "stranger") else 403 for it in (*PEOPLE, "organizations-key")}
+    askers = everybody | {"manager": 201, "deputy": 201}
+    for who, expected in askers.items():
+        assert site.ask(who, "POST", path, words)[0] == expected, who
+    (newest, asked) = site.done("manager", "GET", path)["erasures"]
+    assert (newest["asked_by"], asked["asked_by"]) == (site.email("deputy"), site.email("manager"))
+    agree = f"{path}/{asked['id']}/agree"
+    for who in (it for it in askers if it != "deputy"):
+        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    alone = {
+        "the key ends": "UPDATE statement_key SET wrapped = NULL",
+        "by one's own word": "UPDATE statement_erasure SET agreed_by = asked_by",
+        "the segments": "DELETE FROM statement_segment",
+        "the rule": "ALTER TABLE statement_key DISABLE TRIGGER ALL",
+    }
+    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
+    assert 0 not in done.values(), done
+    assert marker in recorded()
+
+    envelope = control(site.platform, f"SELECT wrapped FROM statement_key WHERE project_id = '{tenant.project_id}'")
+    erased = site.done("deputy", "POST", agree)["erasure"]
+    assert erased["segments"] >= 1
+    said = site.done("manager", "GET", f"{base}/statements")["segments"]
+    assert marker not in json.dumps(said)
+    assert all(it["erased_at"] and not it["statements"] for it in said)
+    # Whoever rules the database puts the envelope back that was there before: the broker has no seal for it.
+    whole = f"""ALTER TABLE cloister.statement_key DISABLE TRIGGER USER;
+                UPDATE cloister.statement_key SET erased_at = NULL, wrapped = '{envelope}' WHERE project_id = '{tenant.project_id}'"""
+    as_owner(site.platform, whole)
+    status, answer = site.ask("manager", "GET", f"{base}/statements")
+    assert (status, "erased" in answer["message"]) == (412, True), answer
+    as_owner(
+        site.platform,
+        f"""UPDATE cloister.statement_key SET erased_at = now(), wrapped = NULL WHERE project_id = '{tenant.project_id}';
+            ALTER TABLE cloister.statement_key ENABLE ALWAYS TRIGGER statement_key_ends""",
+    )
+    assert holding(site.platform, marker) == []
+    told = site.platform.cloister("audit", "verify").stdout
+    assert "intact" in told
+    assert f"erased: {erased['segments']}" in told
+    listed = site.platform.cloister("audit", "erase", "--project", tenant.project_id).stdout
+    assert all(word in listed for word in ("Art. 17", site.email("manager"), site.email("deputy"))), listed
+
+
+def holding(platform: Instance, text: str) -> list[Path]:
+    """Files of the platform with this text in them. Images of volumes, which are encrypted and mostly holes, are passed over."""
+    return [
+        path
+        for path in platform.state_dir.rglob("*")
+        if path.is_file() and path.suffix != ".img" and not path.is_symlink() and text.encode() in path.read_bytes()
+    ]
+
+
+def as_owner(platform: Instance, sql: str) -> None:
+    done = as_user(platform, "root", platform.paths.control_socket_dir, sql, role="cloister", database="cloister")
+    assert done.returncode == 0, done.stderr

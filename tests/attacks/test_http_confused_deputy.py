@@ -17,6 +17,7 @@ from tests.edge.api.world import (
     BRANCH,
     EGRESS_RULE,
     ENDPOINT,
+    ERASURE,
     FINDING,
     GRANT,
     JWKS,
@@ -46,6 +47,7 @@ BODIES: dict[str, Any] = {
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
     "set_audit_level": {"level": "base"},
+    "ask_statement_erasure": {"reason": "asked for by whom it is about"},
     "deny_access_request": {"reason": "not now"},
     "create_access_request": {"access_request": {"reason": "INC-7", "duration_seconds": 60}},
     "create_shift": {
@@ -101,6 +103,7 @@ def path_of(route: Route) -> str:
         member_id=ADA.account_id,
         permission_id=GRANT,
         rule_id=EGRESS_RULE,
+        erasure_id=ERASURE,
         access_id=ACCESS,
         recording_id=ACCESS,
         shift_id=ACCESS,

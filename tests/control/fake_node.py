@@ -94,6 +94,7 @@ class FakeKeys:
         self.disabled: set[str] = set()
         self.readings: list[tuple[str, str, int]] = []
         """Of statement logs: whose, who, how many segments."""
+        self.erasures: list[tuple[str, str]] = []
 
     async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
         wrapped = b"\1" + project_id.encode() + recording_id.bytes
@@ -123,6 +124,10 @@ class FakeKeys:
         self.readings.append((project_id, by.actor, len(shares)))
         private = X25519PrivateKey.from_private_bytes(wrapped[1:33])
         return [key_of(private, share, project_id, generation) for share in shares]
+
+    async def erase_statements(self, project_id: str, by: OnBehalf) -> int:
+        self.erasures.append((project_id, by.actor))
+        return 1
 
     async def create(self, project_id: str, purpose: str = "volume") -> KeyInfo:
         if project_id in self.destroyed and project_id not in self.enabled:

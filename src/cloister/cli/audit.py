@@ -10,7 +10,7 @@ import click
 
 from cloister.base.settings import Settings, load
 from cloister.cli import output as out
-from cloister.cli.api import Json
+from cloister.cli.api import Json, segment
 from cloister.cli.audit_targets import export_to
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
@@ -20,6 +20,7 @@ from cloister.cli.witnesses import confirm, witnesses_of
 
 if TYPE_CHECKING:
     from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
+    from cloister.trust.audit.statements import Held
     from cloister.trust.audit.targets import Witness
     from cloister.trust.audit.verify import Broken, Head, Intact
     from cloister.trust.audit.witness import Seen
@@ -57,6 +58,19 @@ STATEMENT_COLUMNS: Final = (
     Column("Rows", "rows"),
     Column("Table", "touched", may_cut=True),
     Column("Statement", "text", may_cut=True),
+)
+
+
+ERASURE_COLUMNS: Final = (
+    Column("Erasure", "id"),
+    Column("Months", "months"),
+    Column("Why", "reason", may_cut=True),
+    Column("Asked by", "asked_by"),
+    Column("Asked", "asked_at"),
+    Column("Agreed by", "agreed_by"),
+    Column("Erased", "agreed_at"),
+    Column("Segments", "segments"),
+    Column("Statements", "statements"),
 )
 
 
@@ -271,7 +285,8 @@ def verify(
 ) -> int:
     """Replay the whole log. Exit code 1 with the first broken link if it was changed.
 
-    The log is held to the last checkpoint that the key broker signed. On the server it is read from the control database
+    The log is held to the last checkpoint that the key broker signed, and on the server, every segment of recorded statements
+    to its event in the log, erased ones too. On the server it is read from the control database
     itself; elsewhere the API is asked, and the signature on its answer is verified here. Keep checkpoints (`cloister audit
     checkpoint --print`) and their key somewhere else: who rules the whole server can put everything back to yesterday, and
     only what lies elsewhere shows that.
@@ -289,7 +304,14 @@ def verify(
             last, checkpoints = signed_trees(settings, against, key)
             held = asyncio.run(witnesses_of(settings, witnesses, key or _own_key(last)))
             checkpoints += [each.checkpoint for _, some in held for each in some]
-            verdict = _verdict(asyncio.run(replay(settings, noted, checkpoints)))
+            outcome, recorded = asyncio.run(_verify_here(settings, noted, checkpoints))
+            verdict = _verdict(outcome)
+            if recorded is not None:
+                verdict["statements"] = {
+                    "segments": recorded.segments,
+                    "erased": recorded.erased,
+                    "wrong": recorded.wrong,
+                }
             if verdict.get("fault") == "rolled back":
                 asyncio.run(confirm(held, verdict["broken_at"], key or _own_key(last)))
             verdict["checkpoint"] = None if last is None else last.size
@@ -305,6 +327,10 @@ def verify(
                 click.echo(
                     f"witness: extends all {len(some)} checkpoints in {target.place}, the newest of {newest} events"
                 )
+            if held_to := verdict.get("statements"):
+                click.echo(_statements_held(held_to))
+    if (verdict.get("statements") or {}).get("wrong"):
+        raise CommandError(f"the statement log is BROKEN: {verdict['statements']['wrong']}; the audit log is intact")
     if not verdict["is_intact"]:
         rest = (
             "it is not the log that was signed or noted then"
@@ -373,6 +399,53 @@ def statements(
     session.show_list(rows, STATEMENT_COLUMNS, empty="No statement.")
 
 
+@audit.command()
+@click.option("--project-id", "--project", envvar=PROJECT_VARIABLE, metavar="ID", help="The project.")
+@click.option("--reason", metavar="TEXT", help="Ask for it, and say why: it is in the audit log for good.")
+@click.option("--before", type=Since(), help="With --reason: only months that were over then. 90d, or a time.")
+@click.option("--agree", "erasure_id", metavar="ID", help="Agree to what somebody else asked for. It cannot be undone.")
+@client_command
+def erase(
+    session: Session, *, project_id: str | None, reason: str | None, before: str | None, erasure_id: str | None
+) -> None:
+    r"""Erase what a project's clients executed, and keep the proof that it was recorded.
+
+    \b
+    1. Ask:      cloister audit erase --project P --reason "Art. 17, ticket 4711"
+    2. Another:  cloister audit erase --project P --agree ID        (an admin, within 7 days; never you)
+
+    Then the keys of these months are destroyed, in every backup too, and nobody reads their statements again. Everything else
+    stays: how many there were, their digests, who erased them and why; `cloister audit verify` holds as before. The project and
+    its data are not touched, and what is executed from now on is recorded under a new key. Without options: what was asked for.
+    """
+    path = f"/cloister{project_path(session.project_id(project_id))}/statement_erasures"
+    if reason is not None and erasure_id is not None:
+        raise CommandError("--reason asks for an erasure, --agree ends one: not both")
+    if before is not None and reason is None:
+        raise CommandError("--before belongs to --reason")
+    if reason is not None:
+        asked = session.api.post(path, {"reason": reason, **({"up_to": before} if before else {})})["erasure"]
+        session.show(asked if session.is_json else _erasure_row(asked), ERASURE_COLUMNS)
+        if not session.is_json:
+            where = f"--project {asked['project_id']} --agree {asked['id']}"
+            out.note(f"\nNothing is erased yet. Now somebody else says: cloister audit erase {where}")
+    elif erasure_id is not None:
+        agreed = session.api.post(f"{path}/{segment(erasure_id)}/agree")["erasure"]
+        session.show(agreed if session.is_json else _erasure_row(agreed), ERASURE_COLUMNS)
+        if agreed["remaining"] and not session.is_json:
+            out.note(
+                f"\n{agreed['remaining']} segments are from before there were keys to erase, and stay (docs/audit.md)."
+            )
+    else:
+        found = session.api.get(path).get("erasures") or []
+        rows = found if session.is_json else [_erasure_row(each) for each in found]
+        session.show_list(rows, ERASURE_COLUMNS, empty="No erasure was asked for.")
+
+
+def _erasure_row(found: Json) -> Json:
+    return {**found, "months": f"over before {found['up_to']}" if found.get("up_to") else "all"}
+
+
 def _statements(
     session: Session, project_id: str | None, *, since: str | None, limit: int, fits: Callable[[Json], bool]
 ) -> list[Json]:
@@ -380,14 +453,18 @@ def _statements(
     path = f"/cloister{project_path(session.project_id(project_id))}/statements"
     rows: list[Json] = []
     before: int | None = None
+    erased = 0
     while len(rows) < limit:
         segments = session.api.get(path, cursor=before, limit=SEGMENTS).get("segments") or []
-        found = [each for segment in segments for each in reversed(segment["statements"])]
+        erased += sum(each["count"] for each in segments if each.get("erased_at"))
+        found = [each for it in segments for each in reversed(it["statements"])]
         recent = [each for each in found if since is None or each["at"] >= since]
         rows += [each for each in recent if fits(each)]
         if not segments or (found and not recent):  # a page may have fewer than were asked for
             break
         before = int(segments[-1]["id"])
+    if erased and not session.is_json:
+        out.note(f"Statements among these that were erased: {erased}. cloister audit erase shows by whom, and why.\n")
     return rows[:limit]
 
 
@@ -544,6 +621,26 @@ async def replay(
 
     async with connected(settings) as database:
         return await chain.verify(database, noted, checkpoints)
+
+
+async def _verify_here(
+    settings: Settings, noted: Sequence["Head"], checkpoints: "Sequence[Checkpoint]"
+) -> "tuple[Intact | Broken, Held | None]":
+    """The log, and if it is intact, the segments of statements that it vouches for."""
+    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.statements import verify_segments  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.verify import Intact, verify  # noqa: PLC0415 - heavy
+
+    async with connected(settings) as database:
+        outcome = await verify(database, noted, checkpoints)
+        return outcome, await verify_segments(database) if isinstance(outcome, Intact) else None
+
+
+def _statements_held(found: Json) -> str:
+    if not found["segments"]:
+        return "segments of statements: none"
+    erased = f"; erased: {found['erased']}, and events say by whom" if found["erased"] else ""
+    return f"segments of statements: {found['segments']}, each as it was sealed{erased}"
 
 
 def _who_row(found: Json) -> Json:

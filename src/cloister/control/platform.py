@@ -57,6 +57,7 @@ from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import operations as project_operations
 from cloister.control.projects.caretaker import ProjectCaretaker
 from cloister.control.projects.engines import Engines
+from cloister.control.projects.erasures import ErasureService, Seals
 from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.service import ProjectService
@@ -84,7 +85,7 @@ WORKER: Final = "api"
 # The name under which the engine takes up, after a restart, what this process held.
 
 
-class KeyBroker(Keys, Broker, StatementKeys, Protocol):
+class KeyBroker(Keys, Broker, StatementKeys, Seals, Protocol):
     """All that is asked of it here. `trust.keys.client.KeyClient` is one."""
 
 
@@ -229,6 +230,7 @@ class ControlPlane:
             offers=OfferService(database, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
+            erasures=ErasureService(database, keys, clock),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

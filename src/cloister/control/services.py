@@ -53,6 +53,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
@@ -365,6 +366,14 @@ class Statements(Protocol):
     ) -> list[Segment]: ...
 
 
+class Erasures(Protocol):
+    """The erasing of what clients executed: control/projects/erasures.py."""
+
+    async def find(self, project_id: ProjectId) -> list[Erasure]: ...
+    async def ask(self, caller: Caller, project_id: ProjectId, reason: str, up_to: datetime | None) -> Erasure: ...
+    async def agree(self, caller: Caller, project_id: ProjectId, erasure_id: UUID) -> Erasure: ...
+
+
 class Incidents(Protocol):
     """What an operator does about a finding: control/incidents/service.py."""
 
@@ -403,6 +412,7 @@ class Control:
     offers: Offers
     jwks: KeySets
     statements: Statements
+    erasures: Erasures
     egress: Egress
     access: Access
     reviews: Reviews

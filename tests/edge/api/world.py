@@ -74,6 +74,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.reviews.model import Item, Kind, Policy, Review
@@ -1250,7 +1251,37 @@ class FakeStatements:
         return level
 
     async def segments(self, caller: Caller, project_id: ProjectId, *, before: int | None, limit: int) -> list[Segment]:
-        return [Segment(3, [])] if before is None else []
+        return [Segment(3, [], 0)] if before is None else []
+
+
+ERASURE: Final = UUID(int=9)
+
+
+class FakeErasures:
+    it = Erasure(
+        id=ERASURE,
+        project_id=PROJECT,
+        up_to=None,
+        reason="asked for by whom it is about",
+        asked_by="ada@example.com",
+        asked_at=NOW,
+        agreed_by=None,
+        agreed_at=None,
+        segments=0,
+        statements=0,
+        remaining=0,
+    )
+
+    async def find(self, project_id: ProjectId) -> list[Erasure]:
+        return [self.it]
+
+    async def ask(self, caller: Caller, project_id: ProjectId, reason: str, up_to: datetime | None) -> Erasure:
+        return replace(self.it, reason=reason, up_to=up_to)
+
+    async def agree(self, caller: Caller, project_id: ProjectId, erasure_id: UUID) -> Erasure:
+        if erasure_id != self.it.id:
+            raise NotFoundError(public="erasure not found")
+        return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW, segments=3, statements=40)
 
 
 @dataclass
@@ -1284,6 +1315,7 @@ class World:
         self.operations = FakeOperations()
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
+        self.erasures = FakeErasures()
         self.offers = FakeOffers()
         self.consumption = FakeConsumption()
         self.egress = FakeEgress()
@@ -1311,6 +1343,7 @@ class World:
                 offers=self.offers,
                 jwks=self.jwks,
                 statements=self.statements,
+                erasures=self.erasures,
                 egress=self.egress,
                 access=self.access,
                 reviews=self.reviews,

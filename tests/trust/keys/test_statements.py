@@ -33,6 +33,22 @@ async def database(database_as: DatabaseAs) -> Database:
 
 
 @pytest.fixture
+async def project_row(database_as: DatabaseAs) -> Database:
+    """The database as its owner, with the project in it."""
+    owner = await database_as("postgres")
+    async with owner.transaction() as tx:
+        await tx.execute(
+            """INSERT INTO organization (id, name) VALUES ('org-1', 'One');
+               INSERT INTO account (id, email, name) VALUES ('00000000-0000-4000-8000-000000000001', 'ada@example.org', 'Ada');
+               INSERT INTO volume (project_id, branch_id, timeline_id, uid, pg_version, size_bytes, state)
+                 VALUES ('calm-forest-12345678', 'br-1', 'tl-1', 1900000001, 18, 1, 'taken');
+               INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords)
+                 VALUES ('calm-forest-12345678', 'org-1', '00000000-0000-4000-8000-000000000001', 'x', 'local', 18, false)"""
+        )
+    return owner
+
+
+@pytest.fixture
 def rig(tmp_path: Path, database: Database) -> Rig:
     return Rig(tmp_path, database)
 
@@ -129,6 +145,59 @@ async def test_a_project_that_is_erased_takes_its_statements_along_also_out_of_a
         await read(rig.keeper(), pair, body)
     assert rig.keystore().project_ids() == {NEIGHBOUR}, "its seals are gone, those of its months too"
     assert await read(rig.keeper(), neighbours, theirs) == [SAID]
+
+
+async def erased(owner: Database, *generations: int, project_id: str = PROJECT) -> None:
+    """In the control database, as two people's word does it."""
+    async with owner.transaction() as tx:
+        for generation in generations:
+            await tx.execute(
+                """INSERT INTO statement_key (project_id, generation, public, erased_at)
+                   VALUES ($1, $2, decode(repeat('00', 32), 'hex'), now())""",
+                project_id,
+                generation,
+            )
+
+
+async def test_an_erased_month_does_not_come_back_with_any_backup_and_the_others_stay(
+    rig: Rig, database_as: DatabaseAs, project_row: Database
+) -> None:
+    """Threat: yesterday's control database and yesterday's seals, put back after the erasure of today."""
+    keeper = rig.keeper()
+    (first, body), (second, later) = await made(keeper), await made(keeper, generation=2)
+    neighbours, theirs = await made(keeper, NEIGHBOUR)
+    seals = (rig.keystore_directory / "seals.json").read_bytes()
+    await erased(project_row, 1)
+    assert await keeper.rings.erase_statements(PROJECT, ALICE) == 1
+    assert await keeper.rings.erase_statements(PROJECT, ALICE) == 0, "twice is once"
+    for it in (keeper, rig.keeper()):
+        with pytest.raises(ErasedError):  # the envelope is as it was yesterday
+            await read(it, first, body)
+        assert await read(it, second, later) == [SAID]
+        assert await read(it, neighbours, theirs) == [SAID]
+    (event,) = [it for it in await log(database_as) if it.action == "key.destroy"]
+    assert (event.actor, event.resource, event.project_id) == ("user:alice", "statement_key/1", PROJECT)
+    (rig.keystore_directory / "seals.json").write_bytes(seals)
+    with pytest.raises(PreconditionError, match="destroyed on purpose"):
+        rig.keystore()
+
+
+async def test_an_erasure_that_was_cut_short_is_completed(rig: Rig, project_row: Database) -> None:
+    pair, body = await made(rig.keeper())
+    await erased(project_row, 1)
+    again = rig.keeper()
+    await again.reconcile()
+    with pytest.raises(ErasedError):
+        await read(again, pair, body)
+
+
+async def test_no_seal_of_a_month_is_taken_that_was_not_erased(rig: Rig, project_row: Database) -> None:
+    """Threat: the API's process asks the broker to."""
+    keeper = rig.keeper()
+    pair, body = await made(keeper)
+    await erased(project_row, 2)
+    assert await keeper.rings.erase_statements(PROJECT, ALICE) == 0
+    assert await read(keeper, pair, body) == [SAID]
 
 
 async def test_where_keys_are_disabled_nothing_is_read(rig: Rig, database_as: DatabaseAs) -> None:

@@ -149,6 +149,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["rule_id"])
 
     @property
+    def erasure_id(self) -> UUID:
+        return cast("UUID", self.path["erasure_id"])
+
+    @property
     def access_id(self) -> UUID:
         return cast("UUID", self.path["access_id"])
 

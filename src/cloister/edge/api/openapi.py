@@ -17,6 +17,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "branch_id": {"type": "string", "pattern": "^br-[a-z0-9-]{1,57}$"},
     "database_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
+    "erasure_id": {"type": "string", "format": "uuid"},
     "jwks_id": {"type": "string", "format": "uuid"},
     "finding_id": {"type": "string", "pattern": "^fd-[0-9a-f]{12}$"},
     "key_id": {"type": "integer", "format": "int64"},

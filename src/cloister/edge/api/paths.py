@@ -115,6 +115,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "branch_id": branch_id,
     "database_name": database_name,
     "endpoint_id": endpoint_id,
+    "erasure_id": _uuid("erasure"),
     "item_number": _item_number,
     "jwks_id": _uuid("JWKS"),
     "finding_id": _finding_id,

@@ -20,6 +20,8 @@ class Permission(StrEnum):
     API_KEY_CREATE = "api_key:create"
     API_KEY_MANAGE = "api_key:manage"
     """List and revoke: one's own."""
+    AUDIT_ERASE = "audit:erase"
+    """Ask for the erasing of what clients executed, or agree to what another asked for."""
     AUDIT_LEVEL_LOWER = "audit:level_lower"
     """In addition to `audit:level_set`, where less would be recorded of what is done."""
     AUDIT_LEVEL_SET = "audit:level_set"

@@ -39,12 +39,14 @@ _ACTIVITIES: Final = {
 _ACTIONS: Final = {
     Shape(3002, 1): "connection.opened connection.denied api.refused",
     Shape(3002, 2): "connection.closed",
-    Shape(6003, 1): """access.break_glass access.credentials access.grant access.request account.create api_key.create
+    Shape(
+        6003, 1
+    ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
         branch.create egress.allow endpoint.create export.add jwks.create key.create member.add on_call.add
         organization.create project.create project.offer review.start role.create snapshot.create volume.create""",
     Shape(
         6003, 2
-    ): """access.list access.request_list advisor.read api_key.list audit.level_get audit.read branch.get branch.list
+    ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.level_get audit.read branch.get branch.list
         connection_uri.read consumption.read egress.list endpoint.get endpoint.list finding.list jwks.list key.list member.list on_call.list
         operation.get operation.list project.get project.list recording.list recording.read region.list review.list
         role.get role.list role.reveal_password snapshot.list snapshot.schedule_get user.get""",
@@ -55,7 +57,7 @@ _ACTIONS: Final = {
         review.policy role.reset_password snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
-    ): """access.revoke api_key.revoke branch.delete branch.purge egress.remove endpoint.delete export.remove
+    ): """access.revoke api_key.revoke audit.erase branch.delete branch.purge egress.remove endpoint.delete export.remove
         jwks.delete key.destroy member.remove on_call.remove project.delete project.purge role.delete snapshot.delete""",
     Shape(
         6003, 99
@@ -85,6 +87,7 @@ _BY_OUTCOME: Final = {"ok": 1, "denied": 2}
 _BY_ACTION: Final = {
     "access.break_glass": 5,
     "audit.mismatch": 5,
+    "audit.erase": 4,
     "statements.gap": 4,
     "key.denied": 4,
     "flow.open": 4,

@@ -14,6 +14,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cloister.base.database import Database, Transaction
@@ -103,15 +104,15 @@ class StatementLog:
         return True
 
     async def read(self, project_id: str, *, before: int | None, limit: int, by: "OnBehalf") -> "list[Segment]":
-        """A page, newest first: `limit` at most, and one at least if there is one. Raises ConflictError for the first that is
-        not what was sealed, or that was taken away; PreconditionError where the project's keys may not be used."""
+        """A page, newest first: `limit` at most, and one at least if there is one; of those that were erased, how much it was.
+        Raises ConflictError for the first that is not what was sealed, or that was taken away; PreconditionError where the
+        project's keys may not be used."""
         async with self._database.reading() as tx:
             page = await _page(tx, project_id, before=before, limit=limit)
         await asyncio.to_thread(_hold, page)
         by_envelope: defaultdict[tuple[int, bytes], list[Sealed]] = defaultdict(list)
         for each in page:
-            if each.generation is not None:
-                assert each.wrapped is not None, "a reference holds it"
+            if each.generation is not None and each.wrapped is not None:
                 by_envelope[each.generation, each.wrapped].append(each)
         keys: dict[int, bytes] = {}
         for (generation, wrapped), some in by_envelope.items():
@@ -128,11 +129,14 @@ class StatementLog:
             if size >= PAGE_BYTES_MAX:
                 break
             body = each.body or b""
+            if each.erased_at is not None:
+                found.append(Segment(each.id, [], each.count, each.erased_at))
+                continue
             if each.id in keys:
                 statements, length = segments.open_sized(keys[each.id], body)
             else:
                 statements, length = self._former.open_sized(project_id, body)
-            found.append(Segment(each.id, statements))
+            found.append(Segment(each.id, statements, len(statements)))
             size += length
         return found
 
@@ -142,6 +146,7 @@ async def _keys(tx: Transaction, project_ids: Collection[str], *, of_any_month: 
         """SELECT DISTINCT ON (project_id) project_id, generation, public
              FROM statement_key
             WHERE project_id = ANY ($1)
+              AND wrapped IS NOT NULL
               AND (began_at >= date_trunc('month', now(), 'UTC') OR project_id = ANY ($2))
             ORDER BY project_id, generation DESC""",
         list(project_ids),
@@ -200,9 +205,62 @@ def gap(source: str, project_id: str, count: int | None, *, endpoint_id: str = "
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What became of all segments there ever were."""
+
+    segments: int
+    erased: int
+    """Of these, so many nobody can read any more, and the log says who wanted that."""
+    wrong: str | None
+    """What is wrong with the first that is not as its event says."""
+
+
+async def verify_segments(database: Database) -> Held:
+    """Hold every segment of every project to its event, and every erasure to its own. The events are what `verify` is for.
+
+    Any role that may read both can do this: no key is needed, also of what was erased."""
+    async with database.transaction() as tx:
+        await tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        counts = await tx.fetch_row(
+            """SELECT count(*) AS segments, count(k.erased_at) AS erased
+                 FROM statement_segment s LEFT JOIN statement_key k USING (project_id, generation)"""
+        )
+        assert counts is not None
+        wrong: str | None = await tx.fetch_value(_FIRST_WRONG_SEGMENT, Action.STATEMENTS_SEAL.value)
+        if wrong is None:
+            wrong = await tx.fetch_value(_FIRST_SILENT_ERASURE, Action.AUDIT_ERASE.value)
+    return Held(counts["segments"], counts["erased"], wrong)
+
+
+_FIRST_WRONG_SEGMENT: Final = """
+    SELECT CASE WHEN s.id IS NULL THEN format('segment %s of %s was sealed, and is gone', e.id, e.project_id)
+                WHEN e.id IS NULL THEN format('segment %s of %s was never sealed', s.id, s.project_id)
+                ELSE format('segment %s of %s is not what was sealed', s.id, s.project_id) END
+      FROM (SELECT substr(body::jsonb ->> 'resource', 9)::bigint AS id, project_id,
+                   body::jsonb -> 'details' ->> 'sha256' AS sha256
+              FROM audit_event
+             WHERE action = $1 AND body::jsonb ->> 'resource' ~ '^segment/[0-9]{1,18}$') e
+      FULL JOIN statement_segment s ON s.id = e.id AND s.project_id = e.project_id
+     WHERE s.id IS NULL OR e.id IS NULL OR encode(sha256(s.body), 'hex') IS DISTINCT FROM e.sha256
+     ORDER BY coalesce(s.id, e.id) LIMIT 1"""
+
+_FIRST_SILENT_ERASURE: Final = """
+    SELECT format('statement_key/%s of %s was erased, and no event says so', k.generation, k.project_id)
+      FROM statement_key k
+     WHERE k.erased_at IS NOT NULL AND NOT EXISTS (
+           SELECT FROM audit_event e
+            WHERE e.action = $1 AND e.project_id = k.project_id
+              AND e.body::jsonb ->> 'resource' = format('statement_key/%s', k.generation))
+     ORDER BY k.erased_at LIMIT 1"""
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     id: int
     statements: list[StatementRecord]
+    count: int
+    erased_at: datetime | None = None
+    """Since then its statements are gone; `count` says how many there were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,21 +271,25 @@ class Sealed:
     body: bytes | None
     sha256: str | None
     generation: int | None
+    """None: from before there were such keys."""
     wrapped: bytes | None
+    erased_at: datetime | None
+    """Its key's end: then nobody opens it any more."""
+    count: int
 
 
 async def _page(tx: Transaction, project_id: str, *, before: int | None, limit: int) -> list[Sealed]:
     """Segments, newest first, and events whose segment is gone."""
     rows = await tx.fetch(
-        """SELECT id, body, sha256, page.generation, k.wrapped
-             FROM (SELECT coalesce(s.id, e.id) AS id, s.body, s.generation, e.sha256,
+        """SELECT id, body, sha256, page.generation, page.statements, k.wrapped, k.erased_at
+             FROM (SELECT coalesce(s.id, e.id) AS id, s.body, s.generation, s.statements, e.sha256,
                           sum(octet_length(s.body)) OVER newer - octet_length(s.body) AS bytes_before
                      FROM (SELECT substr(body::jsonb ->> 'resource', 9)::bigint AS id,
                                   body::jsonb -> 'details' ->> 'sha256' AS sha256
                              FROM audit_event
                             WHERE project_id = $1 AND action = $2
                               AND body::jsonb ->> 'resource' ~ '^segment/[0-9]{1,18}$') e
-                     FULL JOIN (SELECT id, body, generation FROM statement_segment WHERE project_id = $1) s ON s.id = e.id
+                     FULL JOIN (SELECT id, body, generation, statements FROM statement_segment WHERE project_id = $1) s ON s.id = e.id
                     WHERE $3::bigint IS NULL OR coalesce(s.id, e.id) < $3
                    WINDOW newer AS (ORDER BY coalesce(s.id, e.id) DESC)) page
              LEFT JOIN statement_key k ON k.project_id = $1 AND k.generation = page.generation
@@ -239,7 +301,18 @@ async def _page(tx: Transaction, project_id: str, *, before: int | None, limit: 
         max(1, min(limit, SEGMENTS_MAX)),
         PAGE_BYTES_MAX,
     )
-    return [Sealed(row["id"], row["body"], row["sha256"], row["generation"], row["wrapped"]) for row in rows]
+    return [
+        Sealed(
+            row["id"],
+            row["body"],
+            row["sha256"],
+            row["generation"],
+            row["wrapped"],
+            row["erased_at"],
+            row["statements"] or 0,
+        )
+        for row in rows
+    ]
 
 
 def _hold(page: Sequence[Sealed]) -> None:

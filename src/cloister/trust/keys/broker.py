@@ -37,6 +37,7 @@ from cloister.trust.keys.commands import (
     ChangeRing,
     CreateKey,
     DestroyKeys,
+    EraseStatements,
     GetCheckpoint,
     GetKeyPolicy,
     GetKeystore,
@@ -65,6 +66,7 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     ChangeRing: Service.API,
     CreateKey: Service.API,
     DestroyKeys: Service.API,
+    EraseStatements: Service.API,
     GetCheckpoint: Service.API,
     GetKeyPolicy: Service.API,
     GetKeystore: Service.API,
@@ -228,6 +230,9 @@ class KeyBroker:
                 project_id, reason = parse_project_id(command.project_id), _word("reason", command.reason)
                 pair, by = Pair(project_id, command.generation, command.wrapped), _on_behalf(command.by)
                 return Answer(None, await self._statements.open(pair, command.shares, reason, by))
+            case EraseStatements():
+                project_id, by = parse_project_id(command.project_id), _on_behalf(command.by)
+                return Answer(await keeper.rings.erase_statements(project_id, by))
             case DestroyKeys():
                 return Answer(await keeper.rings.destroy(parse_project_id(command.project_id), _by(peer)))
             case RotateKeys():

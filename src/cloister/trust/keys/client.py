@@ -25,6 +25,7 @@ from cloister.trust.keys.commands import (
     ChangeRing,
     CreateKey,
     DestroyKeys,
+    EraseStatements,
     GetCheckpoint,
     GetKeyPolicy,
     GetKeystore,
@@ -152,6 +153,11 @@ class KeyClient:
         _, descriptor = await self._ask(command)
         keys = _read(_checked(descriptor, len(shares)))
         return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
+
+    async def erase_statements(self, project_id: str, by: OnBehalf) -> int:
+        """Take the seals of erased months. How many were taken."""
+        count, _ = await self._ask(EraseStatements(project_id=project_id, by=by))
+        return count
 
     async def list(self, project_id: str | None = None) -> list[KeyInfo]:
         keys, _ = await self._ask(ListKeys(project_id=project_id))

@@ -142,6 +142,15 @@ class OpenStatementKeys(Command[None], frozen=True, kw_only=True):
     by: OnBehalf
 
 
+class EraseStatements(Command[int], frozen=True, kw_only=True):
+    """Take the seals of those months of a project's statement log whose keys have ended in the control database. Allowed to the
+    API. The answer is how many were taken; twice is once."""
+
+    reply: ClassVar[type] = int
+    project_id: str
+    by: OnBehalf
+
+
 class DestroyKeys(Command[int], frozen=True):
     """Destroy every version of every key of a project: its data can never be read again. Allowed to the API. The
     answer is the number destroyed; twice is once."""
@@ -238,6 +247,7 @@ AnyCommand = (
     | OpenRecordingKey
     | MakeStatementKey
     | OpenStatementKeys
+    | EraseStatements
     | DestroyKeys
     | RotateKeys
     | ChangeRing

@@ -1,8 +1,9 @@
 """The keystore: what an erased project's keys lack for ever, also where an old backup is put back.
 
 Every project has a seal, a key of its own that lies here and not in the control database; its project key's envelope is
-sealed with it. So has every month of its statement log, under a name of its own (`PROJECT/statements/N`). Erasing a project takes its seal away and begins a new epoch: the seals that stay are wrapped anew under a
-new epoch key, and the old epoch key is destroyed.
+sealed with it. So has every month of its statement log, under a name of its own (`PROJECT/statements/N`). Erasing a project takes
+its seals away and begins a new epoch: the seals that stay are wrapped anew under a new epoch key, and the old epoch key is
+destroyed.
 
     keystore/seals.json             the seals, each wrapped by the epoch key: back this up after every erasure
     epochs/epoch-000007.key         the epoch key: in no backup, on something that can forget
@@ -69,6 +70,9 @@ class Keystore:
     def project_ids(self) -> set[str]:
         """Everybody who has a seal."""
         return {name.partition("/")[0] for name in self._state.seals}
+
+    def has(self, name: str) -> bool:
+        return name in self._state.seals
 
     def ensure(self, *project_ids: str) -> None:
         """Give each project a seal that has none; on disk when this returns."""
@@ -196,6 +200,11 @@ class Keystore:
         for epoch in self._known_epochs() - {self._state.epoch, self._stored().epoch}:
             log.info("destroying the key of keystore epoch %d", epoch)
             _destroy(self._file(epoch))
+
+
+def part_of(project_id: str, what: str, number: int) -> str:
+    """The name of a seal that goes before its project's, or with it. No project's id has a slash."""
+    return f"{project_id}/{what}/{number}"
 
 
 def _is_of(name: str, ids: Collection[str]) -> bool:

@@ -26,7 +26,7 @@ from cloister.trust.audit.events import timestamp
 from cloister.trust.keys import store
 from cloister.trust.keys.asking import OURSELVES, By
 from cloister.trust.keys.commands import POLICY_DAYS_MAX, WAITING_DAYS_MAX, WAITING_DAYS_MIN, RingInfo
-from cloister.trust.keys.keystore import Keystore
+from cloister.trust.keys.keystore import Keystore, part_of
 
 DISABLED: Final = "disabled"
 PENDING: Final = "pending_destruction"
@@ -110,6 +110,28 @@ class Rings:
         await asyncio.to_thread(self._keystore.erase, {project_id})
         return len(destroyed)
 
+    async def erase_statements(self, project_id: str, by: By) -> int:
+        """The seals of those months of its statement log whose keys have ended in the control database, which lets none end
+        that two people did not agree on. Recorded first; if we die then, `reconcile` takes them. How many there were."""
+        return await self._take_seals_of_months(project_id, by)
+
+    async def _take_seals_of_months(self, project_id: str | None, by: By) -> int:
+        async with self._database.transaction() as tx:
+            months = await store.erased_months(tx, project_id)
+            taken = [it for it in months if self._keystore.has(part_of(it[0], store.STATEMENTS, it[1]))]
+            if not taken:
+                return 0
+            await record(
+                tx,
+                *(
+                    by.event(Action.KEY_DESTROY, project_id=whose, resource=f"statement_key/{generation}")
+                    for whose, generation in taken
+                ),
+            )
+        names = {part_of(whose, store.STATEMENTS, generation) for whose, generation in taken}
+        await asyncio.to_thread(self._keystore.erase, names)
+        return len(taken)
+
     async def _info(self, tx: Transaction, project_id: str) -> RingInfo:
         ring = await store.ring(tx, project_id)
         if ring is None:
@@ -144,10 +166,11 @@ class Rings:
             await self._destroy_as_scheduled(project_id)
 
     async def complete_erasures(self) -> None:
-        """Take the seals of destroyed projects, where a destruction was cut short."""
+        """Take the seals of destroyed projects and of erased months, where that was cut short."""
         async with self._database.reading() as tx:
             erased = await store.destroyed_among(tx, [*self._keystore.project_ids()])
         await asyncio.to_thread(self._keystore.erase, set(erased))
+        await self._take_seals_of_months(None, OURSELVES)
 
     async def _destroy_as_scheduled(self, project_id: str) -> None:
         try:

@@ -19,10 +19,12 @@ from cloister.trust.audit.segments import SHARE_BYTES, key_of
 from cloister.trust.keys.asking import By
 from cloister.trust.keys.envelopes import Chain, Envelopes
 from cloister.trust.keys.keeper import Keeper
+from cloister.trust.keys.keystore import part_of
 from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError
+from cloister.trust.keys.store import STATEMENTS
 
-PURPOSE: Final = "statements"
+PURPOSE: Final = STATEMENTS
 
 SHARES_MAX: Final = 64
 """Segments of one reading: their keys, as hexadecimal digits, fill a page."""
@@ -47,8 +49,7 @@ class StatementKeys:
         """The public half of a new pair, and the envelope of the private one."""
         _check(generation)
         await self._keeper.create(project_id, PURPOSE, by)
-        seal = seal_of(project_id, generation)
-        await self._keeper.ensure_seal(seal)
+        await self._keeper.ensure_seal(part_of(project_id, PURPOSE, generation))
 
         def mint(envelopes: Envelopes, chain: Chain) -> tuple[bytes, bytes]:
             with envelopes.opened(chain) as wrapping, SecretPage(KEY_BYTES) as page:
@@ -95,11 +96,6 @@ class StatementKeys:
         return descriptor
 
 
-def seal_of(project_id: str, generation: int) -> str:
-    """The name of its seal in the keystore. No project's id has a slash."""
-    return f"{project_id}/{PURPOSE}/{generation}"
-
-
 def _context(chain: Chain, generation: int) -> Context:
     """By the material of what wraps it: its envelope's version changes with every rotation."""
     info = chain.key.info
@@ -107,7 +103,7 @@ def _context(chain: Chain, generation: int) -> Context:
 
 
 def _sealed(project_id: str, generation: int) -> Context:
-    return Context(seal_of(project_id, generation), PURPOSE, generation)
+    return Context(part_of(project_id, PURPOSE, generation), PURPOSE, generation)
 
 
 def _for(by: By, generation: int, **details: object) -> By:

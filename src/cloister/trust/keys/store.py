@@ -17,6 +17,10 @@ PROJECT: Final = "project"
 """The purpose of a project's own key, and what stands as the provider of those that it wraps."""
 
 
+STATEMENTS: Final = "statements"
+"""The purpose of the key that wraps those of a project's statement log."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
     info: KeyInfo
@@ -215,6 +219,16 @@ async def destroyed_among(tx: Transaction, project_ids: Sequence[str]) -> list[s
         project_ids,
     )
     return [row["project_id"] for row in rows]
+
+
+async def erased_months(tx: Transaction, project_id: str | None = None) -> list[tuple[str, int]]:
+    """Of statement logs: project and generation."""
+    rows = await tx.fetch(
+        """SELECT project_id, generation FROM statement_key
+            WHERE erased_at IS NOT NULL AND ($1::text IS NULL OR project_id = $1) ORDER BY project_id, generation""",
+        project_id,
+    )
+    return [(row["project_id"], row["generation"]) for row in rows]
 
 
 async def policy_days(tx: Transaction, org_id: str) -> int:

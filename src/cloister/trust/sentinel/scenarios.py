@@ -185,6 +185,13 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, {"actor": "uid:1000", "address": "", "action": Action.KEY_DENIED, "details": {"command": "Unwrap"}})],
             [(0, platform | {"action": Action.KEY_UNWRAP})],
         ),
+        "statements-erased": (
+            [(0, person | {"action": Action.AUDIT_ERASE, "reason": "asked for", "details": {"statements": 40}})],
+            [
+                (0, person | {"action": Action.AUDIT_ERASE_ASK, "reason": "asked for"}),
+                (1, person | {"action": Action.AUDIT_ERASE, "outcome": "failed", "reason": "forbidden"}),
+            ],
+        ),
         "wake-flood": (
             _times(60, 8, platform | {"action": Action.COMPUTE_START}),
             _times(60, 12, platform | {"action": Action.COMPUTE_START}),

@@ -6,6 +6,7 @@ import msgspec
 
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
+from cloister.edge.api.wire import erasures
 from cloister.edge.api.wire import statements as wire
 from cloister.edge.api.wire.common import CursorPage
 from cloister.trust.access.permissions import Permission
@@ -13,6 +14,7 @@ from cloister.trust.audit import Action
 from cloister.trust.audit.statements import SEGMENTS_MAX
 
 _LEVEL = "/cloister/projects/{project_id}/audit_level"
+_ERASURES = "/cloister/projects/{project_id}/statement_erasures"
 
 
 @endpoint("GET", _LEVEL, permission=Permission.PROJECT_READ, audit=Action.AUDIT_LEVEL_GET)
@@ -52,3 +54,23 @@ async def list_statements(call: Call[NoBody, ListStatements]) -> wire.SegmentLis
         segments=[wire.segment(it) for it in found],
         pagination=CursorPage(cursor=str(found[-1].id)) if found else None,
     )
+
+
+@endpoint("GET", _ERASURES, permission=Permission.AUDIT_READ, audit=Action.AUDIT_ERASE_LIST)
+async def list_statement_erasures(call: Plain) -> erasures.ErasureList:
+    found = await call.control.erasures.find(call.project_id)
+    return erasures.ErasureList(erasures=[erasures.erasure(it) for it in found])
+
+
+@endpoint("POST", _ERASURES, permission=Permission.AUDIT_ERASE, audit=Action.AUDIT_ERASE_ASK, status=201)
+async def ask_statement_erasure(call: Call[erasures.AskErasure, NoQuery]) -> erasures.ErasureAnswer:
+    body = call.body
+    asked = await call.control.erasures.ask(call.caller, call.project_id, body.reason, body.up_to)
+    return erasures.ErasureAnswer(erasure=erasures.erasure(asked))
+
+
+@endpoint("POST", _ERASURES + "/{erasure_id}/agree", permission=Permission.AUDIT_ERASE, audit=Action.AUDIT_ERASE)
+async def agree_to_statement_erasure(call: Plain) -> erasures.ErasureAnswer:
+    """By somebody else than who asked. It cannot be undone."""
+    agreed = await call.control.erasures.agree(call.caller, call.project_id, call.erasure_id)
+    return erasures.ErasureAnswer(erasure=erasures.erasure(agreed))

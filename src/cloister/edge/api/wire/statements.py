@@ -1,5 +1,6 @@
 """A project's audit level and statement log, as JSON."""
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -21,6 +22,9 @@ class SegmentView(Wire, frozen=True, kw_only=True):
     id: int
     statements: list[dict[str, Any]]
     """In the order in which they ended."""
+    count: int
+    erased_at: datetime | None = None
+    """Then nothing of them is left but how many they were, and the segment's digest in the audit log."""
 
 
 class SegmentList(Wire, frozen=True, kw_only=True):
@@ -29,4 +33,5 @@ class SegmentList(Wire, frozen=True, kw_only=True):
 
 
 def segment(it: Segment) -> SegmentView:
-    return SegmentView(id=it.id, statements=[msgspec.to_builtins(each) for each in it.statements])
+    statements = [msgspec.to_builtins(each) for each in it.statements]
+    return SegmentView(id=it.id, statements=statements, count=it.count, erased_at=it.erased_at)
