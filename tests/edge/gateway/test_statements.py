@@ -8,6 +8,8 @@ from functools import partial
 import msgspec
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.directory import Invalidate, RecordStatements, StatementRecord
@@ -159,15 +161,62 @@ async def test_clients_are_held_while_there_is_no_room_and_nothing_is_lost() -> 
     trail = StatementTrail(keeper.keep, bytes_high=2_000, bytes_max=100_000)
     for number in range(20):
         trail.add(record(str(number)))
-    assert trail.is_full
-    trail.hold(told.append)
-    trail.hold(told.append)
+    assert trail.is_full("p")
+    trail.hold("p", told.append)
+    trail.hold("p", told.append)
     assert told == [True]
     async with running(trail):
-        await asyncio.wait_for(trail.room(), 10)
+        await asyncio.wait_for(trail.room("p"), 10)
     assert told == [True, False]
     assert [each.text for each in keeper.kept] == [str(number) for number in range(20)]
     assert keeper.lost == {}
+
+
+async def test_a_project_that_fills_the_queue_holds_up_itself_alone() -> None:
+    """Threat: one tenant's statements stop another's sessions, or push theirs out of the record."""
+    keeper = Keeper()
+    keeper.is_away = True
+    loud: list[bool] = []
+    quiet: list[bool] = []
+    trail = StatementTrail(keeper.keep, bytes_high=20_000, bytes_max=80_000, assured=5_000)
+    for number in range(100):
+        trail.add(record(f"loud {number}"))
+        if trail.is_full("p"):
+            trail.hold("p", loud.append)
+    for number in range(4):
+        trail.add(record(f"quiet {number}", project="q"))
+        assert not trail.is_full("q")
+    await asyncio.wait_for(trail.room("q"), 10)
+    trail.add(record("the fifth", project="q"))
+    trail.add(record("the sixth", project="q"))
+    assert trail.is_full("q"), "who has more than is assured waits as well"
+    trail.hold("q", quiet.append)
+    assert (loud, quiet) == ([True], [True])
+    keeper.is_away = False
+    async with running(trail):
+        await asyncio.wait_for(trail.room("p"), 10)
+    assert (loud, quiet) == ([True, False], [True, False])
+    kept = [each.text for each in keeper.kept]
+    assert kept[:8] == ["loud 0", "quiet 0", "loud 1", "quiet 1", "loud 2", "quiet 2", "loud 3", "quiet 3"], "in turn"
+    assert set(keeper.lost) == {"p"}, "the other's statements are there, all of them"
+    assert len([each for each in kept if "loud" in each]) + keeper.lost["p"] == 100
+    assert sorted(each for each in kept if "quiet" in each) == [f"quiet {number}" for number in range(4)]
+
+
+@given(st.lists(st.sampled_from("pqr"), max_size=60), st.integers(1, 40_000), st.integers(1, 40_000))
+async def test_whatever_comes_each_projects_order_stays_and_every_statement_is_kept_or_counted(
+    projects: list[str], high: int, most: int
+) -> None:
+    keeper = Keeper()
+    trail = StatementTrail(keeper.keep, bytes_high=high, bytes_max=most, assured=3_000)
+    for number, project in enumerate(projects):
+        trail.add(record(f"{number:02}", project=project))
+    async with running(trail):
+        pass
+    for project in "pqr":
+        kept = [each.text for each in keeper.kept if each.project_id == project]
+        assert kept == sorted(kept)
+        assert len(kept) + keeper.lost.get(project, 0) == projects.count(project)
 
 
 async def test_whatever_texts_are_made_of_a_batch_can_be_sent() -> None:
@@ -203,9 +252,9 @@ async def test_what_cannot_be_kept_is_counted_and_the_count_recorded() -> None:
         trail.add(record(str(number), project="p" if number < 8 else "q"))
     keeper.is_away = False
     async with running(trail):
-        await asyncio.wait_for(trail.room(), 10)
+        await asyncio.wait_for(trail.room("p"), 10)
     assert len(keeper.kept) + sum(keeper.lost.values()) == 10
-    assert keeper.lost["q"] == 2
+    assert keeper.lost == {"p": 7, "q": 1}, "there is room for two, and no project gets more than half of it"
 
 
 async def test_a_record_that_could_not_be_sent_is_sent_again(gateway_world: GatewayWorld) -> None:

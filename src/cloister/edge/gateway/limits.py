@@ -80,7 +80,10 @@ STATEMENT_FLUSH_S: Final = 0.5
 # A segment of the statement log has so many, or what came in this time.
 STATEMENTS_BYTES_HIGH: Final = 16 * 1024 * 1024
 STATEMENTS_BYTES_MAX: Final = 64 * 1024 * 1024
-# At the first, clients that are audited are not read any more; what they sent already may need the rest.
+# At the first, clients that are audited are not read any more; what they sent already may need the rest, of which one project
+# gets at most half of the whole.
+STATEMENTS_ASSURED_BYTES: Final = 256 * 1024
+# Of a project that has less there, clients are read on, whatever others have.
 OBSERVED_BYTES_MAX: Final = 256 * 1024 * 1024
 OBSERVED_PER_ENDPOINT_BYTES_MAX: Final = 64 * 1024 * 1024
 OBSERVED_ASSURED_BYTES: Final = 1024 * 1024

@@ -5,9 +5,9 @@
 A session of a project whose level is `off` has no watch, and its relay does not know of one.
 
 What must stay true: a statement is in the queue before its client hears of its end. The queue is never cut short to make
-room: while it is above its mark, the clients that fill it are not read, so a control plane that is away stops audited
-sessions, rather than have them go on unrecorded. What is under way then still ends, and the queue has room for that; beyond
-it, what is lost is counted, and the count is recorded.
+room: while it is above its mark, the clients of projects that fill it are not read, so a control plane that is away stops
+audited sessions, rather than have them go on unrecorded. What is under way then still ends, and the queue has room for that;
+beyond it, what is lost is counted, and the count is recorded. One project's statements are not another's wait, nor its loss.
 
 The gateway knows a statement by what the server says of it. Functions and DO blocks are one statement, whatever they do; what
 they do, the guard notes (`control/computes/touched.py`).
@@ -16,7 +16,7 @@ they do, the guard notes (`control/computes/touched.py`).
 import asyncio
 import logging
 import re
-from collections import Counter
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,7 @@ from cloister.edge.gateway.limits import (
     STATEMENT_BATCH_MAX,
     STATEMENT_FLUSH_S,
     STATEMENT_TEXT_CHARS_MAX,
+    STATEMENTS_ASSURED_BYTES,
     STATEMENTS_BYTES_HIGH,
     STATEMENTS_BYTES_MAX,
 )
@@ -99,8 +100,26 @@ _INTO: Final = re.compile(r"\binto\b", re.IGNORECASE)
 _CHANGES: Final = re.compile(r"\b(?:insert|update|delete|merge|execute)\b", re.IGNORECASE)
 
 
+class _Line:
+    """One project's statements that wait to be sent, and its clients that wait for it."""
+
+    def __init__(self) -> None:
+        self.records: deque[StatementRecord] = deque()
+        self.bytes = 0
+        self.lost = 0
+        self.holding: set[Callable[[bool], None]] = set()
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.records and not self.lost and not self.holding and self.has_room.is_set()
+
+
 class StatementTrail(Batches):
-    """`add` at any time."""
+    """`add` at any time. Every project has a line of its own: the one that fills the queue is held up, beside those that fill it
+    too; who has no more than it is assured of is not, and loses nothing as long as another cannot take more than half of the
+    room. A batch takes from each line in turn."""
 
     def __init__(
         self,
@@ -108,90 +127,117 @@ class StatementTrail(Batches):
         *,
         bytes_high: int = STATEMENTS_BYTES_HIGH,
         bytes_max: int = STATEMENTS_BYTES_MAX,
+        assured: int = STATEMENTS_ASSURED_BYTES,
     ) -> None:
         super().__init__(STATEMENT_FLUSH_S)
         self._record = record
         self._bytes_high = bytes_high
         self._bytes_max = bytes_max
-        self._queue: list[StatementRecord] = []
+        self._assured = min(assured, bytes_high)
+        self._lines: dict[str, _Line] = {}
+        self._count = 0
         self._bytes = 0
-        self._lost: Counter[str] = Counter()
-        self._holding: set[Callable[[bool], None]] = set()
-        self._has_room = asyncio.Event()
-        self._has_room.set()
 
-    @property
-    def is_full(self) -> bool:
-        return not self._has_room.is_set()
+    def is_full(self, project_id: str) -> bool:
+        line = self._lines.get(project_id)
+        return line is not None and not line.has_room.is_set()
 
-    async def room(self) -> None:
+    async def room(self, project_id: str) -> None:
         """Wait until there is some: before a query begins that could not be held up later."""
-        await self._has_room.wait()
+        if (line := self._lines.get(project_id)) is not None:
+            await line.has_room.wait()
 
     def add(self, record: StatementRecord) -> None:
         size = size_of(record)
+        line = self._lines.setdefault(record.project_id, _Line())
         self._has_any.set()
-        if self._bytes + size > self._bytes_max:
-            self._lost[record.project_id] += 1
+        if self._bytes + size > self._bytes_max or line.bytes + size > self._bytes_max // 2:
+            line.lost += 1
             return
-        self._queue.append(record)
+        line.records.append(record)
+        line.bytes += size
+        self._count += 1
         self._bytes += size
-        if len(self._queue) >= STATEMENT_BATCH_MAX or self._bytes >= STATEMENT_BATCH_BYTES_MAX:
+        if self._count >= STATEMENT_BATCH_MAX or self._bytes >= STATEMENT_BATCH_BYTES_MAX:
             self._has_batch.set()
-        if self._bytes >= self._bytes_high:
-            self._has_room.clear()
+        if self._takes_too_much(line):
+            line.has_room.clear()
 
-    def hold(self, hold: Callable[[bool], None]) -> None:
-        """Stop this client until there is room: `hold(True)` now, `hold(False)` then."""
-        if hold not in self._holding:
-            self._holding.add(hold)
+    def hold(self, project_id: str, hold: Callable[[bool], None]) -> None:
+        """Stop this client until there is room for its project: `hold(True)` now, `hold(False)` then."""
+        line = self._lines[project_id]
+        if hold not in line.holding:
+            line.holding.add(hold)
             hold(True)
 
-    def forget(self, hold: Callable[[bool], None]) -> None:
-        self._holding.discard(hold)
+    def forget(self, project_id: str, hold: Callable[[bool], None]) -> None:
+        if (line := self._lines.get(project_id)) is not None:
+            line.holding.discard(hold)
+
+    def _takes_too_much(self, line: _Line) -> bool:
+        return self._bytes >= self._bytes_high and line.bytes >= self._assured
 
     @property
     def _is_empty(self) -> bool:
-        return not self._queue and not self._lost
+        return not self._count and not any(line.lost for line in self._lines.values())
 
     async def finish(self, running: "asyncio.Task[None]") -> None:
         await super().finish(running)
-        if self._queue:
-            log.error("%d statements were not recorded before the end", len(self._queue))
+        if self._count:
+            log.error("%d statements were not recorded before the end", self._count)
 
     async def _send(self) -> bool:
-        batch, size = self._batch()
-        lost = dict(self._lost)
+        batch = self._batch()
+        lost = {project_id: line.lost for project_id, line in self._lines.items() if line.lost}
         if not batch and not lost:
             return True
         try:
             await self._record(batch, lost)
         except CloisterError as error:
-            log.warning("statements cannot be recorded, %d wait: %s", len(self._queue), error)
+            log.warning("statements cannot be recorded, %d wait: %s", self._count, error)
             return False
-        del self._queue[: len(batch)]
-        self._bytes -= size
-        self._lost -= Counter(lost)
+        for record in batch:
+            line = self._lines[record.project_id]
+            line.records.popleft()  # each line's first ones, in their order
+            line.bytes -= size_of(record)
+            self._bytes -= size_of(record)
+        self._count -= len(batch)
+        for project_id, count in lost.items():
+            self._lines[project_id].lost -= count
         if not self._is_ending:
-            if self._bytes < STATEMENT_BATCH_BYTES_MAX and len(self._queue) < STATEMENT_BATCH_MAX:
+            if self._bytes < STATEMENT_BATCH_BYTES_MAX and self._count < STATEMENT_BATCH_MAX:
                 self._has_batch.clear()
-            if not self._queue and not self._lost:
+            if self._is_empty:
                 self._has_any.clear()
-        if self._bytes < self._bytes_high and self.is_full:
-            self._has_room.set()
-            for hold in list(self._holding):
-                hold(False)
-            self._holding.clear()
+        self._let_go()
         return True
 
-    def _batch(self) -> tuple[list[StatementRecord], int]:
-        size = count = 0
-        for record in self._queue[:STATEMENT_BATCH_MAX]:
-            size += size_of(record)
-            count += 1
-            if size >= STATEMENT_BATCH_BYTES_MAX:
-                break
-        return self._queue[:count], size
+    def _let_go(self) -> None:
+        for line in self._lines.values():
+            if not line.has_room.is_set() and not self._takes_too_much(line):
+                line.has_room.set()
+                for hold in list(line.holding):
+                    hold(False)
+                line.holding.clear()
+        self._lines = {project_id: line for project_id, line in self._lines.items() if not line.is_idle}
+
+    def _batch(self) -> list[StatementRecord]:
+        """One of each project, then another of each …: whoever has many has no other wait behind all of them."""
+        batch: list[StatementRecord] = []
+        size = 0
+        lines = [iter(line.records) for line in self._lines.values()]
+        while lines:
+            left = []
+            for line in lines:
+                if (record := next(line, None)) is None:
+                    continue
+                left.append(line)
+                batch.append(record)
+                size += size_of(record)
+                if len(batch) >= STATEMENT_BATCH_MAX or size >= STATEMENT_BATCH_BYTES_MAX:
+                    return batch
+            lines = left
+        return batch
 
 
 class Watch:
@@ -212,6 +258,8 @@ class Watch:
         self._trail = trail
         self._level = level
         self._visit = visit
+        assert visit.route is not None
+        self._project_id = visit.route.project_id
         self._share = share
         self._clock = clock
         self._observer = Observer()
@@ -221,10 +269,14 @@ class Watch:
         """How this client is stopped, where it can be."""
         self._hold = hold
 
+    async def room(self) -> None:
+        """For who cannot be held: wait until this project has room."""
+        await self._trail.room(self._project_id)
+
     def from_client(self, data: bytes) -> None:
         self._observer.from_client(data, self._clock())
-        if self._trail.is_full and self._hold is not None:
-            self._trail.hold(self._hold)
+        if self._hold is not None and self._trail.is_full(self._project_id):
+            self._trail.hold(self._project_id, self._hold)
         self._share.hold(self._observer.held_bytes)
 
     def from_compute(self, data: bytes) -> None:
@@ -236,7 +288,7 @@ class Watch:
         self._share.hold(0)
         self._add(self._observer.end(self._clock()))
         if self._hold is not None:
-            self._trail.forget(self._hold)
+            self._trail.forget(self._project_id, self._hold)
 
     def _add(self, statements: list[Statement]) -> None:
         for statement in statements:

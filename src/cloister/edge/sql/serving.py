@@ -180,7 +180,7 @@ class Serving:
                 return await query.done
             guest.opened(was_cold=compute.was_cold)
             if watch is not None:
-                await self._gateway.statements.room()
+                await watch.room()
             query.start()
             return await query.done
         except QueryError:
