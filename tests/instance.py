@@ -223,7 +223,9 @@ class Instance:
         self.kill_everything()
         shutil.rmtree(self.state_dir, ignore_errors=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
-        for group in sorted(Path("/sys/fs/cgroup").glob(f"**/cloister-{self.paths.instance}"), reverse=True):
+        # Not by glob, which fails where somebody else's group goes while it looks.
+        groups = [Path(it[0]) for it in os.walk("/sys/fs/cgroup") if it[0].endswith(f"/cloister-{self.paths.instance}")]
+        for group in sorted(groups, reverse=True):
             for child in (*group.glob("*/"), group):
                 with contextlib.suppress(OSError):
                     child.rmdir()
