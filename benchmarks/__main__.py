@@ -22,6 +22,7 @@ NAMES = (
     "branch",
     "sharing",
     "encryption",
+    "reencryption",
     "density",
     "audit",
 )

@@ -44,6 +44,7 @@ BODIES: dict[str, Any] = {
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},
     "disable_project_keys": {"reason": "stolen"},
     "schedule_key_destruction": {"days": 7},
+    "reencrypt_project": {"now": True},
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
     "set_audit_level": {"level": "base"},

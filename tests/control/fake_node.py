@@ -40,8 +40,11 @@ from cloister.node.commands import (
     ComputeExited,
     ComputeInfo,
     ComputeSpec,
+    CopyInfo,
     CopySchema,
+    CopyState,
     CopyTimeline,
+    CopyVolume,
     CreateVolume,
     DeleteTimeline,
     DeleteVolume,
@@ -63,6 +66,8 @@ from cloister.node.commands import (
     StartCompute,
     StartPooler,
     StopCompute,
+    StopCopy,
+    SwitchVolume,
     TimelineInfo,
     VolumeInfo,
 )
@@ -95,6 +100,8 @@ class FakeKeys:
         self.readings: list[tuple[str, str, int]] = []
         """Of statement logs: whose, who, how many segments."""
         self.erasures: list[tuple[str, str]] = []
+        self.materials: dict[str, set[int]] = {}
+        self.protected: set[str] = set()
 
     async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
         wrapped = b"\1" + project_id.encode() + recording_id.bytes
@@ -136,6 +143,28 @@ class FakeKeys:
         return KeyInfo(
             project_id=project_id, purpose=purpose, version=1, state="enabled", provider="file", created_at=""
         )
+
+    async def renew(self, project_id: str, beyond: int, by: OnBehalf) -> KeyInfo:
+        materials = self.materials.setdefault(project_id, {1})
+        if max(materials) <= beyond:
+            materials.add(max(materials) + 1)
+        return KeyInfo(
+            project_id=project_id,
+            purpose="volume",
+            version=max(materials),
+            material=max(materials),
+            state="enabled",
+            provider="project",
+            created_at="",
+        )
+
+    async def retire(self, project_id: str, material: int, by: OnBehalf) -> int:
+        if project_id in self.protected:
+            raise UnprocessableError("cannot destroy keys of project with protected branches")
+        if self.materials[project_id] == {material}:
+            raise ConflictError("the last one")
+        self.materials[project_id].discard(material)
+        return 1
 
     async def destroy(self, project_id: str) -> int:
         count = len(self.enabled & {project_id})
@@ -191,6 +220,10 @@ class Image:
     pg_version: int
     timelines: dict[str, Timeline]
     is_open: bool = False
+    material: int = 1
+    copy: CopyState = CopyState.NONE
+    copy_material: int = 0
+    bytes_per_s: int | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -202,6 +235,7 @@ class FakeNode:
     def __init__(self, keys: FakeKeys) -> None:
         self.keys = keys
         self.images: dict[str, Image] = {}
+        self.copy_refusal: CloisterError | None = None
         self.computes: dict[str, ComputeInfo] = {}
         self.specs: dict[str, ComputeSpec] = {}
         self.history_retentions_s: dict[str, int] = {}
@@ -573,6 +607,45 @@ class FakeNode:
     def _GetVolume(self, command: GetVolume) -> VolumeInfo:  # noqa: N802
         return self._info(command.project_id)
 
+    def _CopyVolume(self, command: CopyVolume) -> CopyInfo:  # noqa: N802
+        image = self.images[command.project_id]
+        if self.copy_refusal is not None:
+            raise self.copy_refusal
+        if not command.only_asks and image.material != command.material:
+            assert command.material in self.keys.materials[command.project_id], "a key that is there"
+            if image.copy is CopyState.NONE:
+                image.copy = CopyState.COPYING
+            image.copy_material, image.bytes_per_s = command.material, command.bytes_per_s
+        return self._copy_info(command.project_id)
+
+    def _SwitchVolume(self, command: SwitchVolume) -> CopyInfo:  # noqa: N802
+        image = self.images[command.project_id]
+        if image.copy is not CopyState.READY:
+            raise ConflictError("not ready")
+        running = [each for each, compute in self.computes.items() if compute.project_id == command.project_id]
+        if running and not command.stops_computes:
+            raise ConflictError("in use")
+        for endpoint_id in running:
+            self._end(endpoint_id)
+        image.is_open, image.material, image.copy = False, image.copy_material, CopyState.DONE
+        return self._copy_info(command.project_id)
+
+    def _StopCopy(self, command: StopCopy) -> Done:  # noqa: N802
+        self.images[command.project_id].copy = CopyState.NONE
+        self.calls.append("StopCopy dropped" if command.is_dropped else "StopCopy")
+        return Done()
+
+    def _copy_info(self, project_id: str) -> CopyInfo:
+        image = self.images[project_id]
+        return CopyInfo(
+            state=image.copy,
+            material=image.material,
+            passed_bytes=10,
+            used_bytes=20,
+            is_in_use=any(compute.project_id == project_id for compute in self.computes.values()),
+            paused_s=0.5 if image.copy is CopyState.DONE else None,
+        )
+
     def _info(self, project_id: str) -> VolumeInfo:
         if project_id not in self.images:
             raise NotFoundError("no volume")
@@ -582,6 +655,7 @@ class FakeNode:
             driver="luks",
             opener="qemu-storage-daemon",
             cipher="aes-xts-plain64 512",
+            material=self.images[project_id].material,
             image_bytes=1,
         )
 

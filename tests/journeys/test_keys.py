@@ -42,6 +42,33 @@ def test_a_disabled_key_refuses_the_wake_and_leaves_what_runs_alone(instance: In
     assert disabled["actor"].startswith("user:"), "the person, not the process"
 
 
+def test_a_project_is_encrypted_anew_while_a_client_is_connected(instance: Instance) -> None:
+    """By one command. Its client is disconnected once, the rows are there, the image wants another key, and the log says who."""
+    tenant = instance.create_project("anew")
+    with tenant.connect() as connection:
+        connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 10000) AS n")
+        done = keys(instance, tenant, "reencrypt", "--now", "--speed", "200M", "--wait")
+        assert (done["state"], done["now"]) == ("done", True)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    assert tenant.psql("SELECT sum(n) FROM kept").stdout == "50005000\n"
+    shown = json.loads(instance.cloister("keys", "list", "--project-id", tenant.project_id, "--output", "json").stdout)
+    volume = {it["version"]: it["state"] for it in shown if it["purpose"] == "volume"}
+    assert volume == {1: "destroyed", 2: "enabled"}
+    query = f"/cloister/audit/events?project_id={tenant.project_id}&action=key."
+    events = [
+        it["event"] for it in reversed(instance.api("GET", query)["events"]) if it["event"]["action"] != "key.list"
+    ]
+    steps = [f"{it['action']} {it.get('details', {}).get('step', it.get('reason', ''))}" for it in events]
+    begun = steps.index("key.reencrypt begin")
+    assert steps[begun - 1] == "key.create reencrypt"
+    assert steps[begun + 1 : begun + 3] == ["key.unwrap reencrypt"] * 2
+    assert steps[begun + 3 : begun + 5] == ["key.destroy reencrypted", "key.reencrypt done"]
+    said = instance.cloister("keys", "reencrypt", "--pause", "--project-id", tenant.project_id, check=False)
+    assert said.returncode == 1
+    assert "is not being encrypted anew" in said.stderr
+
+
 @pytest.mark.soak
 def test_the_root_key_moves_to_another_file_and_the_old_one_can_go(tmp_path: Path) -> None:
     """Of a platform with one project that runs and one that sleeps; a root that cannot be used changes nothing."""

@@ -58,7 +58,7 @@ GIB = 1024**3
 
 
 class NoKeys:
-    async def unwrap(self, project_id: str, reason: str) -> int:
+    async def unwrap(self, project_id: str, reason: str, *, material: int) -> int:
         raise AssertionError("a plain volume has no key")
 
 

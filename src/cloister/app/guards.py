@@ -10,7 +10,7 @@ from cloister.trust.audit.checkpoints import Signer
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
+from cloister.trust.keys.commands import KeyInfo, KeyPolicy, KeystoreInfo, RingInfo
 
 
 class StoredAudit:
@@ -75,11 +75,11 @@ class BrokersKeys:
     async def change(self, caller: Caller, project_id: str, change: str, *, days: int, reason: str) -> RingInfo:
         return await self._keys.change(project_id, change, caller.on_behalf, days=days, reason=reason)
 
-    async def policy(self, org_id: str) -> int:
+    async def policy(self, org_id: str) -> KeyPolicy:
         return await self._keys.policy(org_id)
 
-    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int:
-        return await self._keys.set_policy(org_id, days, caller.on_behalf)
+    async def set_policy(self, caller: Caller, org_id: str, policy: KeyPolicy) -> KeyPolicy:
+        return await self._keys.set_policy(org_id, policy, caller.on_behalf)
 
     async def keystore(self) -> KeystoreInfo:
         return await self._keys.keystore()

@@ -29,6 +29,25 @@ RING_COLUMNS: Final = (
     Column("Rotated every (days)", "rotate_days"),
 )
 
+POLICY_COLUMNS: Final = (
+    Column("Rotated every (days)", "rotate_days"),
+    Column("Data encrypted anew every (days)", "reencrypt_days"),
+)
+
+REENCRYPTION_COLUMNS: Final = (
+    Column("Project", "project_id"),
+    Column("State", "state"),
+    Column("Begun", "begun_at", out.ago),
+    Column("In this pass", "passed_bytes", out.size),
+    Column("Of", "used_bytes", out.size),
+    Column("Pace per second", "bytes_per_s", out.size),
+    Column("Ready", "ready_at", out.ago),
+    Column("Does not wait for sleep", "now"),
+    Column("Finished", "finished_at", out.ago),
+    Column("Paused for (ms)", "paused_ms"),
+    Column("Problem", "problem"),
+)
+
 ROOT_COLUMNS: Final = (
     Column("Provider", "provider"),
     Column("Root key", "root_version"),
@@ -40,12 +59,16 @@ ROOT_COLUMNS: Final = (
 REASON: Final = click.option("--reason", default="", metavar="TEXT", help="Why, for the audit log.")
 
 
+_LOOK_EVERY_S: Final = 0.5
+
+
 @click.group()
 def keys() -> None:
     """See and govern the keys that projects are encrypted with.
 
     A root key wraps each project's own key, and that wraps the key of the project's volume. Rotating and moving to
-    another root never changes a volume's key, so nothing is reopened and nobody waits. docs/keys.md has the rest.
+    another root never changes a volume's key, so nothing is reopened and nobody waits; `keys reencrypt` does change it.
+    docs/keys.md has the rest.
     """
 
 
@@ -76,6 +99,71 @@ def rotate(session: Session, *, project_id: str | None) -> None:
     seven days. `keys policy` does this by itself.
     """
     _show(session, session.api.post(_path(session, project_id) + "/rotate"))
+
+
+class Pace(click.ParamType[int]):
+    """Bytes per second: `50M`."""
+
+    name = "pace"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip().removesuffix("/s")
+        units = {"K": 10**3, "M": 10**6, "G": 10**9}
+        number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+        if not number.isascii() or not number.isdigit():
+            self.fail(f"{value!r} is no pace: a number of bytes per second, such as 50M", param, ctx)
+        return int(number) * unit
+
+
+@keys.command()
+@click.option("--speed", type=Pace(), metavar="BYTES", help="Per second: 20M, 1G. 50M, unless said.")
+@click.option("--now", is_flag=True, help="Pause the project when the copy is ready; do not wait until it sleeps.")
+@click.option("--pause", "verb", flag_value="pause", help="Stop for now; what was copied stays.")
+@click.option("--cancel", "verb", flag_value="cancel", help="Give it up; the copy is removed, its key destroyed.")
+@click.option("--status", "verb", flag_value="status", help="Only show how far it is.")
+@click.option("--wait", is_flag=True, help="Return when it is done.")
+@project_option
+@client_command
+def reencrypt(
+    session: Session, *, speed: int | None, now: bool, verb: str | None, wait: bool, project_id: str | None
+) -> None:
+    """Encrypt a project's data anew, under another key of its volume.
+
+    Every block is copied into a second image while the project works; then that one takes the place of the first, whose key is
+    destroyed. Against somebody who once had the key: `keys rotate` does not help there. It needs as much free disk as the
+    project takes.
+
+    In the end the project is closed while all of it is compared once more: a second for 200 MB, on a busy machine for 20. This
+    waits until it sleeps, at most a day; with --now it does not, and its clients are disconnected. Asked for again, it goes on,
+    at the new pace.
+    """
+    path = _path(session, project_id) + "/reencryption"
+    if verb is not None and (speed is not None or now or wait):
+        raise click.UsageError(f"--{verb} stands alone")
+    match verb:
+        case "status":
+            it = session.api.get(path)
+        case "pause":
+            it = session.api.post(path + "/pause")
+        case "cancel":
+            it = session.api.delete(path)
+        case _:
+            it = session.api.post(path, {"now": now} | ({} if speed is None else {"bytes_per_s": speed}))
+    if wait:
+        it = _done(session, path, it)
+    session.show(it, REENCRYPTION_COLUMNS)
+
+
+def _done(session: Session, path: str, it: Json) -> Json:
+    with Progress("Encrypting anew"):
+        while it["state"] == "copying":
+            if it.get("problem"):
+                raise CommandError(f"it does not get on, and is tried again: {it['problem']}")
+            time.sleep(_LOOK_EVERY_S)
+            it = session.api.get(path)
+    if it["state"] != "done":
+        raise CommandError(f"it is {it['state']}")
+    return it
 
 
 @keys.command()
@@ -124,15 +212,22 @@ def cancel(session: Session, *, project_id: str | None) -> None:
 @keys.command()
 @click.option("--org-id", required=True, metavar="ID", help="Whose projects.")
 @click.option("--rotate-days", type=click.IntRange(1, 2560), help="Rotate keys that are older than this.")
+@click.option(
+    "--reencrypt-days", type=click.IntRange(0, 2560), help="Encrypt data anew that is older than this; 0: never."
+)
 @client_command
-def policy(session: Session, *, org_id: str, rotate_days: int | None) -> None:
-    """Show or set how often the keys of an organization's projects are rotated. Yearly, unless it says otherwise.
+def policy(session: Session, *, org_id: str, rotate_days: int | None, reencrypt_days: int | None) -> None:
+    """Show or set how often the keys of an organization's projects are rotated, and their data is encrypted anew.
 
-    A key that is older than the new period is rotated within a minute.
+    Yearly, and never, unless it says otherwise. A key that is older than the new period is rotated within a minute; data
+    that is, is encrypted anew as by `keys reencrypt`, two projects at a time.
     """
     path = f"/cloister/organizations/{segment(org_id)}/key_policy"
-    answer = session.api.get(path) if rotate_days is None else session.api.put(path, {"rotate_days": rotate_days})
-    session.show(answer, (Column("Rotated every (days)", "rotate_days"),))
+    answer = session.api.get(path)
+    if rotate_days is not None or reencrypt_days is not None:
+        wanted = answer.get("reencrypt_days") if reencrypt_days is None else reencrypt_days or None
+        answer = session.api.put(path, {"rotate_days": rotate_days or answer["rotate_days"], "reencrypt_days": wanted})
+    session.show(answer, POLICY_COLUMNS)
 
 
 @keys.command()

@@ -62,6 +62,8 @@ from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
 from cloister.control.projects.service import ProjectService
 from cloister.control.projects.statements import StatementService
+from cloister.control.reencryption.keeper import ReencryptionKeeper
+from cloister.control.reencryption.service import Means, ReencryptionService, VolumeKeys
 from cloister.control.reviews.keeper import ReviewKeeper
 from cloister.control.reviews.service import ReviewService
 from cloister.control.roles import operations as role_operations
@@ -85,7 +87,7 @@ WORKER: Final = "api"
 # The name under which the engine takes up, after a restart, what this process held.
 
 
-class KeyBroker(Keys, Broker, StatementKeys, Seals, Protocol):
+class KeyBroker(Keys, Broker, StatementKeys, Seals, VolumeKeys, Protocol):
     """All that is asked of it here. `trust.keys.client.KeyClient` is one."""
 
 
@@ -214,6 +216,8 @@ class ControlPlane:
             clock=clock,
         )
         self.project_caretaker = ProjectCaretaker(projects)
+        means = Means(database, agent, keys, clock)
+        self.reencryption_keeper = ReencryptionKeeper(means, self.suspender)
         endpoints = EndpointService(database, self.engine, self.gateways, clock)
         roles = RoleService(database, self.engine, vault)
 
@@ -244,6 +248,7 @@ class ControlPlane:
                 gateways=self.gateways,
             ),
             consumption=ConsumptionService(database),
+            reencryptions=ReencryptionService(means, poke=self.reencryption_keeper.poke),
         )
         self.meter = Meter(database, clock)
 
@@ -280,6 +285,7 @@ class ControlPlane:
                     tasks.create_task(self.access_keeper.run()),
                     tasks.create_task(self.meter.run()),
                     tasks.create_task(self.review_keeper.run()),
+                    tasks.create_task(self.reencryption_keeper.run()),
                 ]
                 await stop.wait()
                 for loop in loops:

@@ -55,6 +55,7 @@ from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
+from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 from cloister.trust.audit.statements import Segment
@@ -388,6 +389,15 @@ class Consumption(Protocol):
     async def by_branch(self, asked: Asked, *, after: tuple[ProjectId, BranchId] | None, limit: int) -> list[Taken]: ...
 
 
+class Reencryptions(Protocol):
+    """A project's data under another key: control/reencryption/service.py."""
+
+    async def get(self, project_id: ProjectId) -> Reencryption: ...
+    async def begin(self, caller: Caller, project_id: ProjectId, wish: Wish) -> Reencryption: ...
+    async def pause(self, caller: Caller, project_id: ProjectId) -> Reencryption: ...
+    async def cancel(self, caller: Caller, project_id: ProjectId) -> Reencryption: ...
+
+
 class Operations(Protocol):
     async def find(self, project_id: ProjectId, page: Page) -> list[Operation]:
         """Newest first."""
@@ -418,3 +428,4 @@ class Control:
     reviews: Reviews
     incidents: Incidents
     consumption: Consumption
+    reencryptions: Reencryptions

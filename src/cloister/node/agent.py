@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Protocol, Self
 
+import msgspec
+
 from cloister.base.errors import (
     BadRequestError,
     CloisterError,
@@ -47,6 +49,9 @@ from cloister.node.commands import (
     ComputeExited,
     ComputeInfo,
     ComputeSpec,
+    CopyInfo,
+    CopyState,
+    CopyVolume,
     CreateVolume,
     DeleteVolume,
     Done,
@@ -61,6 +66,8 @@ from cloister.node.commands import (
     StartCompute,
     StartPooler,
     StopCompute,
+    StopCopy,
+    SwitchVolume,
     VolumeFailed,
     VolumeInfo,
 )
@@ -77,7 +84,9 @@ from cloister.node.timelines import standby
 from cloister.node.timelines.keeper import Keeper
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.single import SingleUser
-from cloister.node.volumes import KeySource, Volumes, choose_driver
+from cloister.node.volumes import KeySource, Reencryptions, Volumes, choose_driver
+from cloister.node.volumes.luks import MATERIAL_MAX
+from cloister.node.volumes.reencryption import BYTES_PER_S_MIN
 from cloister.node.workshop import make_engines
 
 log = logging.getLogger(__name__)
@@ -112,6 +121,8 @@ EXPECTED_S: Final = 0.1
 
 HISTORY_RETENTION_MAX_S: Final = 30 * 24 * 3600
 # Neon's limit.
+
+MIB: Final = 1024**2
 
 VOLUME_BYTES_MIN: Final = 64 * 1024**2
 VOLUME_BYTES_MAX: Final = 8 * 1024**5
@@ -189,6 +200,7 @@ class NodeAgent:
         assert engines is not None
         self._engines = engines
         self._volumes = Volumes(choose_driver(settings), broker, self._on_volume_failed)
+        self._reencryptions = Reencryptions(self._volumes.driver, broker)
         self._server = Server(
             self._paths.agent_socket,
             AnyCommand,
@@ -255,12 +267,14 @@ class NodeAgent:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._reencryptions.close()
         await self._timelines.stop()
         await self._computes.__aexit__(None, None, None)
         await self._volumes.stop()
 
     async def stop_everything(self) -> None:
         """Stop every compute and close every volume. One that fails does not keep the others from it."""
+        await self._reencryptions.stop_all()
         projects = {parse_project_id(volume.project_id) for volume in self._volumes.opened()}
         results = await asyncio.gather(*(self._stop_project(each) for each in projects), return_exceptions=True)
         for project_id, result in zip(projects, results, strict=True):
@@ -280,6 +294,12 @@ class NodeAgent:
                 return await self._delete_volume(parse_project_id(command.project_id))
             case CloseVolume():
                 return await self._close_volume(parse_project_id(command.project_id))
+            case CopyVolume():
+                return await self._copy_volume(command)
+            case SwitchVolume():
+                return await self._switch_volume(parse_project_id(command.project_id), command.stops_computes)
+            case StopCopy():
+                return await self._stop_copy(parse_project_id(command.project_id), command.is_dropped)
             case StartCompute():
                 return await self._start_compute(command.spec)
             case StopCompute():
@@ -316,6 +336,7 @@ class NodeAgent:
     async def _delete_volume(self, project_id: ProjectId) -> Done:
         await self._timelines.end_work(project_id)
         async with self._locks[project_id]:
+            await self._reencryptions.stop(project_id, is_dropped=True)
             await self._stop_all_on(project_id)
             self._require_no_work(project_id)
             await self._volumes.destroy(project_id)
@@ -330,6 +351,49 @@ class NodeAgent:
             self._require_no_work(project_id)
             await self._volumes.close(project_id)
         return Done()
+
+    async def _copy_volume(self, command: CopyVolume) -> CopyInfo:
+        """Without the project's lock: it is not for a copy that a wake waits."""
+        project_id = parse_project_id(command.project_id)
+        if not 1 <= command.material <= MATERIAL_MAX:
+            raise BadRequestError(f"a key of material {command.material}")
+        if command.bytes_per_s is not None and command.bytes_per_s < BYTES_PER_S_MIN:
+            raise BadRequestError(f"a pace of {command.bytes_per_s} bytes per second")
+        volume = self._volumes.info(project_id)
+        if volume.material != command.material:
+            self._reencryptions.require()
+            if self._reencryptions.info(project_id).state in (CopyState.NONE, CopyState.FAILED):
+                self._require_host_space_for_copy(volume)
+            if not command.only_asks:
+                await self._reencryptions.begin(project_id, command.material, command.bytes_per_s)
+        return self._copy_info(project_id)
+
+    async def _switch_volume(self, project_id: ProjectId, stops_computes: bool) -> CopyInfo:
+        if self._reencryptions.info(project_id).state is not CopyState.READY:
+            raise ConflictError(f"no copy of the volume of {project_id} is ready")
+        if self._running_on(project_id) and not stops_computes:
+            raise ConflictError(f"computes run on the volume of {project_id}", public="the project is in use")
+        self._require_no_work(project_id)
+        self._begin(self._complete_copy(project_id, stops_computes))
+        return self._copy_info(project_id)
+
+    async def _complete_copy(self, project_id: ProjectId, stops_computes: bool) -> None:
+        """A wake that comes now waits for the lock, and opens what is then the volume."""
+        async with self._locks[project_id]:
+            if self._holds[project_id] or (self._running_on(project_id) and not stops_computes):
+                return  # somebody was quicker: it is asked for again
+            await self._stop_all_on(project_id)
+            await self._volumes.close(project_id)
+            await self._reencryptions.complete(project_id)
+
+    async def _stop_copy(self, project_id: ProjectId, is_dropped: bool) -> Done:
+        async with self._locks[project_id]:
+            await self._reencryptions.stop(project_id, is_dropped=is_dropped)
+        return Done()
+
+    def _copy_info(self, project_id: ProjectId) -> CopyInfo:
+        info = self._reencryptions.info(project_id)
+        return msgspec.structs.replace(info, is_in_use=bool(self._running_on(project_id)))
 
     async def _start_compute(self, spec: ComputeSpec) -> ComputeInfo:
         project_id, timeline_id = parse_project_id(spec.project_id), parse_timeline_id(spec.timeline_id)
@@ -484,6 +548,7 @@ class NodeAgent:
         free = self._host_free_bytes()
         if free >= HOST_FREE_TO_START_BYTES:
             return {}
+        self._reencryptions.give_up("the server's disk is almost full")
         sizes = {parse_project_id(volume.project_id): volume.image_bytes for volume in self._volumes.opened()}
         if free < HOST_FREE_TO_WRITE_BYTES:
             growing = [project_id for project_id, size in sizes.items() if size > before.get(project_id, size)]
@@ -564,6 +629,18 @@ class NodeAgent:
             raise ExhaustedError(
                 f"{free} bytes are free on the file system of {self._paths.volumes}, {needed} are kept back",
                 public="the server's disk is almost full",
+            )
+
+    def _require_host_space_for_copy(self, volume: VolumeInfo) -> None:
+        """For a second image, beside what is kept back for new volumes: what the first one takes, but for what is there."""
+        project_id = parse_project_id(volume.project_id)
+        rest = max(volume.image_bytes - self._reencryptions.copied_bytes(project_id), 0)
+        needed = rest + HOST_FREE_TO_CREATE_BYTES
+        if (free := self._host_free_bytes()) < needed:
+            raise ExhaustedError(
+                f"{free} bytes are free on the file system of {self._paths.volumes}, a copy needs {needed}",
+                public=f"the server's disk has no room for a second image: {needed // MIB} MiB must be free, "
+                f"{free // MIB} MiB are",
             )
 
     def _host_free_bytes(self) -> int:

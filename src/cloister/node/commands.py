@@ -5,6 +5,7 @@ it becomes a path. Nothing a tenant chose is ever part of a command, but for the
 knows nothing of rights: it checks by peer credentials that the API process asks, and does what it is told, idempotently.
 """
 
+from enum import StrEnum
 from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -26,6 +27,8 @@ class VolumeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """`dm-crypt`, `qemu-storage-daemon`, or `none` for plain."""
     cipher: str
     """As read from the volume's own header, e.g. `aes-xts-plain64 512`; `none` for plain."""
+    material: int = 1
+    """Which of the project's volume keys opens it, as its own header says."""
     image_bytes: int
     """What the image takes on the host's disk."""
     free_bytes: int | None = None
@@ -56,6 +59,68 @@ class CloseVolume(Command[Done], frozen=True):
 
     reply: ClassVar[type] = Done
     project_id: str
+
+
+class CopyState(StrEnum):
+    """Of a volume that is being encrypted anew."""
+
+    NONE = "none"
+    COPYING = "copying"
+    READY = "ready"
+    """All of it was taken over and read back; what is written since is taken over now and then, and at the end."""
+    SWITCHING = "switching"
+    """Its computes are stopped; a wake waits for the end of it."""
+    DONE = "done"
+    """The volume is open by the new key alone."""
+    FAILED = "failed"
+    """Nothing is lost. The next attempt goes on from there."""
+
+
+class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    state: CopyState
+    material: int
+    """Which key opens the volume now."""
+    passed_bytes: int = 0
+    """Of the pass that is under way."""
+    used_bytes: int = 0
+    """Of the whole volume."""
+    is_in_use: bool = False
+    """A compute runs on it."""
+    paused_s: float | None = None
+    """For how long, in the end, nobody could use it."""
+    problem: str = ""
+
+
+class CopyVolume(Command[CopyInfo], frozen=True, kw_only=True):
+    """Encrypt the volume anew, under the key of this material, which must exist: begin, go on, or change the pace. Answers at
+    once, with how far it is. Wakes and computes do not notice. Raises ExhaustedError where the disk has no room for a second
+    image, PreconditionError where volumes are not encrypted."""
+
+    reply: ClassVar[type] = CopyInfo
+    project_id: str
+    material: int
+    bytes_per_s: int | None = None
+    """None: as fast as it goes."""
+    only_asks: bool = False
+    """Whether it could be begun; nothing is."""
+
+
+class SwitchVolume(Command[CopyInfo], frozen=True, kw_only=True):
+    """Of a copy that is ready: stop what runs on the volume, close it, take over what is new, and let the copy take its place;
+    the old image is destroyed. Answers at once; ask with CopyVolume how it went. Raises ConflictError if work on the volume is
+    under way, or if it is in use and not `stops_computes`."""
+
+    reply: ClassVar[type] = CopyInfo
+    project_id: str
+    stops_computes: bool
+
+
+class StopCopy(Command[Done], frozen=True, kw_only=True):
+    """Not copying is success. What was copied stays, for later, unless it is to be `dropped`."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    is_dropped: bool
 
 
 class ComputeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -368,6 +433,9 @@ AnyCommand = (
     CreateVolume
     | DeleteVolume
     | CloseVolume
+    | CopyVolume
+    | SwitchVolume
+    | StopCopy
     | StartCompute
     | StopCompute
     | KeepHistory

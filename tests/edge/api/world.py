@@ -77,6 +77,8 @@ from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
+from cloister.control.reencryption.model import Reencryption, Wish
+from cloister.control.reencryption.model import State as Reencrypted
 from cloister.control.reviews.model import Item, Kind, Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role
 from cloister.control.services import Control, ProjectCreated, RoleChanged
@@ -94,7 +96,7 @@ from cloister.trust.audit.people import Chain
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.statements import Segment
 from cloister.trust.audit.verify import Broken, Head, Intact
-from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo, RootCount
+from cloister.trust.keys.commands import KeyInfo, KeyPolicy, KeystoreInfo, RingInfo, RootCount
 from cloister.trust.sentinel.desk import Finding, Pulse
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)
@@ -435,6 +437,22 @@ class FakeOffers:
         self.changes.append((project_id, offer_id, destination))
 
 
+class FakeReencryptions:
+    async def get(self, project_id: ProjectId) -> Reencryption:
+        return Reencryption(
+            project_id=project_id, material=2, old_material=1, wish=Wish(), asked_by="user:alice", begun_at=NOW
+        )
+
+    async def begin(self, caller: Caller, project_id: ProjectId, wish: Wish) -> Reencryption:
+        return replace(await self.get(project_id), wish=wish)
+
+    async def pause(self, caller: Caller, project_id: ProjectId) -> Reencryption:
+        return replace(await self.get(project_id), state=Reencrypted.PAUSED)
+
+    async def cancel(self, caller: Caller, project_id: ProjectId) -> Reencryption:
+        return replace(await self.get(project_id), state=Reencrypted.CANCELLING)
+
+
 class FakeConsumption:
     """One project, whose one branch took the same in every hour."""
 
@@ -587,11 +605,11 @@ class FakeVolumeKeys:
         )
         return await self.ring(project_id)
 
-    async def policy(self, org_id: str) -> int:
-        return 365
+    async def policy(self, org_id: str) -> KeyPolicy:
+        return KeyPolicy(rotate_days=365)
 
-    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int:
-        return days
+    async def set_policy(self, caller: Caller, org_id: str, policy: KeyPolicy) -> KeyPolicy:
+        return policy
 
     async def keystore(self) -> KeystoreInfo:
         root = RootCount(provider="file", root_version="0123456789abcdef", is_current=True, is_held=True, projects=2)
@@ -1349,6 +1367,7 @@ class World:
                 reviews=self.reviews,
                 incidents=FakeIncidents(),
                 consumption=self.consumption,
+                reencryptions=FakeReencryptions(),
             ),
             api_keys=self.keys,
             decider=decider or self.decider,

@@ -27,15 +27,15 @@ def new_key() -> bytes:
 
 
 class FakeKeys:
-    """A key per project, handed out as the broker does: a sealed memfd. Remembers the reasons."""
+    """A key per project and material, handed out as the broker does: a sealed memfd. Remembers the reasons."""
 
     def __init__(self) -> None:
-        self.keys: dict[ProjectId, bytes] = {}
+        self.keys: dict[tuple[ProjectId, int], bytes] = {}
         self.reasons: list[str] = []
 
-    async def unwrap(self, project_id: ProjectId, reason: str) -> int:
+    async def unwrap(self, project_id: ProjectId, reason: str, *, material: int) -> int:
         self.reasons.append(reason)
-        key = self.keys.setdefault(project_id, new_key())
+        key = self.keys.setdefault((project_id, material), new_key())
         memfd = os.memfd_create("key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.write(memfd, key)
         seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE

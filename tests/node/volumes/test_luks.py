@@ -117,12 +117,12 @@ async def test_a_planted_canary_is_not_in_the_image_closed_or_open(
 async def test_another_projects_key_does_not_open_it(host: Host, project_id: ProjectId, fill: Fill) -> None:
     volumes = await host.start()
     await volumes.create(project_id, SIZE, fill)
-    right, host.keys.keys[project_id] = host.keys.keys[project_id], new_key()
+    right, host.keys.keys[project_id, 1] = host.keys.keys[project_id, 1], new_key()
     with pytest.raises(InternalError, match="Invalid password"):
         await volumes.open(project_id)
     assert not volumes.is_open(project_id)
     assert host.traces() == []
-    host.keys.keys[project_id] = right
+    host.keys.keys[project_id, 1] = right
     await volumes.open(project_id)
 
 
@@ -178,7 +178,7 @@ async def test_the_daemon_has_no_rights_and_no_sight(host: Host, project_id: Pro
         ["1", "1"],
         ["0", "0"],
     )
-    key = host.keys.keys[project_id]
+    key = host.keys.keys[project_id, 1]
     assert key not in (process / "cmdline").read_bytes()
     # PF_MEMALLOC_NOIO: it never waits for memory that only its own file system can free. The kernel grants it to
     # CAP_SYS_RESOURCE, which some containers withhold from root.

@@ -18,18 +18,41 @@ from cloister.node.volumes.plain import PlainDriver
 
 PROJECT = ProjectId("calm-forest-12345678")
 
+RANDOM_UUID = b"c2e61754-fb02-44c8-a76e-457b277ee1ba"
 
-def header(version: int = 1, magic: bytes = b"LUKS\xba\xbe") -> bytes:
+
+def header(version: int = 1, magic: bytes = b"LUKS\xba\xbe", uuid: bytes = RANDOM_UUID) -> bytes:
     return struct.pack(
-        ">6sH32s32s32sII20s", magic, version, b"aes", b"xts-plain64", b"sha256", 4096, 64, b"digest"
-    ) + bytes(400)
+        ">6sH32s32s32sII20s32sI40s",
+        *(magic, version, b"aes", b"xts-plain64", b"sha256", 4096, 64, b"digest", b"salt", 1000, uuid),
+    ) + bytes(300)
 
 
 def test_a_header_says_its_cipher_and_key_size() -> None:
     assert str(luks.parse_header(header())) == "aes-xts-plain64 512"
+    assert luks.parse_header(header()).payload_offset == 2 * 1024**2
 
 
-@pytest.mark.parametrize("data", [b"", b"LUKS\xba\xbe", bytes(600), header(version=2), header(magic=b"SKUL\xba\xbe")])
+@pytest.mark.parametrize("material", [1, 2, 2**48 - 1])
+def test_a_header_says_which_key_it_wants(material: int) -> None:
+    command = luks.format_command(Path("/volumes/one.img"), material)
+    uuid = command[command.index("--uuid") + 1]
+    assert luks.parse_header(header(uuid=uuid.encode())).material == material
+
+
+def test_an_image_from_before_wants_the_first_key() -> None:
+    assert luks.parse_header(header(uuid=RANDOM_UUID)).material == 1
+
+
+@pytest.mark.parametrize("material", [0, -1, 2**48])
+def test_a_material_that_no_header_can_say_is_refused(material: int) -> None:
+    with pytest.raises(InternalError):
+        luks.format_command(Path("/volumes/one.img"), material)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"LUKS\xba\xbe", bytes(600), header(version=2), header(magic=b"SKUL\xba\xbe"), header(uuid=b"")]
+)
 def test_what_is_no_header_is_not_called_encrypted(data: bytes) -> None:
     with pytest.raises(InternalError):
         luks.parse_header(data)

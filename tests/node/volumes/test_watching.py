@@ -57,6 +57,9 @@ class FakeDriver:
     def open(self, _project_id: ProjectId, _key: int) -> OpenVolume:
         return cast(OpenVolume, Opened(self._mountpoint))
 
+    def material(self, _project_id: ProjectId) -> int:
+        return 1
+
     def discard(self, _project_id: ProjectId) -> None: ...
 
     def is_healthy(self, _volume: OpenVolume) -> bool:

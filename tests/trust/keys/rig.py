@@ -49,9 +49,9 @@ class Rig:
         return Keeper(self.database, roots, self.keystore(), self.clock, provider_patience_s=patience_s)
 
 
-async def read_key(keeper: Keeper, project_id: str, purpose: str = "volume") -> bytes:
+async def read_key(keeper: Keeper, project_id: str, purpose: str = "volume", material: int | None = None) -> bytes:
     """As the node agent gets it, but as bytes."""
-    _, descriptor = await keeper.unwrap(project_id, purpose, "open", AGENT)
+    _, descriptor = await keeper.unwrap(project_id, purpose, "open", AGENT, material=material)
     try:
         return bytes.fromhex(os.pread(descriptor, 100, 0).decode())
     finally:

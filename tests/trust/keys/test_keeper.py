@@ -16,7 +16,7 @@ from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, PreconditionError
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys import store
-from cloister.trust.keys.commands import KeyInfo
+from cloister.trust.keys.commands import KeyInfo, KeyPolicy
 from cloister.trust.keys.envelopes import context_of
 from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import ErasedError, Keystore
@@ -321,7 +321,9 @@ async def test_what_cannot_be(rig: Rig) -> None:
         await keeper.rings.change(PROJECT, "melt", 30, "", ALICE)
     for days in (0, 2561):
         with pytest.raises(BadRequestError, match="1 to 2560 days"):
-            await keeper.rings.set_policy(ORG, days, ALICE)
+            await keeper.rings.set_policy(ORG, KeyPolicy(rotate_days=days), ALICE)
+        with pytest.raises(BadRequestError, match="1 to 2560 days"):
+            await keeper.rings.set_policy(ORG, KeyPolicy(rotate_days=30, reencrypt_days=days), ALICE)
 
 
 # -- crypto-erase: yesterday's backup
@@ -542,8 +544,9 @@ async def test_without_a_policy_of_its_own_an_organization_rotates_yearly(rig: R
     clock.advance(timedelta(days=364))
     await keeper.reconcile()
     assert len(await versions(keeper)) == 2
-    assert await keeper.rings.policy(ORG) == 365
-    await keeper.rings.set_policy(ORG, 30, ALICE)
-    assert (await keeper.rings.policy(ORG), (await keeper.rings.info(PROJECT)).rotate_days) == (30, 30)
+    assert await keeper.rings.policy(ORG) == KeyPolicy(rotate_days=365)
+    wanted = KeyPolicy(rotate_days=30, reencrypt_days=180)
+    await keeper.rings.set_policy(ORG, wanted, ALICE)
+    assert (await keeper.rings.policy(ORG), (await keeper.rings.info(PROJECT)).rotate_days) == (wanted, 30)
     await keeper.reconcile()
     assert len(await versions(keeper)) == 4, "overdue by the new policy: rotated at once"

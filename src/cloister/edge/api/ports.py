@@ -16,7 +16,7 @@ from cloister.trust.audit import Event
 from cloister.trust.audit.people import Chain
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.verify import Broken, Head, Intact
-from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RingInfo
+from cloister.trust.keys.commands import KeyInfo, KeyPolicy, KeystoreInfo, RingInfo
 from cloister.trust.sentinel.desk import Finding, Pulse
 
 
@@ -97,8 +97,8 @@ class VolumeKeys(Protocol):
         """`disable`, `enable`, `destroy`, `cancel`. Raises ConflictError where the state does not allow it."""
         ...
 
-    async def policy(self, org_id: str) -> int: ...
+    async def policy(self, org_id: str) -> KeyPolicy: ...
 
-    async def set_policy(self, caller: Caller, org_id: str, days: int) -> int: ...
+    async def set_policy(self, caller: Caller, org_id: str, policy: KeyPolicy) -> KeyPolicy: ...
 
     async def keystore(self) -> KeystoreInfo: ...

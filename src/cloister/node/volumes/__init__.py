@@ -2,10 +2,12 @@
 
 `Volumes` is what others use. A driver keeps volumes (`encrypted.py`, `plain.py`); under `luks` an opener makes a block
 device of an image (`dmcrypt.py` in the kernel, `qemu.py` in user space). `headroom.py` keeps room back for a full disk.
-Why these and no others: docs/adr/0001.
+`Reencryptions` gives a volume another key, block by block (`reencryption.py`, `copying.py`, `pair.py`). Why these and no
+others: docs/adr/0001, and for the last docs/adr/0034.
 """
 
 from cloister.node.volumes.model import KeySource
+from cloister.node.volumes.reencryption import Reencryptions
 from cloister.node.volumes.volumes import Volumes, choose_driver
 
-__all__ = ["KeySource", "Volumes", "choose_driver"]
+__all__ = ["KeySource", "Reencryptions", "Volumes", "choose_driver"]

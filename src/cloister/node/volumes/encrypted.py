@@ -10,19 +10,21 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cloister.base.durable import sync_directory, sync_filesystem
-from cloister.base.errors import ConflictError, NotFoundError
+from cloister.base.errors import ConflictError, InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
 from cloister.node.records import read_record, write_record
 from cloister.node.volumes import children, headroom, luks, mounts
+from cloister.node.volumes.copying import Copy
 from cloister.node.volumes.model import Attached, Opener, OpenVolume
+from cloister.node.volumes.pair import Keyed, Pairs
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ _MOUNT_OPTIONS: Final = "nouuid"
 
 _SUFFIX: Final = ".img"
 _UNFINISHED: Final = ".unfinished"
+_NEXT: Final = ".next"
+# What is to take an image's place: the same data under another key. It stays until it does, or is given up.
 
 
 def mkfs_command(device: str) -> list[str]:
@@ -63,6 +67,7 @@ class LuksDriver:
         self._mounts = paths.mounts
         self._records = paths.run / "volumes"
         self._opener = opener
+        self._pairs = Pairs(paths)
         self.opener_name = opener.name
         self._headers: dict[ProjectId, luks.Header] = {}
         self._under_way: dict[ProjectId, Attached] = {}
@@ -74,6 +79,7 @@ class LuksDriver:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
         self._opener.prepare()
+        self._pairs.prepare()
         for unfinished in self._images.glob(f"*{_UNFINISHED}"):
             project_id = parse_project_id(unfinished.name.removesuffix(_UNFINISHED))
             log.info("removing the half-made volume of %s", project_id)
@@ -87,8 +93,7 @@ class LuksDriver:
         image = self._images / f"{project_id}{_UNFINISHED}"
         image.unlink(missing_ok=True)
         try:
-            with open(os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
-                file.truncate(size_bytes)
+            _make_file(image, size_bytes)
             children.run(luks.format_command(image), {luks.KEY_FD: key})
             volume = self._open(project_id, image, key, is_new=True)
             try:
@@ -148,6 +153,7 @@ class LuksDriver:
 
     def destroy(self, project_id: ProjectId) -> None:
         self._image(project_id).unlink(missing_ok=True)
+        self._next(project_id).unlink(missing_ok=True)
         sync_directory(self._images)
         self._headers.pop(project_id, None)
 
@@ -173,9 +179,10 @@ class LuksDriver:
             return False
 
     def cipher(self, project_id: ProjectId) -> str:
-        if project_id not in self._headers:
-            self._headers[project_id] = luks.read_header(self._image(project_id))
-        return str(self._headers[project_id])
+        return str(self._header(project_id))
+
+    def material(self, project_id: ProjectId) -> int:
+        return self._header(project_id).material
 
     def ciphers(self) -> str:
         images = self._images.glob(f"*{_SUFFIX}")
@@ -183,6 +190,70 @@ class LuksDriver:
 
     def image_bytes(self, project_id: ProjectId) -> int:
         return self._image(project_id).stat().st_blocks * 512
+
+    # ── the same data under another key ──
+
+    def copied_bytes(self, project_id: ProjectId) -> int:
+        try:
+            return self._next(project_id).stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def written_at(self, project_id: ProjectId) -> int:
+        return self._image(project_id).stat().st_mtime_ns
+
+    def require_copying(self) -> None:
+        # The images of dm-crypt are written past the page cache, from which the copy is read.
+        if self.opener_name != "qemu-storage-daemon":
+            raise PreconditionError(
+                public=f"re-encryption needs volumes that qemu-storage-daemon opens; these are opened by {self.opener_name}"
+            )
+
+    @contextlib.contextmanager
+    def copying(self, project_id: ProjectId, old_key: int, new_key: int, material: int) -> Iterator[Copy]:
+        """Into the image that was begun for this material, or a new one."""
+        image, following = self._image(project_id), self._next(project_id)
+        if _material_of(following) != material:
+            following.unlink(missing_ok=True)
+            _make_file(following, image.stat().st_size)
+            children.run(luks.format_command(following, material), {luks.KEY_FD: new_key})
+        with self._pairs.opened(project_id, Keyed(image, old_key), Keyed(following, new_key)) as copy:
+            yield copy
+
+    def interrupt_copy(self, project_id: ProjectId) -> None:
+        self._pairs.interrupt(project_id)
+
+    def complete(self, project_id: ProjectId) -> None:
+        """Let the copy take the image's place.
+
+        1. It is on the disk, whole.
+        2. It takes the name. Before this line the project has its old key, after it the new one; there is nothing between.
+        3. The old image, which has no name any more, loses its header and key slots: without the volume key in them its
+           blocks are noise, wherever they lie on the disk. Cut off before this, they want a passphrase that the broker
+           destroys.
+        """
+        image, following = self._image(project_id), self._next(project_id)
+        with image.open("r+b") as old:
+            # 1.
+            with following.open("r+b") as new:
+                os.fsync(new.fileno())
+            # 2.
+            following.rename(image)
+            self._headers.pop(project_id, None)
+            sync_directory(self._images)
+            # 3.
+            old.write(os.urandom(luks.parse_header(os.pread(old.fileno(), 4096, 0)).payload_offset))
+            old.flush()
+            os.fsync(old.fileno())
+
+    def drop_copy(self, project_id: ProjectId) -> None:
+        """Gone already is success."""
+        self._next(project_id).unlink(missing_ok=True)
+
+    def _header(self, project_id: ProjectId) -> luks.Header:
+        if project_id not in self._headers:
+            self._headers[project_id] = luks.read_header(self._image(project_id))
+        return self._headers[project_id]
 
     def _open(self, project_id: ProjectId, image: Path, key: int, *, is_new: bool) -> OpenVolume:
         mountpoint = self._mounts / project_id
@@ -230,8 +301,24 @@ class LuksDriver:
     def _image(self, project_id: ProjectId) -> Path:
         return self._images / f"{project_id}{_SUFFIX}"
 
+    def _next(self, project_id: ProjectId) -> Path:
+        return self._images / f"{project_id}{_NEXT}"
+
     def _record(self, project_id: ProjectId) -> Path:
         return self._records / f"{project_id}.json"
+
+
+def _make_file(path: Path, size_bytes: int) -> None:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
+        file.truncate(size_bytes)
+
+
+def _material_of(image: Path) -> int | None:
+    """None if there is no image, or one that was cut off while it was made."""
+    try:
+        return luks.read_header(image).material
+    except (FileNotFoundError, InternalError):
+        return None
 
 
 def _kill(attached: Attached) -> None:

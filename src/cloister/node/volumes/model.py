@@ -5,6 +5,7 @@ nothing of computes, of who asks, or of why.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -12,13 +13,15 @@ import msgspec
 
 from cloister.base.ids import ProjectId
 from cloister.node.records import ProcessRecord
+from cloister.node.volumes.copying import Copy
 
 
 class KeySource(Protocol):
     """Where volumes' keys come from: the key broker's client."""
 
-    async def unwrap(self, project_id: ProjectId, reason: str) -> int:
-        """A descriptor of a sealed memfd with the key; the caller closes it. Recorded before the key is used."""
+    async def unwrap(self, project_id: ProjectId, reason: str, *, material: int) -> int:
+        """A descriptor of a sealed memfd with that one of the volume's keys; the caller closes it. Recorded before the key is
+        used."""
         ...
 
 
@@ -125,8 +128,39 @@ class Driver(Protocol):
         """As the volume's own header says."""
         ...
 
+    def material(self, project_id: ProjectId) -> int:
+        """Which of the project's volume keys opens it, as its own header says."""
+        ...
+
     def ciphers(self) -> str:
         """Of all volumes, each once."""
         ...
 
     def image_bytes(self, project_id: ProjectId) -> int: ...
+
+    def copied_bytes(self, project_id: ProjectId) -> int:
+        """What an image that is to take its place takes on the disk by now; 0 without one."""
+        ...
+
+    def written_at(self, project_id: ProjectId) -> int:
+        """When the volume was last written to. Grows with every write."""
+        ...
+
+    def require_copying(self) -> None:
+        """Raises PreconditionError where `copying` cannot be done."""
+        ...
+
+    def copying(self, project_id: ProjectId, old_key: int, new_key: int, material: int) -> AbstractContextManager[Copy]:
+        """The volume, open or not, beside an image under another key, which the next time goes on where it was left. Raises
+        InternalError."""
+        ...
+
+    def interrupt_copy(self, project_id: ProjectId) -> None:
+        """Make `copying`, and what is done with it, fail rather than wait on. Any thread."""
+        ...
+
+    def complete(self, project_id: ProjectId) -> None:
+        """Let the copy take the place of the closed volume, whose old key opens nothing from then on. All or nothing."""
+        ...
+
+    def drop_copy(self, project_id: ProjectId) -> None: ...

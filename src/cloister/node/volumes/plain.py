@@ -7,13 +7,15 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from cloister.base.durable import sync_filesystem
-from cloister.base.errors import NotFoundError
+from cloister.base.errors import NotFoundError, PreconditionError
 from cloister.base.ids import ProjectId
 from cloister.base.settings import Paths
+from cloister.node.volumes.copying import Copy
 from cloister.node.volumes.model import OpenVolume
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,9 @@ class PlainDriver:
     def cipher(self, project_id: ProjectId) -> str:  # noqa: ARG002
         return "none"
 
+    def material(self, project_id: ProjectId) -> int:  # noqa: ARG002
+        return 1
+
     def ciphers(self) -> str:
         return "none"
 
@@ -95,5 +100,36 @@ class PlainDriver:
                 total += os.lstat(os.path.join(directory, file)).st_blocks * 512
         return total
 
+    def copied_bytes(self, project_id: ProjectId) -> int:  # noqa: ARG002
+        return 0
+
+    def written_at(self, project_id: ProjectId) -> int:  # noqa: ARG002
+        raise _not_encrypted()
+
+    def require_copying(self) -> None:
+        raise _not_encrypted()
+
+    def copying(
+        self,
+        project_id: ProjectId,  # noqa: ARG002
+        old_key: int,  # noqa: ARG002
+        new_key: int,  # noqa: ARG002
+        material: int,  # noqa: ARG002
+    ) -> AbstractContextManager[Copy]:
+        raise _not_encrypted()
+
+    def interrupt_copy(self, project_id: ProjectId) -> None:
+        """There is none."""
+
+    def complete(self, project_id: ProjectId) -> None:  # noqa: ARG002
+        raise _not_encrypted()
+
+    def drop_copy(self, project_id: ProjectId) -> None:
+        """There is none."""
+
     def _directory(self, project_id: ProjectId) -> Path:
         return self._directories / project_id
+
+
+def _not_encrypted() -> PreconditionError:
+    return PreconditionError(public="this platform's storage is plain: nothing is encrypted")

@@ -38,7 +38,7 @@ UID_COUNT: Final = 100_000_000
 # Directly above the computes' uids, below 2^31.
 
 _FUSE_FD: Final = 4
-_INFO_FD: Final = 5
+INFO_FD: Final = 5
 _EMPTY_FD: Final = 6
 
 _MAX_READ: Final = 1024 * 1024
@@ -71,28 +71,39 @@ def uid_of(project_id: ProjectId) -> int:
 
 def daemon_command(mark: str, uid: int, image: Path) -> list[str]:
     """The sandbox and the daemon in it. Everything secret or open comes as a descriptor."""
-    sandbox = [
-        *("bwrap", "--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--new-session"),
-        *("--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-        *("--symlink", "usr/bin", "/bin", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-        *("--proc", "/proc", "--bind", str(image), "/image"),
-        *("--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"),
-        *("--perms", "0755", "--dir", "/dev/fd", "--perms", "0444", "--file", str(_EMPTY_FD), f"/dev/fd/{_FUSE_FD}"),
-        *("--remount-ro", "/", "--chdir", "/", "--clearenv", "--info-fd", str(_INFO_FD)),
-        *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
-    ]
-    privileges = [
-        *("/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"),
-        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
-    ]
-    daemon = [
+    return [
+        *sandbox_command(uid, {"/image": ("--bind", image)}, {_EMPTY_FD: _FUSE_FD}),
         "/usr/bin/qemu-storage-daemon",
         *("--object", f"secret,id=key,file=/proc/self/fd/{KEY_FD}"),
         *("--blockdev", "driver=file,node-name=image,filename=/image,aio=threads,discard=unmap"),
         *("--blockdev", "driver=luks,node-name=clear,file=image,key-secret=key,discard=unmap"),
         *("--export", f"type=fuse,id={mark},node-name=clear,mountpoint=/dev/fd/{_FUSE_FD},writable=on,growable=off"),
     ]
-    return sandbox + privileges + daemon
+
+
+def sandbox_command(uid: int, files: dict[str, tuple[str, Path]], sessions: dict[int, int]) -> list[str]:
+    """What comes before a daemon's command line. It sees `files` under these names; for each FUSE session there is an empty
+    regular file (from a descriptor that reads as nothing → the session's)."""
+    sandbox = [
+        *("bwrap", "--unshare-pid", "--as-pid-1", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--new-session"),
+        *("--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
+        *("--symlink", "usr/bin", "/bin", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
+        *("--proc", "/proc"),
+        *(word for name, (how, path) in files.items() for word in (how, str(path), name)),
+        *("--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"),
+        *("--perms", "0755", "--dir", "/dev/fd"),
+    ]
+    for empty, session in sessions.items():
+        sandbox += ["--perms", "0444", "--file", str(empty), f"/dev/fd/{session}"]
+    sandbox += [
+        *("--remount-ro", "/", "--chdir", "/", "--clearenv", "--info-fd", str(INFO_FD)),
+        *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
+    ]
+    privileges = [
+        *("/usr/bin/setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups"),
+        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
+    ]
+    return sandbox + privileges
 
 
 class QemuOpener:
@@ -117,10 +128,7 @@ class QemuOpener:
         session = -1
         try:
             # (1) A FUSE file system that only root may enter, whose daemon is whoever holds `session`.
-            session = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-            options = f"fd={session},rootmode=100000,user_id=0,group_id=0,default_permissions,max_read={_MAX_READ}"
-            flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
-            mounts.mount(f"cloister-{self._instance}", export, "fuse", flags, options)
+            session = mount_session(f"cloister-{self._instance}", export)
             # (2) Its daemon. Our copy of the session is closed, so that the daemon's death breaks it.
             attached = self._start_daemon(project_id, image, key, session, note)
             os.close(session)
@@ -157,7 +165,7 @@ class QemuOpener:
             # Nobody told who it is. If bwrap was killed early, its child waits for it for ever, with the key and the session.
             processes += self._find(project_id)
         for process in processes:
-            _end(process, project_id)
+            end(process, project_id)
         export.unlink(missing_ok=True)
 
     def is_intact(self, project_id: ProjectId, attached: Attached) -> bool:
@@ -176,13 +184,13 @@ class QemuOpener:
         information, informer = os.pipe2(os.O_CLOEXEC)
         said = os.open(self._log(project_id), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        descriptors = {2: said, KEY_FD: key, _FUSE_FD: session, _INFO_FD: informer, _EMPTY_FD: empty}
+        descriptors = {2: said, KEY_FD: key, _FUSE_FD: session, INFO_FD: informer, _EMPTY_FD: empty}
         try:
             launcher = children.spawn(daemon_command(self._label(project_id), uid_of(project_id), image), descriptors)
             note(Attached(launcher=launcher))
             os.close(informer)
             informer = -1
-            attached = Attached(launcher=launcher, daemon=_daemon_of(information))
+            attached = Attached(launcher=launcher, daemon=daemon_of(information))
             note(attached)
         finally:
             for descriptor in (information, informer, said, empty):
@@ -195,20 +203,8 @@ class QemuOpener:
         return [process for name, process in self._daemons() if name == project_id]
 
     def _daemons(self) -> Iterator[tuple[str, ProcessRecord]]:
-        """Every process of this platform's volume daemons. Only root and our own uids are looked at: a tenant can write
-        whatever it likes into its command line."""
-        mark = f"type=fuse,id=cloister-{self._instance}-"
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError, NotFoundError):  # it ended while it was looked at
-                uid = entry.stat().st_uid
-                if uid != 0 and not UID_FIRST <= uid < UID_FIRST + UID_COUNT:
-                    continue
-                for argument in (entry / "cmdline").read_bytes().split(b"\0"):
-                    if argument.startswith(mark.encode()):
-                        name = argument.decode().removeprefix(mark).partition(",")[0]
-                        yield name, ProcessRecord.of(int(entry.name))
+        """Every process of this platform's volume daemons."""
+        return marked(f"type=fuse,id=cloister-{self._instance}-")
 
     def _require_daemon(self, project_id: ProjectId, attached: Attached) -> None:
         if attached.daemon is None:
@@ -229,7 +225,35 @@ class QemuOpener:
         return self._logs / f"{project_id}.log"
 
 
-def _daemon_of(information: int) -> ProcessRecord | None:
+def marked(mark: str) -> Iterator[tuple[str, ProcessRecord]]:
+    """Every process with an argument that begins with `mark`, and what follows there up to a comma. Only root and our own
+    uids are looked at: a tenant can write whatever it likes into its command line."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, NotFoundError):  # it ended while it was looked at
+            uid = entry.stat().st_uid
+            if uid != 0 and not UID_FIRST <= uid < UID_FIRST + UID_COUNT:
+                continue
+            for argument in (entry / "cmdline").read_bytes().split(b"\0"):
+                if argument.startswith(mark.encode()):
+                    name = argument.decode().removeprefix(mark).partition(",")[0]
+                    yield name, ProcessRecord.of(int(entry.name))
+
+
+def mount_session(source: str, export: Path) -> int:
+    """Mount a FUSE file system of one file on `export`: the session, whose holder answers for it. Only root may enter."""
+    session = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        options = f"fd={session},rootmode=100000,user_id=0,group_id=0,default_permissions,max_read={_MAX_READ}"
+        mounts.mount(source, export, "fuse", mounts.NOSUID | mounts.NODEV | mounts.NOEXEC, options)
+    except BaseException:
+        os.close(session)
+        raise
+    return session
+
+
+def daemon_of(information: int) -> ProcessRecord | None:
     """Who the sandbox's process is, as bwrap tells before it starts it. None if it failed before."""
     text = b""
     while chunk := os.read(information, 4096):
@@ -268,7 +292,8 @@ def _is_released(device: Path, export: Path) -> bool:
     return True
 
 
-def _end(process: ProcessRecord, project_id: ProjectId) -> None:
+def end(process: ProcessRecord, project_id: ProjectId) -> None:
+    """Ask it to go, then insist. Raises InternalError if it is still there."""
     process.signal(signal.SIGTERM)
     if process.join(_EXIT_PATIENCE_S) is None:
         log.warning("the volume daemon of %s does not stop: killed", project_id)

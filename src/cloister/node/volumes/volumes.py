@@ -108,7 +108,7 @@ class Volumes:
         """Make a volume that holds what `fill` (in a thread) puts into it. Ends closed. Twice is once."""
         async with self._locks[project_id]:
             if not self.driver.exists(project_id):
-                key = await self._unwrap(project_id, "format")
+                key = await self._unwrap(project_id, "format", material=1)
                 try:
                     await self._patiently(
                         _CREATE_TIMEOUT_S, project_id, self.driver.create, project_id, size_bytes, key, fill
@@ -123,7 +123,7 @@ class Volumes:
             if (volume := self._opened.get(project_id)) is None:
                 if not self.driver.exists(project_id):
                     raise NotFoundError(f"no volume of {project_id}")
-                key = await self._unwrap(project_id, "open")
+                key = await self._unwrap(project_id, "open", material=self.driver.material(project_id))
                 try:
                     volume = await self._patiently(_OPEN_TIMEOUT_S, project_id, self.driver.open, project_id, key)
                 finally:
@@ -214,6 +214,7 @@ class Volumes:
             driver=self.driver.name,
             opener=self.driver.opener_name,
             cipher=self.driver.cipher(project_id),
+            material=self.driver.material(project_id),
             image_bytes=self.driver.image_bytes(project_id),
             free_bytes=free,
         )
@@ -269,8 +270,8 @@ class Volumes:
                     headroom.mind(Path(volume.mountpoint))
         return found
 
-    async def _unwrap(self, project_id: ProjectId, reason: str) -> int:
-        return await self._keys.unwrap(project_id, reason) if self.driver.needs_key else NO_KEY
+    async def _unwrap(self, project_id: ProjectId, reason: str, *, material: int) -> int:
+        return await self._keys.unwrap(project_id, reason, material=material) if self.driver.needs_key else NO_KEY
 
     async def _patiently(
         self, timeout_s: float, project_id: ProjectId, function: Callable[..., T], *arguments: object

@@ -107,6 +107,8 @@ class Action(StrEnum):
     KEY_OVERDUE = "key.overdue"
     """It has been older than its organization's policy allows for a day."""
     KEY_POLICY = "key.policy"
+    KEY_REENCRYPT = "key.reencrypt"
+    """The data of a project, under another key of its volume: `details.step` says what was asked for or done."""
     KEY_ROOT = "key.root"
     """Another root key wraps from now on."""
     KEY_ROTATE = "key.rotate"

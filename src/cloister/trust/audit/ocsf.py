@@ -53,7 +53,7 @@ _ACTIONS: Final = {
     Shape(6003, 3): """access.approve access.deny audit.level_set branch.protect branch.recover branch.restore
         branch.set_as_default branch.unprotect branch.update endpoint.restart endpoint.start endpoint.suspend endpoint.update
         finding.acknowledge finding.release finding.resolve finding.respond key.cancel key.disable key.enable key.policy
-        key.root key.rotate key.schedule member.update project.recover project.transfer project.update review.close review.decide
+        key.reencrypt key.root key.rotate key.schedule member.update project.recover project.transfer project.update review.close review.decide
         review.policy role.reset_password snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4

@@ -49,6 +49,8 @@ from cloister.trust.keys.commands import (
     OpenRecordingKey,
     OpenStatementKeys,
     ReloadRoots,
+    RenewKey,
+    RetireKey,
     RotateKeys,
     SetKeyPolicy,
     SignCheckpoint,
@@ -77,6 +79,8 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     OpenRecordingKey: Service.API,
     OpenStatementKeys: Service.API,
     ReloadRoots: Service.AGENT,
+    RenewKey: Service.API,
+    RetireKey: Service.API,
     RotateKeys: Service.API,
     SetKeyPolicy: Service.API,
     SignCheckpoint: Service.API,
@@ -215,7 +219,13 @@ class KeyBroker:
             case UnwrapKey():
                 project_id, purpose = parse_project_id(command.project_id), _word("purpose", command.purpose)
                 reason = _word("reason", command.reason)
-                return Answer(*await keeper.unwrap(project_id, purpose, reason, _by(peer)))
+                return Answer(*await keeper.unwrap(project_id, purpose, reason, _by(peer), material=command.material))
+            case RenewKey():
+                project_id, by = parse_project_id(command.project_id), _on_behalf(command.by)
+                return Answer(await keeper.renew(project_id, command.beyond, by))
+            case RetireKey():
+                project_id, by = parse_project_id(command.project_id), _on_behalf(command.by)
+                return Answer(await keeper.retire(project_id, command.material, by))
             case MakeRecordingKey():
                 project_id, recording_id = parse_project_id(command.project_id), _uuid(command.recording_id)
                 return Answer(*await self._recordings.make(project_id, recording_id, _on_behalf(command.by)))
@@ -248,7 +258,7 @@ class KeyBroker:
                 return Answer(await keeper.list(command.project_id))
             case SetKeyPolicy():
                 org_id, by = parse_org_id(command.org_id), _on_behalf(command.by)
-                return Answer(await keeper.rings.set_policy(org_id, command.days, by))
+                return Answer(await keeper.rings.set_policy(org_id, command.policy, by))
             case GetKeyPolicy():
                 return Answer(await keeper.rings.policy(parse_org_id(command.org_id)))
             case GetKeystore():

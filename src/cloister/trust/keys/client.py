@@ -31,6 +31,7 @@ from cloister.trust.keys.commands import (
     GetKeystore,
     GetRing,
     KeyInfo,
+    KeyPolicy,
     KeystoreInfo,
     ListKeys,
     MakeRecordingKey,
@@ -39,6 +40,8 @@ from cloister.trust.keys.commands import (
     OpenRecordingKey,
     OpenStatementKeys,
     ReloadRoots,
+    RenewKey,
+    RetireKey,
     RingInfo,
     RotateKeys,
     SetKeyPolicy,
@@ -69,6 +72,16 @@ class KeyClient:
         info, _ = await self._ask(CreateKey(project_id=project_id, purpose=purpose))
         return info
 
+    async def renew(self, project_id: str, beyond: int, by: OnBehalf) -> KeyInfo:
+        """A further key for the project's volume, beyond this material. Twice is once."""
+        info, _ = await self._ask(RenewKey(project_id=project_id, beyond=beyond, by=by))
+        return info
+
+    async def retire(self, project_id: str, material: int, by: OnBehalf) -> int:
+        """Destroy a key that the project's volume does not have. Raises UnprocessableError where a branch is protected."""
+        count, _ = await self._ask(RetireKey(project_id=project_id, material=material, by=by))
+        return count
+
     async def destroy(self, project_id: str) -> int:
         """Destroy every key of the project, for good. The number destroyed."""
         count, _ = await self._ask(DestroyKeys(project_id=project_id))
@@ -89,14 +102,13 @@ class KeyClient:
         ring, _ = await self._ask(ChangeRing(project_id=project_id, change=change, days=days, reason=reason, by=by))
         return ring
 
-    async def policy(self, org_id: str) -> int:
-        """Days between rotations."""
-        days, _ = await self._ask(GetKeyPolicy(org_id=org_id))
-        return days
+    async def policy(self, org_id: str) -> KeyPolicy:
+        policy, _ = await self._ask(GetKeyPolicy(org_id=org_id))
+        return policy
 
-    async def set_policy(self, org_id: str, days: int, by: OnBehalf) -> int:
-        days, _ = await self._ask(SetKeyPolicy(org_id=org_id, days=days, by=by))
-        return days
+    async def set_policy(self, org_id: str, policy: KeyPolicy, by: OnBehalf) -> KeyPolicy:
+        policy, _ = await self._ask(SetKeyPolicy(org_id=org_id, policy=policy, by=by))
+        return policy
 
     async def keystore(self) -> KeystoreInfo:
         info, _ = await self._ask(GetKeystore())
@@ -116,9 +128,12 @@ class KeyClient:
         signed, _ = await self._ask(SignCheckpoint(size=tree.size, peaks=list(tree.peaks), proof=[*proof]))
         return signed
 
-    async def unwrap(self, project_id: str, reason: str, purpose: str = "volume") -> int:
+    async def unwrap(
+        self, project_id: str, reason: str, purpose: str = "volume", *, material: int | None = None
+    ) -> int:
         """A descriptor of a sealed memfd with the 32 bytes as 64 hexadecimal digits, close-on-exec. The caller closes it."""
-        _, descriptor = await self._ask(UnwrapKey(project_id=project_id, purpose=purpose, reason=reason))
+        command = UnwrapKey(project_id=project_id, purpose=purpose, reason=reason, material=material)
+        _, descriptor = await self._ask(command)
         return _checked(descriptor)
 
     async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:

@@ -93,7 +93,31 @@ class UnwrapKey(Command[KeyInfo], frozen=True, kw_only=True):
     project_id: str
     purpose: str = "volume"
     reason: str
-    """Why, in a word: `format`, `open`. Goes into the audit event."""
+    """Why, in a word: `format`, `open`, `reencrypt`. Goes into the audit event."""
+    material: int | None = None
+    """Which one of that purpose: a volume that is encrypted anew has two. None: the newest."""
+
+
+class RenewKey(Command[KeyInfo], frozen=True, kw_only=True):
+    """A further key for the project's volume, beside that of material `beyond`, which the volume has and keeps until it is
+    encrypted anew. Allowed to the API. If there is one beyond it already, that one is returned: twice is once."""
+
+    reply: ClassVar[type] = KeyInfo
+    project_id: str
+    beyond: int
+    by: OnBehalf
+
+
+class RetireKey(Command[int], frozen=True, kw_only=True):
+    """Destroy the key of this material, which the project's volume does not have (any more). Allowed to the API, whose word is
+    taken for that; the last one is never destroyed. The answer is how many versions were; twice is once. Raises
+    UnprocessableError where the project has a protected branch: there an old key goes by itself seven days after the volume
+    left it."""
+
+    reply: ClassVar[type] = int
+    project_id: str
+    material: int
+    by: OnBehalf
 
 
 class MakeRecordingKey(Command[bytes], frozen=True, kw_only=True):
@@ -187,19 +211,28 @@ class GetRing(Command[RingInfo], frozen=True, kw_only=True):
     project_id: str
 
 
-class SetKeyPolicy(Command[int], frozen=True, kw_only=True):
-    """How often the keys of an organization's projects are rotated. Allowed to the API. The answer is the days."""
+class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """In days."""
 
-    reply: ClassVar[type] = int
+    rotate_days: int
+    reencrypt_days: int | None = None
+    """How old the encryption of the data may become; None: it is not encrypted anew by itself."""
+
+
+class SetKeyPolicy(Command[KeyPolicy], frozen=True, kw_only=True):
+    """How often the keys of an organization's projects are rotated, and their data is encrypted anew. Allowed to the API. The
+    answer is the policy."""
+
+    reply: ClassVar[type] = KeyPolicy
     org_id: str
-    days: int
+    policy: KeyPolicy
     by: OnBehalf
 
 
-class GetKeyPolicy(Command[int], frozen=True, kw_only=True):
-    """In days. Allowed to the API."""
+class GetKeyPolicy(Command[KeyPolicy], frozen=True, kw_only=True):
+    """Allowed to the API."""
 
-    reply: ClassVar[type] = int
+    reply: ClassVar[type] = KeyPolicy
     org_id: str
 
 
@@ -248,6 +281,8 @@ AnyCommand = (
     | MakeStatementKey
     | OpenStatementKeys
     | EraseStatements
+    | RenewKey
+    | RetireKey
     | DestroyKeys
     | RotateKeys
     | ChangeRing

@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, NotFoundError, PreconditionError
@@ -26,7 +28,7 @@ from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamage
 from cloister.trust.keys.rings import Rings, closed
 from cloister.trust.keys.roots import Roots
 from cloister.trust.keys.rotations import Rotations
-from cloister.trust.keys.store import PROJECT, WrappedKey
+from cloister.trust.keys.store import PROJECT, VOLUME, WrappedKey
 
 T = TypeVar("T")
 
@@ -105,6 +107,56 @@ class Keeper:
             await record(tx, *(by.event(Action.KEY_CREATE, key.info) for key in made))
             return info
 
+    async def renew(self, project_id: str, beyond: int, by: By) -> KeyInfo:
+        """A further key for the project's volume. The one it has stays.
+
+        1. Is there one beyond the one it has? That is the answer.
+        2. Record that the project's own key will be opened, and commit.
+        3. Mint, and write, if nobody was quicker.
+        """
+        # 1. and 2.
+        async with self._database.transaction() as tx:
+            await store.lock_projects(tx, project_id)
+            keys = (await store.keys_of(tx, [project_id]))[project_id]
+            newest, above = rotation.newest(keys, VOLUME), rotation.newest(keys, PROJECT)
+            refusal = _unusable(newest) or _unusable(above) or await closed(tx, project_id)
+            if refusal is None and newest is not None and newest.info.material > beyond:
+                return newest.info
+            await record(tx, attempt(by, above, project_id, "renew", refusal))
+        if refusal is not None:
+            raise refusal
+        # 3.
+        assert newest is not None
+        assert above is not None
+        info = msgspec.structs.replace(
+            newest.info, version=rotation.following(keys, VOLUME), material=_further(keys), provider=PROJECT
+        )
+        made = await self._patience.asked(
+            self._roots.find(above.info.provider, above.root_version).is_remote,
+            lambda: self._envelopes.mint(above, info),
+        )
+        async with self._database.transaction() as tx:
+            await store.lock_projects(tx, project_id)
+            if (refusal := await closed(tx, project_id)) is not None:
+                raise refusal
+            if (await store.keys_of(tx, [project_id]))[project_id] != keys:
+                raise ConflictError(public="the keys of this project were changed meanwhile")
+            await store.insert(tx, made)
+            await record(tx, by.event(Action.KEY_CREATE, info, reason="reencrypt", details={"material": info.material}))
+            return info
+
+    async def retire(self, project_id: str, material: int, by: By) -> int:
+        """Destroy one of two keys of the project's volume. Raises ConflictError for the last one."""
+        async with self._database.transaction() as tx:
+            await store.lock_projects(tx, project_id)
+            keys = (await store.keys_of(tx, [project_id]))[project_id]
+            if not any(key.is_enabled and key.info.material != material for key in keys if key.info.purpose == VOLUME):
+                raise ConflictError(public="this is the only key of the project's volume")
+            destroyed = await store.destroy_material(tx, project_id, VOLUME, material)
+            if destroyed:
+                await record(tx, *(by.event(Action.KEY_DESTROY, info, reason="reencrypted") for info in destroyed))
+            return len(destroyed)
+
     def _minted(self, project_id: str, purpose: str, above: WrappedKey | None) -> list[WrappedKey]:
         made = []
         if above is None:
@@ -115,7 +167,9 @@ class Keeper:
         made.append(self._envelopes.mint(above, _first(project_id, purpose, PROJECT)))
         return made
 
-    async def unwrap(self, project_id: str, purpose: str, reason: str, by: By) -> tuple[KeyInfo, int]:
+    async def unwrap(
+        self, project_id: str, purpose: str, reason: str, by: By, *, material: int | None = None
+    ) -> tuple[KeyInfo, int]:
         """Hand out one key. The order is the guarantee: no key is in clear that was not recorded first.
 
         1. Who asks may do so (`broker.py`).
@@ -132,7 +186,9 @@ class Keeper:
                 envelopes.open_into(chain, page.buffer)  # 4.
                 return into_memfd(page)  # 5., and 6. as the block ends
 
-        return await self.use(project_id, purpose, reason, by, work=open_into_memfd, give_back=os.close)
+        return await self.use(
+            project_id, purpose, reason, by, material=material, work=open_into_memfd, give_back=os.close
+        )
 
     async def use(
         self,
@@ -141,12 +197,13 @@ class Keeper:
         reason: str,
         by: By,
         *,
+        material: int | None = None,
         work: Callable[[Envelopes, Chain], T],
         give_back: Callable[[T], None],
     ) -> tuple[KeyInfo, T]:
         """Have `work` open one key, recorded before it does. `give_back` takes a result that nobody waits for any more.
 
-        2. Find the newest enabled version of the key, and whether the project's keys may be used: not those of a deleted
+        2. Find the newest enabled version of the key (of this material), and whether the project's keys may be used: not those of a deleted
            project, though it can be recovered, whoever asks.
         3. Record its use, and commit. If that fails for whatever reason, refuse.
         4. Open the envelopes, from the outermost in, each into a page of its own. A key service that does not answer is
@@ -155,7 +212,7 @@ class Keeper:
         # 2.
         async with self._database.transaction() as tx:
             keys = (await store.keys_of(tx, [project_id]))[project_id]
-            key = rotation.newest(keys, purpose)
+            key = rotation.newest(keys, purpose, material)
             refusal = _unusable(key) or await closed(tx, project_id)
             # 3. Leaving the block commits. What is refused is recorded as well.
             event = attempt(by, key, project_id, reason, refusal)
@@ -245,6 +302,11 @@ def _try(roots: Roots) -> None:
         with contextlib.suppress(KeyDamagedError):
             roots.current.unwrap_into(wrapped, elsewhere, again.buffer)
             raise PreconditionError(public=f"{roots.current.name} does not authenticate what a key is for")
+
+
+def _further(keys: Sequence[WrappedKey]) -> int:
+    """A material that the volume never had, nor was to have."""
+    return max(key.info.material for key in keys if key.info.purpose == VOLUME) + 1
 
 
 def _created(keys: Sequence[WrappedKey], purpose: str) -> KeyInfo | None:

@@ -25,7 +25,7 @@ from cloister.trust.audit import Action, record
 from cloister.trust.audit.events import timestamp
 from cloister.trust.keys import store
 from cloister.trust.keys.asking import OURSELVES, By
-from cloister.trust.keys.commands import POLICY_DAYS_MAX, WAITING_DAYS_MAX, WAITING_DAYS_MIN, RingInfo
+from cloister.trust.keys.commands import POLICY_DAYS_MAX, WAITING_DAYS_MAX, WAITING_DAYS_MIN, KeyPolicy, RingInfo
 from cloister.trust.keys.keystore import Keystore, part_of
 
 DISABLED: Final = "disabled"
@@ -147,17 +147,19 @@ class Rings:
             keys=keys,
         )
 
-    async def policy(self, org_id: str) -> int:
+    async def policy(self, org_id: str) -> KeyPolicy:
         async with self._database.reading() as tx:
-            return await store.policy_days(tx, org_id)
+            return await store.policy(tx, org_id)
 
-    async def set_policy(self, org_id: str, days: int, by: By) -> int:
-        if not 1 <= days <= POLICY_DAYS_MAX:
-            raise BadRequestError(public=f"keys are rotated every 1 to {POLICY_DAYS_MAX} days")
+    async def set_policy(self, org_id: str, policy: KeyPolicy, by: By) -> KeyPolicy:
+        for days in (policy.rotate_days, policy.reencrypt_days):
+            if days is not None and not 1 <= days <= POLICY_DAYS_MAX:
+                raise BadRequestError(public=f"keys are renewed every 1 to {POLICY_DAYS_MAX} days")
         async with self._database.transaction() as tx:
-            await store.set_policy(tx, org_id, days)
-            await record(tx, by.event(Action.KEY_POLICY, org_id=org_id, details={"rotate_days": days}))
-        return days
+            await store.set_policy(tx, org_id, policy)
+            details = {"rotate_days": policy.rotate_days, "reencrypt_days": policy.reencrypt_days}
+            await record(tx, by.event(Action.KEY_POLICY, org_id=org_id, details=details))
+        return policy
 
     async def destroy_what_is_due(self) -> None:
         async with self._database.reading() as tx:

@@ -5,7 +5,8 @@ key as it is to the current root. Neither changes the key of a volume, so no vol
 bytes a project. Nothing is overwritten: what a new version replaces stays until the database lets it go (migration 0008).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,14 @@ BATCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    chain: Chain
+    """The key as it is, with what wraps it."""
+    info: KeyInfo
+    """Of its new envelope."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """For one project: which rows are read, and which will be written."""
 
@@ -27,14 +36,15 @@ class Plan:
     project_key: WrappedKey | None
     """The newest, None for keys from before there were any."""
     has_new_material: bool
-    moving: tuple[Chain, ...]
+    moving: tuple[Move, ...]
     """What comes to stand under the new project key."""
     top: KeyInfo
 
 
-def newest(keys: Sequence[WrappedKey], purpose: str) -> WrappedKey | None:
-    """The version that counts: the newest enabled one, or the newest of all where none is enabled."""
-    of_purpose = [key for key in keys if key.info.purpose == purpose]
+def newest(keys: Sequence[WrappedKey], purpose: str, material: int | None = None) -> WrappedKey | None:
+    """The version that counts, of this material if one is named: the newest enabled one, or the newest of all where none is
+    enabled."""
+    of_purpose = [key for key in keys if key.info.purpose == purpose and material in (None, key.info.material)]
     return max(of_purpose, key=lambda key: (key.is_enabled, key.info.version), default=None)
 
 
@@ -52,8 +62,9 @@ def plan(project_id: str, keys: Sequence[WrappedKey], provider: str, root: str, 
     current = newest(keys, PROJECT)
     if current is not None and not current.is_enabled:
         return None
-    purposes = sorted({key.info.purpose for key in keys} - {PROJECT})
-    below = [key for purpose in purposes if (key := newest(keys, purpose)) is not None and key.is_enabled]
+    # Every secret that is in use: while a volume is encrypted anew there are two of it.
+    secrets = sorted({(key.info.purpose, key.info.material) for key in keys if key.info.purpose != PROJECT})
+    below = [key for secret in secrets if (key := newest(keys, *secret)) is not None and key.is_enabled]
     if not below and current is None:
         return None
     is_there = current is not None and (current.info.provider, current.root_version) == (provider, root)
@@ -64,13 +75,13 @@ def plan(project_id: str, keys: Sequence[WrappedKey], provider: str, root: str, 
     top = KeyInfo(
         project_id=project_id,
         purpose=PROJECT,
-        version=_next([key for key in keys if key.info.purpose == PROJECT]),
+        version=following(keys, PROJECT),
         material=(current.info.material if current else 0) + (1 if renew else 0),
         state="enabled",
         provider=provider,
         created_at="",  # the database's clock
     )
-    return Plan(project_id, current, renew, tuple(chain_of(keys, key) for key in moving), top)
+    return Plan(project_id, current, renew, tuple(_moves(keys, moving)), top)
 
 
 def carry_out(what: Plan, envelopes: Envelopes) -> list[WrappedKey]:
@@ -81,11 +92,19 @@ def carry_out(what: Plan, envelopes: Envelopes) -> list[WrappedKey]:
         assert what.project_key is not None
         top = envelopes.rewrap(what.project_key, what.top)
     rows = [top]
-    for chain in what.moving:
-        info = msgspec.structs.replace(chain.key.info, version=chain.key.info.version + 1, provider=PROJECT)
-        rows.append(envelopes.move(chain, top, info))
+    rows += [envelopes.move(move.chain, top, move.info) for move in what.moving]
     return rows
 
 
-def _next(versions: Sequence[WrappedKey]) -> int:
-    return max((key.info.version for key in versions), default=0) + 1
+def following(keys: Sequence[WrappedKey], purpose: str) -> int:
+    """The next version of that purpose."""
+    return max((key.info.version for key in keys if key.info.purpose == purpose), default=0) + 1
+
+
+def _moves(keys: Sequence[WrappedKey], moving: Sequence[WrappedKey]) -> Iterator[Move]:
+    versions: Counter[str] = Counter()
+    for key in moving:
+        purpose = key.info.purpose
+        version = following(keys, purpose) + versions[purpose]
+        versions[purpose] += 1
+        yield Move(chain_of(keys, key), msgspec.structs.replace(key.info, version=version, provider=PROJECT))

@@ -146,4 +146,4 @@ class Rotations:
 
 def _used(it: Plan) -> KeyInfo:
     """What a rotation opens: the project's own key, or one from before there were any."""
-    return it.project_key.info if it.project_key is not None else it.moving[0].key.info
+    return it.project_key.info if it.project_key is not None else it.moving[0].chain.key.info

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloister.base.database import Transaction
 from cloister.trust.audit.events import timestamp
-from cloister.trust.keys.commands import POLICY_DAYS_DEFAULT, KeyInfo
+from cloister.trust.keys.commands import POLICY_DAYS_DEFAULT, KeyInfo, KeyPolicy
 
 PROJECT: Final = "project"
 """The purpose of a project's own key, and what stands as the provider of those that it wraps."""
@@ -19,6 +19,8 @@ PROJECT: Final = "project"
 
 STATEMENTS: Final = "statements"
 """The purpose of the key that wraps those of a project's statement log."""
+
+VOLUME: Final = "volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,20 @@ async def destroy(tx: Transaction, project_id: str) -> list[KeyInfo]:
     return [_key(row).info for row in rows]
 
 
+async def destroy_material(tx: Transaction, project_id: str, purpose: str, material: int) -> list[KeyInfo]:
+    """Forget one secret, in all its envelopes."""
+    rows = await tx.fetch(
+        """UPDATE wrapped_key SET state = 'destroyed', wrapped = NULL, destroyed_at = now()
+            WHERE project_id = $1 AND purpose = $2 AND material = $3 AND state <> 'destroyed' RETURNING *""",
+        project_id,
+        purpose,
+        material,
+    )
+    return [_key(row).info for row in rows]
+
+
 async def destroy_superseded(tx: Transaction, limit: int) -> list[KeyInfo]:
-    """Of what rotations replaced, what nobody needs any more; the database says which (`is_superseded`). What is below a
+    """Of what rotations and re-encryptions replaced, what nobody needs any more; the database says which (`is_superseded`). What is below a
     project key goes before it does."""
     rows = await tx.fetch(
         """UPDATE wrapped_key AS it SET state = 'destroyed', wrapped = NULL, destroyed_at = now()
@@ -172,9 +186,10 @@ async def under_other_roots(
     """Projects of which some newest key stands under another root than this."""
     rows = await tx.fetch(
         """SELECT DISTINCT project_id
-             FROM (SELECT DISTINCT ON (project_id, purpose) project_id, provider, root_version
-                     FROM wrapped_key WHERE state = 'enabled'
-                    ORDER BY project_id, purpose, version DESC) AS newest
+             FROM (SELECT DISTINCT ON (project_id, purpose, of) project_id, provider, root_version
+                     FROM wrapped_key, LATERAL (SELECT CASE purpose WHEN 'project' THEN 0 ELSE material END AS of) AS secret
+                    WHERE state = 'enabled'
+                    ORDER BY project_id, purpose, of, version DESC) AS newest
             WHERE provider <> 'project' AND (provider, root_version) <> ($1, $2)
               AND project_id <> ALL ($3)
             ORDER BY project_id LIMIT $4""",
@@ -190,9 +205,10 @@ async def count_by_root(tx: Transaction) -> list[tuple[str, str, int]]:
     """How many projects stand under which root: provider, version, number."""
     rows = await tx.fetch(
         """SELECT provider, root_version, count(DISTINCT project_id) AS projects
-             FROM (SELECT DISTINCT ON (project_id, purpose) project_id, provider, root_version
-                     FROM wrapped_key WHERE state = 'enabled'
-                    ORDER BY project_id, purpose, version DESC) AS newest
+             FROM (SELECT DISTINCT ON (project_id, purpose, of) project_id, provider, root_version
+                     FROM wrapped_key, LATERAL (SELECT CASE purpose WHEN 'project' THEN 0 ELSE material END AS of) AS secret
+                    WHERE state = 'enabled'
+                    ORDER BY project_id, purpose, of, version DESC) AS newest
             WHERE provider <> 'project' GROUP BY provider, root_version ORDER BY projects DESC"""
     )
     return [(row["provider"], row["root_version"], row["projects"]) for row in rows]
@@ -231,9 +247,11 @@ async def erased_months(tx: Transaction, project_id: str | None = None) -> list[
     return [(row["project_id"], row["generation"]) for row in rows]
 
 
-async def policy_days(tx: Transaction, org_id: str) -> int:
-    days: int | None = await tx.fetch_value("SELECT rotate_days FROM key_policy WHERE org_id = $1", org_id)
-    return POLICY_DAYS_DEFAULT if days is None else days
+async def policy(tx: Transaction, org_id: str) -> KeyPolicy:
+    row = await tx.fetch_row("SELECT * FROM key_policy WHERE org_id = $1", org_id)
+    if row is None:
+        return KeyPolicy(rotate_days=POLICY_DAYS_DEFAULT)
+    return KeyPolicy(rotate_days=row["rotate_days"], reencrypt_days=row["reencrypt_days"])
 
 
 async def rotate_days_of(tx: Transaction, project_id: str) -> int:
@@ -244,12 +262,14 @@ async def rotate_days_of(tx: Transaction, project_id: str) -> int:
     return POLICY_DAYS_DEFAULT if days is None else days
 
 
-async def set_policy(tx: Transaction, org_id: str, days: int) -> None:
+async def set_policy(tx: Transaction, org_id: str, policy: KeyPolicy) -> None:
     await tx.execute(
-        """INSERT INTO key_policy (org_id, rotate_days) VALUES ($1, $2)
-           ON CONFLICT (org_id) DO UPDATE SET rotate_days = excluded.rotate_days""",
+        """INSERT INTO key_policy (org_id, rotate_days, reencrypt_days) VALUES ($1, $2, $3)
+           ON CONFLICT (org_id) DO UPDATE
+              SET rotate_days = excluded.rotate_days, reencrypt_days = excluded.reencrypt_days""",
         org_id,
-        days,
+        policy.rotate_days,
+        policy.reencrypt_days,
     )
 
 

@@ -1,15 +1,18 @@
-"""Keys of projects, as a whole: rotate, disable, destroy; and how often an organization wants them rotated.
+"""Keys of projects, as a whole: rotate, disable, destroy, encrypt the data anew; and how often an organization wants that.
 
 The keys themselves come through no route.
 """
 
+from cloister.control.reencryption.model import Wish
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import keys as wire
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
+from cloister.trust.keys.commands import KeyPolicy
 
 _RING = "/cloister/projects/{project_id}/keys"
+_REENCRYPTION = _RING + "/reencryption"
 _POLICY = "/cloister/organizations/{org_id}/key_policy"
 
 
@@ -43,15 +46,36 @@ async def cancel_key_destruction(call: Plain) -> wire.Ring:
     return await _changed(call, "cancel")
 
 
+@endpoint("GET", _REENCRYPTION, permission=Permission.KEY_READ, audit=Action.KEY_LIST)
+async def get_reencryption(call: Plain) -> wire.ReencryptionView:
+    return wire.reencryption(await call.services.control.reencryptions.get(call.project_id))
+
+
+@endpoint("POST", _REENCRYPTION, permission=Permission.KEY_MANAGE, audit=Action.KEY_REENCRYPT)
+async def reencrypt_project(call: Call[wire.Reencrypt, NoQuery]) -> wire.ReencryptionView:
+    wish = Wish(call.body.bytes_per_s, call.body.now)
+    return wire.reencryption(await call.services.control.reencryptions.begin(call.caller, call.project_id, wish))
+
+
+@endpoint("POST", _REENCRYPTION + "/pause", permission=Permission.KEY_MANAGE, audit=Action.KEY_REENCRYPT)
+async def pause_reencryption(call: Plain) -> wire.ReencryptionView:
+    return wire.reencryption(await call.services.control.reencryptions.pause(call.caller, call.project_id))
+
+
+@endpoint("DELETE", _REENCRYPTION, permission=Permission.KEY_MANAGE, audit=Action.KEY_REENCRYPT)
+async def cancel_reencryption(call: Plain) -> wire.ReencryptionView:
+    return wire.reencryption(await call.services.control.reencryptions.cancel(call.caller, call.project_id))
+
+
 @endpoint("GET", _POLICY, permission=Permission.KEY_READ, audit=Action.KEY_LIST)
 async def get_key_policy(call: Plain) -> wire.Policy:
-    return wire.Policy(rotate_days=await call.services.volume_keys.policy(call.org_id))
+    return wire.policy(await call.services.volume_keys.policy(call.org_id))
 
 
 @endpoint("PUT", _POLICY, permission=Permission.KEY_MANAGE, audit=Action.KEY_POLICY)
 async def set_key_policy(call: Call[wire.SetPolicy, NoQuery]) -> wire.Policy:
-    days = await call.services.volume_keys.set_policy(call.caller, call.org_id, call.body.rotate_days)
-    return wire.Policy(rotate_days=days)
+    wanted = KeyPolicy(rotate_days=call.body.rotate_days, reencrypt_days=call.body.reencrypt_days)
+    return wire.policy(await call.services.volume_keys.set_policy(call.caller, call.org_id, wanted))
 
 
 @endpoint("GET", "/cloister/keys/roots", permission=Permission.PLATFORM_READ, audit=Action.KEY_LIST)

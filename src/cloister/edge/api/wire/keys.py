@@ -4,12 +4,14 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from cloister.edge.api.wire.common import Request, Wire
+from cloister.control.reencryption.model import BYTES_PER_S_DEFAULT, BYTES_PER_S_MAX, BYTES_PER_S_MIN, Reencryption
+from cloister.edge.api.wire.common import Moment, Request, Wire, moment, optional_moment
 from cloister.edge.api.wire.platform import VolumeKeyView, volume_key
 from cloister.trust.keys.commands import (
     POLICY_DAYS_MAX,
     WAITING_DAYS_MAX,
     WAITING_DAYS_MIN,
+    KeyPolicy,
     KeystoreInfo,
     RingInfo,
 )
@@ -36,12 +38,43 @@ class ScheduleDestruction(Request, frozen=True, kw_only=True):
     reason: Reason = ""
 
 
+Days: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=POLICY_DAYS_MAX)]
+
+
 class Policy(Wire, frozen=True, kw_only=True):
     rotate_days: int
+    reencrypt_days: int | None = None
+    """Absent: the data is not encrypted anew by itself."""
 
 
 class SetPolicy(Request, frozen=True, kw_only=True):
-    rotate_days: Annotated[int, msgspec.Meta(ge=1, le=POLICY_DAYS_MAX)]
+    rotate_days: Days
+    reencrypt_days: Days | None = None
+
+
+class Reencrypt(Request, frozen=True, kw_only=True):
+    bytes_per_s: Annotated[int, msgspec.Meta(ge=BYTES_PER_S_MIN, le=BYTES_PER_S_MAX)] = BYTES_PER_S_DEFAULT
+    now: bool = False
+    """Pause the computes as soon as the copy is ready, rather than wait for the project to sleep."""
+
+
+class ReencryptionView(Wire, frozen=True, kw_only=True):
+    project_id: str
+    state: str
+    """`copying`, `paused`, `cancelling`, `cancelled`, `done`"""
+    bytes_per_s: int | None = None
+    now: bool
+    passed_bytes: int
+    """Of the pass that is under way."""
+    used_bytes: int
+    begun_at: Moment
+    ready_at: Moment | None = None
+    """Since when the copy could take the volume's place."""
+    finished_at: Moment | None = None
+    paused_ms: int | None = None
+    """For how long, in the end, nobody could use the project."""
+    problem: str | None = None
+    """Why it does not get on. It is tried again."""
 
 
 class Root(Wire, frozen=True, kw_only=True):
@@ -71,6 +104,26 @@ def ring(it: RingInfo) -> Ring:
     )
 
 
+def policy(it: KeyPolicy) -> Policy:
+    return Policy(rotate_days=it.rotate_days, reencrypt_days=it.reencrypt_days)
+
+
+def reencryption(it: Reencryption) -> ReencryptionView:
+    return ReencryptionView(
+        project_id=it.project_id,
+        state=it.state.value,
+        bytes_per_s=it.wish.bytes_per_s,
+        now=it.wish.is_urgent,
+        passed_bytes=it.passed_bytes,
+        used_bytes=it.used_bytes,
+        begun_at=moment(it.begun_at),
+        ready_at=optional_moment(it.ready_at),
+        finished_at=optional_moment(it.finished_at),
+        paused_ms=round(it.paused_s * 1000) if it.paused_s is not None else None,
+        problem=it.problem or None,
+    )
+
+
 def roots(it: KeystoreInfo) -> Roots:
     return Roots(
         epoch=it.epoch,
@@ -92,10 +145,14 @@ __all__ = [
     "WAITING_DAYS_MAX",
     "Because",
     "Policy",
+    "Reencrypt",
+    "ReencryptionView",
     "Ring",
     "Roots",
     "ScheduleDestruction",
     "SetPolicy",
+    "policy",
+    "reencryption",
     "ring",
     "roots",
 ]
