@@ -1,5 +1,5 @@
 """HTTP/1.1 on a wire: requests in, answers out, with limits. h11 parses, and refuses what smugglers need; what is said, is said
-here (docs/adr/0031-http1.md).
+here (docs/adr/0036-http1.md).
 
 An answer is said in one piece. One that refuses closes the connection, after what is still coming was read for a moment:
 a close over unread bytes would take the answer away from the client.
