@@ -41,3 +41,26 @@ async def test_what_can_wait_waits_first() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert not began
+
+
+async def test_who_pokes_ends_the_pause_also_during_a_round() -> None:
+    poked, came = asyncio.Event(), asyncio.Semaphore(0)
+    rounds = 0
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 1:
+            poked.set()  # it must not be lost
+        came.release()
+
+    task = asyncio.create_task(repeat(work, 3600, log, "counting", poked=poked))
+    async with asyncio.timeout(10):
+        await came.acquire()
+        await came.acquire()
+        await asyncio.sleep(0)
+        assert rounds == 2, "and then it waits"
+        poked.set()
+        await came.acquire()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

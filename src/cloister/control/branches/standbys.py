@@ -47,6 +47,7 @@ from cloister.control.computes.limits import memory_bytes
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.standby_store import Standby
 from cloister.control.computes.touched import Inside
+from cloister.control.repeating import repeat
 from cloister.node.commands import ComputeSpec, DeleteTimeline, GetStatus, StartCompute, StopCompute
 from cloister.trust.audit import Action, Event, record
 
@@ -328,17 +329,7 @@ class Standbys:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            self._poked.clear()
-            try:
-                await self.look_after_all()
-            except CloisterError as error:
-                _log.warning("looking after standbys: %s", error)
-            except Exception:  # the loop must outlive whatever one round throws
-                _log.exception("looking after standbys failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._poked.wait()
+        await repeat(self.look_after_all, self._interval_s, _log, "looking after standbys", poked=self._poked)
 
     async def look_after_all(self) -> None:
         async with self._database.reading() as tx:

@@ -34,6 +34,7 @@ from cloister.control.computes.runner import Cause, Runner, running_of
 from cloister.control.computes.sessions import Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.computes.touched import Inside
+from cloister.control.repeating import repeat
 from cloister.node.commands import (
     AnyEvent,
     CloseVolume,
@@ -122,7 +123,7 @@ class Reconciler:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
-            tasks.create_task(self._repeat())
+            tasks.create_task(repeat(self._round, self._interval_s, _log, "reconciling", poked=self._poked))
 
     async def _listen(self) -> None:
         while True:
@@ -133,22 +134,10 @@ class Reconciler:
                 _log.exception("could not follow %r", event)
             self._poked.set()
 
-    async def _repeat(self) -> None:
-        while True:
-            self._poked.clear()
-            try:
-                await self.compare()
-                await self.start_owed()
-                await self.look_at_all()
-            except CloisterError as error:
-                _log.warning("reconciling: %s", error)
-            except Exception:  # the loop must outlive whatever one round throws
-                _log.exception("reconciling failed")
-            try:
-                async with asyncio.timeout(self._interval_s):
-                    await self._poked.wait()
-            except TimeoutError:
-                continue
+    async def _round(self) -> None:
+        await self.compare()
+        await self.start_owed()
+        await self.look_at_all()
 
     # ── the agent's word ──
 

@@ -5,7 +5,6 @@ started again, a change of rules and a project that is gone are one case.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from typing import Final
@@ -13,10 +12,10 @@ from typing import Final
 import msgspec
 
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError
 from cloister.base.rpc import Client
 from cloister.base.settings import Paths
 from cloister.control.egress import store
+from cloister.control.repeating import repeat
 from cloister.node.egress.commands import AnyEgressEvent, KeepOnly, PassageClosed, PassageOpened, PassageRefused
 from cloister.trust.audit import Action, Event, record
 
@@ -52,16 +51,12 @@ class EgressWatch:
         self._wanted.set()
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self.compare()
-                await self._write_down()
-            except CloisterError as error:
-                _log.warning("egress: %s", error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(COMPARE_INTERVAL_S):
-                    await self._wanted.wait()
-            self._wanted.clear()
+        """Until cancelled."""
+        await repeat(self._look, COMPARE_INTERVAL_S, _log, "egress", poked=self._wanted)
+
+    async def _look(self) -> None:
+        await self.compare()
+        await self._write_down()
 
     async def close(self) -> None:
         await self._relay.close()

@@ -21,6 +21,7 @@ from cloister.control.computes.suspend import Suspender
 from cloister.control.reencryption import store
 from cloister.control.reencryption.model import Reencryption, State, Wish
 from cloister.control.reencryption.service import PLATFORM, Means, begin, event_of
+from cloister.control.repeating import repeat
 from cloister.node.commands import CopyInfo, CopyState, CopyVolume, GetVolume, StopCopy, SwitchVolume
 from cloister.trust.audit import record
 from cloister.trust.keys.commands import OnBehalf
@@ -66,17 +67,7 @@ class ReencryptionKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            try:
-                await self.pass_once()
-            except CloisterError as error:
-                _log.warning("looking after re-encryptions: %s", error)
-            except Exception:  # whatever it is, the next look comes
-                _log.exception("looking after re-encryptions failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._wanted.wait()
-            self._wanted.clear()
+        await repeat(self.pass_once, LOOK_EVERY_S, _log, "looking after re-encryptions", poked=self._wanted)
 
     async def pass_once(self) -> None:
         await self._begin_what_is_old()
