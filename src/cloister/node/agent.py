@@ -43,6 +43,7 @@ from cloister.base.ids import (
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.node.commands import (
+    BYTES_PER_S_MIN,
     AnyCommand,
     AnyEvent,
     CloseVolume,
@@ -86,7 +87,6 @@ from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.single import SingleUser
 from cloister.node.volumes import KeySource, Reencryptions, Volumes, choose_driver
 from cloister.node.volumes.luks import MATERIAL_MAX
-from cloister.node.volumes.reencryption import BYTES_PER_S_MIN
 from cloister.node.workshop import make_engines
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ knows nothing of rights: it checks by peer credentials that the API process asks
 """
 
 from enum import StrEnum
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -89,6 +89,10 @@ class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
     paused_s: float | None = None
     """For how long, in the end, nobody could use it."""
     problem: str = ""
+
+
+BYTES_PER_S_MIN: Final = 1_000_000
+# Slower than this, a chunk would take longer than a daemon may be silent, and a volume would never be done.
 
 
 class CopyVolume(Command[CopyInfo], frozen=True, kw_only=True):

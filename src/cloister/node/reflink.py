@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import struct
-from typing import Final
+from typing import Final, overload
 
 _FICLONE: Final = 0x40049409
 _FICLONERANGE: Final = 0x4020940D
@@ -31,13 +31,7 @@ TO_THE_END: Final = 0
 def reflink(source: int, target: int) -> bool:
     """Give the empty file `target` the blocks of `source`, both open. False where the file system cannot; raises OSError for
     anything else, a full one among it."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in _CANNOT:
-            return False
-        raise
-    return True
+    return _told(target, _FICLONE, source) is not None
 
 
 def reflink_in_use(source: int, target: int) -> bool:
@@ -63,21 +57,24 @@ def piece_bytes(size: int, extents: int) -> int:
 
 
 def _share(source: int, target: int, offset: int, length: int) -> bool:
-    try:
-        fcntl.ioctl(target, _FICLONERANGE, _RANGE.pack(source, offset, length, offset))
-    except OSError as error:
-        if error.errno in _CANNOT:
-            return False
-        raise
-    return True
+    return _told(target, _FICLONERANGE, _RANGE.pack(source, offset, length, offset)) is not None
 
 
 def _extents(file: int) -> int:
     """0 where the file system does not tell."""
+    answer = _told(file, _FSGETXATTR, bytes(_FSXATTR.size))
+    return 0 if answer is None else int(_FSXATTR.unpack(answer)[2])
+
+
+@overload
+def _told(file: int, request: int, argument: int) -> int | None: ...
+@overload
+def _told(file: int, request: int, argument: bytes) -> bytes | None: ...
+def _told(file: int, request: int, argument: int | bytes) -> int | bytes | None:
+    """None where the file system cannot."""
     try:
-        answer = fcntl.ioctl(file, _FSGETXATTR, bytes(_FSXATTR.size))
+        return fcntl.ioctl(file, request, argument)
     except OSError as error:
         if error.errno in _CANNOT:
-            return 0
+            return None
         raise
-    return int(_FSXATTR.unpack(answer)[2])

@@ -8,8 +8,8 @@ import pytest
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, ExhaustedError, NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.control.reencryption.keeper import PATIENCE, RETRY
-from cloister.control.reencryption.model import BYTES_PER_S_MIN, Reencryption, State, Wish
-from cloister.node.commands import CopyState
+from cloister.control.reencryption.model import Reencryption, State, Wish
+from cloister.node.commands import BYTES_PER_S_MIN, CopyState
 from tests.control.land import CALLER, ORG, Land
 from tests.fix_database import ControlDatabase
 

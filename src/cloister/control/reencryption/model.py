@@ -10,7 +10,6 @@ from cloister.base.ids import ProjectId
 BYTES_PER_S_DEFAULT: Final = 50_000_000
 # A quarter of what a core copies: noticed by nobody, and 4 TB a day.
 
-BYTES_PER_S_MIN: Final = 1_000_000
 BYTES_PER_S_MAX: Final = 1_000_000_000_000
 
 

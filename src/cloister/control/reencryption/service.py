@@ -12,8 +12,8 @@ from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
 from cloister.control.computes.agent import Agent
 from cloister.control.reencryption import store
-from cloister.control.reencryption.model import BYTES_PER_S_MIN, UNDER_WAY, Reencryption, State, Wish
-from cloister.node.commands import CopyVolume, GetVolume
+from cloister.control.reencryption.model import UNDER_WAY, Reencryption, State, Wish
+from cloister.node.commands import BYTES_PER_S_MIN, CopyVolume, GetVolume
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys.commands import KeyInfo, OnBehalf
 

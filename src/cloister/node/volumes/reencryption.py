@@ -37,9 +37,6 @@ LOOK_S: Final = 0.25
 PATIENCE_S: Final = 60.0
 # A chunk takes a millisecond, or at the slowest pace seconds.
 
-BYTES_PER_S_MIN: Final = 1_000_000
-# Slower than this, PATIENCE_S would be too short, and a volume would never be done.
-
 
 class _Job:
     def __init__(self, material: int, bytes_per_s: int | None) -> None:

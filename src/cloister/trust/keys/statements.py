@@ -24,8 +24,6 @@ from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecim
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError
 from cloister.trust.keys.store import STATEMENTS
 
-PURPOSE: Final = STATEMENTS
-
 SHARES_MAX: Final = 64
 """Segments of one reading: their keys, as hexadecimal digits, fill a page."""
 
@@ -48,8 +46,8 @@ class StatementKeys:
     async def make(self, project_id: str, generation: int, by: By) -> tuple[bytes, bytes]:
         """The public half of a new pair, and the envelope of the private one."""
         _check(generation)
-        await self._keeper.create(project_id, PURPOSE, by)
-        await self._keeper.ensure_seal(part_of(project_id, PURPOSE, generation))
+        await self._keeper.create(project_id, STATEMENTS, by)
+        await self._keeper.ensure_seal(part_of(project_id, STATEMENTS, generation))
 
         def mint(envelopes: Envelopes, chain: Chain) -> tuple[bytes, bytes]:
             with envelopes.opened(chain) as wrapping, SecretPage(KEY_BYTES) as page:
@@ -59,7 +57,7 @@ class StatementKeys:
             return public, envelopes.keystore.seal(inner, _sealed(project_id, generation))
 
         _, made = await self._keeper.use(
-            project_id, PURPOSE, "seal", _for(by, generation), work=mint, give_back=lambda _: None
+            project_id, STATEMENTS, "seal", _for(by, generation), work=mint, give_back=lambda _: None
         )
         return made
 
@@ -91,7 +89,7 @@ class StatementKeys:
 
         by = _for(by, generation, segments=len(shares))
         _, descriptor = await self._keeper.use(
-            project_id, PURPOSE, reason, by, work=open_into_memfd, give_back=os.close
+            project_id, STATEMENTS, reason, by, work=open_into_memfd, give_back=os.close
         )
         return descriptor
 
@@ -99,11 +97,11 @@ class StatementKeys:
 def _context(chain: Chain, generation: int) -> Context:
     """By the material of what wraps it: its envelope's version changes with every rotation."""
     info = chain.key.info
-    return Context(info.project_id, f"{PURPOSE}/{generation}", info.material)
+    return Context(info.project_id, f"{STATEMENTS}/{generation}", info.material)
 
 
 def _sealed(project_id: str, generation: int) -> Context:
-    return Context(part_of(project_id, PURPOSE, generation), PURPOSE, generation)
+    return Context(part_of(project_id, STATEMENTS, generation), STATEMENTS, generation)
 
 
 def _for(by: By, generation: int, **details: object) -> By:

@@ -180,19 +180,23 @@ async def overdue(tx: Transaction, now: datetime, except_for: Sequence[str], lim
     return [row["project_id"] for row in rows]
 
 
+_NEWEST: Final = """
+    (SELECT DISTINCT ON (project_id, purpose, of) project_id, provider, root_version
+       FROM wrapped_key, LATERAL (SELECT CASE purpose WHEN 'project' THEN 0 ELSE material END AS of) AS secret
+      WHERE state = 'enabled'
+      ORDER BY project_id, purpose, of, version DESC) AS newest"""
+# The envelope that counts of every secret in use: while a volume is encrypted anew it has two.
+
+
 async def under_other_roots(
     tx: Transaction, provider: str, root_version: str, except_for: Sequence[str], limit: int
 ) -> list[str]:
     """Projects of which some newest key stands under another root than this."""
     rows = await tx.fetch(
-        """SELECT DISTINCT project_id
-             FROM (SELECT DISTINCT ON (project_id, purpose, of) project_id, provider, root_version
-                     FROM wrapped_key, LATERAL (SELECT CASE purpose WHEN 'project' THEN 0 ELSE material END AS of) AS secret
-                    WHERE state = 'enabled'
-                    ORDER BY project_id, purpose, of, version DESC) AS newest
+        f"""SELECT DISTINCT project_id FROM {_NEWEST}
             WHERE provider <> 'project' AND (provider, root_version) <> ($1, $2)
               AND project_id <> ALL ($3)
-            ORDER BY project_id LIMIT $4""",
+            ORDER BY project_id LIMIT $4""",  # noqa: S608 - a literal
         provider,
         root_version,
         except_for,
@@ -204,12 +208,8 @@ async def under_other_roots(
 async def count_by_root(tx: Transaction) -> list[tuple[str, str, int]]:
     """How many projects stand under which root: provider, version, number."""
     rows = await tx.fetch(
-        """SELECT provider, root_version, count(DISTINCT project_id) AS projects
-             FROM (SELECT DISTINCT ON (project_id, purpose, of) project_id, provider, root_version
-                     FROM wrapped_key, LATERAL (SELECT CASE purpose WHEN 'project' THEN 0 ELSE material END AS of) AS secret
-                    WHERE state = 'enabled'
-                    ORDER BY project_id, purpose, of, version DESC) AS newest
-            WHERE provider <> 'project' GROUP BY provider, root_version ORDER BY projects DESC"""
+        f"""SELECT provider, root_version, count(DISTINCT project_id) AS projects FROM {_NEWEST}
+            WHERE provider <> 'project' GROUP BY provider, root_version ORDER BY projects DESC"""  # noqa: S608 - a literal
     )
     return [(row["provider"], row["root_version"], row["projects"]) for row in rows]
 

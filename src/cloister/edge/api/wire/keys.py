@@ -4,9 +4,10 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from cloister.control.reencryption.model import BYTES_PER_S_DEFAULT, BYTES_PER_S_MAX, BYTES_PER_S_MIN, Reencryption
+from cloister.control.reencryption.model import BYTES_PER_S_DEFAULT, BYTES_PER_S_MAX, Reencryption
 from cloister.edge.api.wire.common import Moment, Request, Wire, moment, optional_moment
 from cloister.edge.api.wire.platform import VolumeKeyView, volume_key
+from cloister.node.commands import BYTES_PER_S_MIN
 from cloister.trust.keys.commands import (
     POLICY_DAYS_MAX,
     WAITING_DAYS_MAX,
