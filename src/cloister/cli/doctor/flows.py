@@ -5,6 +5,9 @@ import grp
 from cloister.base.identities import SHARED_GROUP
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok
 
+_REMEDY_CLOSED = "restart the platform"
+_REMEDY_OPEN = f"{_REMEDY_CLOSED}; if it stays, find out who made it, and report it"
+
 
 def flows(subject: Subject) -> list[Finding]:
     """What each user was given, held against the table."""
@@ -12,9 +15,7 @@ def flows(subject: Subject) -> list[Finding]:
 
     expected = matrix.table()
     findings = [
-        fail("flows", each.seen, "restart the platform; if it stays, find out who made it, and report it")
-        if each.is_open
-        else fail("flows", each.seen, "restart the platform")
+        fail("flows", each.seen, _REMEDY_OPEN if each.is_open else _REMEDY_CLOSED)
         for each in matrix.try_all(subject.platform)
     ]
     return findings or [
