@@ -1,6 +1,7 @@
 """Branches in an encrypted volume, with real PostgreSQL."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import AsyncIterator
@@ -336,8 +337,18 @@ async def test_what_a_killed_agent_left_running_is_found_and_ended(node: Node, e
         )
     )
     records = node.host.paths.run / "runs"
+
+    def is_let_go() -> bool:
+        """The shell is there, so its agent has done all of a launch: a sweep before that is one no killed agent sees."""
+        pids = [
+            json.loads(path.read_bytes().splitlines()[0])["child-pid"]
+            for path in records.glob("*.status")
+            if path.stat().st_size
+        ]
+        return any((Path("/proc") / str(pid) / "comm").read_text() == "sh\n" for pid in pids)
+
     async with asyncio.timeout(PATIENCE_S):
-        while not [path for path in records.glob("*.status") if b"child-pid" in path.read_bytes()]:  # noqa: ASYNC110
+        while not is_let_go():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await asyncio.to_thread(Runs(node.host.paths, None).sweep)
     assert (await running).code == -9
