@@ -42,13 +42,15 @@ class FakeApi:
     answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     port: int = 0
+    is_public: str = "-"
+    """What is asked without a key: paths that begin like this."""
 
     def on(self, method: str, path: str, *answers: Answer | Callable[[Asked], Answer]) -> None:
         self.answers[method, f"/api/v2{path}"] = list(answers)
 
     def find(self, asked: Asked) -> Answer:
         self.asked.append(asked)
-        if asked.headers.get("Authorization") != "Bearer napi_test":
+        if not asked.path.startswith(self.is_public) and asked.headers.get("Authorization") != "Bearer napi_test":
             return 401, {"request_id": "r", "code": "", "message": "authentication required"}
         queue = self.answers.get((asked.method, asked.path))
         if not queue:
@@ -133,6 +135,7 @@ def api(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     thread.start()
     for variable in ("CLOISTER_PROJECT", "CLOISTER_STATE_DIR", "PGPASSWORD"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("CLOISTER_API_HOST", f"https://localhost:{fake.port}/api/v2")
     monkeypatch.setenv("CLOISTER_API_KEY", "napi_test")
     monkeypatch.setenv("CLOISTER_CA_FILE", str(fake.ca_file))

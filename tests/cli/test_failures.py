@@ -31,7 +31,7 @@ def test_a_key_that_is_not_accepted(api: Any, cloister: Any, monkeypatch: pytest
 
 def test_a_host_without_a_key(api: Any, cloister: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOISTER_API_KEY")
-    assert "CLOISTER_API_KEY is not" in one_line(cloister("me"))
+    assert "there is no CLOISTER_API_KEY and no session" in one_line(cloister("me"))
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "\x00"])
@@ -228,7 +228,7 @@ class TestOnTheServer:
 
         monkeypatch.setattr(Path, "read_text", refuse)
         monkeypatch.setattr("cloister.base.settings.check_layout", lambda _paths: None)
-        assert "admin.key: be root, or set" in one_line(cloister("me", "--state-dir", str(state_dir)))
+        assert "admin.key: be root, `cloister login`, or set" in one_line(cloister("me", "--state-dir", str(state_dir)))
 
 
 def _answer_once(listener: socket.socket, answer: bytes) -> None:

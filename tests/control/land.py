@@ -75,6 +75,9 @@ class FakeIssuer:
             raise self.publishes
         return self.publishes
 
+    async def post_form(self, url: str, form: bytes, *, tenant: str, authorization: str | None = None) -> bytes:
+        raise AssertionError(f"nobody logs in here: {url}")
+
 
 class Land:
     def __init__(self, database: Database, **settings: Any) -> None:

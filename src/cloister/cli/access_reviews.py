@@ -195,6 +195,8 @@ def _told(item: Json) -> Json:
             whose, right = facts["email"], f"on call until {facts['until']}"
         case _:
             whose, right = facts["email"], facts["role"]
+    if facts.get("by_groups_of"):
+        right += f" by groups of {facts['by_groups_of']}"
     if item.get("project_id"):
         right += f" in {item['project_id']}"
     return item | {"whose": whose, "right": right}

@@ -99,10 +99,11 @@ class Api:
     def _call(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Json | None = None) -> Any:
         """Ask, and ask again while the platform says that it is busy. Raises ApiError, CommandError."""
         headers = {
-            "Authorization": f"Bearer {self._target.key.reveal()}",
             "Accept": "application/json",
             "User-Agent": f"{self._product}/{__version__}",
         }
+        if self._target.key is not None:
+            headers["Authorization"] = f"Bearer {self._target.key.reveal()}"
         if method == "POST":
             headers["Idempotency-Key"] = secrets.token_hex(16)
         content: bytes | None = None
@@ -237,7 +238,9 @@ def _accepted(status: int, answer: bytes) -> Any:
     said = document.get("message") if isinstance(document, dict) else None
     match status:
         case 401:
-            message = f"the API key is not accepted (wrong, revoked or expired): check {KEY_VARIABLE}"
+            message = (
+                f"the API key is not accepted (wrong, revoked or expired): check {KEY_VARIABLE}, or `cloister login`"
+            )
         case 429:
             message = f"{said or 'too many requests'}: wait a moment"
         case _:

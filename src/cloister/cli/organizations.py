@@ -24,6 +24,7 @@ MEMBERS: Final = (
     Column("Id", "member.id"),
     Column("E-mail", "user.email"),
     Column("Role", "member.role"),
+    Column("By groups of", "member.by_groups_of"),
     Column("Since", "member.joined_at", out.ago),
 )
 GRANTS: Final = (

@@ -47,6 +47,11 @@ class Session:
         return self._state_dir or STATE_DIR_DEFAULT
 
     @functools.cached_property
+    def platform(self) -> target.Target:
+        """Where it is, without a key."""
+        return target.find_without_key(os.environ, self._state_dir)
+
+    @functools.cached_property
     def api(self) -> Api:
         return Api(target.find(os.environ, self._state_dir), product=self._product)
 

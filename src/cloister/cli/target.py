@@ -1,19 +1,21 @@
 """Which platform a client command asks, and how it proves itself.
 
-From anywhere: CLOISTER_API_HOST, CLOISTER_API_KEY, CLOISTER_CA_FILE. On the server itself nothing need be set: the state
-directory names the host, the certificate authority and the first API key. The key is never an option, for options are
+From anywhere: CLOISTER_API_HOST, CLOISTER_API_KEY, CLOISTER_CA_FILE; after `cloister login` the session that it kept, where there is
+no key. On the server itself nothing need be set: the state directory names the host, the certificate authority and the first
+API key. The key is never an option, for options are
 seen by everybody who may list processes.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from cloister.base.secret import Secret
+from cloister.cli import kept
 from cloister.cli.failure import CommandError
 
 HOST_VARIABLE: Final = "CLOISTER_API_HOST"
@@ -34,11 +36,14 @@ class Target:
     """As the certificate names it."""
     port: int
     path: str
-    key: Secret[str]
+    key: Secret[str] | None
+    """None: to log in."""
     ca_file: Path | None
     """None: the authorities that this machine trusts."""
     dial: str
     """The host to connect to: on the server itself the address it listens on, whatever DNS says."""
+    admin_key: Path | None = None
+    """On the server itself: where its first API key is."""
 
     @property
     def url(self) -> str:
@@ -47,7 +52,33 @@ class Target:
 
 
 def find(environment: Mapping[str, str], state_dir: Path | None) -> Target:
-    """The platform to ask: the environment's, unless a state directory was named or no host is set."""
+    """The platform to ask: the environment's, unless a state directory was named or no host is set; then this machine's; or the
+    one at which somebody has logged in. Proved by CLOISTER_API_KEY, or else by a kept session, or else, on the server, by the
+    first API key, which only root may read."""
+    here = find_without_key(environment, state_dir)
+    if key := environment.get(KEY_VARIABLE):
+        return replace(here, key=parse_key(KEY_VARIABLE, key))
+    if (session := kept.find(environment, here.url)) is not None:
+        if session.is_over:  # to go on as somebody else, the administrator for one, would be worse
+            raise CommandError("your session is over: `cloister login` begins another, `cloister logout` forgets it")
+        ca_file = here.ca_file or (Path(session.ca_file) if session.ca_file else None)
+        return replace(here, key=parse_key("the kept session", session.key), ca_file=ca_file)
+    if here.admin_key is None:
+        raise CommandError(
+            f"there is no {KEY_VARIABLE} and no session at {here.url}: put an API key there, or `cloister login`"
+        )
+    try:
+        return replace(here, key=parse_key(str(here.admin_key), here.admin_key.read_text()))
+    except PermissionError as error:
+        raise CommandError(
+            f"may not read {error.filename}: be root, `cloister login`, or set {HOST_VARIABLE} and {KEY_VARIABLE}"
+        ) from None
+    except FileNotFoundError as error:
+        raise CommandError(f"{error.filename} is missing: has `cloister up` ever finished here?") from None
+
+
+def find_without_key(environment: Mapping[str, str], state_dir: Path | None) -> Target:
+    """As `find`, to log in."""
     if state_dir is None and environment.get(HOST_VARIABLE):
         return from_environment(environment)
     return from_state_dir(state_dir, environment)
@@ -55,38 +86,37 @@ def find(environment: Mapping[str, str], state_dir: Path | None) -> Target:
 
 def from_environment(environment: Mapping[str, str]) -> Target:
     host, port, path = parse_host(environment[HOST_VARIABLE])
-    if not (key := environment.get(KEY_VARIABLE, "")):
-        raise CommandError(f"{HOST_VARIABLE} is set, but {KEY_VARIABLE} is not: put an API key there")
     ca_file = Path(named) if (named := environment.get(CA_VARIABLE)) else None
-    return Target(host, port, path, parse_key(KEY_VARIABLE, key), ca_file, dial=host)
+    return Target(host, port, path, None, ca_file, dial=host)
 
 
 def from_state_dir(state_dir: Path | None, environment: Mapping[str, str]) -> Target:
-    """The platform of this machine. Only root may read its first API key."""
+    """The platform of this machine; or, where there is none, the only one at which somebody has logged in."""
     from cloister.base.settings import STATE_DIR_DEFAULT, load  # noqa: PLC0415 - not paid for by remote clients
 
     directory = state_dir or STATE_DIR_DEFAULT
     if state_dir is None and not directory.exists():
+        if (session := kept.only(environment)) is not None:
+            host, port, path = parse_host(session.url)
+            return Target(host, port, path, None, Path(session.ca_file) if session.ca_file else None, dial=host)
         raise CommandError(
             f"no platform on this machine in {directory}: set {HOST_VARIABLE} and {KEY_VARIABLE}, or start one"
         )
     try:
         settings = load(directory)
-        key = environment.get(KEY_VARIABLE) or settings.paths.admin_key.read_text()
     except PermissionError as error:
         raise CommandError(
             f"may not read {error.filename}: be root, or set {HOST_VARIABLE} and {KEY_VARIABLE}"
         ) from None
-    except FileNotFoundError as error:
-        raise CommandError(f"{error.filename} is missing: has `cloister up` ever finished here?") from None
     listen = settings.listen_https
     return Target(
         host=settings.domain,
         port=_bound_port(settings.paths.status) or listen.port,
         path=API_PATH,
-        key=parse_key(str(settings.paths.admin_key), key),
+        key=None,
         ca_file=None if settings.tls_cert_file else settings.paths.ca_file,
         dial=listen.host if listen.host not in ("", "0.0.0.0", "::") else "127.0.0.1",  # noqa: S104 - compared, not bound
+        admin_key=settings.paths.admin_key,
     )
 
 

@@ -50,10 +50,15 @@ from cloister.control.egress.service import EgressService
 from cloister.control.egress.watch import EgressWatch
 from cloister.control.incidents.service import Incidents
 from cloister.control.jwks.keys import JwksKeys
-from cloister.control.jwks.service import Fetches, JwksService
+from cloister.control.jwks.service import JwksService
 from cloister.control.operations.engine import Engine
 from cloister.control.organizations.offers import OfferService
 from cloister.control.organizations.service import OrganizationService
+from cloister.control.people.asking import Asks
+from cloister.control.people.asking import Issuers as AskedIssuers
+from cloister.control.people.issuers import IssuerService
+from cloister.control.people.logins import LoginService
+from cloister.control.people.sealing import LoginKeys
 from cloister.control.projects import operations as project_operations
 from cloister.control.projects.caretaker import ProjectCaretaker
 from cloister.control.projects.engines import Engines
@@ -106,7 +111,7 @@ class ControlPlane:
         clock: Clock,
         agent: Agent | None = None,
         opener: Opener | None = None,
-        fetcher: Fetches | None = None,
+        fetcher: Asks | None = None,
         directory_for: frozenset[Service] = frozenset({Service.GATEWAY}),
     ) -> None:
         self._client = (
@@ -221,6 +226,8 @@ class ControlPlane:
         endpoints = EndpointService(database, self.engine, self.gateways, clock)
         roles = RoleService(database, self.engine, vault)
 
+        asked_issuers, login_keys = AskedIssuers(fetcher, clock), LoginKeys(control_key)
+
         self.control = Control(
             projects=projects,
             branches=branches,
@@ -232,6 +239,8 @@ class ControlPlane:
             operations=self.engine,
             organizations=OrganizationService(database, clock),
             offers=OfferService(database, clock),
+            issuers=IssuerService(database, asked_issuers, login_keys, clock),
+            logins=LoginService(database, asked_issuers, login_keys, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             erasures=ErasureService(database, keys, clock),

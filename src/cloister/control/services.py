@@ -53,6 +53,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.reencryption.model import Reencryption, Wish
@@ -406,6 +407,27 @@ class Operations(Protocol):
     async def get(self, project_id: ProjectId, operation_id: OperationId) -> Operation: ...
 
 
+class Issuers(Protocol):
+    """At which people log in, and what their groups give: control/people/issuers.py."""
+
+    async def find(self) -> list[Issuer]: ...
+    async def add(self, caller: Caller, new: NewIssuer) -> Issuer: ...
+    async def remove(self, caller: Caller, issuer_id: UUID) -> Issuer: ...
+    async def groups(self, org_id: OrgId) -> list[Group]: ...
+    async def map_group(self, caller: Caller, org_id: OrgId, new: NewGroup) -> Group: ...
+    async def unmap_group(self, caller: Caller, org_id: OrgId, group_id: UUID) -> Group: ...
+    async def disable(self, caller: Caller, email: str, *, is_disabled: bool) -> Account: ...
+
+
+class Logins(Protocol):
+    """A person's login: control/people/logins.py."""
+
+    async def begin(self, begin: Begin, *, links: int | None = None) -> Begun: ...
+    async def finish(self, caller: Caller, finish: Finish) -> LoggedIn:
+        """`caller` is nobody yet. Raises LoginRefusedError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """Everything a front door may call."""
@@ -420,6 +442,8 @@ class Control:
     operations: Operations
     organizations: Organizations
     offers: Offers
+    issuers: Issuers
+    logins: Logins
     jwks: KeySets
     statements: Statements
     erasures: Erasures

@@ -18,10 +18,13 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.ids import OrgId
+from cloister.base.secret import new_api_key
 from cloister.control.access.guard import LAST_WORDS, AccessGuard
 from cloister.control.access.model import MACHINE, NewRequest, Request, State, Step
 from cloister.control.calling import Caller
+from cloister.control.people.model import NewGroup
 from cloister.control.services import ProjectCreated
+from cloister.trust.access.keys import NewKey, insert_key
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from tests.control.fake_node import FakeServer
@@ -29,6 +32,7 @@ from tests.control.land import CALLER, ORG, Land
 from tests.fix_database import ControlDatabase
 
 DEV, EVE = UUID(int=21), UUID(int=22)
+ISSUER = UUID(int=31)
 EDITOR = frozenset({Permission.ACCESS_REQUEST})
 NEW = NewRequest(branch_id=None, reason="INC-7", duration=timedelta(minutes=30), may_write=False, is_break_glass=False)
 ASKED = Spoken(number=1, kind="simple", text="SELECT 1", outcome="asked", began_ms=1, ended_ms=1)
@@ -240,6 +244,49 @@ async def test_who_leaves_the_organization_takes_no_access_along(scene: Scene) -
     assert await scene.roles() == {}
     with pytest.raises(ForbiddenError):
         await scene.begin(active)
+
+
+async def in_a_session(scene: Scene, lasts: timedelta) -> None:
+    """Dev is of the organization by an issuer's groups, and has logged in there."""
+    now = scene.land.clock.now()
+    async with scene.land.database.transaction() as tx:
+        await tx.execute(
+            """INSERT INTO issuer (id, name, url, client_id, domains, groups_claim, session_s, created_at)
+               VALUES ($1, 'company', 'https://login.example.com', 'cloister', '{}', 'groups', 28800, $2)""",
+            ISSUER,
+            now,
+        )
+        await tx.execute("UPDATE membership SET issuer_id = $1 WHERE account_id = $2", ISSUER, DEV)
+        key = NewKey(name="login at company", expires_at=now + lasts)
+        await insert_key(tx, DEV, key, new_api_key(), now, issuer_id=ISSUER)
+
+
+async def test_access_by_groups_ends_with_the_session(scene: Scene) -> None:
+    """Unmapping a group ends the sessions that lived of it, and a group that is taken away at the issuer takes none with it:
+    either way nobody keeps what groups let them ask for longer than what groups gave."""
+    await in_a_session(scene, lasts=timedelta(minutes=5))
+    active, waiting = await scene.approved(), await scene.asked()
+    await scene.begin(active)
+    await scene.land.plane.access_keeper.pass_once()
+    assert (await scene.state(active), await scene.state(waiting)) == (State.ACTIVE, State.PENDING)
+    scene.land.clock.advance(timedelta(minutes=5))
+    await scene.land.plane.access_keeper.pass_once()
+    assert (await scene.state(active), await scene.state(waiting)) == (State.REVOKED, State.EXPIRED)
+    assert await scene.roles() == {}
+    with pytest.raises(ForbiddenError):
+        await scene.begin(active)
+
+
+async def test_a_group_that_is_unmapped_takes_access_along(scene: Scene) -> None:
+    await in_a_session(scene, lasts=timedelta(hours=8))
+    by_group = NewGroup(issuer="company", name="dba", role="editor")
+    group = await scene.land.control.issuers.map_group(CALLER, OrgId(ORG), by_group)
+    active = await scene.approved()
+    await scene.land.plane.access_keeper.pass_once()
+    assert await scene.state(active) is State.ACTIVE
+    await scene.land.control.issuers.unmap_group(CALLER, OrgId(ORG), group.id)
+    await scene.land.plane.access_keeper.pass_once()
+    assert await scene.state(active) is State.REVOKED
 
 
 async def test_denied_is_not_approved_any_more(scene: Scene) -> None:

@@ -115,6 +115,21 @@ async def test_every_right_is_asked_about(
         await start(service)
 
 
+async def test_a_role_that_groups_give_says_so(service: ReviewService, database: Database, clock: FakeClock) -> None:
+    """Whoever takes it back must know that the next login brings it again, unless the group goes."""
+    async with database.transaction() as tx:
+        issuer_id = await tx.fetch_value(
+            """INSERT INTO issuer (id, name, url, client_id, domains, groups_claim, session_s, created_at)
+               VALUES (gen_random_uuid(), 'company', 'https://login.example.com', 'cloister', '{}', 'groups', 28800, $1)
+               RETURNING id""",
+            clock.now(),
+        )
+        await tx.execute("UPDATE membership SET issuer_id = $1 WHERE account_id = $2", issuer_id, BOB)
+    review = await start(service)
+    by = {it.facts["email"]: it.facts["by_groups_of"] for it in review.items if it.kind == "member"}
+    assert by == {"ada@example.com": None, "bob@example.com": "company"}
+
+
 async def test_what_is_removed_is_gone_at_once(
     service: ReviewService, organizations: OrganizationService, keys: ApiKeys, database: Database
 ) -> None:

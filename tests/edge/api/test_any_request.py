@@ -87,7 +87,7 @@ async def test_without_a_key_there_is_no_answer(route: Any) -> None:
     async with World().client(None) as client:
         answer = await client.request(route.method, path, json={})
     if isinstance(route.permission, Public):
-        assert answer.status_code == 200
+        assert answer.status_code == (400 if route.is_change else 200)  # the empty body says nothing
     else:
         assert isinstance(route.permission, Permission)
         assert answer.status_code == 401

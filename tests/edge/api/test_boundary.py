@@ -93,6 +93,17 @@ async def test_refusals_are_counted_and_written_together() -> None:
     assert (second.actor, second.reason, second.project_id) == (ADA.actor, "not_found", OTHER_PROJECT)
 
 
+async def test_a_login_that_is_refused_names_whom_the_issuer_named() -> None:
+    world = World()
+    async with world.client(None) as client:
+        for state in ("disabled", "unknown"):
+            body = {"state": state, "secret": "kept", "code": "brought"}
+            assert (await client.post("/cloister/logins/finish", json=body)).status_code == 403
+    first, second = await world.refused()
+    assert (first.reason, first.actor, first.resource) == ("account_disabled", "user:eve", "company/u-1")
+    assert (second.reason, second.actor, second.resource) == ("login_unknown", "stranger", "")
+
+
 async def test_a_flood_of_different_refusals_fills_neither_memory_nor_log() -> None:
     world = World()
     async with world.client() as client:
@@ -301,7 +312,8 @@ def test_the_description_names_the_guards_of_every_route() -> None:
         )
         for route in ROUTES
     }
-    assert [it["operationId"] for it in operations if "x-cloister-public" in it] == ["get_health"]
+    public = {it["operationId"] for it in operations if "x-cloister-public" in it}
+    assert public == {"get_health", "begin_login", "finish_login"}
     assert _references(described) <= {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
 
 

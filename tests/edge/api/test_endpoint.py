@@ -22,6 +22,8 @@ def test_a_route_without_a_permission_or_an_action_does_not_import() -> None:
     with pytest.raises(AssertionError):
         endpoint("GET", "/x", permission=Public("why"), audit=Action.PROJECT_GET)
     with pytest.raises(AssertionError):
+        endpoint("POST", "/x", permission=Public("why"), audit=None)
+    with pytest.raises(AssertionError):
         endpoint(
             "POST",
             "/projects",

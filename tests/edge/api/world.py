@@ -74,6 +74,8 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.people.logins import LoginRefusedError
+from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
@@ -451,6 +453,90 @@ class FakeReencryptions:
 
     async def cancel(self, caller: Caller, project_id: ProjectId) -> Reencryption:
         return replace(await self.get(project_id), state=Reencrypted.CANCELLING)
+
+
+ISSUER: Final = Issuer(
+    id=uuid.UUID(int=96),
+    name="company",
+    url="https://login.example.com",
+    client_id="cloister",
+    client_secret=None,
+    domains=("example.com",),
+    groups_claim="groups",
+    operators=None,
+    session=timedelta(hours=8),
+    created_at=NOW,
+)
+GROUP: Final = Group(id=ISSUER.id, issuer="company", name="dba", org_id=ORG, role="editor", created_at=NOW)
+
+
+class FakeIssuers:
+    """One issuer, one group of it."""
+
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+
+    async def find(self) -> list[Issuer]:
+        return [ISSUER]
+
+    async def add(self, caller: Caller, new: NewIssuer) -> Issuer:
+        self.changes.append(new)
+        return ISSUER
+
+    async def remove(self, caller: Caller, issuer_id: UUID) -> Issuer:
+        it: Issuer = _only([ISSUER], issuer_id)
+        self.changes.append(issuer_id)
+        return it
+
+    async def groups(self, org_id: OrgId) -> list[Group]:
+        return [GROUP]
+
+    async def map_group(self, caller: Caller, org_id: OrgId, new: NewGroup) -> Group:
+        self.changes.append(new)
+        return GROUP
+
+    async def unmap_group(self, caller: Caller, org_id: OrgId, group_id: UUID) -> Group:
+        it: Group = _only([GROUP], group_id)
+        self.changes.append(group_id)
+        return it
+
+    async def disable(self, caller: Caller, email: str, *, is_disabled: bool) -> Account:
+        self.changes.append((email, is_disabled))
+        return Account(uuid.UUID(int=3), email, "Eve", NOW)
+
+
+class FakeLogins:
+    """Lets in whoever brings the state `good`; of `disabled` it knows whose it is."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Begin, int | None]] = []
+
+    async def begin(self, begin: Begin, *, links: int | None = None) -> Begun:
+        self.begun.append((begin, links))
+        return Begun(
+            issuer="company",
+            url="https://login.example.com/auth?state=good",
+            redirect_uri=f"http://127.0.0.1:{begin.port}/login/company",
+            state=Secret("good"),
+            expires_at=NOW,
+        )
+
+    async def finish(self, caller: Caller, finish: Finish) -> LoggedIn:
+        if finish.state == "disabled":
+            raise LoginRefusedError("account_disabled", "is disabled", actor="user:eve", subject="company/u-1")
+        if finish.state != "good":
+            raise LoginRefusedError("login_unknown", "no such login")
+        return LoggedIn(
+            account_id=ADA.account_id,
+            email=ADA.email,
+            name=ADA.name,
+            issuer="company",
+            roles={ORG: "admin"},
+            is_operator=False,
+            key_id=9,
+            key=Secret("napi_" + "s" * 64),
+            expires_at=NOW,
+        )
 
 
 class FakeConsumption:
@@ -1336,6 +1422,8 @@ class World:
         self.erasures = FakeErasures()
         self.offers = FakeOffers()
         self.consumption = FakeConsumption()
+        self.issuers = FakeIssuers()
+        self.logins = FakeLogins()
         self.egress = FakeEgress()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
@@ -1365,6 +1453,8 @@ class World:
                 egress=self.egress,
                 access=self.access,
                 reviews=self.reviews,
+                issuers=self.issuers,
+                logins=self.logins,
                 incidents=FakeIncidents(),
                 consumption=self.consumption,
                 reencryptions=FakeReencryptions(),

@@ -1,4 +1,4 @@
-"""One GET over HTTPS; what it refuses is in tests/attacks/test_fetching.py."""
+"""One question over HTTPS; what it refuses is in tests/attacks/test_fetching.py."""
 
 from pathlib import Path
 
@@ -15,6 +15,18 @@ async def test_it_fetches_what_is_there(tmp_path: Path) -> None:
         assert lines[0] == "get /jwks.json?v=1 http/1.1"
         assert f"host: {NAME}:{issuer.port}" in lines
         assert not any(line.startswith(("authorization", "cookie")) for line in lines)
+
+
+async def test_a_form_is_sent_with_who_sends_it(tmp_path: Path) -> None:
+    async with an_issuer(tmp_path) as issuer:
+        said = await issuer.fetcher().post_form(issuer.url, b"code=a", tenant="a", authorization="Basic eA==")
+        assert said == b"{}"
+        (asked,) = issuer.asked
+        lines = asked.decode().lower().split("\r\n")
+        assert lines[0] == "post /jwks.json?v=1 http/1.1"
+        assert "content-length: 6" in lines
+        assert "content-type: application/x-www-form-urlencoded" in lines
+        assert "authorization: basic ea==" in lines
 
 
 async def test_an_answer_in_chunks_or_until_the_end(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class AccessKeeper:
         async with self._database.transaction() as tx:  # (1)
             due = [(it, step) for it in await store.overdue(tx, now) if (step := overdue(it, now)) is not None]
             closed = {it.id for it, _ in due}
-            left = [it for it in await store.of_people_who_left(tx) if it.id not in closed]
+            left = [it for it in await store.of_people_who_left(tx, now) if it.id not in closed]
             due += [(it, Step.REVOKE if it.state is State.ACTIVE else Step.EXPIRE) for it in left]
             await close_overdue(tx, now, due)
         async with self._database.reading() as tx:

@@ -128,13 +128,19 @@ async def overdue(tx: Transaction, now: datetime) -> list[Request]:
     return [_request(row) for row in rows]
 
 
-async def of_people_who_left(tx: Transaction) -> list[Request]:
-    """Those that wait or are active, of people who are not of the project's organization any more."""
+async def of_people_who_left(tx: Transaction, now: datetime) -> list[Request]:
+    """Those that wait or are active, of people who are not of the project's organization any more, or were disabled; and of who is
+    of it by an issuer's groups, once no session of theirs is open: what groups give holds in sessions and for nothing else."""
     rows = await tx.fetch(
         f"""{_REQUEST} WHERE r.state IN ('pending', 'active')
                AND NOT EXISTS (SELECT FROM project p JOIN membership m ON m.org_id = p.org_id
-                                WHERE p.id = r.project_id AND m.account_id = r.account_id)
-             ORDER BY r.requested_at FOR UPDATE OF r"""
+                                 JOIN account a ON a.id = m.account_id
+                                 LEFT JOIN api_key k ON k.issuer_id = m.issuer_id AND k.account_id = m.account_id
+                                                    AND k.revoked_at IS NULL AND k.expires_at > $1
+                                WHERE p.id = r.project_id AND m.account_id = r.account_id AND a.disabled_at IS NULL
+                                  AND (m.issuer_id IS NULL OR k.id IS NOT NULL))
+             ORDER BY r.requested_at FOR UPDATE OF r""",
+        now,
     )
     return [_request(row) for row in rows]
 

@@ -1,5 +1,6 @@
 """Organizations, who is of them, and who was granted one of their projects."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
@@ -12,6 +13,13 @@ PROJECT_ROLES: Final = ("admin", "editor", "viewer")
 
 OrganizationRole: TypeAlias = Literal["admin", "editor", "viewer", "collaborator"]
 ProjectRole: TypeAlias = Literal["admin", "editor", "viewer"]
+
+_EMAIL: Final = re.compile(r"[^\s@\x00-\x1f\x7f]{1,64}@[^\s@\x00-\x1f\x7f]{1,189}")
+
+
+def is_address(email: str) -> bool:
+    """Whether it is somebody's is not ours to find out: it is a name to address them by."""
+    return _EMAIL.fullmatch(email) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class Member:
     email: str
     role: str
     joined_at: datetime
+    issuer: str = ""
+    """Whose groups give it; empty where somebody did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Who may is decided before (trust/access). What must stay true, and is held by th
 organization has an admin; a grant is of somebody who belongs to the project's organization.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID, uuid4
@@ -34,6 +33,7 @@ from cloister.control.organizations.model import (
     OrganizationRole,
     ProjectGrant,
     ProjectRole,
+    is_address,
 )
 from cloister.control.organizations.standing import Standing, StandingChanged, is_less
 from cloister.control.projects.model import Project
@@ -46,9 +46,6 @@ TRANSFERRED_MAX: Final = 400
 INVITATIONS_MAX: Final = 100
 
 FIRST_KEY_NAME: Final = "first key"
-
-_EMAIL: Final = re.compile(r"[^\s@\x00-\x1f\x7f]{1,64}@[^\s@\x00-\x1f\x7f]{1,189}")
-# Whether it is somebody's is not ours to find out: it is a name to address them by.
 
 
 class OrganizationService:
@@ -75,7 +72,7 @@ class OrganizationService:
     async def create_account(self, caller: Caller, email: str, name: str) -> tuple[Account, Secret[str]]:
         """An account of no organization, and its first key. Who hands the key over has seen it: the new account's holder
         makes another and revokes this one."""
-        if not _EMAIL.fullmatch(email):
+        if not is_address(email):
             raise BadRequestError(public="email must be an e-mail address")
         key = new_api_key()
         async with self._database.transaction() as tx:
@@ -117,9 +114,11 @@ class OrganizationService:
         return joined
 
     async def change_role(self, caller: Caller, org_id: OrgId, account_id: UUID, role: OrganizationRole) -> Member:
-        """Raises UnprocessableError for the only admin."""
+        """Raises UnprocessableError for the only admin, ConflictError for a role that groups give."""
         async with self._database.transaction() as tx:
             old = _there(await store.member(tx, org_id, account_id))
+            if old.issuer:
+                raise ConflictError(public=f"{old.email} has this role by a group at {old.issuer}: change it there")
             await store.change_member(tx, org_id, account_id, role)
             changed = _there(await store.member(tx, org_id, account_id))
             await record(tx, _about(caller, Action.MEMBER_UPDATE, org_id, changed, role=role, was=old.role))

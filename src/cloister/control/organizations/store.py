@@ -49,8 +49,9 @@ async def add_account(tx: Transaction, account_id: UUID, email: str, name: str) 
 
 async def members(tx: Transaction, org_id: OrgId) -> list[Member]:
     rows = await tx.fetch(
-        """SELECT account.id, account.email, membership.role, membership.joined_at
+        """SELECT account.id, account.email, membership.role, membership.joined_at, issuer.name AS issuer
              FROM membership JOIN account ON account.id = membership.account_id
+             LEFT JOIN issuer ON issuer.id = membership.issuer_id
             WHERE membership.org_id = $1 ORDER BY account.created_at, account.id""",
         org_id,
     )
@@ -59,8 +60,9 @@ async def members(tx: Transaction, org_id: OrgId) -> list[Member]:
 
 async def member(tx: Transaction, org_id: OrgId, account_id: UUID) -> Member | None:
     row = await tx.fetch_row(
-        """SELECT account.id, account.email, membership.role, membership.joined_at
+        """SELECT account.id, account.email, membership.role, membership.joined_at, issuer.name AS issuer
              FROM membership JOIN account ON account.id = membership.account_id
+             LEFT JOIN issuer ON issuer.id = membership.issuer_id
             WHERE membership.org_id = $1 AND account.id = $2""",
         org_id,
         account_id,
@@ -197,7 +199,7 @@ def _account(row: Any) -> Account:
 
 
 def _member(row: Any) -> Member:
-    return Member(row["id"], row["email"], row["role"], row["joined_at"])
+    return Member(row["id"], row["email"], row["role"], row["joined_at"], row["issuer"] or "")
 
 
 def _grant(row: Any) -> ProjectGrant:

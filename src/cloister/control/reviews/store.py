@@ -14,9 +14,9 @@ from cloister.control.reviews.model import Decision, Item, Kind, Policy, Review
 
 _RIGHTS: Final = """
     SELECT 1 AS place, 'member' AS kind, m.account_id::text AS subject, NULL AS project_id, m.account_id, m.joined_at AS since,
-           jsonb_build_object('email', a.email, 'role', m.role, 'since', m.joined_at, 'last_used',
+           jsonb_build_object('email', a.email, 'role', m.role, 'since', m.joined_at, 'by_groups_of', i.name, 'last_used',
                (SELECT max(k.last_used_at) FROM api_key k WHERE k.account_id = m.account_id AND k.org_id IS NULL)) AS facts
-      FROM membership m JOIN account a ON a.id = m.account_id WHERE m.org_id = $1
+      FROM membership m JOIN account a ON a.id = m.account_id LEFT JOIN issuer i ON i.id = m.issuer_id WHERE m.org_id = $1
     UNION ALL
     SELECT 2, 'grant', g.id::text, g.project_id, g.account_id, g.granted_at,
            jsonb_build_object('email', a.email, 'role', g.role, 'since', g.granted_at, 'project', p.name)

@@ -22,13 +22,21 @@ from starlette.responses import Response
 from cloister.base.errors import CloisterError, ForbiddenError, InternalError, Kind, NotFoundError, UnauthenticatedError
 from cloister.base.ids import OrgId, ProjectId
 from cloister.control.calling import named
+from cloister.control.people.logins import LoginRefusedError
 from cloister.control.projects.model import Project
 from cloister.edge.api import content, errors, paths
 from cloister.edge.api.call import Call, NoBody, Services
 from cloister.edge.api.endpoint import Public, Route
 from cloister.edge.api.errors import HttpError, json_response
 from cloister.edge.api.idempotency import Answer, Slot
-from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS, Rates, address_group
+from cloister.edge.api.rates import (
+    CALLS_PER_KEY,
+    CHANGES_PER_KEY,
+    FAILED_LOGINS_PER_ADDRESS,
+    LOGINS_PER_ADDRESS,
+    Rates,
+    address_group,
+)
 from cloister.edge.api.refusals import Refusal, Refusals
 from cloister.trust.access.keys import KeyRefusedError
 from cloister.trust.access.permissions import OF_AN_ORGANIZATION, OF_ONESELF, OF_THE_PLATFORM, Permission
@@ -51,6 +59,8 @@ _RESOURCES: Final = (
     "finding_id",
     "key_id",
     "member_id",
+    "issuer_id",
+    "group_id",
     "permission_id",
     "access_id",
     "recording_id",
@@ -310,6 +320,10 @@ class Boundary:
         return json_response(answer.body, answer.status, trace.request_id)
 
     async def _answer_publicly(self, route: Route, request: Request, trace: _Trace, now: datetime) -> Response:
+        """As (4) and (7), of whom nobody knows. What is refused is counted (refusals.py); what is done, the service records."""
+        if route.is_change:
+            self._rates.take(LOGINS_PER_ADDRESS, address_group(trace.address), now)
+        raw = await content.read(request) if route.body is not NoBody else b""
         call: Call[Any, Any] = Call(
             services=self._services,
             request_id=trace.request_id,
@@ -320,7 +334,7 @@ class Boundary:
             project=None,
             path={},
             query=content.decode_query(request.query_params.multi_items(), route.query),
-            body=NoBody(),
+            body=content.decode(raw, route.decoder) if route.body is not NoBody else NoBody(),
         )
         answer = await self._run(route, call)
         return json_response(answer.body, answer.status, trace.request_id)
@@ -337,7 +351,7 @@ class Boundary:
         reason = errors.reason_of(error)
         if not trace.is_permitted:
             actor = trace.principal.actor if trace.principal else ""
-            if isinstance(error, KeyRefusedError):
+            if isinstance(error, KeyRefusedError | LoginRefusedError):
                 reason, actor = error.why, error.actor
             refusal = Refusal(
                 reason=reason,
@@ -345,6 +359,7 @@ class Boundary:
                 address=trace.address,
                 attempted=trace.route.audit or "" if trace.route else "",
                 project_id=trace.path.get("project_id", ""),
+                resource=error.subject if isinstance(error, LoginRefusedError) else "",
             )
             self.refusals.note(refusal, trace.request_id)
             return

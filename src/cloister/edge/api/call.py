@@ -173,6 +173,14 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["shift_id"])
 
     @property
+    def issuer_id(self) -> UUID:
+        return cast("UUID", self.path["issuer_id"])
+
+    @property
+    def group_id(self) -> UUID:
+        return cast("UUID", self.path["group_id"])
+
+    @property
     def finding_id(self) -> str:
         return cast("str", self.path["finding_id"])
 

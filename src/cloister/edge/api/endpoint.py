@@ -84,13 +84,15 @@ def endpoint(
     and_deleted: bool = False,
     from_outside: bool = False,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. `audit=None` is only for public routes, which have nobody to name. `service_records` is
+    """Make a handler a route. `audit=None` is only for public reads, which have nobody to name. `service_records` is
     for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
     caller for when the thing turns out to be protected; such a route's path names a project. `and_deleted`: for what is
     done to projects that were deleted, which for every other route are not there. `from_outside`: the permission is asked of
     the principal's own organizations, and what leads to the path's project is something else, which the service looks at."""
     assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
-    assert (audit is None) == isinstance(permission, Public), f"{method} {path}: who may, and what is it called?"
+    assert (audit is None) == (isinstance(permission, Public) and method == "GET"), (
+        f"{method} {path}: who may, what is it?"
+    )
     assert set(re.findall(r"{(\w+)}", path)) <= paths.PARAMETERS, f"{path}: unknown parameter"
 
     def make(handler: Handler) -> Route:

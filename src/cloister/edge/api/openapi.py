@@ -19,6 +19,8 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
     "erasure_id": {"type": "string", "format": "uuid"},
     "jwks_id": {"type": "string", "format": "uuid"},
+    "group_id": {"type": "string", "format": "uuid"},
+    "issuer_id": {"type": "string", "format": "uuid"},
     "finding_id": {"type": "string", "pattern": "^fd-[0-9a-f]{12}$"},
     "key_id": {"type": "integer", "format": "int64"},
     "member_id": {"type": "string", "format": "uuid"},

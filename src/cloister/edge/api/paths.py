@@ -119,6 +119,8 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "item_number": _item_number,
     "jwks_id": _uuid("JWKS"),
     "finding_id": _finding_id,
+    "group_id": _uuid("group"),
+    "issuer_id": _uuid("issuer"),
     "key_id": _key_id,
     "member_id": _uuid("member"),
     "operation_id": operation_id,

@@ -33,6 +33,9 @@ CHANGES_PER_KEY: Final = Limit("changes_per_key", per_second=20.0, burst=100)
 FAILED_LOGINS_PER_ADDRESS: Final = Limit("failed_logins_per_address", per_second=1.0, burst=20)
 # Guessing 381 bits is hopeless; this keeps the guesses from being work for the database and lines in the audit log.
 
+LOGINS_PER_ADDRESS: Final = Limit("logins_per_address", per_second=0.5, burst=20)
+# Two calls a login. An office behind one address logs in in the morning; each call is a row, and may be a question to the issuer.
+
 
 class Rates:
     def __init__(self) -> None:

@@ -33,6 +33,8 @@ class Refusal:
     """The action that was asked for; empty where no route matched."""
     org_id: str = ""
     project_id: str = ""
+    resource: str = ""
+    """Of a login, whom the issuer named."""
 
 
 _TOO_MANY: Final = Refusal(reason="flood", actor="", address="", attempted="")
@@ -84,6 +86,7 @@ def _event(refusal: Refusal, count: int, request_id: str) -> Event:
         address=refusal.address,
         org_id=refusal.org_id,
         project_id=refusal.project_id,
+        resource=refusal.resource,
         request_id=request_id,
         details=details,
     )

@@ -4,7 +4,7 @@ PyJWT looks at the signature; everything that is decided about a token stands he
 """
 
 from cloister.protocol.tokens.keys import KeySetError, VerifyingKey, decoy, read_key_set
-from cloister.protocol.tokens.token import Claims, Token, TokenError, read_token, verify
+from cloister.protocol.tokens.token import Claims, Token, TokenError, moment_of, read_token, verified, verify
 
 __all__ = [
     "Claims",
@@ -13,7 +13,9 @@ __all__ = [
     "TokenError",
     "VerifyingKey",
     "decoy",
+    "moment_of",
     "read_key_set",
     "read_token",
+    "verified",
     "verify",
 ]

@@ -51,14 +51,14 @@ class Claims:
     """All of them, in ASCII: said again from what was verified, each name once."""
 
 
-def read_token(text: str) -> Token:
+def read_token(text: str, *, bytes_max: int = TOKEN_BYTES_MAX) -> Token:
     """Raises TokenError, which may be told.
 
     (1) three parts of a bearable length; the first is a JSON object
     (2) an algorithm of the list; nothing "critical" that we would have to understand, no detached payload
     (3) a type that is meant for this, and the name of a key. A key, or the address of one, inside the token is not looked at
     """
-    if len(text) > TOKEN_BYTES_MAX or not text.isascii() or text.count(".") != 2:  # (1)
+    if len(text) > bytes_max or not text.isascii() or text.count(".") != 2:  # (1)
         raise TokenError("the token is malformed", is_told=True)
     try:
         header = msgspec.json.decode(_part(text.partition(".")[0]), type=dict[str, Any])
@@ -77,14 +77,25 @@ def read_token(text: str) -> Token:
 
 
 def verify(token: Token, key: VerifyingKey | None, *, audience: str | None, issuer: str | None, now: float) -> Claims:
-    """Raises TokenError. Without a key it does, all the same, what it would with one.
+    """As `verified`; the claims must be short enough to be carried on."""
+    claims = verified(token, key, audience=audience, issuer=issuer, now=now)
+    text = json.dumps(claims, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    if len(text) > CLAIMS_BYTES_MAX:
+        raise TokenError("the claims are too long")
+    return Claims(claims["sub"], text)
+
+
+def verified(
+    token: Token, key: VerifyingKey | None, *, audience: str | None, issuer: str | None, now: float
+) -> dict[str, Any]:
+    """What the token says. Raises TokenError. Without a key it does, all the same, what it would with one.
 
     (1) the signature, with the algorithm that the key is for
     (2) `exp` is there and has not passed, `nbf` and `iat` have
     (3) `iss` is the registered one, if one was registered
     (4) `aud` holds the registered audience; a token with an audience and none registered is meant for somebody else
         (RFC 7519 §4.1.3)
-    (5) `sub` says who; and all of it is short enough to be carried on
+    (5) `sub` says who
     """
     is_known = key is not None and key.alg == token.alg
     try:
@@ -96,16 +107,16 @@ def verify(token: Token, key: VerifyingKey | None, *, audience: str | None, issu
     if not is_known or not payload:  # (1)
         raise TokenError("no registered key made the signature")
     try:
-        claims = msgspec.json.decode(payload, type=dict[str, Any])
+        claims: dict[str, Any] = msgspec.json.decode(payload, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise TokenError("the claims are no JSON object") from None
-    expires_at = _moment(claims, "exp")  # (2)
+    expires_at = moment_of(claims, "exp")  # (2)
     if expires_at is None:
         raise TokenError("the token never expires")
     if expires_at <= now - LEEWAY_S:
         raise TokenError("the token has expired")
     for name in ("nbf", "iat"):
-        at = _moment(claims, name)
+        at = moment_of(claims, name)
         if at is not None and at > now + LEEWAY_S:
             raise TokenError(f"the token is not valid yet ({name})")
     if issuer is not None and claims.get("iss") != issuer:  # (3)
@@ -115,10 +126,7 @@ def verify(token: Token, key: VerifyingKey | None, *, audience: str | None, issu
     subject = claims.get("sub")  # (5)
     if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_MAX:
         raise TokenError("the token names nobody (sub)")
-    text = json.dumps(claims, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    if len(text) > CLAIMS_BYTES_MAX:
-        raise TokenError("the claims are too long")
-    return Claims(subject, text)
+    return claims
 
 
 def _audiences(claims: dict[str, Any]) -> list[str | None]:
@@ -134,7 +142,7 @@ def _audiences(claims: dict[str, Any]) -> list[str | None]:
             raise TokenError("the token's audience is no text")
 
 
-def _moment(claims: dict[str, Any], name: str) -> float | None:
+def moment_of(claims: dict[str, Any], name: str) -> float | None:
     at = claims.get(name)
     if at is None:
         return None

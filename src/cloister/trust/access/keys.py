@@ -4,7 +4,8 @@ A key has 381 random bits, so its SHA-256 is kept without salt: nobody can guess
 it. The database never sees a key, but for its first letters, by which people tell keys apart.
 
 A key is a person's, or an organization's, or an organization's for one of its projects. It may have an end, and a list of
-addresses that it opens from. What stays with others: who may make and revoke which (`policies/`).
+addresses that it opens from. A person's session is a key as well, which a login made (`control/people`): what their groups give
+them holds in sessions of that issuer, and for no other key of theirs. What stays with others: who may make and revoke which (`policies/`).
 """
 
 import hashlib
@@ -94,7 +95,8 @@ class ApiKeys:
         2. Look the digest up, with what its holder is a member of and was granted. A B-tree's timing tells about
            digests, which tell nothing about keys. Nothing of this is remembered: what is taken away is gone at the
            next call.
-        3. Refuse what was not found or is revoked, has expired, or comes from elsewhere.
+        3. Refuse what was not found or is revoked, has expired, comes from elsewhere, or is of a person who was disabled. What
+           an organization's key may is not its maker's.
         4. Note the use, if that was not done within the last minute.
         """
         # 1. The digest.
@@ -103,13 +105,21 @@ class ApiKeys:
         now = self._clock.now()
         async with self._database.reading() as tx:
             row = await tx.fetch_row(
-                """SELECT api_key.*, account.email, account.name AS account_name, account.is_operator,
-                          (SELECT jsonb_object_agg(org_id, role) FROM membership
-                            WHERE account_id = account.id)::text AS memberships,
-                          (SELECT jsonb_object_agg(project_id, jsonb_build_object('org_id', org_id, 'role', role))
-                             FROM project_grant WHERE account_id = account.id)::text AS grants,
-                          (SELECT coalesce(array_agg(org_id), '{}') FROM on_call
-                            WHERE account_id = account.id AND starts_at <= $2 AND ends_at > $2) AS on_call
+                """SELECT api_key.*, account.email, account.name AS account_name, account.disabled_at,
+                          account.is_operator OR EXISTS (
+                              SELECT FROM identity i
+                               WHERE i.account_id = account.id AND i.issuer_id = api_key.issuer_id AND i.is_operator
+                          ) AS is_operator,
+                          (SELECT jsonb_object_agg(m.org_id, m.role) FROM membership m
+                            WHERE m.account_id = account.id
+                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS memberships,
+                          (SELECT jsonb_object_agg(g.project_id, jsonb_build_object('org_id', g.org_id, 'role', g.role))
+                             FROM project_grant g JOIN membership m USING (org_id, account_id)
+                            WHERE g.account_id = account.id
+                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS grants,
+                          (SELECT coalesce(array_agg(o.org_id), '{}') FROM on_call o JOIN membership m USING (org_id, account_id)
+                            WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2
+                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call
                      FROM api_key JOIN account ON account.id = api_key.account_id
                     WHERE api_key.digest = $1""",
                 digest,
@@ -122,6 +132,8 @@ class ApiKeys:
             raise KeyRefusedError(row["id"], "key_expired")
         if row["allowed_ips"] and not _opens_from(row["allowed_ips"], address):
             raise KeyRefusedError(row["id"], "key_from_elsewhere")
+        if row["disabled_at"] is not None and row["org_id"] is None:
+            raise KeyRefusedError(row["id"], "account_disabled")
         # 4. The note.
         if row["last_used_at"] is None or now - row["last_used_at"] >= USE_NOTED_EVERY:
             await self._note_use(row["id"], now, address)
@@ -197,10 +209,13 @@ def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-async def insert_key(tx: Transaction, account_id: UUID, new: NewKey, key: Secret[str], now: datetime) -> int:
+async def insert_key(
+    tx: Transaction, account_id: UUID, new: NewKey, key: Secret[str], now: datetime, *, issuer_id: UUID | None = None
+) -> int:
+    """`issuer_id`: where its holder logged in, of a session."""
     key_id: int = await tx.fetch_value(
-        """INSERT INTO api_key (name, digest, account_id, created_at, org_id, project_id, expires_at, allowed_ips, prefix)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id""",
+        """INSERT INTO api_key (name, digest, account_id, created_at, org_id, project_id, expires_at, allowed_ips, prefix, issuer_id)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id""",
         new.name,
         digest_of(key.reveal()),
         account_id,
@@ -210,6 +225,7 @@ async def insert_key(tx: Transaction, account_id: UUID, new: NewKey, key: Secret
         new.expires_at,
         list(new.allowed_ips),
         key.reveal()[:PREFIX_CHARS],
+        issuer_id,
     )
     return key_id
 

@@ -17,6 +17,8 @@ class Permission(StrEnum):
     ACCESS_REQUEST = "access:request"
     """Ask for access to data; also to be one of two who break the glass for somebody."""
     ACCOUNT_CREATE = "account:create"
+    ACCOUNT_DISABLE = "account:disable"
+    """Also to enable."""
     API_KEY_CREATE = "api_key:create"
     API_KEY_MANAGE = "api_key:manage"
     """List and revoke: one's own."""
@@ -54,6 +56,8 @@ class Permission(StrEnum):
     FINDING_MANAGE = "finding:manage"
     """Acknowledge, resolve, test, and act: end sessions, lock, rotate, quarantine, freeze, release."""
     FINDING_READ = "finding:read"
+    ISSUER_MANAGE = "issuer:manage"
+    """Let people of an issuer's log in, list issuers, and end that."""
     JWKS_MANAGE = "jwks:manage"
     """Let another issuer's tokens open databases, past every password; and end that."""
     JWKS_READ = "jwks:read"
@@ -106,8 +110,10 @@ OF_ONESELF: Final = frozenset(
 OF_THE_PLATFORM: Final = frozenset(
     {
         Permission.ACCOUNT_CREATE,
+        Permission.ACCOUNT_DISABLE,
         Permission.FINDING_MANAGE,
         Permission.FINDING_READ,
+        Permission.ISSUER_MANAGE,
         Permission.ORGANIZATION_CREATE,
         Permission.PLATFORM_READ,
     }

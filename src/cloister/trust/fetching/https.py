@@ -1,4 +1,4 @@
-"""One GET over HTTPS, to an address that was looked at.
+"""One question over HTTPS, to an address that was looked at.
 
     (1) the URL: https, a host, no credentials, nothing that two parsers read differently
     (2) the name is resolved once, and every address that it has must be permitted: one is taken only if all are
@@ -43,6 +43,17 @@ TURN_TIMEOUT_S: Final = 15.0
 ADDRESSES_MAX: Final = 16
 # Of one name; the first two are tried.
 TRIES: Final = 2
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Question:
+    form: bytes | None = None
+    authorization: str | None = None
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.form is None else "POST"
+
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,253}")
@@ -117,6 +128,13 @@ class Fetcher:
 
     async def get(self, url: str, *, tenant: str) -> bytes:
         """The body. `tenant` is whose share of what may be asked at once it takes. Raises FetchError."""
+        return await self._fetch(url, _Question(), tenant)
+
+    async def post_form(self, url: str, form: bytes, *, tenant: str, authorization: str | None = None) -> bytes:
+        """As `get`; `form` and `authorization` are told to nobody but who the certificate says is there. Raises FetchError."""
+        return await self._fetch(url, _Question(form, authorization), tenant)
+
+    async def _fetch(self, url: str, question: "_Question", tenant: str) -> bytes:
         place = place_of(url)
         share = self._shares.setdefault(tenant, asyncio.Semaphore(SHARE))
         with contextlib.ExitStack() as turn:  # (5)
@@ -129,7 +147,7 @@ class Fetcher:
                 raise FetchError("it was not asked: too many others are being asked now") from None
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    return await self._get(place, await self._addresses(place, turn))
+                    return await self._ask_there(place, await self._addresses(place, turn), question)
             except TimeoutError:
                 raise FetchError(f"it did not answer within {self._timeout_s:g} seconds") from None
 
@@ -148,8 +166,8 @@ class Fetcher:
             raise FetchError("it leads to no public address on port 443")
         return found[:TRIES]
 
-    async def _get(self, place: Place, addresses: list[IpAddress]) -> bytes:
-        """(3)."""
+    async def _ask_there(self, place: Place, addresses: list[IpAddress], question: "_Question") -> bytes:
+        """(3). Another address is tried only where nothing was sent yet."""
         for address in addresses:
             try:
                 reader, writer = await asyncio.open_connection(
@@ -160,7 +178,7 @@ class Fetcher:
             except (OSError, ValueError):
                 continue
             try:
-                return await self._ask(place, reader, writer)
+                return await self._ask(place, question, reader, writer)
             except (h11.ProtocolError, OSError):
                 raise FetchError("it does not answer with HTTP") from None
             finally:
@@ -168,13 +186,25 @@ class Fetcher:
         raise FetchError("it does not accept connections")
 
     @staticmethod
-    async def _ask(place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    async def _ask(
+        place: Place, question: "_Question", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bytes:
         """(4)."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
         headers = [("host", place.authority), ("accept", "application/json"), ("accept-encoding", "identity"),
                    ("user-agent", "cloister"), ("connection", "close")]  # fmt: skip
-        request = h11.Request(method="GET", target=place.target, headers=headers)
-        writer.write((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+        if question.authorization is not None:
+            headers.append(("authorization", question.authorization))
+        if question.form is not None:
+            headers += [
+                ("content-type", "application/x-www-form-urlencoded"),
+                ("content-length", str(len(question.form))),
+            ]
+        request = h11.Request(method=question.method, target=place.target, headers=headers)
+        writer.write(http.send(request) or b"")
+        if question.form is not None:
+            writer.write(http.send(h11.Data(data=question.form)) or b"")
+        writer.write(http.send(h11.EndOfMessage()) or b"")
         body = bytearray()
         while True:
             event = http.next_event()

@@ -45,6 +45,8 @@ class MemberView(Wire, frozen=True, kw_only=True):
     org_id: str
     role: str
     joined_at: Moment
+    by_groups_of: str | None = None
+    """Ours: the issuer whose groups give the role; absent where somebody gave it."""
 
 
 class MemberUser(Wire, frozen=True, kw_only=True):
@@ -203,7 +205,14 @@ def organization(it: Organization) -> OrganizationView:
 
 def member(it: Member, org_id: str) -> MemberView:
     account_id = str(it.account_id)
-    return MemberView(id=account_id, user_id=account_id, org_id=org_id, role=it.role, joined_at=moment(it.joined_at))
+    return MemberView(
+        id=account_id,
+        user_id=account_id,
+        org_id=org_id,
+        role=it.role,
+        joined_at=moment(it.joined_at),
+        by_groups_of=it.issuer or None,
+    )
 
 
 def member_with_user(it: Member, org_id: str) -> MemberWithUser:
