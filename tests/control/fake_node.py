@@ -253,6 +253,8 @@ class FakeNode:
         """What the guard of an endpoint's compute counted and nobody had it forget."""
         self.wal_bytes: dict[str, int] = {}
         """Timeline → how much WAL it has had since its last snapshot."""
+        self.without_history: set[str] = set()
+        """Timelines that have no snapshot."""
         self.deaf: set[str] = set()
         """Endpoints whose server does not answer sessions."""
         self.stuck: set[str] = set()
@@ -550,7 +552,7 @@ class FakeNode:
             timeline_id=timeline_id,
             is_running=self._runs(timeline_id),
             end_lsn=_lsn(self._last_lsn),
-            since=max(timeline.began, timeline.pruned_to),
+            since=None if timeline_id in self.without_history else max(timeline.began, timeline.pruned_to),
             wal_since_snapshot_bytes=0 if timeline.snapshots else self.wal_bytes.get(timeline_id, 0),
             logical_bytes=1000 + len(timeline.writes),
             unique_bytes=100,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,7 @@ from cloister.node.commands import (
 )
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
+from cloister.node.timelines.making import Making
 from cloister.node.volumes.plain import PlainDriver
 from tests.node.timelines.clusters import make_cluster
 
@@ -107,7 +109,7 @@ class FakeComputes:
         if self.refusal is not None:
             raise self.refusal
         assert (mountpoint / "timelines" / spec.timeline_id / "data" / "PG_VERSION").exists()
-        self.infos[spec.endpoint_id] = info = running(spec.endpoint_id)
+        self.infos[spec.endpoint_id] = info = running(spec.endpoint_id, timeline_id=spec.timeline_id)
         return info
 
     async def stop(self, endpoint_id: str) -> None:
@@ -142,12 +144,12 @@ class FakeComputes:
             self.on_exit(ComputeExited(endpoint_id=endpoint_id, generation=1, was_asked=was_asked, exit_status=status))
 
 
-def running(endpoint_id: str, project_id: str = PROJECT) -> ComputeInfo:
+def running(endpoint_id: str, project_id: str = PROJECT, timeline_id: str = TIMELINE) -> ComputeInfo:
     return ComputeInfo(
         endpoint_id=endpoint_id,
         project_id=project_id,
         branch_id=BRANCH,
-        timeline_id=TIMELINE,
+        timeline_id=timeline_id,
         generation=1,
         socket_dir="/nowhere",
         pid=1,
@@ -199,8 +201,8 @@ class Node:
 
     async def settled(self) -> None:
         """Until everything that events caused is done."""
-        while self.agent._tasks:
-            await asyncio.gather(*self.agent._tasks)
+        while tasks := {*self.agent._tasks, *self.agent._timelines._work._tasks[PROJECT]}:
+            await asyncio.gather(*tasks)
 
 
 @pytest.fixture
@@ -286,6 +288,52 @@ async def test_a_volume_in_which_a_timeline_was_made_is_closed_if_nobody_starts_
     await node.ask(CLONE)
     await node.settled()
     assert not await node.is_open()
+
+
+async def test_a_clone_is_started_while_its_history_begins_and_everybody_else_waits(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins = threading.Event()
+    take = Making.take_first_of
+    monkeypatch.setattr(Making, "take_first_of", lambda *given: (begins.wait(), take(*given)))
+    await node.ask(CREATE)
+    try:
+        await node.ask(CLONE)
+        keeping = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE, history_retention_s=3600)
+        await node.ask(StartCompute(spec=keeping))
+        waiting = [
+            asyncio.create_task(node.ask(command))
+            for command in (
+                GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE),
+                StopCompute(endpoint_id=ENDPOINT),
+                GetTimeline(project_id=PROJECT, timeline_id=CLONE.source_id),
+            )
+        ]
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in waiting)
+    finally:
+        begins.set()
+    looked, _stopped, _source = await asyncio.gather(*waiting)
+    assert looked.since is not None
+
+
+async def test_a_clone_whose_history_cannot_begin_is_a_clone(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_given: Any) -> None:
+        raise ExhaustedError("no space left")
+
+    await node.ask(CREATE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Making, "take_first_of", fail)
+        await node.ask(CLONE)
+        look = GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE)
+        assert (await node.ask(look)).since is None
+    assert "no space left" in caplog.text
+    keeping = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE, history_retention_s=3600)
+    await node.ask(StartCompute(spec=keeping))
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert (await node.ask(look)).since is not None, "a stop makes up for it"
 
 
 async def test_nothing_is_left_open_for_what_failed_or_is_never_started(

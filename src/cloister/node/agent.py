@@ -403,7 +403,7 @@ class NodeAgent:
         uid = checked_compute_uid(spec.uid)
         # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
         self._places[spec.endpoint_id] = _Place(project_id, timeline_id, spec.history_retention_s)
-        async with self._timelines.lock(timeline_id), self._locks[project_id]:
+        async with self._timelines.lock_to_start(timeline_id), self._locks[project_id]:
             for compute in self._running_on(project_id):
                 if compute.endpoint_id == spec.endpoint_id:
                     return compute

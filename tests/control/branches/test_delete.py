@@ -182,6 +182,10 @@ async def test_a_running_branch_gets_a_place_to_recover_from_and_a_sleeping_one_
     land.node.wal_bytes[timeline_id] = 1024**3
     await land.plane.caretaker.by_the_bytes()
     assert land.node.calls[-3:] == ["CopyTimeline", "FinishCopy", "PruneTimeline"]
+    land.node.calls.clear()
+    land.node.without_history.add(timeline_id)
+    await land.plane.caretaker.by_the_bytes()
+    assert land.node.calls == ["CopyTimeline", "FinishCopy", "PruneTimeline"], "a crash cost it its first one"
 
     await land.plane.suspender.at_once(created.endpoint.id, CAUSE)
     await land.plane.caretaker.by_the_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloister.base.ids import new_timeline_id
-from cloister.node.timelines import wal
+from cloister.node.timelines import clone, wal
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
@@ -63,8 +63,14 @@ def fresh(mountpoint: Path) -> None:
 
 
 def cloned(mountpoint: Path) -> None:
-    making(mountpoint).clone(SOURCE, TARGET, is_frozen=False)
+    making(mountpoint).clone(SOURCE, TARGET)
     making(mountpoint).finish(TARGET, is_frozen=False)
+
+
+def copied_and_its_history_begun(mountpoint: Path) -> None:
+    making(mountpoint).copy(SOURCE, TARGET)
+    making(mountpoint).begin_first(TARGET)
+    making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
 
 
 def copied(mountpoint: Path) -> None:
@@ -120,7 +126,18 @@ def look(mountpoint: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    "work", [fresh, cloned, copied, copied_for_history, collected, pruned, deleted], ids=lambda work: work.__name__
+    "work",
+    [
+        fresh,
+        cloned,
+        copied,
+        copied_and_its_history_begun,
+        copied_for_history,
+        collected,
+        pruned,
+        deleted,
+    ],
+    ids=lambda work: work.__name__,
 )
 def test_a_crash_anywhere_leaves_it_done_or_undone(
     work: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,3 +173,34 @@ def test_a_crash_anywhere_leaves_it_done_or_undone(
             work(mountpoint)
             assert look(mountpoint) == wanted, f"after a crash at step {step}"
         shutil.rmtree(mountpoint)
+
+
+def test_a_crash_while_the_history_of_a_clone_begins_costs_nothing_but_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = Trap(monkeypatch)
+    step, has_crashed = 0, True
+    while has_crashed:
+        step += 1
+        mountpoint = tmp_path / str(step)
+        mountpoint.mkdir()
+        trap.set(None)
+        make_world(mountpoint)
+        making(mountpoint).clone(SOURCE, TARGET)
+        making(mountpoint).finish(TARGET, is_frozen=False, takes_first=False)
+        trap.set(step)
+        try:
+            making(mountpoint).take_first_of(SOURCE, TARGET)
+            has_crashed = False
+        except Crash:
+            pass
+        trap.set(None)
+        history = History(Layout(mountpoint), Layout(mountpoint).existing(TARGET))
+        begun = history.snapshots.all()
+        assert has_crashed or begun
+        making(mountpoint).after_stop(TARGET, 3600)
+        [taken] = history.snapshots.all()
+        assert clone.is_whole(history.snapshots.data(taken))
+        assert begun in ([], [taken])
+        assert [path.name for path in (mountpoint / "timelines" / TARGET / "snapshots").iterdir()] == [taken.name]
+    assert step > 3

@@ -117,7 +117,8 @@ class Caretaker:
     async def _look(self, timeline: Working) -> None:
         command = GetTimeline(project_id=timeline.lying.project_id, timeline_id=timeline.lying.timeline_id)
         info = await self._world.agent.call(command, timeout_s=AGENT_TIMEOUT_S)
-        if info.wal_since_snapshot_bytes < HISTORY_EVERY_BYTES or timeline.lying.retention_s == 0:
+        is_due = info.since is None or info.wal_since_snapshot_bytes >= HISTORY_EVERY_BYTES
+        if not is_due or timeline.lying.retention_s == 0:
             await self._note(info)
             return
         await hold_and_copy(

@@ -35,7 +35,7 @@ _LEFT_OUT: Final = frozenset(
         *("recovery.signal", "standby.signal", "backup_manifest", "tablespace_map", "backup_label.old"),
     )
 )
-_BACKUP_LABEL: Final = "/backup_label"
+BACKUP_LABEL: Final = "backup_label"
 _CONTROL: Final = "/" + "/".join(control.PATH)
 
 
@@ -54,7 +54,7 @@ def fate(path: str, *, is_running: bool) -> Fate:
     if path in _LEFT_OUT or name.startswith(("pgsql_tmp", "pg_internal.init")):
         return Fate.LEFT_OUT
     # A server that was started from a backup and has not come so far yet needs the label; one that runs does not.
-    if path == _BACKUP_LABEL and is_running:
+    if path == f"/{BACKUP_LABEL}" and is_running:
         return Fate.LEFT_OUT
     # Last of all, and not by the way.
     return Fate.LEFT_OUT if path == _CONTROL else Fate.COPIED
@@ -155,6 +155,16 @@ def copy(source: int, name: str, target: int, uid: int, *, in_use: bool = False)
         os.close(to)
 
 
+def clone_label(source: Path, target: Path, uid: int) -> None:
+    """What a copy's start goes by. Raises FileNotFoundError where there is none."""
+    with (
+        tree.opened(source) as from_,
+        tree.opened(target) as to,
+        tree.opened(BACKUP_LABEL, tree.FILE, below=from_) as label,
+    ):
+        copy(label, BACKUP_LABEL, to, uid)
+
+
 def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
     """What the start of a cluster at rest reads of its WAL: after a clean shutdown the segment with the checkpoint, else
     everything that is no older segment kept for later use."""
@@ -167,7 +177,7 @@ def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
         tree.opened(WAL, below=to) as copies,
     ):
         found = control.read(to)
-        is_settled = found.is_clean and not _exists("backup_label", to)
+        is_settled = found.is_clean and not _exists(BACKUP_LABEL, to)
         # What is behind the checkpoint of a clean shutdown are old segments under the names of coming ones: after a load they
         # are hundreds, and each would be opened to see it.
         first = wal.segment_number(found.redo) if is_settled else 0
@@ -221,7 +231,16 @@ def has_segment_after(data: Path, number: int, abort: Abort) -> bool:
 def is_settled(data: Path) -> bool:
     """It was shut down cleanly and starts without replaying anything."""
     with tree.opened(data) as directory:
-        return control.read(directory).is_clean and not _exists("backup_label", directory)
+        return control.read(directory).is_clean and not _exists(BACKUP_LABEL, directory)
+
+
+def is_whole(data: Path) -> bool:
+    """`clone_cluster` came to its end here, which is the control file."""
+    try:
+        control.of(data)
+    except (FileNotFoundError, PreconditionError):
+        return False
+    return True
 
 
 def tidy_wal(data: Path, abort: Abort) -> None:

@@ -49,17 +49,39 @@ class History:
 
     def take_first(self, uid: int, now: float, abort: Abort, *, copied: Snapshot | None = None) -> None:
         """The snapshot that every history begins with. `copied` describes a copy that has not been started yet."""
-        self._take(copied or self._at_rest(now), uid, abort)
+        self._take(copied or _at_rest(self._timeline.data, now), uid, abort)
 
-    def finish_first(self, now: float, abort: Abort) -> None:
-        """As `take_first`, of what was cloned together with the timeline itself."""
-        self.snapshots.finish(AT_REST, self._at_rest(now), abort)
+    def take_first_of(self, source: Path, uid: int, now: float, abort: Abort) -> None:
+        """As `take_first`, but of the data that this timeline was cloned from, which is still at rest: somebody may be at work
+        on the clone. It is on disk when the file system's log is, which nobody waits for: their own commits are flushed
+        meanwhile."""
+        data = self.snapshots.begin(AT_REST, abort)
+        clone.clone_cluster(source, data, uid, abort, is_running=False)
+        clone.clone_wal(source, data, uid, abort)
+        self.snapshots.finish(AT_REST, _at_rest(data, now), abort)
+
+    def begin_first(self, uid: int, abort: Abort) -> None:
+        """The files of a copy that still lacks its WAL and its label."""
+        data = self.snapshots.begin(AT_REST, abort)
+        clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
+
+    @property
+    def has_begun_first(self) -> bool:
+        """All of its files are there."""
+        return clone.is_whole(self.snapshots.unfinished(AT_REST))
+
+    def finish_first(self, copied: Snapshot, uid: int, abort: Abort) -> None:
+        """What the copy has got since."""
+        data = self.snapshots.unfinished(AT_REST)
+        clone.clone_label(self._timeline.data, data, uid)
+        clone.clone_wal(self._timeline.data, data, uid, abort)
+        self.snapshots.finish(AT_REST, copied, abort)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
         if not clone.is_settled(self._timeline.data):
             return False
-        snapshot = self._at_rest(now)
+        snapshot = _at_rest(self._timeline.data, now)
         taken = self.snapshots.all()
         if taken:
             last = taken[-1]
@@ -161,21 +183,23 @@ class History:
         reached = wal.unbroken(numbers, first)
         return Reach(first, reached, is_broken=any(number > reached for number in numbers))
 
-    def _at_rest(self, now: float) -> Snapshot:
-        found = control.of(self._timeline.data)
-        return Snapshot(
-            start_lsn=found.redo,
-            stop_lsn=found.checkpoint,
-            wal_timeline=found.wal_timeline,
-            moment=now,
-            is_clean=True,
-        )
-
     def _take(self, snapshot: Snapshot, uid: int, abort: Abort) -> None:
         data = self.snapshots.begin(AT_REST, abort)
         clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
         clone.clone_wal(self._timeline.data, data, uid, abort)
         self.snapshots.finish(AT_REST, snapshot, abort)
+
+
+def _at_rest(data: Path, now: float) -> Snapshot:
+    """What is to be said of a snapshot of this data, which was shut down in order."""
+    found = control.of(data)
+    return Snapshot(
+        start_lsn=found.redo,
+        stop_lsn=found.checkpoint,
+        wal_timeline=found.wal_timeline,
+        moment=now,
+        is_clean=True,
+    )
 
 
 def _first_after(start: Snapshot) -> int:

@@ -6,12 +6,17 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
 - one piece of work, or the start or the end of a compute, at a time per timeline: `lock`. Whoever needs both takes the
   timeline's lock before the project's, and long work never holds the project's: other computes wake meanwhile;
 - a target is there as a whole or not at all, and then the command was done: twice is once.
+
+A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it. That of
+a clone is taken of the source, which stays locked meanwhile, and the clone may be started already (`lock_to_start`). That of a
+copy is made of the copy, while the server that was copied ends its backup. A clone that lost its first snapshot to a crash gets
+one when it stops, or from the API while it runs: there its history begins.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -108,6 +113,8 @@ class Keeper:
         self._locks = Locks()
         self._work = Work()
         self._emptying: set[ProjectId] = set()
+        self._firsts: dict[TimelineId, asyncio.Event] = {}
+        """First snapshots that are being taken of somebody else's data."""
         self._places: dict[TimelineId, following.Place] = {}
         """How far the standbys that run were given what they follow."""
         self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
@@ -126,9 +133,9 @@ class Keeper:
             case CreateTimeline():
                 work: Coroutine[Any, Any, Any] = self._create(project_id, command)
             case CloneTimeline():
-                work = self._clone(project_id, command)
+                return await self._work.do_ahead(project_id, lambda tell: self._clone(project_id, command, tell))
             case CopyTimeline():
-                work = self._copy(project_id, command)
+                return await self._work.do_ahead(project_id, lambda tell: self._copy(project_id, command, tell))
             case FinishCopy():
                 work = self._finish_copy(project_id, command)
             case RecoverTimeline():
@@ -147,9 +154,18 @@ class Keeper:
                 work = self._look(project_id, parse_timeline_id(command.timeline_id), keep_since=None)
         return await self._work.do(project_id, work)
 
-    def lock(self, *timeline_ids: TimelineId) -> AbstractAsyncContextManager[Locked]:
+    @contextlib.asynccontextmanager
+    async def lock(self, *timeline_ids: TimelineId) -> AsyncIterator[Locked]:
         """Nobody else works on these timelines, or starts or stops a compute on them."""
-        return self._locks.of(*timeline_ids)
+        async with self._locks.of(*timeline_ids) as locked:
+            # Whoever takes one holds its source's lock and wants no other.
+            for taken in [self._firsts[given] for given in timeline_ids if given in self._firsts]:
+                await taken.wait()
+            yield locked
+
+    def lock_to_start(self, timeline_id: TimelineId) -> AbstractAsyncContextManager[Locked]:
+        """As `lock`, but its first snapshot may be under way, for that is not taken of it."""
+        return self._locks.of(timeline_id)
 
     def is_locked(self, timeline_id: TimelineId) -> bool:
         return self._locks.is_held(timeline_id)
@@ -223,10 +239,15 @@ class Keeper:
                 await self._work.in_thread(lambda _abort: self.fill(engine, mountpoint, timeline_id, uid))
         return Done()
 
-    async def _clone(self, project_id: ProjectId, command: CloneTimeline) -> Recovered:
+    async def _clone(
+        self, project_id: ProjectId, command: CloneTimeline, tell: Callable[[Recovered], None]
+    ) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
         uid = checked_compute_uid(command.uid)
-        async with self._hold(project_id, lingers=not command.is_frozen) as mountpoint, self.lock(source_id, target_id):
+        async with (
+            self._hold(project_id, lingers=not command.is_frozen) as mountpoint,
+            self.lock(source_id, target_id) as locked,
+        ):
             if (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
             self._require_rest(source_id)
@@ -236,25 +257,40 @@ class Keeper:
                 )
 
             def begin(abort: Abort) -> int | None:
-                return self._making(mountpoint, uid, abort).clone(source_id, target_id, is_frozen=command.is_frozen)
+                return self._making(mountpoint, uid, abort).clone(source_id, target_id)
 
             # One that was not shut down in order is brought to rest, so that where it left its source is known.
             if (major := await self._work.in_thread(begin)) is not None:
                 await self._clusters.bring_to_rest(
                     self._engines.get(major), Layout(mountpoint).unfinished(target_id), uid
                 )
-            return await self._work.in_thread(
-                lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=command.is_frozen)
+            is_first_later = major is None and not command.is_frozen
+            recovered = await self._work.in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish(
+                    target_id, is_frozen=command.is_frozen, takes_first=not is_first_later
+                )
             )
+            if is_first_later:
+                with self._taking_first(target_id):
+                    locked.let_go(target_id)
+                    tell(recovered)
+                    await self._work.in_thread(
+                        lambda abort: self._making(mountpoint, uid, abort).take_first_of(source_id, target_id)
+                    )
+            return recovered
 
-    async def _copy(self, project_id: ProjectId, command: CopyTimeline) -> Done:
+    async def _copy(self, project_id: ProjectId, command: CopyTimeline, tell: Callable[[Done], None]) -> Done:
         source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
         uid = checked_compute_uid(command.uid)
-        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
-            if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
-                await self._work.in_thread(
-                    lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id)
-                )
+        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)) as locked:
+            if target_id is not None and Layout(mountpoint).origin_of(target_id) is not None:
+                return Done()
+            await self._work.in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
+            if target_id is not None and not command.is_frozen:
+                # Whoever finishes the copy waits for the target's lock.
+                locked.let_go(source_id)
+                tell(Done())
+                await self._work.in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_first(target_id))
         return Done()
 
     async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
@@ -287,7 +323,7 @@ class Keeper:
 
             def begin(abort: Abort) -> Assembled | None:
                 return self._making(mountpoint, uid, abort).assemble(
-                    source_id, target_id, target, is_running=is_running, is_frozen=command.is_frozen
+                    source_id, target_id, target, is_running=is_running
                 )
 
             # (1) Put together what is needed, or find that the point is the head.
@@ -349,7 +385,7 @@ class Keeper:
             try:
                 assembled = await self._work.in_thread(
                     lambda abort: self._making(mountpoint, uid, abort).assemble(
-                        source_id, target_id, target, is_running=is_running, is_frozen=True
+                        source_id, target_id, target, is_running=is_running
                     )
                 )
                 locked.let_go(source_id)
@@ -415,6 +451,16 @@ class Keeper:
             info = await self._work.in_thread(work)
             self._empty_trash_later(project_id, Layout(mountpoint))
         return info
+
+    @contextlib.contextmanager
+    def _taking_first(self, timeline_id: TimelineId) -> Iterator[None]:
+        """Under its lock, which may be let go inside."""
+        taken = self._firsts[timeline_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._firsts[timeline_id]
+            taken.set()
 
     def _making(self, mountpoint: Path, uid: int, abort: Abort) -> Making:
         return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort)

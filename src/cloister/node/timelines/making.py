@@ -55,18 +55,18 @@ class Making:
         populate(timeline.data)
         self.finish(timeline_id, is_frozen=False)
 
-    def clone(self, source_id: TimelineId, target_id: TimelineId, *, is_frozen: bool) -> int | None:
+    def clone(self, source_id: TimelineId, target_id: TimelineId) -> int | None:
         """The head of a timeline at rest. Gives the major version of one that must be run before it is at rest."""
         source = self._layout.existing(source_id)
         target = self._layout.begin(target_id, self._uid)
-        is_settled = clone.is_settled(source.data)
-        targets = [target.data]
-        if is_settled and not is_frozen:
-            targets.append(self._history(target).snapshots.begin(AT_REST, self._abort))
-        for data in targets:
-            clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=False)
-            clone.clone_wal(source.data, data, self._uid, self._abort)
-        return None if is_settled else _major(target.data)
+        clone.clone_cluster(source.data, target.data, self._uid, self._abort, is_running=False)
+        clone.clone_wal(source.data, target.data, self._uid, self._abort)
+        return None if clone.is_settled(source.data) else _major(target.data)
+
+    def take_first_of(self, source_id: TimelineId, target_id: TimelineId) -> None:
+        """The first snapshot of a clone that was finished without one. Its source is still at rest; the clone need not be."""
+        source, target = self._layout.existing(source_id), self._layout.existing(target_id)
+        self._history(target).take_first_of(source.data, self._uid, self._now, self._abort)
 
     def copy(self, source_id: TimelineId, target_id: TimelineId | None) -> None:
         """The files of a running one, which is held in backup mode: once, for all that is written meanwhile has to be replayed
@@ -78,12 +78,21 @@ class Making:
             data = self._layout.begin(target_id, self._uid).data
         clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
 
+    def begin_first(self, target_id: TimelineId) -> None:
+        """The files of the target's first snapshot, of those that were copied: whoever holds the server may end the backup meanwhile."""
+        self._history(self._layout.unfinished(target_id)).begin_first(self._uid, self._abort)
+
     def finish_copy(
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
     ) -> Recovered:
         source = self._layout.existing(source_id)
-        snapshot = self._complete_copy(source, self._layout.unfinished(target_id).data, text, stop_lsn)
-        return self.finish(target_id, is_frozen=is_frozen, copied=snapshot)
+        target = self._layout.unfinished(target_id)
+        snapshot = self._complete_copy(source, target.data, text, stop_lsn)
+        history = self._history(target)
+        has_begun = not is_frozen and history.has_begun_first
+        if has_begun:
+            history.finish_first(snapshot, self._uid, self._abort)
+        return self.finish(target_id, is_frozen=is_frozen, copied=snapshot, takes_first=not has_begun)
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
@@ -97,7 +106,7 @@ class Making:
         return Recovered(lsn=wal.format_lsn(stop_lsn))
 
     def assemble(
-        self, source_id: TimelineId, target_id: TimelineId, target: Target, *, is_running: bool, is_frozen: bool
+        self, source_id: TimelineId, target_id: TimelineId, target: Target, *, is_running: bool
     ) -> Assembled | None:
         """What a recovery needs, ready to run. None where the point is the head of one at rest: then that was cloned.
         Raises PreconditionError for a point outside the history."""
@@ -106,7 +115,7 @@ class Making:
         self._collect_all(history)
         start = history.start_for(target, self._now, is_running=is_running)
         if not is_running and clone.is_settled(source.data) and _is_head(control.of(source.data), target):
-            self.clone(source_id, target_id, is_frozen=is_frozen)
+            self.clone(source_id, target_id)
             return None
         timeline = self._layout.begin(target_id, self._uid)
         reach = history.assemble(start, timeline, self._uid, self._abort)
@@ -147,9 +156,10 @@ class Making:
         lsn: int | None = None,
         at: float | None = None,
         copied: Snapshot | None = None,
+        takes_first: bool = True,
     ) -> Recovered:
-        """What was begun is whole: give it its first snapshot and its place. `copied` describes one that has not been
-        started yet; any other is at rest. Room for its WAL is made at each start, so one that is never started takes none."""
+        """What was begun is whole: give it its first snapshot, unless it has one or gets it later, and its place. `copied` describes one that has not been started yet; any other is at rest. Room for its WAL is made at each start, so
+        one that is never started takes none."""
         target = self._layout.unfinished(target_id)
         history = self._history(target)
         if copied is None:
@@ -157,9 +167,7 @@ class Making:
         if is_frozen:
             history.snapshots.abandon(AT_REST, self._abort)
             target.frozen.touch(mode=0o600)
-        elif history.snapshots.has_begun(AT_REST):
-            history.finish_first(self._now, self._abort)
-        else:
+        elif takes_first:
             history.take_first(self._uid, self._now, self._abort, copied=copied)
         if lsn is None:
             lsn = control.of(target.data).checkpoint if copied is None else copied.stop_lsn
@@ -219,7 +227,7 @@ class Making:
             raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
         start = label.parse(text)
         self._add_wal(self._history(source), data, start.wal_timeline, (start.lsn, stop_lsn))
-        clone.write_file(data, "backup_label", text.encode(), self._uid)
+        clone.write_file(data, clone.BACKUP_LABEL, text.encode(), self._uid)
         return Snapshot(
             start_lsn=start.lsn,
             stop_lsn=stop_lsn,

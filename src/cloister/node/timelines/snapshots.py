@@ -72,9 +72,6 @@ class Snapshots:
     def unfinished(self, kind: str) -> Path:
         return self._directory / kind / DATA
 
-    def has_begun(self, kind: str) -> bool:
-        return self.unfinished(kind).is_dir()
-
     def abandon(self, kind: str, abort: tree.Abort) -> None:
         tree.remove(self._directory / kind, abort)
 

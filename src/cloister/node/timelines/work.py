@@ -4,6 +4,7 @@ may touch which timeline meanwhile.
 
 import asyncio
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from weakref import WeakValueDictionary
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import ProjectId, TimelineId
 from cloister.node.timelines.tree import Abort
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -87,16 +90,26 @@ class Work:
 
     async def do(self, project_id: ProjectId, work: Coroutine[Any, Any, T]) -> T:
         """As a task that `end` can end; its caller is told to come again."""
-        task = self.begin(project_id, work)
+        return await self.do_ahead(project_id, lambda _tell: work)
+
+    async def do_ahead(self, project_id: ProjectId, work: Callable[[Callable[[T], None]], Coroutine[Any, Any, T]]) -> T:
+        """As `do`, of work that may tell its answer before its end. What fails after that is logged."""
+        told: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = self.begin(project_id, work(told.set_result))
+        task.add_done_callback(lambda ended: _log_failure(project_id, ended) if told.done() else None)
+        either: set[asyncio.Future[T]] = {task, told}
         try:
-            return await task
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is not None and caller.cancelling():
+            if not told.done():
                 task.cancel()
                 await asyncio.wait({task})
-                raise
-            raise UnavailableError(f"work on {project_id} was ended", public="the project is being stopped") from None
+            raise
+        if told.done():
+            return told.result()
+        if task.cancelled():
+            raise UnavailableError(f"work on {project_id} was ended", public="the project is being stopped")
+        return task.result()
 
     async def in_thread(self, function: Callable[[Abort], T]) -> T:
         """A thread cannot be cancelled: it is asked to end at its next file, and its end is awaited."""
@@ -110,3 +123,8 @@ class Work:
             with contextlib.suppress(Exception):
                 call.result()
             raise
+
+
+def _log_failure(project_id: ProjectId, ended: asyncio.Task[Any]) -> None:
+    if not ended.cancelled() and (error := ended.exception()) is not None:
+        log.warning("what was left to do for %s failed: %s", project_id, error)
