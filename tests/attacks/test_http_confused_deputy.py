@@ -30,6 +30,7 @@ from tests.edge.api.world import (
     OTHER_PROJECT,
     PROJECT,
     REVIEW,
+    SERVICE_ACCOUNT,
     SNAPSHOT,
     World,
 )
@@ -77,6 +78,9 @@ BODIES: dict[str, Any] = {
     "accept_transfer_request": {"org_id": ORG},
     "create_organization": {"name": "Example"},
     "create_account": {"email": "eve@example.com", "name": "Eve"},
+    "create_service_account": {"name": "ci", "role": "viewer"},
+    "update_service_account": {"disabled": True},
+    "rotate_service_account": {"overlap_seconds": 60},
     "begin_login": {"port": 40_000, "challenge": "A" * 43},
     "finish_login": {"state": "good", "secret": "kept", "code": "brought"},
     "add_issuer": {"name": "mine", "issuer": "https://login.example.net", "client_id": "cloister"},
@@ -119,6 +123,7 @@ def path_of(route: Route) -> str:
         recording_id=ACCESS,
         shift_id=ACCESS,
         review_id=REVIEW,
+        service_account_id=SERVICE_ACCOUNT,
         item_number=1,
         request_id=OFFER,
         region_id="self-hosted",
@@ -131,6 +136,7 @@ def changes(world: World) -> tuple[Any, ...]:
         for made in (
             world.access.changes,
             world.reviews.changes,
+            world.service_accounts.changes,
             world.projects.created,
             world.projects.changes,
             world.branches.created,

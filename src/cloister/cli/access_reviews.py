@@ -191,6 +191,12 @@ def _told(item: Json) -> Json:
     match item["kind"]:
         case "key":
             whose, right = f"made by {facts['made_by']}", f"key {facts['name']}"
+        case "service":
+            whose, right = f"owned by {facts['owner']}", f"{facts['role']}, service account {facts['name']}"
+            if facts.get("grants"):
+                right += "; " + ", ".join(f"{role} in {it}" for it, role in sorted(facts["grants"].items()))
+            if facts.get("orphaned_since"):
+                whose += ", who has left"
         case "shift":
             whose, right = facts["email"], f"on call until {facts['until']}"
         case _:

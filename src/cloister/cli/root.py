@@ -30,6 +30,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "logout": "cloister.cli.logins:logout",
     "people": "cloister.cli.people:people",
     "api-keys": "cloister.cli.api_keys:api_keys",
+    "service-accounts": "cloister.cli.service_accounts:service_accounts",
     "orgs": "cloister.cli.organizations:orgs",
     "access": "cloister.cli.access:access",
     "me": "cloister.cli.account:me",

@@ -76,6 +76,8 @@ from cloister.control.roles.databases import DatabaseService
 from cloister.control.roles.operations import RolesWorld
 from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
+from cloister.control.service_accounts.keeper import ServiceAccountKeeper
+from cloister.control.service_accounts.service import ServiceAccountService
 from cloister.control.services import Control
 from cloister.node.commands import AnyEvent
 from cloister.trust.audit.segments import Former
@@ -171,6 +173,7 @@ class ControlPlane:
         self.directory.serve(self.gateways)
         self.access_keeper = AccessKeeper(database, self.sessions, access_guard, clock)
         self.review_keeper = ReviewKeeper(database, clock)
+        self.service_account_keeper = ServiceAccountKeeper(database, clock)
         self.reconciler = Reconciler(
             database,
             agent,
@@ -247,6 +250,7 @@ class ControlPlane:
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),
+            service_accounts=ServiceAccountService(database, clock),
             incidents=Incidents(
                 database,
                 self.engine,
@@ -294,6 +298,7 @@ class ControlPlane:
                     tasks.create_task(self.access_keeper.run()),
                     tasks.create_task(self.meter.run()),
                     tasks.create_task(self.review_keeper.run()),
+                    tasks.create_task(self.service_account_keeper.run()),
                     tasks.create_task(self.reencryption_keeper.run()),
                 ]
                 await stop.wait()

@@ -59,6 +59,7 @@ from cloister.control.projects.model import NewProject, Project, ProjectChange, 
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
+from cloister.control.service_accounts.model import Change, KeyWish, NewServiceAccount, ServiceAccount
 from cloister.trust.audit.statements import Segment
 
 __all__ = [
@@ -407,6 +408,20 @@ class Operations(Protocol):
     async def get(self, project_id: ProjectId, operation_id: OperationId) -> Operation: ...
 
 
+class ServiceAccounts(Protocol):
+    """What machines are and may: control/service_accounts/service.py. With a new key comes the key itself, this once."""
+
+    async def find(self, org_id: OrgId) -> list[ServiceAccount]: ...
+    async def create(
+        self, caller: Caller, org_id: OrgId, new: NewServiceAccount
+    ) -> tuple[ServiceAccount, Secret[str]]: ...
+    async def change(self, caller: Caller, org_id: OrgId, account_id: UUID, change: Change) -> ServiceAccount: ...
+    async def rotate(
+        self, caller: Caller, org_id: OrgId, account_id: UUID, wish: KeyWish, overlap: timedelta
+    ) -> tuple[ServiceAccount, Secret[str]]: ...
+    async def remove(self, caller: Caller, org_id: OrgId, account_id: UUID) -> ServiceAccount: ...
+
+
 class Issuers(Protocol):
     """At which people log in, and what their groups give: control/people/issuers.py."""
 
@@ -450,6 +465,7 @@ class Control:
     egress: Egress
     access: Access
     reviews: Reviews
+    service_accounts: ServiceAccounts
     incidents: Incidents
     consumption: Consumption
     reencryptions: Reencryptions

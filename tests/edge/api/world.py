@@ -83,6 +83,8 @@ from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reencryption.model import State as Reencrypted
 from cloister.control.reviews.model import Item, Kind, Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role
+from cloister.control.service_accounts.model import Change, KeyWish, NewServiceAccount, ServiceAccount
+from cloister.control.service_accounts.model import Key as ServiceKey
 from cloister.control.services import Control, ProjectCreated, RoleChanged
 from cloister.edge.api.application import create_app
 from cloister.edge.api.call import Services
@@ -138,6 +140,7 @@ BOB: Final = principal(2, {OTHER_ORG: "editor"})
 GRANT: Final = uuid.UUID(int=99)
 OFFER: Final = uuid.UUID(int=97)
 REVIEW: Final = uuid.UUID(int=98)
+SERVICE_ACCOUNT: Final = uuid.UUID(int=99)
 EGRESS_RULE: Final = uuid.UUID(int=98)
 FINDING: Final = "fd-0123456789ab"
 
@@ -555,6 +558,48 @@ class FakeConsumption:
     async def by_branch(self, asked: Asked, *, after: tuple[ProjectId, BranchId] | None, limit: int) -> list[Taken]:
         self.asked.append((asked, after, limit))
         return [Taken(PROJECT, self.frames, BRANCH)]
+
+
+class FakeServiceAccounts:
+    """One, with a key."""
+
+    def __init__(self) -> None:
+        self.changes: list[Any] = []
+        key = ServiceKey(8, "napi_abcd", NOW + timedelta(days=90), None, None)
+        self.account = ServiceAccount(
+            id=SERVICE_ACCOUNT,
+            org_id=ORG,
+            name="ci",
+            role="viewer",
+            grants={PROJECT: "editor"},
+            owner_id=ADA.account_id,
+            owner=ADA.email,
+            created_at=NOW,
+            orphaned_at=None,
+            disabled_at=None,
+            keys=(key,),
+        )
+
+    async def find(self, org_id: OrgId) -> list[ServiceAccount]:
+        return [self.account]
+
+    async def create(self, caller: Caller, org_id: OrgId, new: NewServiceAccount) -> tuple[ServiceAccount, Secret[str]]:
+        self.changes.append((org_id, new))
+        return self.account, Secret("napi_" + "m" * 64)
+
+    async def change(self, caller: Caller, org_id: OrgId, account_id: UUID, change: Change) -> ServiceAccount:
+        self.changes.append((org_id, account_id, change))
+        return self.account
+
+    async def rotate(
+        self, caller: Caller, org_id: OrgId, account_id: UUID, wish: KeyWish, overlap: timedelta
+    ) -> tuple[ServiceAccount, Secret[str]]:
+        self.changes.append((org_id, account_id, wish, overlap))
+        return self.account, Secret("napi_" + "m" * 64)
+
+    async def remove(self, caller: Caller, org_id: OrgId, account_id: UUID) -> ServiceAccount:
+        self.changes.append((org_id, account_id))
+        return self.account
 
 
 class FakeReviews:
@@ -1427,6 +1472,7 @@ class World:
         self.egress = FakeEgress()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
+        self.service_accounts = FakeServiceAccounts()
         self.keys = FakeKeys()
         self.decider = FakeDecider()
         self.audit = FakeAudit()
@@ -1453,6 +1499,7 @@ class World:
                 egress=self.egress,
                 access=self.access,
                 reviews=self.reviews,
+                service_accounts=self.service_accounts,
                 issuers=self.issuers,
                 logins=self.logins,
                 incidents=FakeIncidents(),

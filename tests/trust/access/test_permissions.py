@@ -37,6 +37,10 @@ PRINCIPALS = {
     "viewer, project editor": _principal({ORGANIZATION: "viewer"}, "editor"),
     "organization's key": _principal({ORGANIZATION: "admin"}, holder=Holder.ORGANIZATION),
     "project's key": _principal({}, "editor", holder=Holder.PROJECT),
+    "service account, editor": _principal({ORGANIZATION: "editor"}, holder=Holder.SERVICE, is_limited=True),
+    "service account, project admin": _principal(
+        {ORGANIZATION: "collaborator"}, "admin", holder=Holder.SERVICE, is_limited=True
+    ),
     "admin, limited key": _principal({ORGANIZATION: "admin"}, is_limited=True),
     "operator": _principal({ELSEWHERE: "admin"}, is_operator=True),
     "operator, limited key": _principal({ELSEWHERE: "admin"}, is_operator=True, is_limited=True),

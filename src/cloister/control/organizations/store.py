@@ -182,10 +182,11 @@ async def has_project(tx: Transaction, org_id: OrgId, project_id: ProjectId) -> 
 
 
 async def move_project(tx: Transaction, project_id: ProjectId, destination: OrgId) -> None:
-    """Grants and keys are the organization's that it leaves, and stay behind: the grants go, the keys are revoked.
+    """Grants (to people, and to service accounts) and keys are the organization's that it leaves: the grants go, the keys are revoked.
     So does an offer of it."""
     await tx.execute("DELETE FROM project_offer WHERE project_id = $1", project_id)
     await tx.execute("DELETE FROM project_grant WHERE project_id = $1", project_id)
+    await tx.execute("DELETE FROM service_account_grant WHERE project_id = $1", project_id)
     await tx.execute("UPDATE api_key SET revoked_at = now() WHERE project_id = $1 AND revoked_at IS NULL", project_id)
     await tx.execute("UPDATE project SET org_id = $2, updated_at = now() WHERE id = $1", project_id, destination)
 

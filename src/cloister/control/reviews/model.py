@@ -1,7 +1,7 @@
 """A review, its items and its report. Pure.
 
 A review asks of every right in an organization whether it is still needed: of each member, each grant of a project, each of the
-organization's keys, each shift on call. Somebody other than whose it is keeps it or takes it back. What nobody has answered
+organization's keys, each shift on call, each service account. Somebody other than whose it is keeps it or takes it back. What nobody has answered
 for at the end lapses, if the review says so: it is taken back as well. The last admin is never taken away.
 """
 
@@ -33,6 +33,8 @@ class Kind(StrEnum):
     """Of the organization, or for one project. Nobody's own: whoever made it may answer for it."""
     SHIFT = "shift"
     """When somebody may decide about access to data."""
+    SERVICE = "service"
+    """A service account, with its role, its grants and its keys. Nobody's own, but its owner does not vouch for it."""
 
 
 class Decision(StrEnum):
@@ -53,10 +55,10 @@ class Item:
     number: int
     kind: Kind
     subject: str
-    """The account's, the grant's, the key's or the shift's id."""
+    """The account's, the grant's, the key's, the shift's or the service account's id."""
     project_id: ProjectId | None
     account_id: UUID | None
-    """Whose it is. None for a key: it is the organization's."""
+    """Whose it is. None for a key and a service account: they are the organization's."""
     facts: dict[str, Any]
     """What it is, as it was when the review began."""
     decision: Decision | None = None

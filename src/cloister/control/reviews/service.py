@@ -19,6 +19,7 @@ from cloister.control.calling import Caller
 from cloister.control.organizations import store as organizations
 from cloister.control.reviews import store
 from cloister.control.reviews.model import Decision, Item, Kind, Policy, Review, check_answer_days, report
+from cloister.control.service_accounts import store as service_accounts
 from cloister.trust.access.keys import revoke_key
 from cloister.trust.audit import Action, Event, record
 
@@ -90,8 +91,8 @@ class ReviewService:
     async def decide(
         self, caller: Caller, org_id: OrgId, review_id: UUID, number: int, *, keeps: bool, note: str
     ) -> Review:
-        """(1) The item waits for an answer. (2) It is not the caller's own, and who made a key does not vouch for it where
-        somebody else can: a key outlives its maker, and opens what they may not any more. (3) What is not kept is taken back
+        """(1) The item waits for an answer. (2) It is not the caller's own, and who made a key or owns a service account does not
+        vouch for it where somebody else can: it outlives them here, and opens what they may not any more. (3) What is not kept is taken back
         now; what is gone by then is told as that. Raises NotFoundError, ConflictError, ForbiddenError."""
         now, by = self._clock.now(), caller.principal.account_id
         async with self._database.transaction() as tx:
@@ -100,8 +101,9 @@ class ReviewService:
             if item.account_id == by:  # (2)
                 raise ForbiddenError(f"{number} is their own", public="permission denied: nobody answers for their own")
             if keeps and await _is_only_their_word(tx, review, item, by):
+                who = "owns a service account" if item.kind is Kind.SERVICE else "made a key"
                 raise ForbiddenError(
-                    f"{number} was made by them", public="permission denied: who made a key does not vouch for it"
+                    f"{number} is their word alone", public=f"permission denied: who {who} does not vouch for it"
                 )
             decision = Decision.KEPT
             if not keeps:  # (3)
@@ -214,6 +216,9 @@ async def _take_back(
         case Kind.SHIFT:
             was_there = await _is_removed(access.remove_shift(tx, review.org_id, UUID(item.subject)))
             action = Action.ON_CALL_REMOVE
+        case Kind.SERVICE:
+            was_there = await service_accounts.remove(tx, review.org_id, UUID(item.subject), now)
+            action = Action.SERVICE_ACCOUNT_REMOVE
     if not was_there:
         return Decision.GONE
     await record(tx, _of_item(teller, action, review, item))
@@ -234,12 +239,15 @@ async def _is_only_admins(tx: Transaction, review: Review, item: Item) -> bool:
 
 
 async def _is_only_their_word(tx: Transaction, review: Review, item: Item, by: UUID) -> bool:
-    """A key that they made, though there is another admin who could answer for it."""
-    return (
-        item.kind is Kind.KEY
-        and await store.maker_of(tx, int(item.subject)) == by
-        and not await store.is_only_admin(tx, review.org_id, by)
-    )
+    """A key that they made, or a service account that they own, though there is another admin who could answer for it."""
+    match item.kind:
+        case Kind.KEY:
+            whose = await store.maker_of(tx, int(item.subject))
+        case Kind.SERVICE:
+            whose = await service_accounts.owner_of(tx, UUID(item.subject))
+        case _:
+            return False
+    return whose == by and not await store.is_only_admin(tx, review.org_id, by)
 
 
 def _waiting(review: Review, number: int, now: datetime) -> Item:

@@ -26,11 +26,20 @@ _RIGHTS: Final = """
     SELECT 3, 'key', k.id::text, k.project_id, NULL, k.created_at,
            jsonb_build_object('name', k.name, 'made_by', a.email, 'since', k.created_at, 'last_used', k.last_used_at,
                               'last_used_from', k.last_used_from, 'expires', k.expires_at)
-      FROM api_key k JOIN account a ON a.id = k.account_id WHERE k.org_id = $1 AND k.revoked_at IS NULL
+      FROM api_key k JOIN account a ON a.id = k.account_id
+     WHERE k.org_id = $1 AND k.service_account_id IS NULL AND k.revoked_at IS NULL
     UNION ALL
     SELECT 4, 'shift', o.id::text, NULL, o.account_id, o.starts_at,
            jsonb_build_object('email', a.email, 'from', o.starts_at, 'until', o.ends_at)
       FROM on_call o JOIN account a ON a.id = o.account_id WHERE o.org_id = $1 AND o.ends_at > $2
+    UNION ALL
+    SELECT 5, 'service', s.id::text, NULL, NULL, s.created_at,
+           jsonb_build_object('name', s.name, 'role', s.role, 'owner', a.email, 'orphaned_since', s.orphaned_at,
+               'disabled_since', s.disabled_at, 'since', s.created_at,
+               'grants', (SELECT jsonb_object_agg(g.project_id, g.role)
+                            FROM service_account_grant g WHERE g.service_account_id = s.id),
+               'last_used', (SELECT max(k.last_used_at) FROM api_key k WHERE k.service_account_id = s.id))
+      FROM service_account s JOIN account a ON a.id = s.owner_id WHERE s.org_id = $1 AND s.removed_at IS NULL
     ORDER BY place, since, subject
 """
 

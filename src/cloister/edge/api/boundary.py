@@ -61,6 +61,7 @@ _RESOURCES: Final = (
     "member_id",
     "issuer_id",
     "group_id",
+    "service_account_id",
     "permission_id",
     "access_id",
     "recording_id",

@@ -177,6 +177,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["issuer_id"])
 
     @property
+    def service_account_id(self) -> UUID:
+        return cast("UUID", self.path["service_account_id"])
+
+    @property
     def group_id(self) -> UUID:
         return cast("UUID", self.path["group_id"])
 

@@ -35,6 +35,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "item_number": {"type": "integer", "minimum": 1},
     "review_id": {"type": "string", "format": "uuid"},
+    "service_account_id": {"type": "string", "format": "uuid"},
     "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
 }

@@ -131,6 +131,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "region_id": region_id,
     "request_id": _uuid("transfer request"),
     "review_id": _uuid("access review"),
+    "service_account_id": _uuid("service account"),
     "role_name": role_name,
     "rule_id": _uuid("egress rule"),
     "shift_id": _uuid("shift"),

@@ -34,6 +34,7 @@ _REFUSALS: Final = {
     Holder.PERSON: "permission denied",
     Holder.ORGANIZATION: "not allowed for organization API keys",
     Holder.PROJECT: "not allowed for project-scoped API keys",
+    Holder.SERVICE: "not permitted to this service account",
 }
 """The second is Neon's sentence, which its command line knows."""
 

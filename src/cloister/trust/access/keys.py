@@ -3,8 +3,8 @@
 A key has 381 random bits, so its SHA-256 is kept without salt: nobody can guess towards it, and one indexed look-up finds
 it. The database never sees a key, but for its first letters, by which people tell keys apart.
 
-A key is a person's, or an organization's, or an organization's for one of its projects. It may have an end, and a list of
-addresses that it opens from. A person's session is a key as well, which a login made (`control/people`): what their groups give
+A key is a person's, or an organization's, or an organization's for one of its projects or for one of its service accounts
+(`control/service_accounts`). It may have an end, and a list of addresses that it opens from. A person's session is a key as well, which a login made (`control/people`): what their groups give
 them holds in sessions of that issuer, and for no other key of theirs. What stays with others: who may make and revoke which (`policies/`).
 """
 
@@ -95,8 +95,8 @@ class ApiKeys:
         2. Look the digest up, with what its holder is a member of and was granted. A B-tree's timing tells about
            digests, which tell nothing about keys. Nothing of this is remembered: what is taken away is gone at the
            next call.
-        3. Refuse what was not found or is revoked, has expired, comes from elsewhere, or is of a person who was disabled. What
-           an organization's key may is not its maker's.
+        3. Refuse what was not found or is revoked, has expired, comes from elsewhere, or is of a person or a service account that
+           was disabled. What an organization's key may is not its maker's.
         4. Note the use, if that was not done within the last minute.
         """
         # 1. The digest.
@@ -119,8 +119,13 @@ class ApiKeys:
                               AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS grants,
                           (SELECT coalesce(array_agg(o.org_id), '{}') FROM on_call o JOIN membership m USING (org_id, account_id)
                             WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2
-                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call
+                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call,
+                          service.name AS service_name, service.role AS service_role,
+                          service.disabled_at IS NOT NULL OR service.removed_at IS NOT NULL AS service_is_off,
+                          (SELECT jsonb_object_agg(g.project_id, jsonb_build_object('org_id', service.org_id, 'role', g.role))
+                             FROM service_account_grant g WHERE g.service_account_id = service.id)::text AS service_grants
                      FROM api_key JOIN account ON account.id = api_key.account_id
+                     LEFT JOIN service_account service ON service.id = api_key.service_account_id
                     WHERE api_key.digest = $1""",
                 digest,
                 now,
@@ -134,6 +139,8 @@ class ApiKeys:
             raise KeyRefusedError(row["id"], "key_from_elsewhere")
         if row["disabled_at"] is not None and row["org_id"] is None:
             raise KeyRefusedError(row["id"], "account_disabled")
+        if row["service_is_off"]:
+            raise KeyRefusedError(row["id"], "service_account_disabled")
         # 4. The note.
         if row["last_used_at"] is None or now - row["last_used_at"] >= USE_NOTED_EVERY:
             await self._note_use(row["id"], now, address)
@@ -142,7 +149,7 @@ class ApiKeys:
     async def create(self, caller: Calling, new: NewKey) -> tuple[ApiKey, Secret[str]]:
         """The key itself is in the answer and nowhere else. Raises BadRequestError, and NotFoundError for a project that
         is not the organization's."""
-        _check(new, self._clock.now())
+        checked_key(new, self._clock.now())
         key = new_api_key()
         async with self._database.transaction() as tx:
             if new.project_id is not None and not await tx.fetch_value(
@@ -169,12 +176,12 @@ class ApiKeys:
         return [_api_key(row) for row in rows]
 
     async def find_of(self, org_id: str) -> list[ApiKey]:
-        """The organization's keys, those for its projects among them."""
+        """The organization's keys, those for its projects among them; those of its service accounts are told with these."""
         async with self._database.reading() as tx:
             rows = await tx.fetch(
                 """SELECT api_key.*, account.name AS account_name
                      FROM api_key JOIN account ON account.id = api_key.account_id
-                    WHERE org_id = $1 AND revoked_at IS NULL ORDER BY api_key.id""",
+                    WHERE org_id = $1 AND service_account_id IS NULL AND revoked_at IS NULL ORDER BY api_key.id""",
                 org_id,
             )
         return [_api_key(row) for row in rows]
@@ -210,12 +217,20 @@ def digest_of(key: str) -> bytes:
 
 
 async def insert_key(
-    tx: Transaction, account_id: UUID, new: NewKey, key: Secret[str], now: datetime, *, issuer_id: UUID | None = None
+    tx: Transaction,
+    account_id: UUID,
+    new: NewKey,
+    key: Secret[str],
+    now: datetime,
+    *,
+    issuer_id: UUID | None = None,
+    service_account_id: UUID | None = None,
 ) -> int:
-    """`issuer_id`: where its holder logged in, of a session."""
+    """`issuer_id`: where its holder logged in, of a session. `service_account_id`: whose it is, of the organization's."""
     key_id: int = await tx.fetch_value(
-        """INSERT INTO api_key (name, digest, account_id, created_at, org_id, project_id, expires_at, allowed_ips, prefix, issuer_id)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id""",
+        """INSERT INTO api_key (name, digest, account_id, created_at, org_id, project_id, expires_at, allowed_ips, prefix, issuer_id,
+                                service_account_id)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id""",
         new.name,
         digest_of(key.reveal()),
         account_id,
@@ -226,6 +241,7 @@ async def insert_key(
         list(new.allowed_ips),
         key.reveal()[:PREFIX_CHARS],
         issuer_id,
+        service_account_id,
     )
     return key_id
 
@@ -256,7 +272,8 @@ async def _get(tx: Transaction, key_id: int) -> ApiKey:
     return _api_key(row)
 
 
-def _check(new: NewKey, now: datetime) -> None:
+def checked_key(new: NewKey, now: datetime) -> NewKey:
+    """Raises BadRequestError."""
     if not 1 <= len(new.name) <= NAME_CHARS_MAX or not new.name.isprintable():
         raise BadRequestError(public=f"an API key's name has 1 to {NAME_CHARS_MAX} printable characters")
     if new.expires_at is not None and new.expires_at <= now:
@@ -264,6 +281,7 @@ def _check(new: NewKey, now: datetime) -> None:
     if len(new.allowed_ips) > ADDRESSES_MAX:
         raise BadRequestError(public=f"an API key may be bound to {ADDRESSES_MAX} addresses or networks")
     AllowList.parse(new.allowed_ips)
+    return new
 
 
 def _opens_from(entries: list[str], address: str) -> bool:
@@ -283,7 +301,11 @@ def _principal(row: Any) -> Principal:
     grants = msgspec.json.decode(row["grants"] or "{}", type=dict[str, Grant])
     holder = Holder.PERSON
     org_id, project_id = row["org_id"], row["project_id"]
-    if project_id is not None:
+    name = row["account_name"]
+    if row["service_account_id"] is not None:
+        holder, memberships, name = Holder.SERVICE, {org_id: row["service_role"]}, row["service_name"]
+        grants = msgspec.json.decode(row["service_grants"] or "{}", type=dict[str, Grant])
+    elif project_id is not None:
         holder, memberships, grants = Holder.PROJECT, {}, {project_id: Grant(org_id, _ROLE_OF_PROJECTS_KEY)}
     elif org_id is not None:
         holder, memberships, grants = Holder.ORGANIZATION, {org_id: _ROLE_OF_ORGANIZATIONS_KEY}, {}
@@ -291,7 +313,7 @@ def _principal(row: Any) -> Principal:
         account_id=row["account_id"],
         key_id=row["id"],
         email=row["email"],
-        name=row["account_name"],
+        name=name,
         memberships=memberships,
         grants=grants,
         holder=holder,

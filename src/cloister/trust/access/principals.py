@@ -14,6 +14,8 @@ class Holder(StrEnum):
     ORGANIZATION = "organization"
     PROJECT = "project"
     """An organization's, for one of its projects."""
+    SERVICE = "service"
+    """An organization's, for one of its service accounts."""
 
 
 @dataclass(frozen=True, slots=True)

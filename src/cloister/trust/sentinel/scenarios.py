@@ -73,6 +73,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     cancel = {"action": Action.CONNECTION_CANCEL, "reason": "unknown_key"}
     person = {"actor": "user:00000000-0000-0000-0000-000000000000", "request_id": "selftest"}
     platform = {"actor": "platform:api", "address": ""}
+    machine = {"details": {"name": "ci", "role": "editor", "owner": "dev@example.org", "keys": 1}}
     day = 86_400.0
     week = _weeks(lambda _: opened | {"details": {"application_name": "web"}})
     read = {"action": Action.CONNECTION_CLOSED}
@@ -175,6 +176,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "api-guessing": (
             [(0, refused | {"reason": "unauthenticated", "details": {"count": 50}})],
             [(0, refused | {"reason": "unauthenticated", "details": {"count": 49}})],
+        ),
+        "orphaned-service-account": (
+            [(0, platform | {"action": Action.SERVICE_ACCOUNT_ORPHAN, "project_id": "", "endpoint_id": ""} | machine)],
+            [(0, person | {"action": Action.SERVICE_ACCOUNT_UPDATE, "project_id": "", "endpoint_id": ""} | machine)],
         ),
         "dead-key-used": ([(0, refused | {"reason": "key_expired"})], [(0, refused | {"reason": "unauthenticated"})]),
         "key-unwrap-spike": (

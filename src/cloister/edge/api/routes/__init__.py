@@ -27,6 +27,7 @@ from cloister.edge.api.routes import (
     reviews,
     roles,
     schemas,
+    service_accounts,
     snapshots,
     statements,
 )
@@ -44,6 +45,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     organizations,
     offers,
     people,
+    service_accounts,
     permissions,
     jwks,
     egress,

@@ -40,7 +40,7 @@ class ReviewItem(Wire, frozen=True, kw_only=True):
     number: int
     kind: str
     id: str
-    """The member's, the permission's, the API key's or the shift's."""
+    """The member's, the permission's, the API key's, the shift's or the service account's."""
     project_id: str | None
     facts: dict[str, Any]
     """As they were when the review began."""
