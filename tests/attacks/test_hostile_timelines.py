@@ -249,7 +249,7 @@ def test_a_hostile_source_leaves_no_target(tmp_path: Path, data: Path, secret: P
     (data / "base" / "/".join("d" * 20)).mkdir(parents=True)
     data.rename(source.data)
     with pytest.raises(PreconditionError):
-        Making(layout, UID, 1000.0, Abort()).clone(source_id, target_id, is_frozen=False)
+        Making(layout, UID, 1000.0, Abort()).clone(source_id, target_id)
     assert not layout.timeline(target_id).exists
     layout.sweep()
     layout.empty_trash(Abort())
