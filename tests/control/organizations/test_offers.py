@@ -123,12 +123,6 @@ async def _key_revoked(keys: ApiKeys, ada: Caller, **_: Any) -> None:
     await keys.revoke(ada, ada.principal.key_id)
 
 
-async def _key_ended(database: Database, clock: FakeClock, **_: Any) -> None:
-    """As a session's does."""
-    async with database.transaction() as tx:
-        await tx.execute("UPDATE api_key SET expires_at = $1 WHERE account_id = $2", clock.now(), ADA)
-
-
 async def _disabled(database: Database, **_: Any) -> None:
     async with database.transaction() as tx:
         await tx.execute("UPDATE account SET disabled_at = now() WHERE id = $1", ADA)
@@ -145,7 +139,7 @@ async def _moved(organizations: OrganizationService, ada: Caller, **_: Any) -> N
 
 @pytest.mark.parametrize(
     "ended",
-    [_another, _later, _lowered, _lowered_and_raised, _left, _key_revoked, _key_ended, _disabled, _deleted, _moved],
+    [_another, _later, _lowered, _lowered_and_raised, _left, _key_revoked, _disabled, _deleted, _moved],
 )
 async def test_an_offer_ends_with_what_let_it_be_made(  # noqa: PLR0917 - what the parameters need
     ended: Callable[..., Awaitable[None]],

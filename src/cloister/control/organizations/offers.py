@@ -114,8 +114,7 @@ class OfferService:
                  FROM project_offer o JOIN project p ON p.id = o.project_id JOIN api_key k ON k.id = o.key_id
                  JOIN account a ON a.id = o.offered_by
                 WHERE o.digest = $1 AND o.project_id = $2 AND o.expires_at > $3
-                  AND p.deleted_at IS NULL AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $3)
-                  AND a.disabled_at IS NULL""",
+                  AND p.deleted_at IS NULL AND k.revoked_at IS NULL AND a.disabled_at IS NULL""",
             _digest(offer_id),
             project_id,
             self._clock.now(),
