@@ -554,7 +554,8 @@ def test_recorded_statements_are_erased_by_two_and_nothing_brings_them_back(site
     as_owner(
         site.platform,
         f"""UPDATE cloister.statement_key SET erased_at = now(), wrapped = NULL WHERE project_id = '{tenant.project_id}';
-            ALTER TABLE cloister.statement_key ENABLE ALWAYS TRIGGER statement_key_ends""",
+            ALTER TABLE cloister.statement_key ENABLE ALWAYS TRIGGER statement_key_ends;
+            ALTER TABLE cloister.statement_key ENABLE ALWAYS TRIGGER statement_key_hold""",
     )
     assert holding(site.platform, marker) == []
     told = site.platform.cloister("audit", "verify").stdout
@@ -562,6 +563,63 @@ def test_recorded_statements_are_erased_by_two_and_nothing_brings_them_back(site
     assert f"erased: {erased['segments']}" in told
     listed = site.platform.cloister("audit", "erase", "--project", tenant.project_id).stdout
     assert all(word in listed for word in ("Art. 17", site.email("manager"), site.email("deputy"))), listed
+
+
+def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: Site) -> None:
+    """Threat: two people who may erase a record want it gone, or somebody alone lifts what keeps it."""
+    tenant = site.platform.create_project("disputed")
+    base = f"/cloister/projects/{tenant.project_id}"
+    site.done("manager", "PUT", f"{base}/audit_level", {"level": "full"})
+    with tenant.connect() as session:
+        session.execute(b"SELECT 'the-disputed-one'")
+
+    def recorded() -> str:
+        return json.dumps(site.done("manager", "GET", f"{base}/statements"))
+
+    wait_until(lambda: "the-disputed-one" in recorded(), "the statement is not recorded")
+    asked = site.done("manager", "POST", f"{base}/statement_erasures", {"reason": "Art. 17"})["erasure"]
+    site.done("manager", "POST", f"/cloister/projects/{tenant.project_id}/keys/destroy", {"days": 7})
+    site.done("manager", "POST", f"/cloister/projects/{tenant.project_id}/keys/cancel")
+    site.done("manager", "POST", f"/cloister/projects/{tenant.project_id}/keys/enable")
+
+    path = f"{base}/audit_holds"
+    everybody = {it: 404 if it in ("collaborator", "stranger") else 403 for it in (*PEOPLE, "organizations-key")}
+    for who in (it for it in everybody if it not in ("manager", "deputy")):
+        assert site.ask(who, "POST", path, {"reason": "matter 17"})[0] == everybody[who], who
+    hold = site.done("manager", "POST", path, {"reason": "matter 17"})["hold"]
+
+    held = {
+        "what was asked for before": ("deputy", "POST", f"{base}/statement_erasures/{asked['id']}/agree", None),
+        "what is asked for now": ("deputy", "POST", f"{base}/statement_erasures", {"reason": "Art. 17"}),
+        "the keys above": ("manager", "POST", f"{base}/keys/destroy", {"days": 7}),
+        "the project": ("manager", "DELETE", f"/projects/{tenant.project_id}", None),
+    }
+    for name, (who, method, where, body) in held.items():
+        status, answer = site.ask(who, method, where, body)
+        assert (status, "legal hold" in json.dumps(answer)) == (422, True), (name, status, answer)
+    lift, agree, words = f"{path}/{hold['id']}/lift", f"{path}/{hold['id']}/agree", {"reason": "settled"}
+    assert site.ask("deputy", "POST", agree)[0] == 409, "nobody asked for it"
+    site.done("manager", "POST", lift, words)
+    for who in (it for it in everybody if it != "deputy"):
+        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    alone = {
+        "by one's own word": "UPDATE audit_hold SET lifted_by = lift_asked_by",
+        "away with it": "DELETE FROM audit_hold",
+        "the rule": "ALTER TABLE statement_key DISABLE TRIGGER ALL",
+        "the key all the same": f"""UPDATE statement_erasure SET agreed_by = (SELECT id FROM account WHERE email = '{site.email("deputy")}') WHERE id = '{asked["id"]}';
+                                    UPDATE statement_key SET wrapped = NULL WHERE project_id = '{tenant.project_id}'""",
+    }  # fmt: skip
+    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
+    assert 0 not in done.values(), done
+    assert "the-disputed-one" in recorded()
+
+    lifted = site.done("deputy", "POST", agree)["hold"]
+    assert (lifted["lift_asked_by"], lifted["lifted_by"]) == (site.email("manager"), site.email("deputy"))
+    assert site.done("deputy", "POST", f"{base}/statement_erasures/{asked['id']}/agree")["erasure"]["segments"] >= 1
+    assert "the-disputed-one" not in recorded()
+    assert "intact" in site.platform.cloister("audit", "verify").stdout
+    listed = site.platform.cloister("audit", "hold", "--project", tenant.project_id).stdout
+    assert all(word in listed for word in ("matter 17", "lifted", site.email("manager"), site.email("deputy"))), listed
 
 
 def holding(platform: Instance, text: str) -> list[Path]:

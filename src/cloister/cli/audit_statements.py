@@ -110,7 +110,7 @@ def statements(
 def erase(
     session: Session, *, project_id: str | None, reason: str | None, before: str | None, erasure_id: str | None
 ) -> None:
-    r"""Erase what a project's clients executed, and keep the proof that it was recorded.
+    """Erase what a project's clients executed, and keep the proof that it was recorded.
 
     \b
     1. Ask:      cloister audit erase --project P --reason "Art. 17, ticket 4711"
@@ -119,7 +119,7 @@ def erase(
     Then the keys of these months are destroyed, in every backup too, and nobody reads their statements again. Everything else
     stays: how many there were, their digests, who erased them and why; `cloister audit verify` holds as before. The project and
     its data are not touched, and what is executed from now on is recorded under a new key. Without options: what was asked for.
-    """
+    """  # noqa: D301 - click leaves the lines after \b as they are
     path = f"/cloister{project_path(session.project_id(project_id))}/statement_erasures"
     if reason is not None and erasure_id is not None:
         raise CommandError("--reason asks for an erasure, --agree ends one: not both")

@@ -55,6 +55,7 @@ from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
+from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
@@ -377,6 +378,15 @@ class Erasures(Protocol):
     async def agree(self, caller: Caller, project_id: ProjectId, erasure_id: UUID) -> Erasure: ...
 
 
+class Holds(Protocol):
+    """What keeps a project's record from every erasing: control/projects/holds.py."""
+
+    async def find(self, project_id: ProjectId) -> list[Hold]: ...
+    async def place(self, caller: Caller, project_id: ProjectId, reason: str) -> Hold: ...
+    async def ask_to_lift(self, caller: Caller, project_id: ProjectId, hold_id: UUID, reason: str) -> Hold: ...
+    async def lift(self, caller: Caller, project_id: ProjectId, hold_id: UUID) -> Hold: ...
+
+
 class Incidents(Protocol):
     """What an operator does about a finding: control/incidents/service.py."""
 
@@ -462,6 +472,7 @@ class Control:
     jwks: KeySets
     statements: Statements
     erasures: Erasures
+    holds: Holds
     egress: Egress
     access: Access
     reviews: Reviews

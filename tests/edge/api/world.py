@@ -77,6 +77,7 @@ from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.people.logins import LoginRefusedError
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
+from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.reencryption.model import Reencryption, Wish
@@ -1433,6 +1434,42 @@ class FakeErasures:
         return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW, segments=3, statements=40)
 
 
+HOLD: Final = UUID(int=10)
+
+
+class FakeHolds:
+    it = Hold(
+        id=HOLD,
+        project_id=PROJECT,
+        reason="matter 17",
+        placed_by="ada@example.com",
+        placed_at=NOW,
+        lift_reason=None,
+        lift_asked_by=None,
+        lift_asked_at=None,
+        lifted_by=None,
+        lifted_at=None,
+    )
+
+    async def find(self, project_id: ProjectId) -> list[Hold]:
+        return [self.it]
+
+    async def place(self, caller: Caller, project_id: ProjectId, reason: str) -> Hold:
+        return replace(self.it, reason=reason)
+
+    async def ask_to_lift(self, caller: Caller, project_id: ProjectId, hold_id: UUID, reason: str) -> Hold:
+        self._find(hold_id)
+        return replace(self.it, lift_reason=reason, lift_asked_by="ada@example.com", lift_asked_at=NOW)
+
+    async def lift(self, caller: Caller, project_id: ProjectId, hold_id: UUID) -> Hold:
+        self._find(hold_id)
+        return replace(self.it, lifted_by="bob@example.com", lifted_at=NOW)
+
+    def _find(self, hold_id: UUID) -> None:
+        if hold_id != self.it.id:
+            raise NotFoundError(public="hold not found")
+
+
 @dataclass
 class FakeOperations:
     rows: list[Operation] = field(default_factory=lambda: [operation()])
@@ -1465,6 +1502,7 @@ class World:
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
         self.erasures = FakeErasures()
+        self.holds = FakeHolds()
         self.offers = FakeOffers()
         self.consumption = FakeConsumption()
         self.issuers = FakeIssuers()
@@ -1496,6 +1534,7 @@ class World:
                 jwks=self.jwks,
                 statements=self.statements,
                 erasures=self.erasures,
+                holds=self.holds,
                 egress=self.egress,
                 access=self.access,
                 reviews=self.reviews,

@@ -1,11 +1,13 @@
 """The keys of statement logs stand below their project's: rotated and erased with it, and each opens one segment."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from cloister.base.clock import FakeClock
 from cloister.base.database import Database
 from cloister.base.directory import StatementRecord
 from cloister.base.errors import BadRequestError, ConflictError, PreconditionError, UnprocessableError
@@ -189,6 +191,32 @@ async def test_an_erasure_that_was_cut_short_is_completed(rig: Rig, project_row:
     await again.reconcile()
     with pytest.raises(ErasedError):
         await read(again, pair, body)
+
+
+async def test_a_destruction_that_was_scheduled_gives_way_to_a_legal_hold(
+    rig: Rig, database_as: DatabaseAs, project_row: Database
+) -> None:
+    """On its day the keys are disabled, and the log says why they are still there. So is the record."""
+    keeper = rig.keeper()
+    pair, body = await made(keeper)
+    await keeper.rings.change(PROJECT, "destroy", 7, "", ALICE)
+    async with project_row.transaction() as tx:
+        await tx.execute(
+            """INSERT INTO audit_hold (id, project_id, reason, placed_by)
+               SELECT gen_random_uuid(), $1, 'matter 17', id FROM account""",
+            PROJECT,
+        )
+    assert isinstance(rig.clock, FakeClock)
+    rig.clock.advance(timedelta(days=8))
+    await keeper.reconcile()
+    (event,) = [it for it in await log(database_as) if it.action == "key.destroy"]
+    assert (event.outcome, "legal hold" in str(event.details["error"])) == ("failed", True)
+    assert (await keeper.rings.info(PROJECT)).state == "disabled"
+    for destroying in (keeper.rings.destroy(PROJECT, ALICE), keeper.rings.change(PROJECT, "destroy", 7, "", ALICE)):
+        with pytest.raises(UnprocessableError, match="legal hold"):
+            await destroying
+    await keeper.rings.change(PROJECT, "enable", 0, "", ALICE)
+    assert await read(rig.keeper(), pair, body) == [SAID]
 
 
 async def test_no_seal_of_a_month_is_taken_that_was_not_erased(rig: Rig, project_row: Database) -> None:

@@ -65,7 +65,7 @@ class ErasureService:
 
     async def ask(self, caller: Caller, project_id: ProjectId, reason: str, up_to: datetime | None) -> Erasure:
         """It erases nothing. Raises NotFoundError, ForbiddenError."""
-        _require_a_person(caller)
+        require_a_person(caller)
         erasure_id = uuid4()
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
@@ -90,7 +90,7 @@ class ErasureService:
         3. The broker takes their seals, without which no copy of these keys opens. If it is away, or we die here, it does so
            when it next looks (`Rings.complete_erasures`); to agree again is to wait for it.
         """
-        _require_a_person(caller)
+        require_a_person(caller)
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
             asked = await tx.fetch_row(
@@ -189,7 +189,8 @@ def _erasure(row: Any) -> Erasure:
     )
 
 
-def _require_a_person(caller: Caller) -> None:
+def require_a_person(caller: Caller) -> None:
+    """Raises ForbiddenError for a key that is an organization's: who made it could be the other of two."""
     if caller.principal.holder is not Holder.PERSON:
         raise ForbiddenError(
             f"{caller.principal.actor} is no person", public="permission denied: a person has to ask and to agree"

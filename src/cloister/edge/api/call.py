@@ -153,6 +153,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["erasure_id"])
 
     @property
+    def hold_id(self) -> UUID:
+        return cast("UUID", self.path["hold_id"])
+
+    @property
     def access_id(self) -> UUID:
         return cast("UUID", self.path["access_id"])
 

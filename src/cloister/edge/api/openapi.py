@@ -20,6 +20,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "erasure_id": {"type": "string", "format": "uuid"},
     "jwks_id": {"type": "string", "format": "uuid"},
     "group_id": {"type": "string", "format": "uuid"},
+    "hold_id": {"type": "string", "format": "uuid"},
     "issuer_id": {"type": "string", "format": "uuid"},
     "finding_id": {"type": "string", "pattern": "^fd-[0-9a-f]{12}$"},
     "key_id": {"type": "integer", "format": "int64"},

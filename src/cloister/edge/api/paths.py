@@ -120,6 +120,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "jwks_id": _uuid("JWKS"),
     "finding_id": _finding_id,
     "group_id": _uuid("group"),
+    "hold_id": _uuid("hold"),
     "issuer_id": _uuid("issuer"),
     "key_id": _key_id,
     "member_id": _uuid("member"),

@@ -24,6 +24,8 @@ class Permission(StrEnum):
     """List and revoke: one's own."""
     AUDIT_ERASE = "audit:erase"
     """Ask for the erasing of what clients executed, or agree to what another asked for."""
+    AUDIT_HOLD = "audit:hold"
+    """Place a legal hold on what is recorded; ask for its end, or agree to what another asked for."""
     AUDIT_LEVEL_LOWER = "audit:level_lower"
     """In addition to `audit:level_set`, where less would be recorded of what is done."""
     AUDIT_LEVEL_SET = "audit:level_set"

@@ -42,11 +42,11 @@ _ACTIONS: Final = {
     Shape(
         6003, 1
     ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
-        branch.create egress.allow endpoint.create export.add group.map identity.link issuer.add jwks.create key.create member.add on_call.add
+        audit.hold audit.hold_lift_ask branch.create egress.allow endpoint.create export.add group.map identity.link issuer.add jwks.create key.create member.add on_call.add
         organization.create project.create project.offer review.start role.create service_account.create service_account.rotate snapshot.create volume.create""",
     Shape(
         6003, 2
-    ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.level_get audit.read branch.get branch.list
+    ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.hold_list audit.level_get audit.read branch.get branch.list
         connection_uri.read consumption.read egress.list endpoint.get endpoint.list finding.list group.list issuer.list jwks.list key.list member.list on_call.list
         operation.get operation.list project.get project.list recording.list recording.read region.list review.list
         role.get role.list role.reveal_password service_account.list snapshot.list snapshot.schedule_get user.get""",
@@ -60,7 +60,7 @@ _ACTIONS: Final = {
         snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
-    ): """access.revoke api_key.revoke audit.erase branch.delete branch.purge egress.remove endpoint.delete export.remove group.unmap issuer.remove
+    ): """access.revoke api_key.revoke audit.erase audit.hold_lift branch.delete branch.purge egress.remove endpoint.delete export.remove group.unmap issuer.remove
         jwks.delete key.destroy member.remove on_call.remove project.delete project.purge role.delete
         service_account.remove snapshot.delete""",
     Shape(

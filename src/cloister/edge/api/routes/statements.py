@@ -1,4 +1,4 @@
-"""What of a project's statements is recorded, and the record."""
+"""What of a project's statements is recorded, the record, its end, and what keeps it."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import msgspec
 
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
-from cloister.edge.api.wire import erasures
+from cloister.edge.api.wire import erasures, holds
 from cloister.edge.api.wire import statements as wire
 from cloister.edge.api.wire.common import CursorPage
 from cloister.trust.access.permissions import Permission
@@ -15,6 +15,7 @@ from cloister.trust.audit.statements import SEGMENTS_MAX
 
 _LEVEL = "/cloister/projects/{project_id}/audit_level"
 _ERASURES = "/cloister/projects/{project_id}/statement_erasures"
+_HOLDS = "/cloister/projects/{project_id}/audit_holds"
 
 
 @endpoint("GET", _LEVEL, permission=Permission.PROJECT_READ, audit=Action.AUDIT_LEVEL_GET)
@@ -74,3 +75,29 @@ async def agree_to_statement_erasure(call: Plain) -> erasures.ErasureAnswer:
     """By somebody else than who asked. It cannot be undone."""
     agreed = await call.control.erasures.agree(call.caller, call.project_id, call.erasure_id)
     return erasures.ErasureAnswer(erasure=erasures.erasure(agreed))
+
+
+@endpoint("GET", _HOLDS, permission=Permission.AUDIT_READ, audit=Action.AUDIT_HOLD_LIST)
+async def list_audit_holds(call: Plain) -> holds.HoldList:
+    found = await call.control.holds.find(call.project_id)
+    return holds.HoldList(holds=[holds.hold(it) for it in found])
+
+
+@endpoint("POST", _HOLDS, permission=Permission.AUDIT_HOLD, audit=Action.AUDIT_HOLD, status=201)
+async def place_audit_hold(call: Call[holds.HoldReason, NoQuery]) -> holds.HoldAnswer:
+    placed = await call.control.holds.place(call.caller, call.project_id, call.body.reason)
+    return holds.HoldAnswer(hold=holds.hold(placed))
+
+
+@endpoint("POST", _HOLDS + "/{hold_id}/lift", permission=Permission.AUDIT_HOLD, audit=Action.AUDIT_HOLD_LIFT_ASK)
+async def ask_to_lift_audit_hold(call: Call[holds.HoldReason, NoQuery]) -> holds.HoldAnswer:
+    """It stands until somebody else agrees."""
+    asked = await call.control.holds.ask_to_lift(call.caller, call.project_id, call.hold_id, call.body.reason)
+    return holds.HoldAnswer(hold=holds.hold(asked))
+
+
+@endpoint("POST", _HOLDS + "/{hold_id}/agree", permission=Permission.AUDIT_HOLD, audit=Action.AUDIT_HOLD_LIFT)
+async def agree_to_lift_audit_hold(call: Plain) -> holds.HoldAnswer:
+    """By somebody else than who asked."""
+    lifted = await call.control.holds.lift(call.caller, call.project_id, call.hold_id)
+    return holds.HoldAnswer(hold=holds.hold(lifted))
