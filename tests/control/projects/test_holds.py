@@ -1,5 +1,6 @@
 """Legal holds: one person places, two lift, and while one stands nothing of the record ends. On a real control database."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from cloister.control.calling import Caller
 from cloister.control.projects.erasures import ANSWER_WITHIN
 from cloister.control.projects.holds import STANDING_MAX, Hold
 from cloister.trust.audit.verify import Intact, verify
-from tests.control.land import CALLER, Land
+from tests.control.land import A_LOOK_S, CALLER, PATIENCE_S, Land
 from tests.control.projects.test_erasures import ANOTHER, BY_A_KEY, agreed, asked, project, told
 from tests.control.projects.test_statements import as_owner, events
 from tests.fix_database import ControlDatabase
@@ -154,6 +155,36 @@ async def test_the_keys_above_what_is_held_are_not_destroyed(
     await asked_to_lift(land, hold)
     await lifted(land, hold)
     await as_owner(control_database, change)
+
+
+@pytest.mark.parametrize("holds_first", [True, False])
+async def test_of_a_hold_and_an_end_at_once_the_second_sees_the_first(
+    land: Land, project: ProjectId, control_database: ControlDatabase, *, holds_first: bool
+) -> None:
+    """Neither service's lock is between them: the broker's way does not have it."""
+    await as_owner(control_database, f"INSERT INTO key_ring (project_id, rotated_at) VALUES ('{project}', now())")
+    hold = f"""INSERT INTO cloister.audit_hold (id, project_id, reason, placed_by)
+               SELECT gen_random_uuid(), '{project}', 'matter 17', '{CALLER.principal.account_id}'"""
+    end = "UPDATE cloister.key_ring SET state = 'pending_destruction', destroy_at = now()"
+    first, second, watcher = [await asyncpg.connect(control_database.url()) for _ in range(3)]
+    try:
+        transaction = first.transaction()
+        await transaction.start()
+        await first.execute(hold if holds_first else end)
+        waiting = asyncio.create_task(second.execute(end if holds_first else hold))
+        async with asyncio.timeout(PATIENCE_S):
+            while not await watcher.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not waiting.done(), "it must wait for the first"
+                await asyncio.sleep(A_LOOK_S)
+        await transaction.commit()
+        if holds_first:
+            with pytest.raises(asyncpg.PostgresError, match="legal hold"):
+                await waiting
+        else:
+            await waiting
+    finally:
+        for each in (first, second, watcher):
+            await each.close()
 
 
 ALONE = {
