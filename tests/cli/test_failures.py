@@ -12,6 +12,10 @@ import pytest
 
 from cloister.base.settings import Settings, save
 from cloister.cli import run
+from cloister.cli.doctor.finding import Subject, ok
+from cloister.cli.doctor.records import api_answers
+from cloister.cli.kept import Kept, keep
+from cloister.cli.target import find_on_server
 
 
 def one_line(done: Any) -> str:
@@ -211,6 +215,15 @@ class TestOnTheServer:
         assert cloister("--state-dir", str(state_dir), "me", "-o", "json").code == 0
         monkeypatch.setenv("CLOISTER_STATE_DIR", str(state_dir))
         assert cloister("me").code == 0
+
+    def test_the_doctor_asks_with_the_first_api_key_whoever_has_logged_in(
+        self, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        url = find_on_server(state_dir).url
+        keep(os.environ, Kept(url, "napi_of_theirs", "2999-01-01T00:00:00+00:00", "somebody@example.com", None))
+        [found] = api_answers(Subject(state_dir, None))
+        assert found == ok("API", f"{url} answers")
 
     def test_a_state_directory_of_another_version(self, cloister: Any, state_dir: Path) -> None:
         (state_dir / "layout-version").write_text("99\n")

@@ -67,8 +67,19 @@ def find(environment: Mapping[str, str], state_dir: Path | None) -> Target:
         raise CommandError(
             f"there is no {KEY_VARIABLE} and no session at {here.url}: put an API key there, or `cloister login`"
         )
+    return _of_administrator(here, here.admin_key)
+
+
+def find_on_server(state_dir: Path) -> Target:
+    """The platform of this machine, proved by its first API key, whoever else has logged in. Raises CommandError."""
+    here = from_state_dir(state_dir, {})
+    assert here.admin_key is not None, "a platform that was found by its state directory has one"
+    return _of_administrator(here, here.admin_key)
+
+
+def _of_administrator(here: Target, path: Path) -> Target:
     try:
-        return replace(here, key=parse_key(str(here.admin_key), here.admin_key.read_text()))
+        return replace(here, key=parse_key(str(path), path.read_text()))
     except PermissionError as error:
         raise CommandError(
             f"may not read {error.filename}: be root, `cloister login`, or set {HOST_VARIABLE} and {KEY_VARIABLE}"

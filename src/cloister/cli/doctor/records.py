@@ -79,13 +79,14 @@ def decide_audit(outcome: Any) -> Finding:
 def api_answers(subject: Subject) -> list[Finding]:
     """The whole way of a client: name, TLS, key, API, control database."""
     from cloister.cli.api import Api  # noqa: PLC0415 - heavy
-    from cloister.cli.target import from_state_dir  # noqa: PLC0415 - heavy
+    from cloister.cli.target import find_on_server  # noqa: PLC0415 - heavy
 
-    api = Api(from_state_dir(subject.state_dir, {}), timeout_s=10)
     try:
-        api.get("/users/me")
+        api = Api(find_on_server(subject.state_dir), timeout_s=10)
+        try:
+            api.get("/users/me")
+        finally:
+            api.close()
     except CommandError as error:
         return [fail("API", str(error), "look at logs/api.log in the state directory")]
-    finally:
-        api.close()
     return [ok("API", f"{api.target.url} answers")]
