@@ -36,6 +36,7 @@ def all_commands() -> Iterator[tuple[str, click.Command]]:
 def test_a_command_is_documented(name: str, command: click.Command) -> None:
     """It says what it does, each of its options says what it is for, and docs/cli.md has it."""
     assert command.help, f"{name} has no help"
+    assert "\\" not in command.help, f"{name} shows a backslash: click's mark is the character, not its name"
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts[0]} has no help"

@@ -62,14 +62,14 @@ SHIFTS: Final = (
 
 @click.group()
 def access() -> None:
-    r"""Get at a project's data for a while: approved by somebody else, recorded, and over on time.
+    """Get at a project's data for a while: approved by somebody else, recorded, and over on time.
 
     \b
     1. You ask:          cloister access request --reason "INC-7: wrong totals" --for 1h
     2. Somebody agrees:  cloister access approve ID      (a manager, or who is on call; never you)
     3. You connect:      cloister access psql ID
     4. Anybody allowed:  cloister access recordings ID, then cloister access replay RECORDING
-    """
+    """  # noqa: D301 - click leaves the lines after \b as they are
 
 
 @access.command()

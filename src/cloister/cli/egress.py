@@ -58,13 +58,13 @@ def list_(session: Session, *, project_id: str | None) -> None:
 @project_option
 @client_command
 def allow(session: Session, *, to: str, ca_file: Path | None, project_id: str | None) -> None:
-    r"""Open a way out, also for databases that run.
+    """Open a way out, also for databases that run.
 
     \b
     cloister egress allow --to db.example.com:5432
     CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw
       OPTIONS (host '/egress/db.example.com', port '5432', dbname 'app');
-    """
+    """  # noqa: D301 - click leaves the lines after \b as they are
     body: Json = {"to": to}
     if ca_file is not None:
         try:

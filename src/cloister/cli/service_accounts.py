@@ -34,7 +34,7 @@ _GRANTABLE: Final = ("admin", "editor", "viewer")
 
 @click.group("service-accounts")
 def service_accounts() -> None:
-    r"""Accounts for machines: a role and projects of their own, keys that end and are rotated, somebody who answers for them.
+    """Accounts for machines: a role and projects of their own, keys that end and are rotated, somebody who answers for them.
 
     \b
     cloister service-accounts create ci --grant calm-forest-12345678=editor
@@ -44,7 +44,7 @@ def service_accounts() -> None:
 
     They decide about nobody's access to data and ask for none, and make no keys. To make or rotate a key takes an admin with a key
     of theirs that has no end, which a session of `cloister login` has.
-    """
+    """  # noqa: D301 - click leaves the lines after \b as they are
 
 
 @service_accounts.command("list")
