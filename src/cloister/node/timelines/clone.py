@@ -89,6 +89,12 @@ def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_runn
     return work.count
 
 
+def clone_at_rest(source: Path, target: Path, uid: int, abort: Abort) -> None:
+    """As `clone_cluster`, of a cluster that nobody works on, with the WAL that its start reads."""
+    clone_cluster(source, target, uid, abort, is_running=False)
+    clone_wal(source, target, uid, abort)
+
+
 class _Cloning:
     def __init__(self, uid: int, budget: Budget, is_running: bool) -> None:
         self.count = Count()

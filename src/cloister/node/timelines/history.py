@@ -49,16 +49,13 @@ class History:
 
     def take_first(self, uid: int, now: float, abort: Abort, *, copied: Snapshot | None = None) -> None:
         """The snapshot that every history begins with. `copied` describes a copy that has not been started yet."""
-        self._take(copied or _at_rest(self._timeline.data, now), uid, abort)
+        self._take(self._timeline.data, copied or _at_rest(self._timeline.data, now), uid, abort)
 
     def take_first_of(self, source: Path, uid: int, now: float, abort: Abort) -> None:
         """As `take_first`, but of the data that this timeline was cloned from, which is still at rest: somebody may be at work
         on the clone. It is on disk when the file system's log is, which nobody waits for: their own commits are flushed
         meanwhile."""
-        data = self.snapshots.begin(AT_REST, abort)
-        clone.clone_cluster(source, data, uid, abort, is_running=False)
-        clone.clone_wal(source, data, uid, abort)
-        self.snapshots.finish(AT_REST, _at_rest(data, now), abort)
+        self._take(source, _at_rest(source, now), uid, abort)
 
     def begin_first(self, uid: int, abort: Abort) -> None:
         """The files of a copy that still lacks its WAL and its label."""
@@ -87,7 +84,7 @@ class History:
             last = taken[-1]
             if snapshot.stop_lsn - last.stop_lsn < SNAPSHOT_WAL_BYTES and not self._reach(last).is_broken:
                 return False
-        self._take(snapshot, uid, abort)
+        self._take(self._timeline.data, snapshot, uid, abort)
         sync_directory(self._timeline.snapshots)
         return True
 
@@ -146,8 +143,7 @@ class History:
     def assemble(self, start: Snapshot, target: Timeline, uid: int, abort: Abort) -> Reach:
         """`target`'s data: the snapshot, and all WAL after it."""
         source = self.snapshots.data(start)
-        clone.clone_cluster(source, target.data, uid, abort, is_running=False)
-        clone.clone_wal(source, target.data, uid, abort)
+        clone.clone_at_rest(source, target.data, uid, abort)
         reach = self._add_wal(target.data, start.wal_timeline, _first_after(start), None, uid)
         if clone.has_segment_after(self._timeline.data, reach.end, abort):
             reach = replace(reach, is_broken=True)
@@ -183,10 +179,8 @@ class History:
         reached = wal.unbroken(numbers, first)
         return Reach(first, reached, is_broken=any(number > reached for number in numbers))
 
-    def _take(self, snapshot: Snapshot, uid: int, abort: Abort) -> None:
-        data = self.snapshots.begin(AT_REST, abort)
-        clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
-        clone.clone_wal(self._timeline.data, data, uid, abort)
+    def _take(self, source: Path, snapshot: Snapshot, uid: int, abort: Abort) -> None:
+        clone.clone_at_rest(source, self.snapshots.begin(AT_REST, abort), uid, abort)
         self.snapshots.finish(AT_REST, snapshot, abort)
 
 

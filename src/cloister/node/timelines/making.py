@@ -59,8 +59,7 @@ class Making:
         """The head of a timeline at rest. Gives the major version of one that must be run before it is at rest."""
         source = self._layout.existing(source_id)
         target = self._layout.begin(target_id, self._uid)
-        clone.clone_cluster(source.data, target.data, self._uid, self._abort, is_running=False)
-        clone.clone_wal(source.data, target.data, self._uid, self._abort)
+        clone.clone_at_rest(source.data, target.data, self._uid, self._abort)
         return None if clone.is_settled(source.data) else _major(target.data)
 
     def take_first_of(self, source_id: TimelineId, target_id: TimelineId) -> None:
@@ -79,7 +78,8 @@ class Making:
         clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
 
     def begin_first(self, target_id: TimelineId) -> None:
-        """The files of the target's first snapshot, of those that were copied: whoever holds the server may end the backup meanwhile."""
+        """The files of the target's first snapshot, of those that were copied: whoever holds the server may end the backup
+        meanwhile."""
         self._history(self._layout.unfinished(target_id)).begin_first(self._uid, self._abort)
 
     def finish_copy(
@@ -158,8 +158,9 @@ class Making:
         copied: Snapshot | None = None,
         takes_first: bool = True,
     ) -> Recovered:
-        """What was begun is whole: give it its first snapshot, unless it has one or gets it later, and its place. `copied` describes one that has not been started yet; any other is at rest. Room for its WAL is made at each start, so
-        one that is never started takes none."""
+        """What was begun is whole: give it its first snapshot, unless it has one or gets it later, and its place. `copied`
+        describes one that has not been started yet; any other is at rest. Room for its WAL is made at each start, so one that is
+        never started takes none."""
         target = self._layout.unfinished(target_id)
         history = self._history(target)
         if copied is None:
