@@ -6,22 +6,19 @@ needed, the database holds, too (migration 0019).
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import ConflictError, ForbiddenError, NotFoundError
+from cloister.base.errors import ConflictError, NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
-from cloister.trust.access.principals import Holder
+from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
 from cloister.trust.audit import Action, record
 from cloister.trust.keys.commands import OnBehalf
-
-ANSWER_WITHIN: Final = timedelta(days=7)
-"""Then it must be asked for again: who agrees should know why. The database has the same."""
 
 LISTED_MAX: Final = 100
 
@@ -106,12 +103,8 @@ class ErasureService:
             return await _get(tx, project_id, erasure_id)
 
     def _refuse(self, caller: Caller, asked: Any) -> None:
-        if asked["asked_by"] == caller.principal.account_id:
-            raise ForbiddenError(
-                f"{caller.principal.actor} asked for it", public="permission denied: somebody else has to agree"
-            )
-        if self._clock.now() >= asked["asked_at"] + ANSWER_WITHIN:
-            raise ConflictError(public="this was asked for too long ago: ask again")
+        require_another(caller, asked["asked_by"])
+        require_in_time(asked["asked_at"], self._clock.now())
 
     async def _end_keys(self, tx: Transaction, caller: Caller, asked: Any) -> None:
         project_id = asked["project_id"]
@@ -187,11 +180,3 @@ def _erasure(row: Any) -> Erasure:
         statements=row["statements"],
         remaining=row["remaining"],
     )
-
-
-def require_a_person(caller: Caller) -> None:
-    """Raises ForbiddenError for a key that is an organization's: who made it could be the other of two."""
-    if caller.principal.holder is not Holder.PERSON:
-        raise ForbiddenError(
-            f"{caller.principal.actor} is no person", public="permission denied: a person has to ask and to agree"
-        )

@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import ConflictError, ForbiddenError, NotFoundError
+from cloister.base.errors import ConflictError, NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
-from cloister.control.projects.erasures import ANSWER_WITHIN, require_a_person
+from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
 from cloister.trust.audit import Action, record
 
 STANDING_MAX: Final = 16
@@ -101,12 +101,8 @@ class HoldService:
             asked = await _standing(tx, project_id, hold_id)  # 2.
             if asked["lift_asked_by"] is None:
                 raise ConflictError(public="nobody asked for this hold to be lifted")
-            if self._clock.now() >= asked["lift_asked_at"] + ANSWER_WITHIN:
-                raise ConflictError(public="this was asked for too long ago: ask again")
-            if asked["lift_asked_by"] == caller.principal.account_id:  # 3.
-                raise ForbiddenError(
-                    f"{caller.principal.actor} asked for it", public="permission denied: somebody else has to agree"
-                )
+            require_in_time(asked["lift_asked_at"], self._clock.now())
+            require_another(caller, asked["lift_asked_by"])  # 3.
             await tx.execute("UPDATE audit_hold SET lifted_by = $2 WHERE id = $1", hold_id, caller.principal.account_id)
             event = caller.event(
                 Action.AUDIT_HOLD_LIFT,
