@@ -20,7 +20,8 @@ _ACCOUNT = """
 
 async def find(tx: Transaction, org_id: OrgId, now: datetime) -> list[ServiceAccount]:
     rows = await tx.fetch(f"{_ACCOUNT} WHERE s.org_id = $1 AND s.removed_at IS NULL ORDER BY s.name", org_id)
-    return [_account(row, await _keys(tx, row["id"], now)) for row in rows]
+    keys = await _keys(tx, [row["id"] for row in rows], now)
+    return [_account(row, keys) for row in rows]
 
 
 async def get(tx: Transaction, org_id: OrgId, account_id: UUID, now: datetime) -> ServiceAccount:
@@ -30,7 +31,7 @@ async def get(tx: Transaction, org_id: OrgId, account_id: UUID, now: datetime) -
     )
     if row is None:
         raise NotFoundError(f"no service account {account_id} in {org_id}", public="service account not found")
-    return _account(row, await _keys(tx, account_id, now))
+    return _account(row, await _keys(tx, [account_id], now))
 
 
 async def count(tx: Transaction, org_id: OrgId) -> int:
@@ -99,9 +100,7 @@ async def remove(tx: Transaction, org_id: OrgId, account_id: UUID, now: datetime
         account_id,
         now,
     )
-    await tx.execute(
-        "UPDATE api_key SET revoked_at = $2 WHERE service_account_id = $1 AND revoked_at IS NULL", account_id, now
-    )
+    await end_keys(tx, account_id, now, timedelta())
     await tx.execute("DELETE FROM service_account_grant WHERE service_account_id = $1", account_id)
     return bool(is_there)
 
@@ -148,16 +147,19 @@ async def end_keys(tx: Transaction, account_id: UUID, now: datetime, overlap: ti
     )
 
 
-async def _keys(tx: Transaction, account_id: UUID, now: datetime) -> tuple[Key, ...]:
+async def _keys(tx: Transaction, account_ids: list[UUID], now: datetime) -> dict[UUID, list[Key]]:
+    """Those that are good, newest first, by whose they are."""
     rows = await tx.fetch(
-        """SELECT id, prefix, expires_at, last_used_at, last_used_from FROM api_key
-            WHERE service_account_id = $1 AND revoked_at IS NULL AND expires_at > $2 ORDER BY id DESC""",
-        account_id,
+        """SELECT service_account_id, id, prefix, expires_at, last_used_at, last_used_from FROM api_key
+            WHERE service_account_id = ANY ($1) AND revoked_at IS NULL AND expires_at > $2 ORDER BY id DESC""",
+        account_ids,
         now,
     )
-    return tuple(
-        Key(row["id"], row["prefix"], row["expires_at"], row["last_used_at"], row["last_used_from"]) for row in rows
-    )
+    found: dict[UUID, list[Key]] = {account_id: [] for account_id in account_ids}
+    for row in rows:
+        key = Key(row["id"], row["prefix"], row["expires_at"], row["last_used_at"], row["last_used_from"])
+        found[row["service_account_id"]].append(key)
+    return found
 
 
 # ── owners ──
@@ -182,7 +184,7 @@ async def newly_orphaned(tx: Transaction, now: datetime) -> list[ServiceAccount]
     return [await get(tx, OrgId(row["org_id"]), row["id"], now) for row in rows]
 
 
-def _account(row: Any, keys: tuple[Key, ...]) -> ServiceAccount:
+def _account(row: Any, keys: dict[UUID, list[Key]]) -> ServiceAccount:
     return ServiceAccount(
         id=row["id"],
         org_id=OrgId(row["org_id"]),
@@ -194,5 +196,5 @@ def _account(row: Any, keys: tuple[Key, ...]) -> ServiceAccount:
         created_at=row["created_at"],
         orphaned_at=row["orphaned_at"],
         disabled_at=row["disabled_at"],
-        keys=keys,
+        keys=tuple(keys[row["id"]]),
     )
