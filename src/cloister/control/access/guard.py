@@ -24,10 +24,11 @@ from cloister.base.database import Database, Transaction
 from cloister.base.directory import ASKED, AppendRecording, BeginRecording, EndRecording
 from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, parse_endpoint_id
+from cloister.base.sealing import NONCE_BYTES
 from cloister.control.access import store
 from cloister.control.access.model import Recording, Request
 from cloister.control.access.replaying import is_statement
-from cloister.control.access.sealing import NONCE_BYTES, KeyRing, first_head, head_after, seal
+from cloister.control.access.sealing import KeyRing, first_head, head_after, seal
 from cloister.control.roles import store as roles
 from cloister.control.roles.server import Servers
 from cloister.trust.audit import Action, Event, record

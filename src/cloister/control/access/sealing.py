@@ -17,17 +17,13 @@ from uuid import UUID
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.base.directory import Spoken
 from cloister.base.errors import UnprocessableError
+from cloister.base.sealing import KEY_BYTES, NONCE_BYTES, Sealer, derived_key
 from cloister.base.secret import Secret
 from cloister.control.access.model import Recording
 from cloister.trust.keys.commands import OnBehalf
-
-KEY_BYTES: Final = 32
-NONCE_BYTES: Final = 12
 
 _BEFORE_BYTES: Final = NONCE_BYTES + KEY_BYTES + 16
 # A key that was wrapped by the control key. The broker's envelopes are longer: they begin with their format.
@@ -58,8 +54,7 @@ class KeyRing:
 
     def __init__(self, broker: Broker, control_key: Secret[bytes]) -> None:
         self._broker = broker
-        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"cloister recording keys 1").derive(control_key.reveal())
-        self._before = AESGCM(derived)
+        self._before = Sealer(derived_key(control_key.reveal(), b"cloister recording keys 1"))
 
     async def make(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
         """A new key: wrapped, and in clear. Raises PreconditionError where the project's keys may not be used."""
@@ -71,7 +66,7 @@ class KeyRing:
         if len(wrapped) != _BEFORE_BYTES:
             return await self._broker.open_recording_key(recording.project_id, recording.id, wrapped, reason, by)
         try:
-            return self._before.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], recording.id.bytes)
+            return self._before.open(wrapped, recording.id.bytes)
         except InvalidTag:
             raise BrokenRecordingError(public="the recording's key does not open") from None
 

@@ -5,18 +5,15 @@ The clear password exists in the answer to the request that made it, and nowhere
 """
 
 import secrets
-from typing import Final
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloister.base.errors import InternalError
 from cloister.base.ids import BranchId
+from cloister.base.sealing import Sealer
 from cloister.base.secret import Secret
 from cloister.protocol.scram import Verifier
 from cloister.protocol.scram.verifier import SALT_BYTES
-
-_NONCE_BYTES: Final = 12
 
 
 def new_verifier(password: Secret[str]) -> str:
@@ -29,16 +26,14 @@ class Vault:
     to another role's row does not open."""
 
     def __init__(self, key: Secret[bytes]) -> None:
-        self._cipher = AESGCM(key.reveal())
+        self._sealer = Sealer(key.reveal())
 
     def seal(self, branch_id: BranchId, role: str, password: Secret[str]) -> bytes:
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, password.reveal().encode(), _place(branch_id, role))
+        return self._sealer.seal(password.reveal().encode(), _place(branch_id, role))
 
     def open(self, branch_id: BranchId, role: str, sealed: bytes) -> Secret[str]:
-        nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
-            return Secret(self._cipher.decrypt(nonce, text, _place(branch_id, role)).decode())
+            return Secret(self._sealer.open(sealed, _place(branch_id, role)).decode())
         except InvalidTag:
             raise InternalError(f"the sealed password of {role!r} in {branch_id} does not open") from None
 

@@ -7,17 +7,16 @@ without an answer is not taken over; the client is told to look and to use anoth
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, ConflictError, InternalError, UnprocessableError
+from cloister.base.sealing import Sealer
 from cloister.base.secret import Secret
 from cloister.trust.access.principals import Holder, Principal
 
@@ -26,7 +25,6 @@ KEPT_FOR: Final = timedelta(days=1)
 KEY_CHARS_MAX: Final = 255
 # What the Idempotency-Key draft and the services that use it agree on.
 
-_NONCE_BYTES: Final = 12
 _DOMAIN: Final = b"cloister idempotent answer 1\0"
 
 
@@ -68,7 +66,7 @@ class Answers:
 
     def __init__(self, database: Database, key: Secret[bytes]) -> None:
         self._database = database
-        self._cipher = AESGCM(key.reveal())
+        self._sealer = Sealer(key.reveal())
 
     async def begin(self, slot: Slot, now: datetime) -> Answer | None:
         """None: the slot is ours, do the work, then `finish` or `abandon`. An answer: give that one.
@@ -110,8 +108,7 @@ class Answers:
         return Answer(row["status"], self._decrypt(slot, row["body"]))
 
     async def finish(self, slot: Slot, answer: Answer) -> None:
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._cipher.encrypt(nonce, answer.body, slot.bound_to)
+        sealed = self._sealer.seal(answer.body, slot.bound_to)
         async with self._database.transaction() as tx:
             await tx.execute(
                 """UPDATE idempotent_answer SET status = $4, body = $5
@@ -141,6 +138,6 @@ class Answers:
 
     def _decrypt(self, slot: Slot, sealed: bytes) -> bytes:
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], slot.bound_to)
+            return self._sealer.open(sealed, slot.bound_to)
         except InvalidTag:
             raise InternalError("a kept answer does not decrypt: other key, or the row was changed") from None

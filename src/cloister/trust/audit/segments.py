@@ -15,11 +15,10 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.base.directory import StatementRecord
 from cloister.base.errors import ConflictError
+from cloister.base.sealing import Sealer, derived_key
 from cloister.base.secret import Secret
 
 SHARE_BYTES: Final = 32
@@ -62,16 +61,15 @@ class Former:
     def open_sized(self, project_id: str, body: bytes) -> tuple[list[StatementRecord], int]:
         """Raises ConflictError."""
         info = b"cloister statement log 1\0" + project_id.encode()
-        cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=info).derive(self._key.reveal()))
         try:
-            return _unpacked(cipher.decrypt(body[:12], body[12:], project_id.encode()))
+            return _unpacked(Sealer(derived_key(self._key.reveal(), info)).open(body, project_id.encode()))
         except (InvalidTag, ValueError):
             raise _changed() from None
 
 
 def _derived(secret: bytes, share: bytes, public: bytes, project_id: str, generation: int) -> bytes:
     info = b"cloister statement segment 2\0" + share + public + generation.to_bytes(4) + project_id.encode()
-    return HKDF(SHA256(), 32, salt=None, info=info).derive(secret)
+    return derived_key(secret, info)
 
 
 def _unpacked(packed: bytes) -> tuple[list[StatementRecord], int]:
