@@ -42,8 +42,8 @@ ACCESS: Final = (
 OFFER: Final = (Column("Id", "id"), Column("Project", "project_id"), Column("Ends", "expires_at", out.ahead))
 ACCOUNT: Final = (Column("Id", "id"), Column("E-mail", "email"), Column("Name", "name"), Column("Key", "key"))
 
-_ROLES: Final = click.Choice(["admin", "editor", "viewer", "collaborator"])
-_PROJECT_ROLES: Final = click.Choice(["admin", "editor", "viewer"])
+ROLES: Final = click.Choice(["admin", "editor", "viewer", "collaborator"])
+PROJECT_ROLES: Final = click.Choice(["admin", "editor", "viewer"])
 
 
 def org_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -108,7 +108,7 @@ def members(session: Session, *, org_id: str | None) -> None:
 
 @orgs.command()
 @click.argument("email", metavar="EMAIL")
-@click.option("--role", type=_ROLES, required=True, help="What they may in it.")
+@click.option("--role", type=ROLES, required=True, help="What they may in it.")
 @org_option
 @client_command
 def add(session: Session, *, email: str, role: str, org_id: str | None) -> None:
@@ -120,7 +120,7 @@ def add(session: Session, *, email: str, role: str, org_id: str | None) -> None:
 
 @orgs.command("set-role")
 @click.argument("who", metavar="EMAIL-OR-ID")
-@click.argument("role", type=_ROLES, metavar="ROLE")
+@click.argument("role", type=ROLES, metavar="ROLE")
 @org_option
 @client_command
 def set_role(session: Session, *, who: str, role: str, org_id: str | None) -> None:
@@ -163,7 +163,7 @@ def access(session: Session, *, project_id: str | None) -> None:
 
 @orgs.command()
 @click.argument("email", metavar="EMAIL")
-@click.option("--role", type=_PROJECT_ROLES, default="editor", show_default=True, help="What they may in it.")
+@click.option("--role", type=PROJECT_ROLES, default="editor", show_default=True, help="What they may in it.")
 @project_option
 @client_command
 def grant(session: Session, *, email: str, role: str, project_id: str | None) -> None:

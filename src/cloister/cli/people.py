@@ -8,7 +8,7 @@ import click
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.failure import CommandError
-from cloister.cli.organizations import org_option, org_path
+from cloister.cli.organizations import ROLES, org_option, org_path
 from cloister.cli.output import Column
 from cloister.cli.points import Duration
 from cloister.cli.session import Session, client_command
@@ -31,8 +31,6 @@ GROUPS: Final = (
     Column("Since", "created_at", out.ago),
 )
 ACCOUNT: Final = (Column("Id", "id"), Column("E-mail", "email"), Column("Name", "name"), Column("Disabled", "disabled"))
-
-_ROLES: Final = click.Choice(["admin", "editor", "viewer", "collaborator"])
 
 
 @click.group()
@@ -114,7 +112,7 @@ def groups(session: Session, *, org_id: str | None) -> None:
 
 @people.command("map")
 @click.argument("group", metavar="GROUP")
-@click.option("--role", type=_ROLES, required=True, help="What whoever is in it may.")
+@click.option("--role", type=ROLES, required=True, help="What whoever is in it may.")
 @click.option("--issuer", metavar="NAME", help="Whose group it is. Default: the only issuer there is.")
 @org_option
 @client_command

@@ -8,7 +8,7 @@ import click
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.failure import CommandError
-from cloister.cli.organizations import org_option, org_path
+from cloister.cli.organizations import PROJECT_ROLES, org_option, org_path
 from cloister.cli.output import Column
 from cloister.cli.points import Duration
 from cloister.cli.session import Session, client_command
@@ -29,7 +29,6 @@ _days: Final = click.option(
     "--days", type=click.IntRange(1, 366), default=90, show_default=True, help="The key ends after so many."
 )
 _ROLES: Final = click.Choice(["editor", "viewer", "collaborator"])
-_GRANTABLE: Final = ("admin", "editor", "viewer")
 
 
 @click.group("service-accounts")
@@ -43,7 +42,7 @@ def service_accounts() -> None:
     cloister service-accounts disable ci                 # none of its keys opens anything, from now on
 
     They decide about nobody's access to data and ask for none, and make no keys. To make or rotate a key takes an admin with a key
-    of theirs that has no end, which a session of `cloister login` has.
+    of theirs that has no end: a session of `cloister login` has one.
     """  # noqa: D301 - click leaves the lines after \b as they are
 
 
@@ -182,8 +181,8 @@ def _parsed(grants: Sequence[str]) -> list[Json]:
     found = []
     for text in grants:
         project_id, _, role = text.partition("=")
-        if not project_id or role not in _GRANTABLE:
-            raise click.UsageError(f"{text!r} is not PROJECT=ROLE, with a role of {', '.join(_GRANTABLE)}")
+        if not project_id or role not in PROJECT_ROLES.choices:
+            raise click.UsageError(f"{text!r} is not PROJECT=ROLE, with a role of {', '.join(PROJECT_ROLES.choices)}")
         found.append({"project_id": project_id, "role": role})
     return found
 

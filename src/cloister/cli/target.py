@@ -1,9 +1,8 @@
 """Which platform a client command asks, and how it proves itself.
 
-From anywhere: CLOISTER_API_HOST, CLOISTER_API_KEY, CLOISTER_CA_FILE; after `cloister login` the session that it kept, where there is
-no key. On the server itself nothing need be set: the state directory names the host, the certificate authority and the first
-API key. The key is never an option, for options are
-seen by everybody who may list processes.
+From anywhere: CLOISTER_API_HOST, CLOISTER_API_KEY, CLOISTER_CA_FILE; after `cloister login` the session that it kept, where
+there is no key. On the server itself nothing need be set: the state directory names the host, the certificate authority and the
+first API key. The key is never an option, for options are seen by everybody who may list processes.
 """
 
 import json

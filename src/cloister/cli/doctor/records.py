@@ -1,6 +1,7 @@
 """That the control database answers, its schema is ours, and the audit log is whole and signed."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -82,11 +83,8 @@ def api_answers(subject: Subject) -> list[Finding]:
     from cloister.cli.target import find_on_server  # noqa: PLC0415 - heavy
 
     try:
-        api = Api(find_on_server(subject.state_dir), timeout_s=10)
-        try:
+        with contextlib.closing(Api(find_on_server(subject.state_dir), timeout_s=10)) as api:
             api.get("/users/me")
-        finally:
-            api.close()
     except CommandError as error:
         return [fail("API", str(error), "look at logs/api.log in the state directory")]
     return [ok("API", f"{api.target.url} answers")]

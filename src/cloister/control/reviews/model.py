@@ -1,8 +1,8 @@
 """A review, its items and its report. Pure.
 
 A review asks of every right in an organization whether it is still needed: of each member, each grant of a project, each of the
-organization's keys, each shift on call, each service account. Somebody other than whose it is keeps it or takes it back. What nobody has answered
-for at the end lapses, if the review says so: it is taken back as well. The last admin is never taken away.
+organization's keys, each shift on call, each service account. Somebody other than whose it is keeps it or takes it back. What
+nobody has answered for at the end lapses, if the review says so: it is taken back as well. The last admin is never taken away.
 """
 
 import hashlib

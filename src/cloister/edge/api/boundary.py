@@ -351,16 +351,16 @@ class Boundary:
         """A call that was permitted and failed gets its own event. What was refused before is counted (refusals.py)."""
         reason = errors.reason_of(error)
         if not trace.is_permitted:
-            actor = trace.principal.actor if trace.principal else ""
+            actor, subject = trace.principal.actor if trace.principal else "", ""
             if isinstance(error, KeyRefusedError | LoginRefusedError):
-                reason, actor = error.why, error.actor
+                reason, actor, subject = error.why, error.actor, error.subject
             refusal = Refusal(
                 reason=reason,
                 actor=actor,
                 address=trace.address,
                 attempted=trace.route.audit or "" if trace.route else "",
                 project_id=trace.path.get("project_id", ""),
-                resource=error.subject if isinstance(error, LoginRefusedError) else "",
+                resource=subject,
             )
             self.refusals.note(refusal, trace.request_id)
             return

@@ -4,8 +4,9 @@ A key has 381 random bits, so its SHA-256 is kept without salt: nobody can guess
 it. The database never sees a key, but for its first letters, by which people tell keys apart.
 
 A key is a person's, or an organization's, or an organization's for one of its projects or for one of its service accounts
-(`control/service_accounts`). It may have an end, and a list of addresses that it opens from. A person's session is a key as well, which a login made (`control/people`): what their groups give
-them holds in sessions of that issuer, and for no other key of theirs. What stays with others: who may make and revoke which (`policies/`).
+(`control/service_accounts`). It may have an end, and a list of addresses that it opens from. A person's session is a key as well,
+which a login made (`control/people`): what their groups give them holds in sessions of that issuer, and for no other key of
+theirs. What stays with others: who may make and revoke which (`policies/`).
 """
 
 import hashlib
@@ -79,6 +80,7 @@ class KeyRefusedError(UnauthenticatedError):
     def __init__(self, key_id: int, why: str) -> None:
         super().__init__(f"key {key_id}: {why}")
         self.actor = f"key:{key_id}"
+        self.subject = ""
         self.why = why
 
 

@@ -134,7 +134,7 @@ class Fetcher:
         """As `get`; `form` and `authorization` are told to nobody but who the certificate says is there. Raises FetchError."""
         return await self._fetch(url, _Question(form, authorization), tenant)
 
-    async def _fetch(self, url: str, question: "_Question", tenant: str) -> bytes:
+    async def _fetch(self, url: str, question: _Question, tenant: str) -> bytes:
         place = place_of(url)
         share = self._shares.setdefault(tenant, asyncio.Semaphore(SHARE))
         with contextlib.ExitStack() as turn:  # (5)
@@ -166,7 +166,7 @@ class Fetcher:
             raise FetchError("it leads to no public address on port 443")
         return found[:TRIES]
 
-    async def _ask_there(self, place: Place, addresses: list[IpAddress], question: "_Question") -> bytes:
+    async def _ask_there(self, place: Place, addresses: list[IpAddress], question: _Question) -> bytes:
         """(3). Another address is tried only where nothing was sent yet."""
         for address in addresses:
             try:
@@ -187,7 +187,7 @@ class Fetcher:
 
     @staticmethod
     async def _ask(
-        place: Place, question: "_Question", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        place: Place, question: _Question, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bytes:
         """(4)."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_BYTES_MAX)
