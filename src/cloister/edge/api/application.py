@@ -1,6 +1,7 @@
 """The ASGI application: the API under `/api/v2`, a signpost at `/`, and the same headers on every answer."""
 
 import uuid
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -76,12 +77,18 @@ class _Signpost(msgspec.Struct, frozen=True):
     openapi: str
 
 
+@cache
+def _description(version: str) -> bytes:
+    """Made once, however many applications there are: tests make thousands, and it takes longer than the rest of one."""
+    return openapi.document(ROUTES, version)
+
+
 def create_app(services: Services) -> Starlette:
     """The application. Its refusals are written to the audit log by `app.state.boundary.refusals.run()`, which
     `server.serve` runs beside it."""
     boundary = Boundary(services)
 
-    description = openapi.document(ROUTES, services.version)
+    description = _description(services.version)
 
     async def signpost(_request: Request) -> Response:
         body = _Signpost("Cloister", PREFIX.decode(), f"{PREFIX.decode()}/openapi.json")
