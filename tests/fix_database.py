@@ -76,18 +76,27 @@ def control_server() -> Iterator[Path]:
 _numbers = count(1)
 
 
-@pytest.fixture
-def control_database(control_server: Path) -> Iterator[ControlDatabase]:
-    """A database of the test's own, migrated to the newest schema."""
+@contextlib.contextmanager
+def a_database(control_server: Path) -> Iterator[ControlDatabase]:
+    """One that is migrated to the newest schema: for tests that leave it as it was, and share it."""
     database = ControlDatabase(control_server, f"test_{next(_numbers)}")
     name = sql.Identifier(database.name)
     with _superuser(control_server) as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(name, sql.Identifier(_TEMPLATE))
         )
-    yield database
-    with _superuser(control_server) as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    try:
+        yield database
+    finally:
+        with _superuser(control_server) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def control_database(control_server: Path) -> Iterator[ControlDatabase]:
+    """A database of the test's own, migrated to the newest schema."""
+    with a_database(control_server) as database:
+        yield database
 
 
 @pytest.fixture

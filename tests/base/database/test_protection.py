@@ -4,17 +4,20 @@ Each guard is also taken out in turn, and something must then get through: a tri
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, BusyError, CloisterError, UnprocessableError
 from cloister.control.branches import protection as words
-from tests.fix_database import ControlDatabase, DatabaseAs
+from tests.fix_database import ControlDatabase, DatabaseAs, a_database
 from tests.protected import ATTEMPTS, BRANCH_MACHINES, FORBIDDEN, PROJECT_MACHINES, Attempt, Target, operation
 
 TARGET: Final = Target(
@@ -68,12 +71,50 @@ Connect = Callable[[str], Awaitable[Any]]
 
 @pytest.fixture
 async def connect(control_database: ControlDatabase) -> AsyncIterator[Connect]:
+    """In a world of the test's own."""
+    async with _world(control_database) as as_role:
+        yield as_role
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def still_world(control_server: Path) -> AsyncIterator[Connect]:
+    """For hundreds of attempts of which nothing is left: the same connection for all of a role."""
+    async with _still_world(control_server, is_protected=True) as as_role:
+        yield as_role
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def unprotected_world(control_server: Path) -> AsyncIterator[Connect]:
+    """The same, in which the branch is not protected any more."""
+    async with _still_world(control_server, is_protected=False) as as_role:
+        yield as_role
+
+
+@contextlib.asynccontextmanager
+async def _still_world(control_server: Path, *, is_protected: bool) -> AsyncIterator[Connect]:
+    connections: dict[str, Any] = {}
+    with a_database(control_server) as database:
+        async with _world(database) as connect:
+
+            async def as_role(role: str) -> Any:
+                if role not in connections:
+                    connections[role] = await connect(role)
+                return connections[role]
+
+            if not is_protected:
+                await unprotect(await as_role("cloister_api"))
+            owner = await as_role("postgres")
+            before = await _rows(owner)
+            yield as_role
+            assert await _rows(owner) == before, "an attempt left something"
+
+
+@contextlib.asynccontextmanager
+async def _world(database: ControlDatabase) -> AsyncIterator[Connect]:
     connections: list[Any] = []
 
     async def as_role(role: str) -> Any:
-        connection = await asyncpg.connect(
-            control_database.url(role), server_settings={"search_path": "cloister,pg_catalog"}
-        )
+        connection = await asyncpg.connect(database.url(role), server_settings={"search_path": "cloister,pg_catalog"})
         connections.append(connection)
         return connection
 
@@ -81,6 +122,14 @@ async def connect(control_database: ControlDatabase) -> AsyncIterator[Connect]:
     yield as_role
     for connection in connections:
         await connection.close()
+
+
+async def _rows(owner: Any) -> dict[str, list[str]]:
+    tables = await owner.fetch("SELECT format('%I', tablename) FROM pg_tables WHERE schemaname = 'cloister'")
+    return {
+        table: sorted(row[0] for row in await owner.fetch(f"SELECT whole::text FROM {table} AS whole"))
+        for (table,) in tables
+    }
 
 
 async def told(connection: Any, attempt: Attempt) -> str:
@@ -99,23 +148,25 @@ async def told(connection: Any, attempt: Attempt) -> str:
         await transaction.rollback()
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.name)
-async def test_each_attempt_is_refused_in_its_words(connect: Connect, attempt: Attempt) -> None:
-    assert await told(await connect(attempt.role), attempt) == f"{attempt.state} {attempt.told}"
+async def test_each_attempt_is_refused_in_its_words(still_world: Connect, attempt: Attempt) -> None:
+    assert await told(await still_world(attempt.role), attempt) == f"{attempt.state} {attempt.told}"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.name)
-async def test_the_owner_is_refused_as_well(connect: Connect, attempt: Attempt) -> None:
+async def test_the_owner_is_refused_as_well(still_world: Connect, attempt: Attempt) -> None:
     """With a database of the operator's own, our processes have its owner's role: a mistake there is stopped too."""
-    assert await told(await connect("postgres"), attempt) == f"{attempt.state} {attempt.told}"
+    assert await told(await still_world("postgres"), attempt) == f"{attempt.state} {attempt.told}"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=lambda attempt: attempt.name)
-async def test_after_unprotecting_nothing_of_ours_refuses_it(connect: Connect, attempt: Attempt) -> None:
-    await unprotect(await connect("cloister_api"))
+async def test_after_unprotecting_nothing_of_ours_refuses_it(unprotected_world: Connect, attempt: Attempt) -> None:
     if "unprotect by function" in attempt.name or attempt.state == "PR400":
         return
-    answer = await told(await connect(attempt.role), attempt)
+    answer = await told(await unprotected_world(attempt.role), attempt)
     assert not answer.startswith("PR"), answer
 
 
