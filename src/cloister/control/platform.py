@@ -54,6 +54,8 @@ from cloister.control.jwks.service import JwksService
 from cloister.control.operations.engine import Engine
 from cloister.control.organizations.offers import OfferService
 from cloister.control.organizations.service import OrganizationService
+from cloister.control.passkeys.proofs import Proofs
+from cloister.control.passkeys.service import PasskeyService
 from cloister.control.people.asking import Asks
 from cloister.control.people.asking import Issuers as AskedIssuers
 from cloister.control.people.issuers import IssuerService
@@ -245,6 +247,8 @@ class ControlPlane:
             offers=OfferService(database, clock),
             issuers=IssuerService(database, asked_issuers, login_keys, clock),
             logins=LoginService(database, asked_issuers, login_keys, clock),
+            passkeys=PasskeyService(database, settings.domain, clock),
+            proofs=Proofs(database, settings.domain, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             erasures=ErasureService(database, keys, clock),

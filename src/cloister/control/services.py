@@ -53,6 +53,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.passkeys.model import Challenge, Creation, Passkey, PrivilegedRequest
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.holds import Hold
@@ -61,6 +62,7 @@ from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
 from cloister.control.service_accounts.model import Change, KeyWish, NewServiceAccount, ServiceAccount
+from cloister.protocol.webauthn import Assertion, Registration
 from cloister.trust.audit.statements import Segment
 
 __all__ = [
@@ -453,6 +455,26 @@ class Logins(Protocol):
         ...
 
 
+class Passkeys(Protocol):
+    """Of the caller, and what organizations demand: control/passkeys/service.py."""
+
+    async def find(self, caller: Caller) -> list[Passkey]: ...
+    async def begin(self, caller: Caller) -> Creation: ...
+    async def add(self, caller: Caller, name: str, said: Registration) -> Passkey: ...
+    async def remove(self, caller: Caller, passkey_id: UUID) -> Passkey: ...
+    async def shown(self, challenge: bytes) -> Challenge | Creation: ...
+    async def is_required(self, org_id: OrgId) -> bool: ...
+    async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> bool: ...
+
+
+class Proofs(Protocol):
+    """That whoever does something privileged is there: control/passkeys/proofs.py."""
+
+    async def ask(self, caller: Caller, asked: PrivilegedRequest, assertion: Assertion | None) -> Challenge | None:
+        """None: it may be done. Raises PasskeyRefusedError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Control:
     """Everything a front door may call."""
@@ -469,6 +491,8 @@ class Control:
     offers: Offers
     issuers: Issuers
     logins: Logins
+    passkeys: Passkeys
+    proofs: Proofs
     jwks: KeySets
     statements: Statements
     erasures: Erasures

@@ -74,6 +74,7 @@ from cloister.control.organizations.model import (
 )
 from cloister.control.organizations.offers import Offer
 from cloister.control.organizations.standing import Standing, StandingChanged
+from cloister.control.passkeys.model import Challenge, Creation, Passkey, PrivilegedRequest
 from cloister.control.people.logins import LoginRefusedError
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
@@ -93,6 +94,7 @@ from cloister.edge.api.idempotency import Answer, Answers, Slot
 from cloister.edge.api.ports import Decider
 from cloister.protocol.merkle.notes import Checkpoint, SignedTree, VerifierKey
 from cloister.protocol.merkle.tree import Tree
+from cloister.protocol.webauthn import Assertion, Credential, Registration
 from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
@@ -541,6 +543,88 @@ class FakeLogins:
             key=Secret("napi_" + "s" * 64),
             expires_at=NOW,
         )
+
+
+PASSKEY: Final = uuid.UUID(int=70)
+CHALLENGE: Final = "Y2Nj" * 10 + "Y2M"
+"""In base64url: 32 times the letter c."""
+A_PASSKEY: Final = Passkey(
+    id=PASSKEY,
+    account_id=ADA.account_id,
+    name="key ring",
+    credential=Credential(b"credential", b"public key", 1),
+    created_at=NOW,
+    last_used_at=None,
+)
+REGISTRATION: Final = {
+    "name": "key ring",
+    "credential": {"response": {"clientDataJSON": "e30", "attestationObject": "oA"}},
+}
+
+
+class FakePasskeys:
+    """The real ones are tested in tests/control/passkeys; with the front door before them, in tests/attacks/test_passkeys.py."""
+
+    def __init__(self) -> None:
+        self.is_demanded = False
+
+    async def find(self, caller: Caller) -> list[Passkey]:
+        return [A_PASSKEY]
+
+    async def begin(self, caller: Caller) -> Creation:
+        return Creation(
+            challenge=b"c" * 32,
+            rp_id="db.test",
+            account_id=caller.principal.account_id,
+            email=caller.principal.email,
+            name=caller.principal.name,
+            passkeys=(b"credential",),
+            address=caller.address,
+            expires_at=NOW,
+        )
+
+    async def add(self, caller: Caller, name: str, said: Registration) -> Passkey:
+        return replace(A_PASSKEY, name=name)
+
+    async def remove(self, caller: Caller, passkey_id: UUID) -> Passkey:
+        if passkey_id != PASSKEY:
+            raise NotFoundError(public="passkey not found")
+        return A_PASSKEY
+
+    async def shown(self, challenge: bytes) -> Challenge | Creation:
+        if challenge != b"c" * 32:
+            raise NotFoundError(public="this link was used, or is over: begin again")
+        return A_CHALLENGE
+
+    async def is_required(self, org_id: OrgId) -> bool:
+        return self.is_demanded
+
+    async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> bool:
+        self.is_demanded = is_required
+        return is_required
+
+
+A_CHALLENGE: Final = Challenge(
+    challenge=b"c" * 32,
+    rp_id="db.test",
+    passkeys=(b"credential",),
+    act="delete a project",
+    target=f"DELETE /api/v2/projects/{PROJECT}?",
+    address="192.0.2.1",
+    expires_at=NOW,
+)
+
+
+class FakeProofs:
+    """Nobody has a passkey, until `challenge` is set."""
+
+    def __init__(self) -> None:
+        self.challenge: Challenge | None = None
+        self.asked: list[tuple[Caller, PrivilegedRequest, Assertion | None]] = []
+
+    async def ask(self, caller: Caller, asked: PrivilegedRequest, assertion: Assertion | None) -> Challenge | None:
+        self.asked.append((caller, asked, assertion))
+        return self.challenge if assertion is None else None
 
 
 class FakeConsumption:
@@ -1507,6 +1591,8 @@ class World:
         self.consumption = FakeConsumption()
         self.issuers = FakeIssuers()
         self.logins = FakeLogins()
+        self.passkeys = FakePasskeys()
+        self.proofs = FakeProofs()
         self.egress = FakeEgress()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
@@ -1541,6 +1627,8 @@ class World:
                 service_accounts=self.service_accounts,
                 issuers=self.issuers,
                 logins=self.logins,
+                passkeys=self.passkeys,
+                proofs=self.proofs,
                 incidents=FakeIncidents(),
                 consumption=self.consumption,
                 reencryptions=FakeReencryptions(),

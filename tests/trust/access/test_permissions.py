@@ -42,6 +42,7 @@ PRINCIPALS = {
         {ORGANIZATION: "collaborator"}, "admin", holder=Holder.SERVICE, is_limited=True
     ),
     "admin, limited key": _principal({ORGANIZATION: "admin"}, is_limited=True),
+    "admin, limited key, with a passkey": _principal({ORGANIZATION: "admin"}, is_limited=True, with_passkey=True),
     "operator": _principal({ELSEWHERE: "admin"}, is_operator=True),
     "operator, limited key": _principal({ELSEWHERE: "admin"}, is_operator=True, is_limited=True),
     "viewer on call": _principal({ORGANIZATION: "viewer"}, on_call=frozenset({ORGANIZATION})),

@@ -7,11 +7,12 @@ without an event in the audit log.
 """
 
 import asyncio
+import hashlib
 import logging
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,15 +20,25 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cloister.base.errors import CloisterError, ForbiddenError, InternalError, Kind, NotFoundError, UnauthenticatedError
+from cloister.base.errors import (
+    BadRequestError,
+    CloisterError,
+    ForbiddenError,
+    InternalError,
+    Kind,
+    NotFoundError,
+    UnauthenticatedError,
+)
 from cloister.base.ids import OrgId, ProjectId
 from cloister.control.calling import named
+from cloister.control.passkeys.model import PrivilegedRequest
 from cloister.control.people.logins import LoginRefusedError
 from cloister.control.projects.model import Project
 from cloister.edge.api import content, errors, paths
+from cloister.edge.api.acts import ACTS, Act
 from cloister.edge.api.call import Call, NoBody, Services
 from cloister.edge.api.endpoint import Public, Route
-from cloister.edge.api.errors import HttpError, json_response
+from cloister.edge.api.errors import HttpError, PasskeyNeededError, json_response
 from cloister.edge.api.idempotency import Answer, Slot
 from cloister.edge.api.rates import (
     CALLS_PER_KEY,
@@ -38,6 +49,7 @@ from cloister.edge.api.rates import (
     address_group,
 )
 from cloister.edge.api.refusals import Refusal, Refusals
+from cloister.edge.api.wire import passkeys
 from cloister.trust.access.keys import KeyRefusedError
 from cloister.trust.access.permissions import OF_AN_ORGANIZATION, OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
@@ -63,11 +75,15 @@ _RESOURCES: Final = (
     "group_id",
     "service_account_id",
     "permission_id",
+    "passkey_id",
     "access_id",
     "recording_id",
     "shift_id",
 )
 """Of a path's parameters, those that name what it is about and have no field of their own in an event."""
+
+_TARGET_CHARS_MAX: Final = 1024
+# For a person to read before they sign; what they sign is the digest of all of it.
 
 _UNDONE: Final = frozenset(Kind) - {Kind.INTERNAL, Kind.UNAVAILABLE}
 """Errors after which nothing was changed for certain. A lost database connection may have lost only the answer."""
@@ -181,7 +197,11 @@ class Boundary:
         # (5) What it is about: the ids in the path become ids, and lead to the organization that decides.
         trace.path = paths.parse(parameters)
 
-        # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
+        # (6) Whether they may. A project that is not there and one that this principal may not know of look the same. That they
+        #     show a passkey for it may count, for where it counts (8) does not let them pass without.
+        act = ACTS.get(route.name)
+        if act is not None and act.when is None and principal.has_passkey:
+            principal = replace(principal, with_passkey=True)
         where = await self._authorize(principal, route, route.permission, trace)
         trace.is_permitted = True
 
@@ -205,13 +225,18 @@ class Boundary:
             grants=self._grants(principal, route, where.project),
         )
 
-        # (8) The same request again, with the same Idempotency-Key, gets the same answer and no second effect.
+        # (8) What is privileged takes a passkey, shown for this very request, from whoever has one or is asked for one. Before
+        #     the answer to a repeated request, too: it may hold a key.
+        if act is not None and act.is_it(body):
+            await self._prove(request, act, call, raw, OrgId(trace.org_id) if trace.org_id else None)
+
+        # (9) The same request again, with the same Idempotency-Key, gets the same answer and no second effect.
         key = request.headers.get("idempotency-key")
         if key is not None and route.method == "POST":
             slot = Slot.of(principal, key, method=route.method, target=_target(request), body=raw)
             return await self._answer_once(route, call, slot, trace)
 
-        # (9) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
+        # (10) The handler. A change was recorded in the transaction that made it; a read is recorded here, before its
         #     answer leaves: if it cannot be recorded, it is not answered. Deleting what is not there changes nothing and
         #     is recorded here as well.
         answer = await self._run(route, call)
@@ -299,6 +324,27 @@ class Boundary:
                 continue
             held.add(permission)
         return frozenset(held)
+
+    async def _prove(self, request: Request, act: Act, call: Call[Any, Any], raw: bytes, org_id: OrgId | None) -> None:
+        """Step (8). Raises PasskeyNeededError with a challenge, PasskeyRefusedError, BadRequestError."""
+        target = _target(request)
+        digest = hashlib.sha256()
+        for part in (request.method.encode(), target, raw):
+            digest.update(len(part).to_bytes(8, "big") + part)
+        asked = PrivilegedRequest(
+            act=act.what,
+            target=f"{request.method} {target.decode('ascii', 'backslashreplace')}"[:_TARGET_CHARS_MAX],
+            request=digest.digest(),
+            org_id=org_id,
+            always=act.always,
+        )
+        said = request.headers.getlist(passkeys.HEADER)
+        if len(said) > 1:
+            raise BadRequestError(public=f"{passkeys.HEADER} was sent twice")
+        assertion = passkeys.assertion(said[0]) if said else None
+        challenge = await self._services.control.proofs.ask(call.caller, asked, assertion)
+        if challenge is not None:
+            raise PasskeyNeededError(passkeys.ceremony(challenge))
 
     async def _answer_once(self, route: Route, call: Call[Any, Any], slot: Slot, trace: _Trace) -> Response:
         answers = self._services.answers

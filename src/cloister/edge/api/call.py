@@ -185,6 +185,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["service_account_id"])
 
     @property
+    def passkey_id(self) -> UUID:
+        return cast("UUID", self.path["passkey_id"])
+
+    @property
     def group_id(self) -> UUID:
         return cast("UUID", self.path["group_id"])
 

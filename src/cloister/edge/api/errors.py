@@ -11,6 +11,9 @@ import msgspec
 from starlette.responses import Response
 
 from cloister.base.errors import CloisterError, Kind, RateLimitedError, UnprocessableError
+from cloister.control.passkeys.model import PasskeyRefusedError
+from cloister.edge.api.wire.passkeys import HEADER as ASSERTION
+from cloister.edge.api.wire.passkeys import Ceremony
 
 STATUS: Final[dict[Kind, int]] = {
     Kind.BAD_REQUEST: 400,
@@ -30,7 +33,10 @@ STATUS: Final[dict[Kind, int]] = {
 RETRY_AFTER_S: Final = 1.0
 # For 423 and 503: an operation or a restart of one of our processes takes about this long.
 
-_HTTP_ONLY: Final = frozenset({404, 405, 406, 413, 415, 431, 501})
+PASSKEY_NEEDED: Final = "PASSKEY_NEEDED"
+"""The code of a 428 that holds a challenge."""
+
+_HTTP_ONLY: Final = frozenset({404, 405, 406, 413, 415, 428, 431, 501})
 
 
 class TooManyRequestsError(RateLimitedError):
@@ -53,6 +59,18 @@ class HttpError(UnprocessableError):
         self.headers = headers or {}
 
 
+class PasskeyNeededError(HttpError):
+    """The request may be repeated, with this signed."""
+
+    def __init__(self, ceremony: Ceremony) -> None:
+        super().__init__(
+            428,
+            f"this takes a passkey: {ceremony.act}. Sign the challenge, and repeat the request with the header {ASSERTION}",
+            code=PASSKEY_NEEDED,
+        )
+        self.ceremony = ceremony
+
+
 class GeneralError(msgspec.Struct, frozen=True):
     """Neon's error body."""
 
@@ -61,10 +79,23 @@ class GeneralError(msgspec.Struct, frozen=True):
     message: str
 
 
+class PasskeyDemand(msgspec.Struct, frozen=True):
+    """Neon's error body, and what to sign."""
+
+    request_id: str
+    code: str
+    message: str
+    passkey: Ceremony
+
+
 def reason_of(error: CloisterError) -> str:
     """A stable word for the audit log."""
     if isinstance(error, TooManyRequestsError):
         return error.limit
+    if isinstance(error, PasskeyNeededError):
+        return "passkey_needed"
+    if isinstance(error, PasskeyRefusedError):
+        return error.why
     return f"http_{error.status}" if isinstance(error, HttpError) else error.kind.value
 
 
@@ -82,7 +113,10 @@ def response(error: CloisterError, request_id: str) -> Response:
         headers["Retry-After"] = str(math.ceil(RETRY_AFTER_S))
     if error.kind is Kind.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
-    body = GeneralError(request_id=request_id, code=error.code, message=error.public)
+    said = {"request_id": request_id, "code": error.code, "message": error.public}
+    body: GeneralError | PasskeyDemand = (
+        PasskeyDemand(**said, passkey=error.ceremony) if isinstance(error, PasskeyNeededError) else GeneralError(**said)
+    )
     return json_response(msgspec.json.encode(body), status_of(error), request_id, headers)
 
 

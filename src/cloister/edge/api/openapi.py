@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
+from cloister.edge.api.acts import ACTS
 from cloister.edge.api.call import NoBody
 from cloister.edge.api.endpoint import Public, Route
-from cloister.edge.api.errors import GeneralError
+from cloister.edge.api.errors import GeneralError, PasskeyDemand
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -27,6 +28,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "member_id": {"type": "string", "format": "uuid"},
     "operation_id": {"type": "string", "format": "uuid"},
     "org_id": {"type": "string", "pattern": "^org-[a-z0-9-]{1,56}$"},
+    "passkey_id": {"type": "string", "format": "uuid"},
     "permission_id": {"type": "string", "format": "uuid"},
     "rule_id": {"type": "string", "format": "uuid"},
     "project_id": {"type": "string", "pattern": "^[a-z0-9-]{1,60}$"},
@@ -45,7 +47,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
 def document(routes: Sequence[Route], version: str) -> bytes:
     """OpenAPI 3.1 as JSON."""
     types = [route.answer for route in routes] + [route.body for route in routes if route.body is not NoBody]
-    types += [route.query for route in routes] + [GeneralError]
+    types += [route.query for route in routes] + [GeneralError, PasskeyDemand]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -105,6 +107,12 @@ def _operation(route: Route, schemas: dict[type, dict[str, Any]], components: di
         operation["x-cloister-permission"] = route.permission.value
         if route.may_need:
             operation["x-cloister-may-need"] = [permission.value for permission in route.may_need]
+    if (act := ACTS.get(route.name)) is not None:
+        operation["responses"]["428"] = {
+            "description": "takes a passkey: sign, and repeat the request",
+            "content": {"application/json": {"schema": schemas[PasskeyDemand]}},
+        }
+        operation["x-cloister-passkey"] = {"act": act.what, "depends_on_body": act.when is not None}
     if route.audit is not None:
         operation["x-cloister-audit"] = route.audit.value
     return operation

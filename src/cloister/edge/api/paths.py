@@ -126,6 +126,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "member_id": _uuid("member"),
     "operation_id": operation_id,
     "org_id": org_id,
+    "passkey_id": _uuid("passkey"),
     "permission_id": _uuid("permission"),
     "project_id": project_id,
     "recording_id": _uuid("recording"),

@@ -93,7 +93,11 @@ class _Question:
     ) -> None:
         person = principal.holder is Holder.PERSON
         self._principal = _uid("Account", str(principal.account_id)) if person else _uid("Key", str(principal.key_id))
-        self._context = {"isLimited": principal.is_limited, "isOnCall": org_id in principal.on_call}
+        self._context = {
+            "isLimited": principal.is_limited,
+            "isOnCall": org_id in principal.on_call,
+            "withPasskey": principal.with_passkey,
+        }
         self.is_of_a_tenant = permission not in OF_ONESELF | OF_THE_PLATFORM
         if permission in OF_ONESELF:
             self._resource, self._entities = self._principal, [_entity(self._principal)]

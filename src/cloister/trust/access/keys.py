@@ -122,6 +122,7 @@ class ApiKeys:
                           (SELECT coalesce(array_agg(o.org_id), '{}') FROM on_call o JOIN membership m USING (org_id, account_id)
                             WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2
                               AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call,
+                          EXISTS (SELECT FROM passkey p WHERE p.account_id = account.id) AS has_passkey,
                           service.name AS service_name, service.role AS service_role,
                           service.disabled_at IS NOT NULL OR service.removed_at IS NOT NULL AS service_is_off,
                           (SELECT jsonb_object_agg(g.project_id, jsonb_build_object('org_id', service.org_id, 'role', g.role))
@@ -321,6 +322,7 @@ def _principal(row: Any) -> Principal:
         holder=holder,
         is_operator=row["is_operator"] and holder is Holder.PERSON,
         is_limited=row["expires_at"] is not None or bool(row["allowed_ips"]),
+        has_passkey=row["has_passkey"] and holder is Holder.PERSON,
         on_call=frozenset(row["on_call"] if holder is Holder.PERSON else ()),
     )
 

@@ -76,6 +76,8 @@ class Permission(StrEnum):
     """List and revoke."""
     ORGANIZATION_READ = "organization:read"
     """Its name. Its people are `member:read`."""
+    PASSKEY_MANAGE = "passkey:manage"
+    """Register, list, remove: one's own."""
     PLATFORM_READ = "platform:read"
     """The audit log as a whole, and what in it belongs to nobody's project."""
     PROJECT_CREATE = "project:create"
@@ -105,6 +107,7 @@ OF_ONESELF: Final = frozenset(
         Permission.API_KEY_CREATE,
         Permission.API_KEY_MANAGE,
         Permission.AUTH_READ,
+        Permission.PASSKEY_MANAGE,
         Permission.REGION_READ,
         Permission.USER_READ,
     }

@@ -45,6 +45,11 @@ class Principal:
     is_limited: bool = False
     """The key expires, or is bound to addresses."""
 
+    has_passkey: bool = False
+    """The person has one."""
+    with_passkey: bool = False
+    """This call is not answered before they have shown one: the front door (edge/api/boundary.py) promises it."""
+
     on_call: frozenset[str] = frozenset()
     """Organizations for which they are on call now."""
 

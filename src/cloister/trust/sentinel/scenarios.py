@@ -181,6 +181,18 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, platform | {"action": Action.SERVICE_ACCOUNT_ORPHAN, "project_id": "", "endpoint_id": ""} | machine)],
             [(0, person | {"action": Action.SERVICE_ACCOUNT_UPDATE, "project_id": "", "endpoint_id": ""} | machine)],
         ),
+        "passkey-copied": (
+            [(0, person | {"action": Action.KEY_SCHEDULE, "outcome": "failed", "reason": "passkey_counter"})],
+            [(0, person | {"action": Action.KEY_SCHEDULE, "outcome": "failed", "reason": "passkey_needed"})],
+        ),
+        "passkey-refused": (
+            [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_other_request"})],
+            [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_expired"})],
+        ),
+        "passkey-demand-lifted": (
+            [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": False, "was": True}})],
+            [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": True, "was": False}})],
+        ),
         "dead-key-used": ([(0, refused | {"reason": "key_expired"})], [(0, refused | {"reason": "unauthenticated"})]),
         "key-unwrap-spike": (
             _times(40, 2, platform | {"action": Action.KEY_UNWRAP}),
