@@ -622,6 +622,37 @@ def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: 
     assert all(word in listed for word in ("matter 17", "lifted", site.email("manager"), site.email("deputy"))), listed
 
 
+def test_a_record_is_kept_for_less_long_by_nobody_alone(site: Site) -> None:
+    """Threat: somebody has the record of what they did end by its age, alone, at once, or while nobody looks."""
+    path = f"/cloister/organizations/{site.org_id}/audit_retention"
+    words = {"record": "statements", "days": 400, "reason": "records policy 3"}
+    everybody = dict.fromkeys((*PEOPLE, "organizations-key"), 403) | {"stranger": 404}
+    for who in (it for it in everybody if it not in ("manager", "deputy")):
+        assert site.ask(who, "POST", path, words)[0] == everybody[who], who
+    assert site.ask("manager", "POST", path, words | {"days": 364})[0] == 400
+    asked = site.done("manager", "POST", path, words)["retention"]
+    agree = f"{path}/{asked['id']}/agree"
+    for who in (it for it in everybody if it != "deputy"):
+        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    alone = {
+        "by one's own word": "UPDATE audit_retention SET agreed_by = asked_by",
+        "at once": "UPDATE audit_retention SET holds_from = now()",
+        "a day": "UPDATE audit_retention SET days = 1",
+        "without a trace": "DELETE FROM audit_retention",
+        "the rule": "ALTER TABLE audit_retention DISABLE TRIGGER ALL",
+    }
+    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
+    assert 0 not in done.values(), done
+    agreed = site.done("deputy", "POST", agree)["retention"]
+    assert (agreed["state"], agreed["holds_from"] > agreed["asked_at"]) == ("agreed", True)
+    kept = site.done("deputy", "POST", path, words | {"days": None, "reason": "not while matter 17 goes on"})
+    assert kept["retention"]["state"] == "holds"
+    shown = site.platform.cloister("audit", "retention", "show", "--org-id", site.org_id).stdout
+    assert all(word in shown for word in ("holds", "over", "records policy 3", site.email("manager"))), shown
+    due = site.platform.cloister("audit", "retention", "show", "--org-id", site.org_id, "--due")
+    assert "Nothing is that old." in due.stderr
+
+
 def holding(platform: Instance, text: str) -> list[Path]:
     """Files of the platform with this text in them. Images of volumes, which are encrypted and mostly holes, are passed over."""
     return [

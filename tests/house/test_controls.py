@@ -68,8 +68,9 @@ def test_a_command_that_is_named_exists(it: Control) -> None:
         return
     context, command = click.Context(commands.root), commands.root.get_command(click.Context(commands.root), words[1])
     assert command is not None, it.evidence
-    if isinstance(command, click.Group):
-        command = command.get_command(context, words[2])
+    below = iter(words[2:])
+    while isinstance(command, click.Group):
+        command = command.get_command(context, next(below))
         assert command is not None, it.evidence
     options = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options, it.evidence

@@ -11,6 +11,7 @@ from cloister.base.settings import Settings, load
 from cloister.cli import output as out
 from cloister.cli.api import Json
 from cloister.cli.audit_holds import hold
+from cloister.cli.audit_retention import retention
 from cloister.cli.audit_statements import (
     STATEMENT_COLUMNS,
     STATEMENT_TEXT_CHARS_MAX,
@@ -106,7 +107,7 @@ def audit() -> None:
     """Read the audit log, verify it, and send it on."""
 
 
-for command in (export_to, level_, statements, erase, hold):
+for command in (export_to, level_, statements, erase, hold, retention):
     audit.add_command(command)
 
 

@@ -166,5 +166,8 @@ def statements_of(
             break
         before = int(segments[-1]["id"])
     if erased and not session.is_json:
-        out.note(f"Statements among these that were erased: {erased}. cloister audit erase shows by whom, and why.\n")
+        out.note(
+            f"Statements among these that were erased: {erased}. cloister audit erase shows by whom, and why; those that were kept "
+            "for long enough, cloister audit list --action audit.prune.\n"
+        )
     return rows[:limit]

@@ -68,6 +68,7 @@ from cloister.control.projects.erasures import ErasureService, Seals
 from cloister.control.projects.holds import HoldService
 from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
+from cloister.control.projects.retention import RetentionKeeper, RetentionService
 from cloister.control.projects.service import ProjectService
 from cloister.control.projects.statements import StatementService
 from cloister.control.reencryption.keeper import ReencryptionKeeper
@@ -176,6 +177,7 @@ class ControlPlane:
         self.directory.serve(self.gateways)
         self.access_keeper = AccessKeeper(database, self.sessions, access_guard, clock)
         self.review_keeper = ReviewKeeper(database, clock)
+        self.retention_keeper = RetentionKeeper(database, keys)
         self.service_account_keeper = ServiceAccountKeeper(database, clock)
         self.reconciler = Reconciler(
             database,
@@ -253,6 +255,7 @@ class ControlPlane:
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             erasures=ErasureService(database, keys, clock),
             holds=HoldService(database, clock),
+            retentions=RetentionService(database, clock),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),
@@ -304,6 +307,7 @@ class ControlPlane:
                     tasks.create_task(self.access_keeper.run()),
                     tasks.create_task(self.meter.run()),
                     tasks.create_task(self.review_keeper.run()),
+                    tasks.create_task(self.retention_keeper.run()),
                     tasks.create_task(self.service_account_keeper.run()),
                     tasks.create_task(self.reencryption_keeper.run()),
                 ]

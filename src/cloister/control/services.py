@@ -58,6 +58,7 @@ from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, L
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
+from cloister.control.projects.retention import Class, Old, Retention
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
@@ -389,6 +390,15 @@ class Holds(Protocol):
     async def lift(self, caller: Caller, project_id: ProjectId, hold_id: UUID) -> Hold: ...
 
 
+class Retentions(Protocol):
+    """For how long what is recorded is kept: control/projects/retention.py."""
+
+    async def find(self, org_id: OrgId) -> list[Retention]: ...
+    async def preview(self, org_id: OrgId, what: Class, days: int | None) -> list[Old]: ...
+    async def set(self, caller: Caller, org_id: OrgId, what: Class, days: int | None, reason: str) -> Retention: ...
+    async def agree(self, caller: Caller, org_id: OrgId, retention_id: UUID) -> Retention: ...
+
+
 class Incidents(Protocol):
     """What an operator does about a finding: control/incidents/service.py."""
 
@@ -497,6 +507,7 @@ class Control:
     statements: Statements
     erasures: Erasures
     holds: Holds
+    retentions: Retentions
     egress: Egress
     access: Access
     reviews: Reviews

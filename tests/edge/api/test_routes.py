@@ -39,6 +39,7 @@ from tests.edge.api.world import (
     PASSWORD,
     PROJECT,
     REGISTRATION,
+    RETENTION,
     REVIEW,
     SERVICE_ACCOUNT,
     SNAPSHOT,
@@ -383,6 +384,18 @@ CASES = [
     Case("list_audit_holds", f"/cloister{P}/audit_holds", 200, {}),
     Case("place_audit_hold", f"/cloister{P}/audit_holds", 201, {}, {"reason": "matter 17"}),
     Case("ask_to_lift_audit_hold", f"/cloister{P}/audit_holds/{HOLD}/lift", 200, {}, {"reason": "settled"}),
+    Case("list_audit_retention", f"/cloister/organizations/{ORG}/audit_retention", 200, {}),
+    Case(
+        "preview_audit_retention", f"/cloister/organizations/{ORG}/audit_retention/preview?record=statements", 200, {}
+    ),
+    Case(
+        "set_audit_retention",
+        f"/cloister/organizations/{ORG}/audit_retention",
+        201,
+        {},
+        {"record": "statements", "days": 400, "reason": "records policy 3"},
+    ),
+    Case("agree_to_audit_retention", f"/cloister/organizations/{ORG}/audit_retention/{RETENTION}/agree", 200, {}),
     Case("agree_to_lift_audit_hold", f"/cloister{P}/audit_holds/{HOLD}/agree", 200, {}),
     Case("list_egress_rules", f"/cloister{P}/egress", 200, {}),
     Case("allow_egress", f"/cloister{P}/egress", 201, {}, {"to": "db.example.com:5432"}),

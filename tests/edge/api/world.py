@@ -80,6 +80,7 @@ from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, L
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
+from cloister.control.projects.retention import Class, Old, Retention
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reencryption.model import State as Reencrypted
@@ -1554,6 +1555,38 @@ class FakeHolds:
             raise NotFoundError(public="hold not found")
 
 
+RETENTION: Final = UUID(int=11)
+
+
+class FakeRetentions:
+    it = Retention(
+        id=RETENTION,
+        org_id=ORG,
+        what=Class.STATEMENTS,
+        days=400,
+        reason="records policy 3",
+        asked_by="ada@example.com",
+        asked_at=NOW,
+        agreed_by=None,
+        holds_from=None,
+        state="asked",
+    )
+
+    async def find(self, org_id: OrgId) -> list[Retention]:
+        return [self.it]
+
+    async def preview(self, org_id: OrgId, what: Class, days: int | None) -> list[Old]:
+        return [Old(what, PROJECT, "statement_key/1", 40, NOW, NOW, is_held=False)]
+
+    async def set(self, caller: Caller, org_id: OrgId, what: Class, days: int | None, reason: str) -> Retention:
+        return replace(self.it, what=what, days=days, reason=reason)
+
+    async def agree(self, caller: Caller, org_id: OrgId, retention_id: UUID) -> Retention:
+        if retention_id != self.it.id:
+            raise NotFoundError(public="retention not found")
+        return replace(self.it, agreed_by="bob@example.com", holds_from=NOW, state="agreed")
+
+
 @dataclass
 class FakeOperations:
     rows: list[Operation] = field(default_factory=lambda: [operation()])
@@ -1587,6 +1620,7 @@ class World:
         self.statements = FakeStatements()
         self.erasures = FakeErasures()
         self.holds = FakeHolds()
+        self.retentions = FakeRetentions()
         self.offers = FakeOffers()
         self.consumption = FakeConsumption()
         self.issuers = FakeIssuers()
@@ -1621,6 +1655,7 @@ class World:
                 statements=self.statements,
                 erasures=self.erasures,
                 holds=self.holds,
+                retentions=self.retentions,
                 egress=self.egress,
                 access=self.access,
                 reviews=self.reviews,

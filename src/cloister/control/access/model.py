@@ -150,7 +150,9 @@ class Recording:
     chunks: int
     statements: int
     head: bytes
-    wrapped_key: bytes
+    wrapped_key: bytes | None
+    erased_at: datetime | None = None
+    """Since then it has no key, and nobody reads it."""
 
     @property
     def extent(self) -> dict[str, object]:

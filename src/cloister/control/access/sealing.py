@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloister.base.directory import Spoken
-from cloister.base.errors import UnprocessableError
+from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.sealing import KEY_BYTES, NONCE_BYTES, Sealer, derived_key
 from cloister.base.secret import Secret
 from cloister.control.access.model import Recording
@@ -61,8 +61,12 @@ class KeyRing:
         return await self._broker.make_recording_key(project_id, recording_id, by)
 
     async def open(self, recording: Recording, reason: str, by: OnBehalf) -> bytes:
-        """Recorded by the broker first. Raises UnprocessableError, PreconditionError."""
+        """Recorded by the broker first. Raises UnprocessableError, PreconditionError; ConflictError for one that was erased."""
         wrapped = recording.wrapped_key
+        if wrapped is None:
+            raise ConflictError(
+                public=f"this recording was kept for as long as was said, and erased on {recording.erased_at:%Y-%m-%d}"
+            )
         if len(wrapped) != _BEFORE_BYTES:
             return await self._broker.open_recording_key(recording.project_id, recording.id, wrapped, reason, by)
         try:

@@ -354,4 +354,5 @@ def _recording(row: Any) -> Recording:
         statements=row["statements"],
         head=row["head"],
         wrapped_key=row["wrapped_key"],
+        erased_at=row["erased_at"],
     )

@@ -38,6 +38,7 @@ ACTS: Final[dict[str, Act]] = {
     "set_audit_level": Act("change what is recorded of statements"),
     "agree_to_statement_erasure": Act("erase what was recorded of statements"),
     "agree_to_lift_audit_hold": Act("lift a legal hold"),
+    "agree_to_audit_retention": Act("keep what was recorded for less long"),
     # What destroys.
     "delete_project": Act("delete a project"),
     "disable_project_keys": Act("disable the keys of a project"),

@@ -157,6 +157,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["hold_id"])
 
     @property
+    def retention_id(self) -> UUID:
+        return cast("UUID", self.path["retention_id"])
+
+    @property
     def access_id(self) -> UUID:
         return cast("UUID", self.path["access_id"])
 

@@ -37,6 +37,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "request_id": {"type": "string", "format": "uuid"},
     "role_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "item_number": {"type": "integer", "minimum": 1},
+    "retention_id": {"type": "string", "format": "uuid"},
     "review_id": {"type": "string", "format": "uuid"},
     "service_account_id": {"type": "string", "format": "uuid"},
     "shift_id": {"type": "string", "format": "uuid"},

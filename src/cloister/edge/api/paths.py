@@ -132,6 +132,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "recording_id": _uuid("recording"),
     "region_id": region_id,
     "request_id": _uuid("transfer request"),
+    "retention_id": _uuid("retention"),
     "review_id": _uuid("access review"),
     "service_account_id": _uuid("service account"),
     "role_name": role_name,

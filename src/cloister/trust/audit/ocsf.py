@@ -42,28 +42,30 @@ _ACTIONS: Final = {
     Shape(
         6003, 1
     ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
-        audit.hold audit.hold_lift_ask branch.create egress.allow endpoint.create export.add group.map
+        audit.hold audit.hold_lift_ask audit.retention_ask branch.create egress.allow endpoint.create export.add group.map
         identity.link issuer.add jwks.create key.create member.add on_call.add organization.create passkey.add
         project.create project.offer review.start role.create service_account.create service_account.rotate
         snapshot.create volume.create""",
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.hold_list audit.level_get
-        audit.read branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
+        audit.read audit.retention_get branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
         endpoint.list finding.list group.list issuer.list jwks.list key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
         review.list role.get role.list role.reveal_password service_account.list snapshot.list
         snapshot.schedule_get user.get""",
     Shape(
         6003, 3
-    ): """access.approve access.deny account.disable account.enable audit.level_set branch.protect branch.recover
+    ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set branch.protect branch.recover
         branch.restore branch.set_as_default branch.unprotect branch.update endpoint.restart endpoint.start
         endpoint.suspend endpoint.update finding.acknowledge finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
         role.reset_password service_account.disable service_account.enable service_account.orphan
         service_account.update snapshot.restore snapshot.schedule snapshot.update""",
-    Shape(6003, 4): """access.revoke api_key.revoke audit.erase audit.hold_lift branch.delete branch.purge egress.remove
+    Shape(
+        6003, 4
+    ): """access.revoke api_key.revoke audit.erase audit.hold_lift audit.prune branch.delete branch.purge egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
         on_call.remove passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
     Shape(

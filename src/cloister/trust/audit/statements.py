@@ -216,7 +216,8 @@ class Held:
 
 
 async def verify_segments(database: Database) -> Held:
-    """Hold every segment of every project to its event, and every erasure to its own. The events are what `verify` is for.
+    """Hold every segment of every project to its event, and every erasure, of a recording too, to its own; what ended by its age
+    had been kept for a year at least. The events are what `verify` is for.
 
     Any role that may read both can do this: no key is needed, also of what was erased."""
     async with database.transaction() as tx:
@@ -228,7 +229,15 @@ async def verify_segments(database: Database) -> Held:
         assert counts is not None
         wrong: str | None = await tx.fetch_value(_FIRST_WRONG_SEGMENT, Action.STATEMENTS_SEAL.value)
         if wrong is None:
-            wrong = await tx.fetch_value(_FIRST_SILENT_ERASURE, Action.AUDIT_ERASE.value)
+            wrong = await tx.fetch_value(_FIRST_SILENT_ERASURE, Action.AUDIT_ERASE.value, Action.AUDIT_PRUNE.value)
+        if wrong is None:
+            wrong = await tx.fetch_value(
+                _FIRST_EARLY_END,
+                Action.AUDIT_PRUNE.value,
+                Action.STATEMENTS_SEAL.value,
+                Action.RECORDING_START.value,
+                Action.RECORDING_END.value,
+            )
     return Held(counts["segments"], counts["erased"], wrong)
 
 
@@ -249,9 +258,36 @@ _FIRST_SILENT_ERASURE: Final = """
       FROM statement_key k
      WHERE k.erased_at IS NOT NULL AND NOT EXISTS (
            SELECT FROM audit_event e
-            WHERE e.action = $1 AND e.project_id = k.project_id
+            WHERE e.action IN ($1, $2) AND e.project_id = k.project_id
               AND e.body::jsonb ->> 'resource' = format('statement_key/%s', k.generation))
-     ORDER BY k.erased_at LIMIT 1"""
+     UNION ALL
+    SELECT format('recording/%s of %s was erased, and no event says so', c.id, c.project_id)
+      FROM recording c
+     WHERE c.erased_at IS NOT NULL AND NOT EXISTS (
+           SELECT FROM audit_event e
+            WHERE e.action = $2 AND e.project_id = c.project_id
+              AND e.body::jsonb ->> 'resource' = format('recording/%s', c.id))
+     LIMIT 1"""
+
+_FIRST_EARLY_END: Final = """
+    SELECT format('%s of %s was erased by its age, and was younger than a year', a.body::jsonb ->> 'resource', a.project_id)
+      FROM audit_event a
+      JOIN (SELECT s.project_id, format('statement_key/%s', s.generation) AS resource, e.at
+              FROM statement_segment s
+              JOIN audit_event e ON e.action = $2 AND e.project_id = s.project_id
+                                AND e.body::jsonb ->> 'resource' = format('segment/%s', s.id)
+             WHERE EXISTS (SELECT FROM statement_key k
+                            WHERE k.project_id = s.project_id AND k.generation = s.generation AND k.erased_at IS NOT NULL)
+             UNION ALL
+            SELECT project_id, format('recording/%s', body::jsonb ->> 'resource'), at
+              FROM audit_event WHERE action IN ($3, $4)) e
+           ON e.project_id = a.project_id AND e.resource = a.body::jsonb ->> 'resource'
+     WHERE a.action = $1
+       AND CASE WHEN pg_input_is_valid(a.at, 'timestamptz')
+                THEN e.at > to_char(a.at::timestamptz AT TIME ZONE 'UTC' - interval '365 days', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+                ELSE true END
+     ORDER BY a.seq LIMIT 1"""
+# The log says when something was recorded; the tables say what whoever rules the control database wants.
 
 
 @dataclass(frozen=True, slots=True)

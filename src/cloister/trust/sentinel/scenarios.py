@@ -94,6 +94,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     copied = person | {"action": Action.BRANCH_CREATE, "details": {"of_protected": True, "parent": "br-main"}}
     copies = _weeks(lambda _: copied)
     level = person | {"action": Action.AUDIT_LEVEL_SET}
+    kept = person | {"action": Action.AUDIT_RETENTION_SET, "project_id": "", "org_id": "org-calm-forest-12345678"}
     way_out = platform | {"action": Action.EGRESS_REFUSED, "outcome": "denied", "resource": "db.example.com:5432"}
     root = {"actor": "platform:agent", "address": "", "project_id": "", "endpoint_id": "", "action": Action.KEY_ROOT}
     round_ = {"actor": "platform:supervisor", "address": "", "project_id": "", "endpoint_id": "", "outcome": "failed"}
@@ -207,6 +208,20 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [
                 (0, person | {"action": Action.AUDIT_ERASE_ASK, "reason": "asked for"}),
                 (1, person | {"action": Action.AUDIT_ERASE, "outcome": "failed", "reason": "forbidden"}),
+            ],
+        ),
+        "legal-hold-lifted": (
+            [(0, person | {"action": Action.AUDIT_HOLD_LIFT, "reason": "settled"})],
+            [
+                (0, person | {"action": Action.AUDIT_HOLD_LIFT_ASK, "reason": "settled"}),
+                (1, person | {"action": Action.AUDIT_HOLD_LIFT, "outcome": "failed", "reason": "forbidden"}),
+            ],
+        ),
+        "audit-retention-shortened": (
+            [(0, kept | {"details": {"class": "statements", "days": 365, "before": 2555, "is_shorter": True}})],
+            [
+                (0, kept | {"details": {"class": "statements", "days": 2555, "before": 365, "is_shorter": False}}),
+                (1, kept | {"action": Action.AUDIT_RETENTION_ASK, "details": {"class": "statements", "days": 365}}),
             ],
         ),
         "wake-flood": (

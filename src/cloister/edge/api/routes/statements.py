@@ -1,12 +1,13 @@
-"""What of a project's statements is recorded, the record, its end, and what keeps it."""
+"""What of a project's statements is recorded, the record, its end, what keeps it, and for how long."""
 
 from typing import Annotated
 
 import msgspec
 
+from cloister.control.projects.retention import Class
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
-from cloister.edge.api.wire import erasures, holds
+from cloister.edge.api.wire import erasures, holds, retentions
 from cloister.edge.api.wire import statements as wire
 from cloister.edge.api.wire.common import CursorPage
 from cloister.trust.access.permissions import Permission
@@ -16,6 +17,7 @@ from cloister.trust.audit.statements import SEGMENTS_MAX
 _LEVEL = "/cloister/projects/{project_id}/audit_level"
 _ERASURES = "/cloister/projects/{project_id}/statement_erasures"
 _HOLDS = "/cloister/projects/{project_id}/audit_holds"
+_RETENTION = "/cloister/organizations/{org_id}/audit_retention"
 
 
 @endpoint("GET", _LEVEL, permission=Permission.PROJECT_READ, audit=Action.AUDIT_LEVEL_GET)
@@ -101,3 +103,39 @@ async def agree_to_lift_audit_hold(call: Plain) -> holds.HoldAnswer:
     """By somebody else than who asked."""
     lifted = await call.control.holds.lift(call.caller, call.project_id, call.hold_id)
     return holds.HoldAnswer(hold=holds.hold(lifted))
+
+
+@endpoint("GET", _RETENTION, permission=Permission.AUDIT_READ, audit=Action.AUDIT_RETENTION_GET)
+async def list_audit_retention(call: Plain) -> retentions.RetentionList:
+    found = await call.control.retentions.find(call.org_id)
+    return retentions.RetentionList(retentions=[retentions.retention(it) for it in found])
+
+
+class Preview(msgspec.Struct, frozen=True):
+    record: Class
+    days: retentions.Days | None = None
+    """As if this held; otherwise what does."""
+
+
+@endpoint("GET", _RETENTION + "/preview", permission=Permission.AUDIT_READ, audit=Action.AUDIT_RETENTION_GET)
+async def preview_audit_retention(call: Call[NoBody, Preview]) -> retentions.OldList:
+    """What would be erased today. Nothing is by asking."""
+    found = await call.control.retentions.preview(call.org_id, call.query.record, call.query.days)
+    return retentions.OldList(old=[retentions.old(it) for it in found])
+
+
+@endpoint("POST", _RETENTION, permission=Permission.AUDIT_ERASE, audit=Action.AUDIT_RETENTION_ASK, status=201)
+async def set_audit_retention(call: Call[retentions.SetRetention, NoQuery]) -> retentions.RetentionAnswer:
+    """It holds at once, if it is no shorter than what does; otherwise when somebody else has agreed, and a week later."""
+    body = call.body
+    said = await call.control.retentions.set(call.caller, call.org_id, body.record, body.days, body.reason)
+    return retentions.RetentionAnswer(retention=retentions.retention(said))
+
+
+@endpoint(
+    "POST", _RETENTION + "/{retention_id}/agree", permission=Permission.AUDIT_ERASE, audit=Action.AUDIT_RETENTION_SET
+)
+async def agree_to_audit_retention(call: Plain) -> retentions.RetentionAnswer:
+    """By somebody else than who asked."""
+    agreed = await call.control.retentions.agree(call.caller, call.org_id, call.retention_id)
+    return retentions.RetentionAnswer(retention=retentions.retention(agreed))

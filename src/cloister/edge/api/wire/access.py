@@ -84,6 +84,8 @@ class RecordingView(Wire, frozen=True, kw_only=True):
     chunks: int
     head: str
     """The hash that everything before is in. The audit log has the last one."""
+    erased_at: Moment | None = None
+    """Since then nobody reads it."""
 
 
 class RecordingList(Wire, frozen=True, kw_only=True):
@@ -200,6 +202,7 @@ def recording(it: Recording) -> RecordingView:
         statements=it.statements,
         chunks=it.chunks,
         head=it.head.hex(),
+        erased_at=optional_moment(it.erased_at),
     )
 
 
