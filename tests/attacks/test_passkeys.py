@@ -158,6 +158,7 @@ async def test_whoever_has_none_is_asked_where_the_organization_demands_it(scene
             of_machines.add(route.name)
     assert of_machines == {
         "add_jwks",
+        "agree_to_audit_retention",
         "agree_to_lift_audit_hold",
         "agree_to_statement_erasure",
         "allow_egress",
