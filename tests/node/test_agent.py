@@ -35,9 +35,11 @@ from cloister.node.commands import (
     ComputeExited,
     ComputeInfo,
     ComputeSpec,
+    CopyTimeline,
     CreateVolume,
     DeleteVolume,
     DumpSchema,
+    FinishCopy,
     GetStatus,
     GetTimeline,
     GetVolume,
@@ -48,9 +50,11 @@ from cloister.node.commands import (
 )
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
+from cloister.node.timelines import wal
+from cloister.node.timelines.clone import BACKUP_LABEL
 from cloister.node.timelines.making import Making
 from cloister.node.volumes.plain import PlainDriver
-from tests.node.timelines.clusters import make_cluster
+from tests.node.timelines.clusters import CHECKPOINT, make_cluster
 
 PROJECT, OTHER = new_project_id(), new_project_id()
 BRANCH, TIMELINE, OTHER_TIMELINE = new_branch_id(), new_timeline_id(), new_timeline_id()
@@ -290,15 +294,36 @@ async def test_a_volume_in_which_a_timeline_was_made_is_closed_if_nobody_starts_
     assert not await node.is_open()
 
 
-async def test_a_clone_is_started_while_its_history_begins_and_everybody_else_waits(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+async def clone(node: Node) -> None:
+    await node.ask(CLONE)
+
+
+async def copy(node: Node) -> None:
+    """Of a source that runs, as the API has it done."""
+    await node.ask(StartCompute(spec=spec(SECOND)))
+    common: dict[str, Any] = {"project_id": PROJECT, "source_id": TIMELINE, "target_id": OTHER_TIMELINE, "uid": UID}
+    segment = wal.segment_number(CHECKPOINT)
+    label = f"START WAL LOCATION: {wal.format_lsn(CHECKPOINT)} (file {wal.segment_name(1, segment)})\n"
+    await node.ask(CopyTimeline(**common))
+    stop_lsn = wal.format_lsn((segment + 1) * wal.SEGMENT_BYTES)
+    await node.ask(FinishCopy(label=label, stop_lsn=stop_lsn, **common))
+
+
+FIRSTS = pytest.mark.parametrize(
+    ("make", "take"), [(clone, "take_first_of"), (copy, "take_first_from")], ids=["clone", "copy"]
+)
+
+
+@FIRSTS
+async def test_it_is_started_while_its_history_begins_and_everybody_else_waits(
+    node: Node, monkeypatch: pytest.MonkeyPatch, make: Callable[[Node], Awaitable[None]], take: str
 ) -> None:
     begins = threading.Event()
-    take = Making.take_first_of
-    monkeypatch.setattr(Making, "take_first_of", lambda *given: (begins.wait(), take(*given)))
+    really = getattr(Making, take)
+    monkeypatch.setattr(Making, take, lambda *given: (begins.wait(), really(*given)))
     await node.ask(CREATE)
     try:
-        await node.ask(CLONE)
+        await make(node)
         keeping = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE, history_retention_s=3600)
         await node.ask(StartCompute(spec=keeping))
         waiting = [
@@ -306,7 +331,7 @@ async def test_a_clone_is_started_while_its_history_begins_and_everybody_else_wa
             for command in (
                 GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE),
                 StopCompute(endpoint_id=ENDPOINT),
-                GetTimeline(project_id=PROJECT, timeline_id=CLONE.source_id),
+                GetTimeline(project_id=PROJECT, timeline_id=TIMELINE),
             )
         ]
         await asyncio.sleep(0.05)
@@ -317,23 +342,35 @@ async def test_a_clone_is_started_while_its_history_begins_and_everybody_else_wa
     assert looked.since is not None
 
 
-async def test_a_clone_whose_history_cannot_begin_is_a_clone(
-    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@FIRSTS
+async def test_one_whose_history_cannot_begin_is_there_all_the_same(
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    make: Callable[[Node], Awaitable[None]],
+    take: str,
 ) -> None:
     def fail(*_given: Any) -> None:
         raise ExhaustedError("no space left")
 
     await node.ask(CREATE)
     with monkeypatch.context() as patched:
-        patched.setattr(Making, "take_first_of", fail)
-        await node.ask(CLONE)
+        patched.setattr(Making, take, fail)
+        await make(node)
         look = GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE)
         assert (await node.ask(look)).since is None
     assert "no space left" in caplog.text
     keeping = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE, history_retention_s=3600)
     await node.ask(StartCompute(spec=keeping))
+    settle(node, OTHER_TIMELINE)
     await node.ask(StopCompute(endpoint_id=ENDPOINT))
     assert (await node.ask(look)).since is not None, "a stop makes up for it"
+
+
+def settle(node: Node, timeline_id: str) -> None:
+    """What a server's own end would leave: no label of the backup that it was started from."""
+    data = node.settings.paths.volumes / PROJECT / "timelines" / timeline_id / "data"
+    (data / BACKUP_LABEL).unlink(missing_ok=True)
 
 
 async def test_nothing_is_left_open_for_what_failed_or_is_never_started(

@@ -252,7 +252,6 @@ class CopyTimeline(Command[Done], frozen=True, kw_only=True):
     target_id: str | None
     """None: into the source's own history."""
     uid: int
-    is_frozen: bool = False
 
 
 class FinishCopy(Command[Recovered], frozen=True, kw_only=True):

@@ -163,8 +163,9 @@ async def test_a_copy_of_a_running_timeline_is_one_moment_of_it(node: Node) -> N
     await writer.write(20)
     writing = asyncio.create_task(writer.write(400))
     before = len(writer.done)
-    child = on(parent, new_timeline_id())
-    await copy(node, parent, session, child.timeline_id)
+    child = msgspec.structs.replace(on(parent, new_timeline_id()), history_retention_s=3600)
+    before_lsn = str(await session.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+    copied = await copy(node, parent, session, child.timeline_id)
     after = len(writer.done)
     await writing
     count, last = await run(node, child, COUNTS)
@@ -175,6 +176,18 @@ async def test_a_copy_of_a_running_timeline_is_one_moment_of_it(node: Node) -> N
     )
     await session.close()
     await other.close()
+
+    # Its history begins with a snapshot of the parent's and the parent's WAL, and nothing before the copy is in it.
+    info: TimelineInfo = await node.ask(GetTimeline(project_id=child.project_id, timeline_id=child.timeline_id))
+    assert info.since_lsn == copied.lsn
+    await run(node, child, "DELETE FROM public.stamped", "SELECT 1")
+    born, _ = await recover(node, child, lsn=copied.lsn)
+    assert await run(node, born, COUNTS) == [count, last]
+    checked = await run(node, born, "CREATE EXTENSION amcheck", "SELECT bt_index_check('public.stamped_pkey', true)")
+    assert checked is None
+    assert await run(node, child, COUNTS) == [0, 0]
+    with pytest.raises(PreconditionError, match="reaches from"):
+        await recover(node, child, lsn=before_lsn)
 
 
 @pytest.mark.parametrize("is_running", [True, False], ids=["running", "asleep"])

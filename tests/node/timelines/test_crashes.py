@@ -15,7 +15,7 @@ from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
 from cloister.node.timelines.tree import Abort
-from tests.node.timelines.clusters import CHECKPOINT, make_cluster, segment
+from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
 
@@ -67,15 +67,13 @@ def cloned(mountpoint: Path) -> None:
     making(mountpoint).finish(TARGET, is_frozen=False)
 
 
-def copied_and_its_history_begun(mountpoint: Path) -> None:
-    making(mountpoint).copy(SOURCE, TARGET)
-    making(mountpoint).begin_first(TARGET)
-    making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
-
-
 def copied(mountpoint: Path) -> None:
+    """Where no history leads to the copy, it begins with a snapshot of itself."""
+    layout = Layout(mountpoint)
+    History(layout, layout.timeline(SOURCE)).give_up()
     making(mountpoint).copy(SOURCE, TARGET)
-    making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
+    _, first = making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
+    assert first is None
 
 
 def copied_for_history(mountpoint: Path) -> None:
@@ -131,7 +129,6 @@ def look(mountpoint: Path) -> dict[str, int]:
         fresh,
         cloned,
         copied,
-        copied_and_its_history_begun,
         copied_for_history,
         collected,
         pruned,
@@ -175,8 +172,31 @@ def test_a_crash_anywhere_leaves_it_done_or_undone(
         shutil.rmtree(mountpoint)
 
 
-def test_a_crash_while_the_history_of_a_clone_begins_costs_nothing_but_its_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def first_of_a_clone(mountpoint: Path) -> Callable[[], None]:
+    making(mountpoint).clone(SOURCE, TARGET)
+    making(mountpoint).finish(TARGET, is_frozen=False, takes_first=False)
+    return lambda: making(mountpoint).take_first_of(SOURCE, TARGET)
+
+
+def first_of_a_copy(mountpoint: Path) -> Callable[[], None]:
+    making(mountpoint).copy(SOURCE, TARGET)
+    _, first = making(mountpoint).finish_copy(SOURCE, TARGET, LABEL, STOP, is_frozen=False)
+    assert first is not None
+    settle(mountpoint)
+    return lambda: making(mountpoint).take_first_from(SOURCE, TARGET, first)
+
+
+def settle(mountpoint: Path) -> None:
+    """The copy was started, came to the end of its WAL, and was shut down there."""
+    data = Layout(mountpoint).existing(TARGET).data
+    (data / clone.BACKUP_LABEL).unlink()
+    (data / "global/pg_control").write_bytes(control_file(checkpoint=STOP))
+    (data / clone.WAL / wal.segment_name(1, FIRST + 2)).write_bytes(segment(FIRST + 2))
+
+
+@pytest.mark.parametrize("begin", [first_of_a_clone, first_of_a_copy], ids=lambda begin: begin.__name__)
+def test_a_crash_while_a_history_begins_costs_nothing_but_its_beginning(
+    begin: Callable[[Path], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trap = Trap(monkeypatch)
     step, has_crashed = 0, True
@@ -186,11 +206,10 @@ def test_a_crash_while_the_history_of_a_clone_begins_costs_nothing_but_its_begin
         mountpoint.mkdir()
         trap.set(None)
         make_world(mountpoint)
-        making(mountpoint).clone(SOURCE, TARGET)
-        making(mountpoint).finish(TARGET, is_frozen=False, takes_first=False)
+        take = begin(mountpoint)
         trap.set(step)
         try:
-            making(mountpoint).take_first_of(SOURCE, TARGET)
+            take()
             has_crashed = False
         except Crash:
             pass
@@ -203,4 +222,5 @@ def test_a_crash_while_the_history_of_a_clone_begins_costs_nothing_but_its_begin
         assert clone.is_whole(history.snapshots.data(taken))
         assert begun in ([], [taken])
         assert [path.name for path in (mountpoint / "timelines" / TARGET / "snapshots").iterdir()] == [taken.name]
+        shutil.rmtree(mountpoint)
     assert step > 3

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from cloister.base.errors import UnavailableError
-from cloister.base.ids import new_timeline_id
+from cloister.base.ids import TimelineId, new_timeline_id
 from cloister.node.timelines import clone, usage, wal
+from cloister.node.timelines import history as history_module
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
+from cloister.node.timelines.snapshots import Snapshot, Snapshots
 from cloister.node.timelines.tree import Abort
 from tests.node.timelines.clusters import CHECKPOINT, make_cluster, segment
 
@@ -49,6 +51,112 @@ def test_wal_of_a_copy_that_its_server_has_given_up_is_taken_from_what_it_finish
     making.finish_copy(source_id, target_id, label, (first + 3) * wal.SEGMENT_BYTES, is_frozen=False)
     copied = Layout(tmp_path).timeline(target_id).data / clone.WAL
     assert [(copied / name).read_bytes() for name in (finished, going_on)] == [segment(first + 1), segment(first + 2)]
+
+
+@pytest.fixture
+def making(tmp_path: Path) -> Making:
+    return Making(Layout(tmp_path), UID, 1000.0, Abort())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+class TestTheFirstSnapshotOfACopy:
+    """It is the source's last one, with the WAL that leads from there to where the copy was made."""
+
+    FIRST = wal.segment_number(CHECKPOINT)
+    START = (FIRST + 3) * wal.SEGMENT_BYTES + 40
+    STOP = (FIRST + 4) * wal.SEGMENT_BYTES
+
+    def label(self) -> str:
+        return f"START WAL LOCATION: {wal.format_lsn(self.START)} (file {wal.segment_name(1, self.FIRST + 3)})\n"
+
+    def source(self, making: Making, tmp_path: Path, *, archived: int, with_server: int) -> TimelineId:
+        """Segments after that of the first snapshot: finished and taken in, and those that its server still has."""
+        source_id = new_timeline_id()
+        making.fresh(source_id, make_cluster)
+        source = Layout(tmp_path).timeline(source_id)
+        for number in range(self.FIRST, self.FIRST + archived):
+            (source.outbox / wal.segment_name(1, number)).write_bytes(segment(number))
+        making.collect(source_id, None)
+        for number in range(self.FIRST + archived, self.FIRST + archived + with_server):
+            (source.data / clone.WAL / wal.segment_name(1, number)).write_bytes(segment(number))
+        (source.data / "base/5/16384").write_bytes(b"rows of later")
+        return source_id
+
+    def copy(self, making: Making, source_id: TimelineId) -> tuple[TimelineId, Snapshot | None]:
+        target_id = new_timeline_id()
+        making.copy(source_id, target_id)
+        _, first = making.finish_copy(source_id, target_id, self.label(), self.STOP, is_frozen=False)
+        return target_id, first
+
+    def taken(self, tmp_path: Path, timeline_id: TimelineId) -> tuple[Snapshot, Path]:
+        snapshots = Snapshots(Layout(tmp_path).existing(timeline_id).snapshots)
+        [taken] = snapshots.all()
+        return taken, snapshots.data(taken)
+
+    def test_is_what_the_source_was_and_all_wal_since(self, making: Making, tmp_path: Path) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=3)
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        assert not Snapshots(Layout(tmp_path).existing(target_id).snapshots).all()
+        making.take_first_from(source_id, target_id, first)
+        taken, data = self.taken(tmp_path, target_id)
+        assert (taken.start_lsn, taken.stop_lsn, taken.moment) == (CHECKPOINT, self.STOP, first.moment)
+        assert (data / "base/5/16384").read_bytes() == b"rows"
+        assert not (data / clone.BACKUP_LABEL).exists()
+        assert sorted(path.name for path in (data / clone.WAL).iterdir()) == [
+            wal.segment_name(1, number) for number in range(self.FIRST, self.FIRST + 4)
+        ], "and nothing that the source wrote afterwards"
+
+    def test_is_the_copy_itself_where_wal_is_missing(self, making: Making, tmp_path: Path) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        layout = Layout(tmp_path)
+        missing = wal.segment_name(1, self.FIRST + 1)
+        archive = layout.existing(source_id).archive
+        (archive / "index").write_bytes(
+            b"\n".join(line for line in (archive / "index").read_bytes().splitlines() if missing.encode() not in line)
+        )
+        self.is_the_copy_itself(making, tmp_path, source_id)
+
+    def test_is_the_copy_itself_where_the_last_one_is_too_far(
+        self, making: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        monkeypatch.setattr(history_module, "FIRST_WAL_BYTES_MAX", self.STOP - CHECKPOINT - 1)
+        self.is_the_copy_itself(making, tmp_path, source_id)
+
+    def test_is_the_copy_itself_where_there_is_none(self, making: Making, tmp_path: Path) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        Snapshots(Layout(tmp_path).existing(source_id).snapshots).give_up(
+            Snapshots(Layout(tmp_path).existing(source_id).snapshots).all(), tmp_path / "trash"
+        )
+        self.is_the_copy_itself(making, tmp_path, source_id)
+
+    def is_the_copy_itself(self, making: Making, tmp_path: Path, source_id: TimelineId) -> None:
+        target_id, first = self.copy(making, source_id)
+        assert first is None
+        taken, data = self.taken(tmp_path, target_id)
+        assert taken.start_lsn == self.START
+        assert (data / "base/5/16384").read_bytes() == b"rows of later"
+        assert (data / clone.BACKUP_LABEL).exists()
+
+    def test_is_not_made_of_what_is_gone_meanwhile(self, making: Making, tmp_path: Path) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        making.begin_anew(source_id)
+        with pytest.raises(UnavailableError, match="does not lead"):
+            making.take_first_from(source_id, target_id, first)
+        assert not Snapshots(Layout(tmp_path).existing(target_id).snapshots).all()
+
+    def test_counts_from_where_a_recovery_begins(self, making: Making, tmp_path: Path) -> None:
+        """So that the next one is taken soon where the way back is long."""
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        making.take_first_from(source_id, target_id, first)
+        info = making.look(target_id, is_running=True)
+        assert info.since_lsn == wal.format_lsn(self.STOP)
+        assert info.wal_since_snapshot_bytes == wal.parse_lsn(info.end_lsn) - CHECKPOINT
 
 
 def test_room_that_was_set_aside_and_never_written_is_not_counted(tmp_path: Path) -> None:

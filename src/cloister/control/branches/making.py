@@ -187,7 +187,7 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
     with world.runner.wanting(running.endpoint_id):
         async with world.turns.of(running.endpoint_id), world.sessions.fresh(running) as server:
             await server.begin_backup(LABEL)
-            copy = CopyTimeline(source_id=recipe.sources[0], is_frozen=recipe.is_frozen, **common)
+            copy = CopyTimeline(source_id=recipe.sources[0], **common)
             copying = asyncio.create_task(world.agent.call(copy, timeout_s=COPY_TIMEOUT_S))
             try:
                 catalog = CatalogCopy(await server.roles(), await server.databases())

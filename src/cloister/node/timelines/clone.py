@@ -161,16 +161,6 @@ def copy(source: int, name: str, target: int, uid: int, *, in_use: bool = False)
         os.close(to)
 
 
-def clone_label(source: Path, target: Path, uid: int) -> None:
-    """What a copy's start goes by. Raises FileNotFoundError where there is none."""
-    with (
-        tree.opened(source) as from_,
-        tree.opened(target) as to,
-        tree.opened(BACKUP_LABEL, tree.FILE, below=from_) as label,
-    ):
-        copy(label, BACKUP_LABEL, to, uid)
-
-
 def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
     """What the start of a cluster at rest reads of its WAL: after a clean shutdown the segment with the checkpoint, else
     everything that is no older segment kept for later use."""
@@ -222,6 +212,17 @@ def clone_segment(name: str, source: int, target: int, uid: int) -> bool:
     return True
 
 
+def begins_as_named(name: str, number: int, segments: int) -> bool:
+    """Whether the server's directory of WAL holds this segment, and not an older one under its name."""
+    file = tree.open_regular(name, segments)
+    if file is None:
+        return False
+    try:
+        return wal.begins_at(os.pread(file, wal.PAGE_HEADER_BYTES, 0), number)
+    finally:
+        os.close(file)
+
+
 def has_segment_after(data: Path, number: int, abort: Abort) -> bool:
     """Whether the server's own directory holds WAL that begins after segment `number` begins."""
     budget = Budget(abort)
@@ -229,7 +230,7 @@ def has_segment_after(data: Path, number: int, abort: Abort) -> bool:
         for entry in entries:
             budget.take()
             parsed = wal.parse_segment_name(entry.name)
-            if parsed is not None and parsed[1] > number and _begins_as_named(entry.name, parsed[1], segments):
+            if parsed is not None and parsed[1] > number and begins_as_named(entry.name, parsed[1], segments):
                 return True
     return False
 
@@ -270,17 +271,7 @@ def _is_read_by_start(name: str, segments: int, found: control.Control) -> bool:
     parsed = wal.parse_segment_name(name)
     if parsed is None or parsed[0] != found.wal_timeline or parsed[1] < wal.segment_number(found.redo):
         return False
-    return _begins_as_named(name, parsed[1], segments)
-
-
-def _begins_as_named(name: str, number: int, segments: int) -> bool:
-    file = tree.open_regular(name, segments)
-    if file is None:
-        return False
-    try:
-        return wal.begins_at(os.pread(file, wal.PAGE_HEADER_BYTES, 0), number)
-    finally:
-        os.close(file)
+    return begins_as_named(name, parsed[1], segments)
 
 
 def write_file(data: Path, name: str, content: bytes, uid: int) -> None:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from cloister.base.durable import sync_directory
 from cloister.base.errors import PreconditionError, UnavailableError
 from cloister.node.timelines import clone, control, snapshots, tree, wal
@@ -24,6 +26,11 @@ log = logging.getLogger(__name__)
 SNAPSHOT_WAL_BYTES: Final = 64 * 1024**2
 # Between two snapshots at rest. Replay does some 50 MB a second, and a snapshot costs 30 ms of a suspend and as many inodes
 # as there are tables.
+
+
+FIRST_WAL_BYTES_MAX: Final = 512 * 1024**2
+# Between a snapshot and a branch that begins with it: a file for each megabyte, and some seconds of replay. More than a running
+# timeline writes between two snapshots unless it is loaded.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +64,23 @@ class History:
         meanwhile."""
         self._take(source, _at_rest(source, now), uid, abort)
 
-    def begin_first(self, uid: int, abort: Abort) -> None:
-        """The files of a copy that still lacks its WAL and its label."""
+    def first_for(self, copied: Snapshot) -> Snapshot | None:
+        """The snapshot here that is, with the WAL since, what was copied of this timeline. None if nothing leads there, or the
+        way is too far."""
+        start = snapshots.nearest(self.snapshots.all(), lsn=copied.start_lsn, at=None)
+        if start is None or start.wal_timeline != copied.wal_timeline:
+            return None
+        if copied.stop_lsn - start.start_lsn > FIRST_WAL_BYTES_MAX:
+            return None
+        return start if self._has_wal(start.wal_timeline, _first_after(start), _first_after(copied)) else None
+
+    def take_first_from(self, source: "History", start: Snapshot, copied: Snapshot, uid: int, abort: Abort) -> None:
+        """As `take_first`, of a copy that somebody may be at work on: what its source was before, and the WAL from there."""
         data = self.snapshots.begin(AT_REST, abort)
-        clone.clone_cluster(self._timeline.data, data, uid, abort, is_running=False)
-
-    @property
-    def has_begun_first(self) -> bool:
-        """All of its files are there."""
-        return clone.is_whole(self.snapshots.unfinished(AT_REST))
-
-    def finish_first(self, copied: Snapshot, uid: int, abort: Abort) -> None:
-        """What the copy has got since."""
-        data = self.snapshots.unfinished(AT_REST)
-        clone.clone_label(self._timeline.data, data, uid)
-        clone.clone_wal(self._timeline.data, data, uid, abort)
-        self.snapshots.finish(AT_REST, copied, abort)
+        clone.clone_at_rest(source.snapshots.data(start), data, uid, abort)
+        between = (_first_after(start) * wal.SEGMENT_BYTES, copied.stop_lsn)
+        source.add_wal_between(data, start.wal_timeline, between, uid)
+        self.snapshots.finish(AT_REST, msgspec.structs.replace(copied, start_lsn=start.start_lsn), abort)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
@@ -82,7 +90,7 @@ class History:
         taken = self.snapshots.all()
         if taken:
             last = taken[-1]
-            if snapshot.stop_lsn - last.stop_lsn < SNAPSHOT_WAL_BYTES and not self._reach(last).is_broken:
+            if snapshot.stop_lsn - last.start_lsn < SNAPSHOT_WAL_BYTES and not self._reach(last).is_broken:
                 return False
         self._take(self._timeline.data, snapshot, uid, abort)
         sync_directory(self._timeline.snapshots)
@@ -157,11 +165,7 @@ class History:
 
     def _add_wal(self, target: Path, wal_timeline: int, first: int, end: int | None, uid: int) -> Reach:
         with tree.opened(target) as data, tree.opened(clone.WAL, below=data) as segments:
-            archived = {
-                segment.number
-                for segment in self.archive.segments()
-                if segment.name == wal.segment_name(wal_timeline, segment.number) and segment.number >= first
-            }
+            archived = self._archived(wal_timeline, first)
             reached = wal.unbroken(archived, first)
             self.archive.clone_into(
                 [wal.segment_name(wal_timeline, number) for number in range(first, reached)], segments, uid
@@ -172,6 +176,21 @@ class History:
                         break
                     reached += 1
         return Reach(first, reached, is_broken=any(number > reached for number in archived))
+
+    def _has_wal(self, wal_timeline: int, first: int, end: int) -> bool:
+        """Every segment from one up to another, here or with the server."""
+        reached = wal.unbroken(self._archived(wal_timeline, first), first)
+        with tree.opened(self._timeline.data) as data, tree.opened(clone.WAL, below=data) as segments:
+            while reached < end and clone.begins_as_named(wal.segment_name(wal_timeline, reached), reached, segments):
+                reached += 1
+        return reached >= end
+
+    def _archived(self, wal_timeline: int, first: int) -> set[int]:
+        return {
+            segment.number
+            for segment in self.archive.segments()
+            if segment.name == wal.segment_name(wal_timeline, segment.number) and segment.number >= first
+        }
 
     def _reach(self, start: Snapshot) -> Reach:
         first = _first_after(start)

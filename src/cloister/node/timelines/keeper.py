@@ -7,10 +7,10 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
   timeline's lock before the project's, and long work never holds the project's: other computes wake meanwhile;
 - a target is there as a whole or not at all, and then the command was done: twice is once.
 
-A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it. That of
-a clone is taken of the source, which stays locked meanwhile, and the clone may be started already (`lock_to_start`). That of a
-copy is made of the copy, while the server that was copied ends its backup. A clone that lost its first snapshot to a crash gets
-one when it stops, or from the API while it runs: there its history begins.
+A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it:
+it is taken while the new timeline is started (`lock_to_start`), and not of that. For a clone it is taken of the source, for a
+copy of the source's last snapshot with all WAL since; the source stays locked meanwhile. A timeline that lost its first snapshot
+to a crash gets one when it stops, or from the API while it runs: there its history begins.
 """
 
 import asyncio
@@ -135,9 +135,9 @@ class Keeper:
             case CloneTimeline():
                 return await self._work.do_ahead(project_id, lambda tell: self._clone(project_id, command, tell))
             case CopyTimeline():
-                return await self._work.do_ahead(project_id, lambda tell: self._copy(project_id, command, tell))
+                work = self._copy(project_id, command)
             case FinishCopy():
-                work = self._finish_copy(project_id, command)
+                return await self._work.do_ahead(project_id, lambda tell: self._finish_copy(project_id, command, tell))
             case RecoverTimeline():
                 work = self._recover(project_id, command)
             case ScrubTimeline():
@@ -271,43 +271,53 @@ class Keeper:
                 )
             )
             if is_first_later:
-                with self._taking_first(target_id):
-                    locked.let_go(target_id)
+                with self._taking_first(target_id, locked):
                     tell(recovered)
                     await self._work.in_thread(
                         lambda abort: self._making(mountpoint, uid, abort).take_first_of(source_id, target_id)
                     )
             return recovered
 
-    async def _copy(self, project_id: ProjectId, command: CopyTimeline, tell: Callable[[Done], None]) -> Done:
+    async def _copy(self, project_id: ProjectId, command: CopyTimeline) -> Done:
         source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
         uid = checked_compute_uid(command.uid)
-        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)) as locked:
-            if target_id is not None and Layout(mountpoint).origin_of(target_id) is not None:
-                return Done()
-            await self._work.in_thread(lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id))
-            if target_id is not None and not command.is_frozen:
-                # Whoever finishes the copy waits for the target's lock.
-                locked.let_go(source_id)
-                tell(Done())
-                await self._work.in_thread(lambda abort: self._making(mountpoint, uid, abort).begin_first(target_id))
+        async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
+            if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
+                await self._work.in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id)
+                )
         return Done()
 
-    async def _finish_copy(self, project_id: ProjectId, command: FinishCopy) -> Recovered:
+    async def _finish_copy(
+        self, project_id: ProjectId, command: FinishCopy, tell: Callable[[Recovered], None]
+    ) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
         uid, stop_lsn = checked_compute_uid(command.uid), wal.parse_lsn(command.stop_lsn)
         lingers = target_id is not None and not command.is_frozen
-        async with self._hold(project_id, lingers=lingers) as mountpoint, self.lock(*_given(source_id, target_id)):
-            if target_id is not None and (known := Layout(mountpoint).origin_of(target_id)) is not None:
+        async with (
+            self._hold(project_id, lingers=lingers) as mountpoint,
+            self.lock(*_given(source_id, target_id)) as locked,
+        ):
+            if target_id is None:
+                return await self._work.in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).finish_copy_for_history(
+                        source_id, command.label, stop_lsn
+                    )
+                )
+            if (known := Layout(mountpoint).origin_of(target_id)) is not None:
                 return known
-
-            def work(abort: Abort) -> Recovered:
-                making = self._making(mountpoint, uid, abort)
-                if target_id is None:
-                    return making.finish_copy_for_history(source_id, command.label, stop_lsn)
-                return making.finish_copy(source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen)
-
-            return await self._work.in_thread(work)
+            recovered, first = await self._work.in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish_copy(
+                    source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen
+                )
+            )
+            if first is not None:
+                with self._taking_first(target_id, locked):
+                    tell(recovered)
+                    await self._work.in_thread(
+                        lambda abort: self._making(mountpoint, uid, abort).take_first_from(source_id, target_id, first)
+                    )
+            return recovered
 
     async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
@@ -453,9 +463,10 @@ class Keeper:
         return info
 
     @contextlib.contextmanager
-    def _taking_first(self, timeline_id: TimelineId) -> Iterator[None]:
-        """Under its lock, which may be let go inside."""
+    def _taking_first(self, timeline_id: TimelineId, locked: Locked) -> Iterator[None]:
+        """Its lock is let go, so it may be started, and nothing else."""
         taken = self._firsts[timeline_id] = asyncio.Event()
+        locked.let_go(timeline_id)
         try:
             yield
         finally:

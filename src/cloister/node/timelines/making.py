@@ -77,22 +77,23 @@ class Making:
             data = self._layout.begin(target_id, self._uid).data
         clone.clone_cluster(source.data, data, self._uid, self._abort, is_running=True)
 
-    def begin_first(self, target_id: TimelineId) -> None:
-        """The files of the target's first snapshot, of those that were copied: whoever holds the server may end the backup
-        meanwhile."""
-        self._history(self._layout.unfinished(target_id)).begin_first(self._uid, self._abort)
-
     def finish_copy(
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
-    ) -> Recovered:
+    ) -> tuple[Recovered, Snapshot | None]:
+        """What is told of it, and what its first snapshot will say if that is to be taken from the source."""
         source = self._layout.existing(source_id)
-        target = self._layout.unfinished(target_id)
-        snapshot = self._complete_copy(source, target.data, text, stop_lsn)
-        history = self._history(target)
-        has_begun = not is_frozen and history.has_begun_first
-        if has_begun:
-            history.finish_first(snapshot, self._uid, self._abort)
-        return self.finish(target_id, is_frozen=is_frozen, copied=snapshot, takes_first=not has_begun)
+        copied = self._complete_copy(source, self._layout.unfinished(target_id).data, text, stop_lsn)
+        is_later = not is_frozen and self._history(source).first_for(copied) is not None
+        recovered = self.finish(target_id, is_frozen=is_frozen, copied=copied, takes_first=not is_later)
+        return recovered, copied if is_later else None
+
+    def take_first_from(self, source_id: TimelineId, target_id: TimelineId, copied: Snapshot) -> None:
+        """The first snapshot of a copy that was finished without one. Raises UnavailableError if nothing leads there any more."""
+        history = self._history(self._layout.existing(source_id))
+        if (start := history.first_for(copied)) is None:
+            raise UnavailableError(f"the history of {source_id} does not lead to its copy {target_id} any more")
+        target = self._history(self._layout.existing(target_id))
+        target.take_first_from(history, start, copied, self._uid, self._abort)
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
@@ -216,7 +217,7 @@ class Making:
             end_lsn=wal.format_lsn(end),
             since_lsn=wal.format_lsn(taken[0].stop_lsn) if taken else None,
             since=taken[0].moment if taken else None,
-            wal_since_snapshot_bytes=max(0, end - taken[-1].stop_lsn) if taken else 0,
+            wal_since_snapshot_bytes=max(0, end - taken[-1].start_lsn) if taken else 0,
             logical_bytes=used.logical_bytes,
             unique_bytes=used.unique_bytes,
             history_bytes=used.history_bytes,

@@ -37,7 +37,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     wal_timeline: int
     moment: float
     is_clean: bool
-    """Taken at rest, or with a backup label."""
+    """Taken at rest: the timeline went on where it stopped, and not in the segment after that."""
 
     @property
     def name(self) -> str:
