@@ -174,15 +174,15 @@ def test_only_the_answer_that_is_waited_for_ends_the_wait() -> None:
         assert loopback.server_address[0] == "127.0.0.1"
         thread = threading.Thread(target=others, args=(loopback.port,))
         thread.start()
-        brought = loopback.wait(f"http://127.0.0.1:{loopback.port}/login/company", "s")
+        brought = loopback.wait("/login/company", "s")
         thread.join()
     assert brought["code"] == "ours"
     assert seen == [404, 404, 404, 404, 200]
 
 
 def test_nobody_waits_for_ever() -> None:
-    with Loopback() as loopback, pytest.raises(CommandError, match="nobody logged in"):
-        loopback.wait("http://127.0.0.1/login/company", "s", patience_s=0.01)
+    with Loopback() as loopback, pytest.raises(CommandError, match="nobody came back"):
+        loopback.wait("/login/company", "s", patience_s=0.01)
 
 
 def test_a_port_that_is_taken_is_said() -> None:

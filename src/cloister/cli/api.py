@@ -31,6 +31,9 @@ BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 # A list of 10 000 branches has some 8 MB: more than this is not an answer.
 PAGE_ROWS: Final = 100
 
+ASSERTION: Final = "Cloister-Assertion"
+"""The header with what a passkey signed."""
+
 PRODUCT: Final = "cloister-cli"
 """How the audit log names a call of the command line."""
 
@@ -46,8 +49,12 @@ class ApiError(CommandError):
 class Api:
     """Calls on one platform, over one connection that is opened when first needed."""
 
-    def __init__(self, target: Target, *, timeout_s: float = REQUEST_TIMEOUT_S, product: str = PRODUCT) -> None:
+    def __init__(
+        self, target: Target, *, timeout_s: float = REQUEST_TIMEOUT_S, product: str = PRODUCT, signs: bool = True
+    ) -> None:
+        """`signs`: where a passkey is asked for, somebody is there who has one."""
         self._target = target
+        self._signs = signs
         self._timeout_s = timeout_s
         self._product = product
         self._connection: Connection | None = None
@@ -116,9 +123,24 @@ class Api:
         while True:
             status, answer = self._exchange(method, url, content, headers)
             if status in (423, 503) and time.monotonic() < deadline:
+                headers.pop(ASSERTION, None)  # it was good once
                 time.sleep(BUSY_PAUSE_S)
                 continue
+            if status == 428 and self._signs and ASSERTION not in headers:
+                self.close()  # nobody knows how long it takes to find a security key
+                headers[ASSERTION] = self._sign(answer)
+                continue
             return _accepted(status, answer)
+
+    def _sign(self, answer: bytes) -> str:
+        """What a privileged request is repeated with. Raises CommandError."""
+        try:
+            ceremony = json.loads(answer)["passkey"]
+        except (ValueError, LookupError, TypeError):
+            raise CommandError(_STRANGE) from None
+        from cloister.cli import signing  # noqa: PLC0415 - a server and a browser are not paid for by every command
+
+        return signing.header(signing.sign(self._target, ceremony, "use your passkey there"))
 
     def _exchange(self, method: str, url: str, content: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         """One request and its answer, on a new connection if the kept one had been closed meanwhile."""

@@ -2,15 +2,16 @@
 
 import os
 import secrets
-import webbrowser
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
 from cloister.cli import kept, target
 from cloister.cli import output as out
 from cloister.cli.api import Api, ApiError, Json, segment
+from cloister.cli.browser import show
 from cloister.cli.failure import CommandError
 from cloister.cli.loopback import Loopback
 from cloister.cli.output import Column
@@ -53,8 +54,11 @@ def login(session: Session, *, issuer: str | None, port: int | None, no_browser:
             begun = (
                 session.api.post("/cloister/users/me/logins", asked) if link else api.post("/cloister/logins", asked)
             )
-            _show(begun["authorization_url"], in_browser=not no_browser)
-            brought = loopback.wait(begun["redirect_uri"], begun["state"])
+            show(begun["authorization_url"], "log in there", in_browser=not no_browser)
+            brought = loopback.wait(urlsplit(begun["redirect_uri"]).path, begun["state"])
+        if "code" not in brought:
+            why = brought.get("error_description") or brought.get("error") or "without a word"
+            raise CommandError(f"the issuer refused: {why}")
         finish: Json = {"state": begun["state"], "secret": secret, "code": brought["code"]}
         if "iss" in brought:
             finish["iss"] = brought["iss"]
@@ -94,13 +98,3 @@ def logout(session: Session) -> None:
     kept.forget(os.environ, here.url)
     if not session.is_json:
         out.note("You are logged out.")
-
-
-def _show(url: str, *, in_browser: bool) -> None:
-    """Nothing but https is handed to the browser: a platform of somebody else's must not choose what opens on this machine."""
-    if not url.startswith("https://") or not url.isprintable() or " " in url:
-        raise CommandError("the platform names no address to log in at")
-    if not in_browser or not webbrowser.open(url):
-        out.note(f"Open this in your browser:\n\n  {url}\n")
-    else:
-        out.note("Your browser has been opened: log in there.")

@@ -1,6 +1,6 @@
-"""Waits on the loopback interface for the browser that comes back from a login (RFC 8252 §7.3).
+"""Waits on the loopback interface for the browser that comes back from a login, or from signing (RFC 8252 §7.3).
 
-It listens for one login, answers one request with its state, and is gone. Whatever else comes (a page that guesses the port,
+It listens for one of them, answers one request with its state, and is gone. Whatever else comes (a page that guesses the port,
 another program) is answered with 404 and changes nothing.
 """
 
@@ -38,18 +38,15 @@ class Loopback(http.server.HTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def wait(self, redirect_uri: str, state: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
-        """What the browser brings: `code`, and `iss` where the issuer says so. Raises CommandError."""
-        self._path, self._state = urlsplit(redirect_uri).path, state
+    def wait(self, path: str, state: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
+        """What the browser brings to this path with this state. Raises CommandError when nobody comes."""
+        self._path, self._state = path, state
         deadline = time.monotonic() + patience_s
         while self._found is None:
             self.timeout = deadline - time.monotonic()
             if self.timeout <= 0:
-                raise CommandError("nobody logged in: begin again with `cloister login`")
+                raise CommandError("nobody came back from the browser: begin again")
             self.handle_request()
-        if "code" not in self._found:
-            why = self._found.get("error_description") or self._found.get("error") or "without a word"
-            raise CommandError(f"the issuer refused: {why}")
         return self._found
 
     def take(self, host: str, target: str) -> bool:

@@ -28,6 +28,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "psql": "cloister.cli.connecting:psql",
     "login": "cloister.cli.logins:login",
     "logout": "cloister.cli.logins:logout",
+    "passkeys": "cloister.cli.passkeys:passkeys",
     "people": "cloister.cli.people:people",
     "api-keys": "cloister.cli.api_keys:api_keys",
     "service-accounts": "cloister.cli.service_accounts:service_accounts",

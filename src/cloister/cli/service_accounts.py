@@ -42,7 +42,7 @@ def service_accounts() -> None:
     cloister service-accounts disable ci                 # none of its keys opens anything, from now on
 
     They decide about nobody's access to data and ask for none, and make no keys. To make or rotate a key takes an admin with a key
-    of theirs that has no end: a session of `cloister login` has one.
+    of theirs that has no end, or with a passkey (`cloister passkeys`): then a session of `cloister login` does it.
     """  # noqa: D301 - click leaves the lines after \b as they are
 
 

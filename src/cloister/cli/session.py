@@ -28,10 +28,12 @@ _BRANCH_ID: Final = re.compile(r"br-[a-z0-9]+-[a-z0-9]+-[a-z0-9]+")
 class Session:
     """One run of one client command."""
 
-    def __init__(self, state_dir: Path | None, output: str, *, product: str = PRODUCT) -> None:
+    def __init__(self, state_dir: Path | None, output: str, *, product: str = PRODUCT, signs: bool = True) -> None:
+        """`signs`: a person is there, who may have a passkey."""
         self._state_dir = state_dir
         self._output = output
         self._product = product
+        self._signs = signs
 
     @property
     def is_json(self) -> bool:
@@ -53,7 +55,7 @@ class Session:
 
     @functools.cached_property
     def api(self) -> Api:
-        return Api(target.find(os.environ, self._state_dir), product=self._product)
+        return Api(target.find(os.environ, self._state_dir), product=self._product, signs=self._signs)
 
     def project_id(self, given: str | None) -> str:
         """The project named by --project-id or CLOISTER_PROJECT, or the only one there is."""

@@ -70,7 +70,7 @@ def mcp(
         if (error.name or "").partition(".")[0] not in ("mcp", "pydantic"):
             raise
         raise CommandError("the MCP library is not installed: pip install 'cloister[mcp]'") from None
-    session = Session(state_dir or ctx.obj, "json", product=PRODUCT)
+    session = Session(state_dir or ctx.obj, "json", product=PRODUCT, signs=False)
     given = os.environ.get("PGPASSWORD")
     bench = Bench(
         session,

@@ -1,4 +1,4 @@
-"""The ASGI application: the API under `/api/v2`, a signpost at `/`, and the same headers on every answer."""
+"""The ASGI application: the API under `/api/v2`, a signpost at `/`, a page at `/passkeys`, and the same headers on every answer."""
 
 import uuid
 from functools import cache
@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloister.edge.api import openapi
+from cloister.edge.api import openapi, pages
 from cloister.edge.api.boundary import Boundary
 from cloister.edge.api.call import Services
 from cloister.edge.api.endpoint import Route
@@ -97,6 +97,9 @@ def create_app(services: Services) -> Starlette:
     async def describe(_request: Request) -> Response:
         return json_response(description, 200, str(uuid.uuid4()))
 
+    async def sign(_request: Request) -> Response:
+        return pages.passkeys()
+
     async def not_found(_request: Request, _error: Exception) -> Response:
         return response(HttpError(404, "no such route"), str(uuid.uuid4()))
 
@@ -108,6 +111,7 @@ def create_app(services: Services) -> Starlette:
             StarletteRoute(f"{PREFIX.decode()}/openapi.json", describe, methods=["GET"]),
             Mount(PREFIX.decode(), app=Api(boundary)),
             StarletteRoute("/", signpost, methods=["GET"]),
+            StarletteRoute(pages.PATH, sign, methods=["GET"]),
         ],
         middleware=[Middleware(_SecurityHeaders)],
         exception_handlers={404: not_found, 405: wrong_method},

@@ -333,7 +333,9 @@ class Boundary:
             digest.update(len(part).to_bytes(8, "big") + part)
         asked = PrivilegedRequest(
             act=act.what,
-            target=f"{request.method} {target.decode('ascii', 'backslashreplace')}"[:_TARGET_CHARS_MAX],
+            target=f"{request.method} {target.decode('ascii', 'backslashreplace').removesuffix('?')}"[
+                :_TARGET_CHARS_MAX
+            ],
             request=digest.digest(),
             org_id=org_id,
             always=act.always,
