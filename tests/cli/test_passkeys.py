@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -154,6 +155,19 @@ def test_what_the_browser_brings_must_be_an_answer(
     monkeypatch.setattr(waiting.Loopback, "wait", lambda *_, **__: brought)
     api.on("POST", "/api_keys", needed())
     assert "no passkey's answer" in cloister("api-keys", "create", "--name", "ci").err
+
+
+def test_recovery_is_roots_on_the_server(
+    api: FakeApi, cloister: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refused = cloister("passkeys", "recover", "eve@example.com", "--reason", "lost", "--yes")
+    assert (refused.code, "on the server itself" in refused.err) == (1, True)
+    monkeypatch.setattr("cloister.app.recovery.am_root", lambda: False)
+    refused = cloister(
+        "passkeys", "recover", "eve@example.com", "--reason", "lost", "--yes", "--state-dir", str(tmp_path)
+    )
+    assert (refused.code, "only root" in refused.err) == (1, True)
+    assert api.asked == []
 
 
 def test_what_an_organization_demands(api: FakeApi, cloister: Run) -> None:

@@ -19,6 +19,7 @@ COLUMNS: Final = (
     Column("Last used", "last_used_at", out.ago),
 )
 POLICY: Final = (Column("Passkey required", "required"),)
+RECOVERED: Final = (Column("E-mail", "email"), Column("Removed", "removed", ", ".join))
 
 _PATH: Final = "/cloister/users/me/passkeys"
 
@@ -84,6 +85,27 @@ def policy(session: Session, *, required: bool | None, org_id: str | None) -> No
     path = f"/cloister{org_path(session, org_id)}/passkey_policy"
     answer = session.api.get(path) if required is None else session.api.put(path, {"required": required})
     session.show(answer, POLICY)
+
+
+@passkeys.command()
+@click.argument("email", metavar="EMAIL")
+@click.option("--reason", required=True, help="Stands in the audit log, and in the alert.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_command
+def recover(session: Session, *, email: str, reason: str, yes: bool) -> None:
+    """Take away the passkeys of somebody who has lost them: on the server, as root.
+
+    Until they register another, their API key alone does what is privileged: be sure that it is they who ask. Whoever has a second
+    passkey removes the lost one with that, and needs nobody. The finding passkeys-recovered tells your channels.
+    """
+    from cloister.app.recovery import recover_passkeys  # noqa: PLC0415 - the control database, on the server alone
+
+    if session.state_dir is None:
+        raise CommandError("passkeys are recovered on the server itself")
+    if not yes:
+        click.confirm(f"Take away every passkey of {email}?", abort=True, err=True)
+    names = recover_passkeys(session.state_dir, email, reason)
+    session.show({"email": email, "removed": names}, RECOVERED)
 
 
 def _own(session: Session) -> list[Json]:

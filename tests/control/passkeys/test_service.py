@@ -8,6 +8,7 @@ import pytest
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, NotFoundError, UnprocessableError
 from cloister.control.passkeys import service
 from cloister.control.passkeys.model import CHALLENGE_LASTS, Challenge, Creation, PasskeyRefusedError
+from cloister.control.passkeys.recovery import recover
 from cloister.protocol.webauthn import Registration
 from tests.edge.api.world import ADA, ORG
 from tests.fix_database import ControlDatabase, DatabaseAs
@@ -146,6 +147,25 @@ async def test_challenges_that_nobody_answered_are_forgotten(scene: Scene) -> No
     await scene.service.begin(await scene.caller(scene.bobs_key))
     async with scene.database.reading() as tx:
         assert await tx.fetch_value("SELECT count(*) FROM passkey_challenge") == 1
+
+
+async def test_who_lost_all_of_them_begins_again(scene: Scene, database_as: DatabaseAs) -> None:
+    """By root on the server; what somebody else has stays."""
+    owner = await database_as("postgres")
+    await scene.register(scene.adas_key, SoftAuthenticator(), "drawer", with_passkey=True)
+    for email, reason, refusal in (
+        ("nobody@example.com", "lost", NotFoundError),
+        ("ada@example.com", " ", BadRequestError),
+        ("bob@example.com", "lost", ConflictError),
+    ):
+        with pytest.raises(refusal):
+            await recover(owner, email, reason)
+    assert sorted(it.name for it in await recover(owner, "Ada@example.com", "lost")) == ["drawer", "key ring"]
+    (event,) = await scene.events("passkey.recover")
+    assert (event["actor"], event["resource"], event["reason"]) == ("platform:root", str(ADA.account_id), "lost")
+    assert not (await scene.who(scene.adas_key)).has_passkey
+    assert (await scene.who(scene.eves_key)).has_passkey
+    await scene.register(scene.adas_key, SoftAuthenticator())
 
 
 @pytest.mark.parametrize(

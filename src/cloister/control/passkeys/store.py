@@ -55,6 +55,11 @@ async def remove(tx: Transaction, account_id: UUID, passkey_id: UUID) -> Passkey
     return None if row is None else _passkey(row)
 
 
+async def remove_all(tx: Transaction, account_id: UUID) -> list[Passkey]:
+    rows = await tx.fetch("DELETE FROM passkey WHERE account_id = $1 RETURNING *", account_id)
+    return [_passkey(row) for row in rows]
+
+
 async def hold_account(tx: Transaction, account_id: UUID) -> None:
     """Of two that make the account's first passkey, the second waits, and finds that it is not."""
     await tx.execute("SELECT FROM account WHERE id = $1 FOR UPDATE", account_id)

@@ -160,6 +160,8 @@ class Action(StrEnum):
     PASSKEY_LIST = "passkey.list"
     PASSKEY_POLICY = "passkey.policy"
     """Whether an organization demands one for what is privileged."""
+    PASSKEY_RECOVER = "passkey.recover"
+    """Somebody's passkeys were taken away, by root on the server, because they are lost."""
     PASSKEY_REMOVE = "passkey.remove"
     PASSKEY_USE = "passkey.use"
     """For one act (`details.act`); the event of the act follows, with the same request_id."""

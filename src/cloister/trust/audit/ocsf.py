@@ -67,7 +67,7 @@ _ACTIONS: Final = {
         6003, 4
     ): """access.revoke api_key.revoke audit.erase audit.hold_lift audit.prune branch.delete branch.purge egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
-        on_call.remove passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
+        on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
     Shape(
         6003, 99
     ): """access.end access.expire audit.mismatch branch.finalize certificate.strange compute.crashed compute.start

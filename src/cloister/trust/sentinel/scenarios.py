@@ -190,6 +190,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_other_request"})],
             [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_expired"})],
         ),
+        "passkeys-recovered": (
+            [(0, platform | {"action": Action.PASSKEY_RECOVER, "details": {"email": "dev@example.org"}})],
+            [(0, person | {"action": Action.PASSKEY_REMOVE, "details": {"name": "key ring", "left": 1}})],
+        ),
         "passkey-demand-lifted": (
             [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": False, "was": True}})],
             [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": True, "was": False}})],
