@@ -2,7 +2,7 @@
 signs. Pure: challenges, what is known of a passkey, and our own name are arguments.
 
 `fido2` reads what an authenticator wrote and knows the curves; which checks there are, and in which order, stands here. What stays
-with others: that a challenge was given out by us, to whom and for what, and that it is used once (`control/people/passkeys.py`).
+with others: that a challenge was given out by us, to whom and for what, and that it is used once (`control/passkeys`).
 What must stay true: whatever the bytes, the outcome is a value or a PasskeyError.
 
 The library is imported by whoever meets a passkey: a platform without any does not hold it.
