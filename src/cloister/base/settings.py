@@ -121,6 +121,8 @@ class Paths:
         """0600, owned by the key broker's user."""
         self.key_providers = self.secrets / "key-providers.json"
         """Which root keys there are, where it is not `root_key` alone."""
+        self.key_shares = self.secrets / "key-shares.json"
+        """That the root key is in several hands, and when they were last tried. Nothing of a share."""
         self.admin_key = self.secrets / "admin.key"
         """The first API key, 0600 root: the CLI on the server itself uses it."""
         self.mock_key = self.secrets / "mock.key"

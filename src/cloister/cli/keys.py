@@ -8,6 +8,7 @@ import click
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.failure import CommandError
+from cloister.cli.key_shares import shares
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
 from cloister.cli.session import PROJECT_VARIABLE, Session, client_command, project_option
@@ -70,6 +71,9 @@ def keys() -> None:
     another root never changes a volume's key, so nothing is reopened and nobody waits; `keys reencrypt` does change it.
     docs/keys.md has the rest.
     """
+
+
+keys.add_command(shares)
 
 
 @keys.command("list")

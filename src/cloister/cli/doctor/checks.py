@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloister.base.errors import CloisterError
-from cloister.cli.doctor import certificates, files, flows, host, listeners, processes, programs, records, volumes
+from cloister.cli.doctor import certificates, files, flows, host, keys, listeners, processes, programs, records, volumes
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail
 
 Check = Callable[[Subject], list[Finding]]
@@ -44,7 +44,7 @@ GROUPS: Final = (
         needs_platform=False,
     ),
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),
-    Group("Encryption", (volumes.encryption,), needs_platform=True),
+    Group("Encryption", (volumes.encryption, keys.root_key), needs_platform=True),
     Group("Processes", (processes.running,), needs_platform=True),
     FLOWS,
     Group(

@@ -14,7 +14,7 @@ import msgspec
 
 from cloister.base.durable import write_durably
 from cloister.base.errors import PreconditionError
-from cloister.trust.keys.providers import open_provider
+from cloister.trust.keys.providers import open_provider, passphrase_file
 from cloister.trust.keys.providers.aws import AwsProvider
 from cloister.trust.keys.providers.file import FileProvider
 from cloister.trust.keys.providers.pkcs11 import Pkcs11Provider
@@ -99,6 +99,17 @@ def load(path: Path) -> Configuration:
 def save(path: Path, configuration: Configuration) -> None:
     """Readable by everybody: it names files, and holds no secret."""
     write_durably(path, msgspec.json.format(msgspec.json.encode(configuration), indent=2) + b"\n")
+
+
+def file_of_root(path: Path, root_key: Path) -> Path | None:
+    """Where the current root key is; None where it is not in a file. Raises PreconditionError."""
+    match load(path).current:
+        case FileRoot(path=named):
+            return Path(named)
+        case FirstRoot() if not passphrase_file(root_key).exists():
+            return root_key
+        case _:
+            return None
 
 
 def open_roots(path: Path, root_key: Path) -> Roots:

@@ -93,6 +93,11 @@ class Provider(Protocol):
     def close(self) -> None: ...
 
 
+def fingerprint(key: memoryview | bytes) -> str:
+    """A digest by which to recognise a root key; of 256 random bits it gives nothing away."""
+    return hmac.digest(key, b"cloister root key fingerprint", "sha256")[:8].hex()
+
+
 class RootKey:
     """32 bytes that we hold ourselves, and AES-256-GCM under them."""
 
@@ -104,8 +109,7 @@ class RootKey:
             raise ValueError(len(page.buffer))
         self._page = page
         self._cipher = AESGCM(page.buffer)
-        # A digest by which to recognise the key; of 256 random bits it gives nothing away.
-        self.fingerprint = hmac.digest(page.buffer, b"cloister root key fingerprint", "sha256")[:8].hex()
+        self.fingerprint = fingerprint(page.buffer)
 
     def wrap(self, plaintext: memoryview, context: Context) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
