@@ -13,6 +13,7 @@ from cloister.cli.session import Session, client_command
 
 RECORDS: Final = ("statements", "recordings")
 DAYS_MIN: Final = 365
+DAYS_MAX: Final = 36_500
 
 COLUMNS: Final = (
     Column("Retention", "id"),
@@ -67,7 +68,7 @@ def show(session: Session, *, org_id: str, due: bool) -> None:
 @retention.command("set")
 @org_option
 @click.option("--record", type=click.Choice(RECORDS), help="Which of them.")
-@click.option("--days", type=click.IntRange(DAYS_MIN), help="For how long: a year at least.")
+@click.option("--days", type=click.IntRange(DAYS_MIN, DAYS_MAX), help="For how long: a year at least.")
 @click.option("--forever", is_flag=True, help="Without end.")
 @click.option("--reason", metavar="TEXT", help="Why: it is in the audit log for good.")
 @click.option("--dry-run", is_flag=True, help="Show what would go today if this held, and set nothing.")

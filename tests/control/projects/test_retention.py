@@ -217,6 +217,11 @@ async def test_a_recording_ends_by_its_age_and_only_by_that(
                 await tx.execute(f"UPDATE recording {change} WHERE id = $1", UUID(dated_back))
     assert await events(land, "audit.prune") == []
     await as_owner(control_database, AGED)
+    hold = await placed(land, scene.project_id)
+    with pytest.raises(asyncpg.PostgresError, match="legal hold"):
+        await as_owner(control_database, "UPDATE recording SET wrapped_key = NULL WHERE ended_at IS NOT NULL")
+    await asked_to_lift(land, hold)
+    await lifted(land, hold)
     await prune(land)
     event, _ = await events(land, "audit.prune")
     assert f'"resource":"recording/{first}"' in event["body"]

@@ -177,7 +177,7 @@ class RetentionKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await repeat(self.pass_once, PRUNE_EVERY_S, _log, "ending what was kept for long enough", at_once=False)
+        await repeat(self.pass_once, PRUNE_EVERY_S, _log, "ending what was kept for long enough")
 
     async def pass_once(self) -> None:
         """A project at a time: what one meets holds up no other."""
