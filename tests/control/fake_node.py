@@ -72,7 +72,7 @@ from cloister.node.commands import (
     VolumeInfo,
 )
 from cloister.trust.audit.segments import key_of
-from cloister.trust.keys.commands import KeyInfo, OnBehalf
+from cloister.trust.keys.commands import KeyInfo, OnBehalf, RecordingEnvelope
 
 R = TypeVar("R")
 
@@ -103,18 +103,20 @@ class FakeKeys:
         self.materials: dict[str, set[int]] = {}
         self.protected: set[str] = set()
 
-    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
-        wrapped = b"\1" + project_id.encode() + recording_id.bytes
-        return wrapped, await self.open_recording_key(project_id, recording_id, wrapped, "record", by)
+    async def make_recording_key(
+        self, project_id: str, recording_id: UUID, by: OnBehalf
+    ) -> tuple[RecordingEnvelope, bytes]:
+        envelope = RecordingEnvelope(b"\1" + project_id.encode() + recording_id.bytes, 202611)
+        return envelope, await self.open_recording_key(project_id, recording_id, envelope, "record", by)
 
     async def open_recording_key(
-        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+        self, project_id: str, recording_id: UUID, envelope: RecordingEnvelope, reason: str, by: OnBehalf
     ) -> bytes:
-        assert wrapped == b"\1" + project_id.encode() + recording_id.bytes
+        assert envelope == RecordingEnvelope(b"\1" + project_id.encode() + recording_id.bytes, 202611)
         if project_id in self.destroyed:
             raise PreconditionError(public="the key of this project is destroyed")
         self.recordings.append((project_id, by.actor, reason))
-        return hashlib.sha256(wrapped).digest()
+        return hashlib.sha256(envelope.wrapped).digest()
 
     async def make_statement_key(self, project_id: str, generation: int) -> tuple[bytes, bytes]:
         if project_id in self.destroyed | self.disabled:

@@ -32,7 +32,7 @@ from cloister.protocol.merkle.tree import Tree, consistency_proof
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import AnyCommand, ListKeys, OnBehalf
+from cloister.trust.keys.commands import AnyCommand, ListKeys, OnBehalf, RecordingEnvelope
 from cloister.trust.keys.envelopes import Envelopes
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
@@ -324,19 +324,21 @@ async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> 
 
 
 async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
-    wrapped, key = await client.make_recording_key(PROJECT, RECORDING, ALICE)
-    assert await client.open_recording_key(PROJECT, RECORDING, wrapped, "replay", ALICE) == key
+    envelope, key = await client.make_recording_key(PROJECT, RECORDING, ALICE)
+    assert await client.open_recording_key(PROJECT, RECORDING, envelope, "replay", ALICE) == key
     log = [(it.event.actor, it.event.address, it.event.reason) for it in await recorded()]
     assert log[0] == ("user:alice", "192.0.2.7", "replay")
     assert not any(key.hex() in str(entry) for entry in await recorded())
     with pytest.raises(ForbiddenError):
         await client.unwrap(PROJECT, "replay", "recording")
     with pytest.raises(BadRequestError):
-        await client.open_recording_key(PROJECT, "not one", wrapped, "replay", ALICE)
+        await client.open_recording_key(PROJECT, "not one", envelope, "replay", ALICE)
+    with pytest.raises(BadRequestError):
+        await client.open_recording_key(PROJECT, RECORDING, RecordingEnvelope(envelope.wrapped, -1), "replay", ALICE)
     caller.service = Service.AGENT
     for attempt in (
         client.make_recording_key(PROJECT, RECORDING, ALICE),
-        client.open_recording_key(PROJECT, RECORDING, wrapped, "replay", ALICE),
+        client.open_recording_key(PROJECT, RECORDING, envelope, "replay", ALICE),
     ):
         with pytest.raises(ForbiddenError):
             await attempt

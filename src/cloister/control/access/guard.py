@@ -71,7 +71,7 @@ class AccessGuard:
             raise ForbiddenError(f"{command.role} is over", public="the access is over")
         recording_id = uuid4()
         whose = OnBehalf(actor=f"user:{request.account_id}", address=command.address[:WORDS_CHARS_MAX])
-        wrapped, key = await self._keys.make(request.project_id, recording_id, whose)
+        envelope, key = await self._keys.make(request.project_id, recording_id, whose)
         async with self.alone(request.id):
             async with self._database.transaction() as tx:
                 await self._require_open(tx, request, endpoint_id)
@@ -95,7 +95,8 @@ class AccessGuard:
                 chunks=0,
                 statements=0,
                 head=first_head(recording_id),
-                wrapped_key=wrapped,
+                wrapped_key=envelope.wrapped,
+                seal=envelope.seal,
             )
             async with self._database.transaction() as tx:
                 await self._require_open(tx, request, endpoint_id)  # 4.

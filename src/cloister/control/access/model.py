@@ -151,6 +151,8 @@ class Recording:
     statements: int
     head: bytes
     wrapped_key: bytes | None
+    seal: int | None = None
+    """Of the key broker, that the wrapped key has; None: from before there were any."""
     erased_at: datetime | None = None
     """Since then it has no key, and nobody reads it."""
 

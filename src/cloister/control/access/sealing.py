@@ -23,7 +23,7 @@ from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.sealing import KEY_BYTES, NONCE_BYTES, Sealer, derived_key
 from cloister.base.secret import Secret
 from cloister.control.access.model import Recording
-from cloister.trust.keys.commands import OnBehalf
+from cloister.trust.keys.commands import OnBehalf, RecordingEnvelope
 
 _BEFORE_BYTES: Final = NONCE_BYTES + KEY_BYTES + 16
 # A key that was wrapped by the control key. The broker's envelopes are longer: they begin with their format.
@@ -39,10 +39,12 @@ class BrokenRecordingError(UnprocessableError):
 class Broker(Protocol):
     """The key broker. `trust.keys.client.KeyClient` is one."""
 
-    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]: ...
+    async def make_recording_key(
+        self, project_id: str, recording_id: UUID, by: OnBehalf
+    ) -> tuple[RecordingEnvelope, bytes]: ...
 
     async def open_recording_key(
-        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+        self, project_id: str, recording_id: UUID, envelope: RecordingEnvelope, reason: str, by: OnBehalf
     ) -> bytes: ...
 
 
@@ -56,7 +58,7 @@ class KeyRing:
         self._broker = broker
         self._before = Sealer(derived_key(control_key.reveal(), b"cloister recording keys 1"))
 
-    async def make(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
+    async def make(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[RecordingEnvelope, bytes]:
         """A new key: wrapped, and in clear. Raises PreconditionError where the project's keys may not be used."""
         return await self._broker.make_recording_key(project_id, recording_id, by)
 
@@ -68,7 +70,8 @@ class KeyRing:
                 public=f"this recording was kept for as long as was said, and erased on {recording.erased_at:%Y-%m-%d}"
             )
         if len(wrapped) != _BEFORE_BYTES:
-            return await self._broker.open_recording_key(recording.project_id, recording.id, wrapped, reason, by)
+            envelope = RecordingEnvelope(wrapped, recording.seal)
+            return await self._broker.open_recording_key(recording.project_id, recording.id, envelope, reason, by)
         try:
             return self._before.open(wrapped, recording.id.bytes)
         except InvalidTag:

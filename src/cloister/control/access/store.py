@@ -226,8 +226,8 @@ async def remove_shift(tx: Transaction, org_id: OrgId, shift_id: UUID) -> Shift:
 async def add_recording(tx: Transaction, recording: Recording, session_id: str) -> None:
     await tx.execute(
         """INSERT INTO recording (id, request_id, project_id, account_id, wrapped_key, address, database, application,
-                                  session_id, began_at, head)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)""",
+                                  session_id, began_at, head, seal)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)""",
         recording.id,
         recording.request_id,
         recording.project_id,
@@ -239,6 +239,7 @@ async def add_recording(tx: Transaction, recording: Recording, session_id: str) 
         session_id,
         recording.began_at,
         recording.head,
+        recording.seal,
     )
 
 
@@ -354,5 +355,6 @@ def _recording(row: Any) -> Recording:
         statements=row["statements"],
         head=row["head"],
         wrapped_key=row["wrapped_key"],
+        seal=row["seal"],
         erased_at=row["erased_at"],
     )

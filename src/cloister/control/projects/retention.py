@@ -191,7 +191,7 @@ class RetentionKeeper:
 
     async def _prune(self, project_id: str) -> None:
         """1. The keys end, and the log says so for each: of what, how much, from when to when, and the head of the log before.
-        2. The broker takes the seals of months. If it is away, or we die here, it does so when it next looks.
+        2. The broker takes the seals of months that are over. If it is away, or we die here, it does so when it next looks.
         """
         async with self._database.transaction() as tx:  # 1.
             await tx.execute("SELECT FROM project WHERE id = $1 FOR NO KEY UPDATE", project_id)
@@ -201,8 +201,7 @@ class RetentionKeeper:
             head = await tx.fetch_row("SELECT seq, hash FROM audit_head")
             assert head is not None
             await record(tx, *(_pruned(each, f"{head['seq']}:{head['hash'].hex()}") for each in old))
-        if any(each.what is Class.STATEMENTS for each in old):
-            await self._seals.erase_statements(project_id, _BY)  # 2.
+        await self._seals.erase_statements(project_id, _BY)  # 2.
 
 
 def _pruned(old: Old, head: str) -> Event:

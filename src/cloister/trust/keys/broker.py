@@ -232,7 +232,7 @@ class KeyBroker:
             case OpenRecordingKey():
                 project_id, recording_id = parse_project_id(command.project_id), _uuid(command.recording_id)
                 reason, by = _word("reason", command.reason), _on_behalf(command.by)
-                return Answer(None, await self._recordings.open(project_id, recording_id, command.wrapped, reason, by))
+                return Answer(None, await self._recordings.open(project_id, recording_id, command.envelope, reason, by))
             case MakeStatementKey():
                 project_id = parse_project_id(command.project_id)
                 return Answer(await self._statements.make(project_id, command.generation, _by(peer)))

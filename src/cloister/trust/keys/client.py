@@ -39,6 +39,7 @@ from cloister.trust.keys.commands import (
     OnBehalf,
     OpenRecordingKey,
     OpenStatementKeys,
+    RecordingEnvelope,
     ReloadRoots,
     RenewKey,
     RetireKey,
@@ -136,18 +137,20 @@ class KeyClient:
         _, descriptor = await self._ask(command)
         return _checked(descriptor)
 
-    async def make_recording_key(self, project_id: str, recording_id: UUID, by: OnBehalf) -> tuple[bytes, bytes]:
+    async def make_recording_key(
+        self, project_id: str, recording_id: UUID, by: OnBehalf
+    ) -> tuple[RecordingEnvelope, bytes]:
         """The envelope of a new key, and the key."""
         command = MakeRecordingKey(project_id=project_id, recording_id=str(recording_id), by=by)
-        wrapped, descriptor = await self._ask(command)
-        return wrapped, _read(_checked(descriptor))
+        envelope, descriptor = await self._ask(command)
+        return envelope, _read(_checked(descriptor))
 
     async def open_recording_key(
-        self, project_id: str, recording_id: UUID, wrapped: bytes, reason: str, by: OnBehalf
+        self, project_id: str, recording_id: UUID, envelope: RecordingEnvelope, reason: str, by: OnBehalf
     ) -> bytes:
-        """Raises UnprocessableError if it is not this recording's."""
+        """Raises UnprocessableError if it is not this recording's, and PreconditionError where it was erased."""
         command = OpenRecordingKey(
-            project_id=project_id, recording_id=str(recording_id), wrapped=wrapped, reason=reason, by=by
+            project_id=project_id, recording_id=str(recording_id), envelope=envelope, reason=reason, by=by
         )
         _, descriptor = await self._ask(command)
         return _read(_checked(descriptor))

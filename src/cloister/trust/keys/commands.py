@@ -120,12 +120,20 @@ class RetireKey(Command[int], frozen=True, kw_only=True):
     by: OnBehalf
 
 
-class MakeRecordingKey(Command[bytes], frozen=True, kw_only=True):
+class RecordingEnvelope(msgspec.Struct, frozen=True):
+    """What lies with a recording."""
+
+    wrapped: bytes
+    seal: int | None
+    """Its month's in the keystore, 202611; None: from before there were any."""
+
+
+class MakeRecordingKey(Command[RecordingEnvelope], frozen=True, kw_only=True):
     """A new key for one recording, wrapped by the project's recording key, which is made if there is none. Allowed to the
     API. The answer is the envelope; the key comes as a descriptor, as with UnwrapKey. Recorded before the recording key is
     used."""
 
-    reply: ClassVar[type] = bytes
+    reply: ClassVar[type] = RecordingEnvelope
     project_id: str
     recording_id: str
     by: OnBehalf
@@ -138,7 +146,7 @@ class OpenRecordingKey(Command[None], frozen=True, kw_only=True):
     reply: ClassVar[object] = None
     project_id: str
     recording_id: str
-    wrapped: bytes
+    envelope: RecordingEnvelope
     reason: str
     """`record`: to write on. `replay`: somebody reads."""
     by: OnBehalf

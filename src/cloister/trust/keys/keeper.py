@@ -53,7 +53,7 @@ class Keeper:
         self._database = database
         self._roots = roots
         self._keystore = keystore
-        self._clock = clock
+        self.clock = clock
         self._envelopes = Envelopes(roots, keystore)
         self._patience = Patience(provider_patience_s)
         self.rings = Rings(database, keystore, clock)
@@ -100,7 +100,7 @@ class Keeper:
                     f"{newest} was made meanwhile", public="another key of this project was made meanwhile"
                 )
             await store.insert(tx, *made)
-            await store.ensure_ring(tx, project_id, self._clock.now())
+            await store.ensure_ring(tx, project_id, self.clock.now())
             keys = (await store.keys_of(tx, [project_id]))[project_id]
             info = _created(keys, purpose)
             assert info is not None

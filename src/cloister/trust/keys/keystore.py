@@ -1,7 +1,7 @@
 """The keystore: what an erased project's keys lack for ever, also where an old backup is put back.
 
 Every project has a seal, a key of its own that lies here and not in the control database; its project key's envelope is
-sealed with it. So has every month of its statement log, under a name of its own (`PROJECT/statements/N`). Erasing a project takes
+sealed with it. So has every month of its statement log and of its recordings, under names of their own (`PROJECT/statements/N`). Erasing a project takes
 its seals away and begins a new epoch: the seals that stay are wrapped anew under a new epoch key, and the old epoch key is
 destroyed.
 

@@ -31,6 +31,10 @@ from cloister.trust.keys.keystore import Keystore, part_of
 DISABLED: Final = "disabled"
 PENDING: Final = "pending_destruction"
 
+RECORDINGS_KEPT_MIN_DAYS: Final = 330
+"""In which a seal of recordings stays, whatever the control database says. What ends by its age is a year old, so the month of its seal
+was over before these days began, and nobody makes a recording under it any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Change:
@@ -111,25 +115,29 @@ class Rings:
         return len(destroyed)
 
     async def erase_statements(self, project_id: str, by: By) -> int:
-        """The seals of those months of its statement log whose keys have ended in the control database, which lets none end
-        that two people did not agree on. Recorded first; if we die then, `reconcile` takes them. How many there were."""
+        """The seals of those months of its statement log whose keys have ended in the control database, and of those whose
+        recordings all have: it lets none end that two people did not agree on or that is not old enough. Recorded first; if we
+        die then, `reconcile` takes them. How many there were."""
         return await self._take_seals_of_months(project_id, by)
 
     async def _take_seals_of_months(self, project_id: str | None, by: By) -> int:
         async with self._database.transaction() as tx:
-            months = await store.erased_months(tx, project_id)
-            taken = [it for it in months if self._keystore.has(part_of(it[0], store.STATEMENTS, it[1]))]
+            months = [
+                (whose, store.STATEMENTS, generation, f"statement_key/{generation}")
+                for whose, generation in await store.erased_months(tx, project_id)
+            ]
+            before = store.month_of(self._clock.now() - timedelta(days=RECORDINGS_KEPT_MIN_DAYS))
+            months += [
+                (whose, store.RECORDING, seal, f"recordings/{seal}")
+                for whose, seal in await store.ended_months_of_recordings(tx, project_id, before)
+            ]
+            taken = [it for it in months if self._keystore.has(part_of(*it[:3]))]
             if not taken:
                 return 0
             await record(
-                tx,
-                *(
-                    by.event(Action.KEY_DESTROY, project_id=whose, resource=f"statement_key/{generation}")
-                    for whose, generation in taken
-                ),
+                tx, *(by.event(Action.KEY_DESTROY, project_id=whose, resource=what) for whose, _, _, what in taken)
             )
-        names = {part_of(whose, store.STATEMENTS, generation) for whose, generation in taken}
-        await asyncio.to_thread(self._keystore.erase, names)
+        await asyncio.to_thread(self._keystore.erase, {part_of(*it[:3]) for it in taken})
         return len(taken)
 
     async def _info(self, tx: Transaction, project_id: str) -> RingInfo:

@@ -6,7 +6,7 @@ The transaction is an argument: the audit event of a change is appended in the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from cloister.base.database import Transaction
@@ -19,6 +19,9 @@ PROJECT: Final = "project"
 
 STATEMENTS: Final = "statements"
 """The purpose of the key that wraps those of a project's statement log."""
+
+RECORDING: Final = "recording"
+"""The purpose of the key that wraps those of its recordings."""
 
 VOLUME: Final = "volume"
 
@@ -245,6 +248,24 @@ async def erased_months(tx: Transaction, project_id: str | None = None) -> list[
         project_id,
     )
     return [(row["project_id"], row["generation"]) for row in rows]
+
+
+def month_of(moment: datetime) -> int:
+    """As recordings' seals are numbered: 202611."""
+    at = moment.astimezone(UTC)
+    return at.year * 100 + at.month
+
+
+async def ended_months_of_recordings(tx: Transaction, project_id: str | None, before: int) -> list[tuple[str, int]]:
+    """Project and seal, of a month before that, of which every recording has ended."""
+    rows = await tx.fetch(
+        """SELECT project_id, seal FROM recording
+            WHERE seal < $2 AND ($1::text IS NULL OR project_id = $1)
+            GROUP BY project_id, seal HAVING bool_and(erased_at IS NOT NULL) ORDER BY project_id, seal""",
+        project_id,
+        before,
+    )
+    return [(row["project_id"], row["seal"]) for row in rows]
 
 
 async def policy(tx: Transaction, org_id: str) -> KeyPolicy:
