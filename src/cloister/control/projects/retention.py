@@ -236,7 +236,7 @@ _END: Final = {
     Class.RECORDINGS: "UPDATE recording SET wrapped_key = NULL WHERE project_id = $1 AND id = $2::text::uuid",
 }
 
-# What is younger than a year is not looked into: nothing says that it is old.
+# Of months that began too late for that, or that are kept without end, nothing is added up: there may be millions of segments.
 _OLD: Final = """
     SELECT it.*, EXISTS (SELECT FROM audit_hold h WHERE h.project_id = it.project_id AND h.lifted_at IS NULL) AS is_held
       FROM (SELECT 'statements' AS class, k.project_id, format('statement_key/%s', k.generation) AS resource,
@@ -246,6 +246,7 @@ _OLD: Final = """
               LEFT JOIN statement_segment s ON s.project_id = k.project_id AND s.generation = k.generation
              WHERE k.wrapped IS NOT NULL AND k.began_at < now() - interval '365 days'
                AND ($2::text IS NULL OR k.project_id = $2)
+               AND ($4::integer IS NOT NULL OR is_outlived(k.project_id, 'statements', k.began_at))
              GROUP BY k.project_id, k.generation
              UNION ALL
             SELECT 'recordings', c.project_id, format('recording/%s', c.id), c.statements, c.began_at, c.written_at
