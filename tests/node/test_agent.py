@@ -50,6 +50,7 @@ from cloister.node.commands import (
 )
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
+from cloister.node.timelines import keeper as keeper_module
 from cloister.node.timelines import wal
 from cloister.node.timelines.clone import BACKUP_LABEL
 from cloister.node.timelines.making import Making
@@ -58,6 +59,7 @@ from tests.node.timelines.clusters import CHECKPOINT, make_cluster
 
 PROJECT, OTHER = new_project_id(), new_project_id()
 BRANCH, TIMELINE, OTHER_TIMELINE = new_branch_id(), new_timeline_id(), new_timeline_id()
+THIRD_TIMELINE = new_timeline_id()
 ENDPOINT, SECOND = new_endpoint_id(), new_endpoint_id()
 UID = COMPUTE_UID_FIRST + 7
 GIB = 1024**3
@@ -298,10 +300,10 @@ async def clone(node: Node) -> None:
     await node.ask(CLONE)
 
 
-async def copy(node: Node) -> None:
+async def copy(node: Node, target_id: str = OTHER_TIMELINE) -> None:
     """Of a source that runs, as the API has it done."""
     await node.ask(StartCompute(spec=spec(SECOND)))
-    common: dict[str, Any] = {"project_id": PROJECT, "source_id": TIMELINE, "target_id": OTHER_TIMELINE, "uid": UID}
+    common: dict[str, Any] = {"project_id": PROJECT, "source_id": TIMELINE, "target_id": target_id, "uid": UID}
     segment = wal.segment_number(CHECKPOINT)
     label = f"START WAL LOCATION: {wal.format_lsn(CHECKPOINT)} (file {wal.segment_name(1, segment)})\n"
     await node.ask(CopyTimeline(**common))
@@ -331,15 +333,45 @@ async def test_it_is_started_while_its_history_begins_and_everybody_else_waits(
             for command in (
                 GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE),
                 StopCompute(endpoint_id=ENDPOINT),
-                GetTimeline(project_id=PROJECT, timeline_id=TIMELINE),
             )
         ]
         await asyncio.sleep(0.05)
-        assert not any(task.done() for task in waiting)
+        source = asyncio.create_task(node.ask(GetTimeline(project_id=PROJECT, timeline_id=TIMELINE)))
+        await asyncio.sleep(0.05)
+        assert not any(task.done() for task in (*waiting, source))
     finally:
         begins.set()
-    looked, _stopped, _source = await asyncio.gather(*waiting)
+    looked, _stopped, _source = await asyncio.gather(*waiting, source)
     assert looked.since is not None
+
+
+async def test_a_copy_whose_history_begins_later_holds_up_nobody_and_nobody_waits_longer_for_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FIRST_AFTER_S", 3600.0)
+    await node.ask(CREATE)
+    await copy(node)
+    await copy(node, THIRD_TIMELINE)  # Its source is free.
+    await node.ask(StartCompute(spec=msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE)))
+    assert len(node.agent._timelines._firsts) == 2, "neither the other copy nor the start made it begin sooner"
+    looks = [
+        node.ask(GetTimeline(project_id=PROJECT, timeline_id=timeline_id))
+        for timeline_id in (OTHER_TIMELINE, TIMELINE, THIRD_TIMELINE, OTHER_TIMELINE)
+    ]
+    async with asyncio.timeout(30):
+        looked = await asyncio.gather(*looks)
+    assert all(info.since is not None for info in looked)
+
+
+async def test_a_copy_whose_history_has_not_begun_ends_with_its_project(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "FIRST_AFTER_S", 3600.0)
+    await node.ask(CREATE)
+    await copy(node)
+    async with asyncio.timeout(30):
+        await node.ask(DeleteVolume(PROJECT))
+    assert not node.agent._timelines._firsts
 
 
 @FIRSTS

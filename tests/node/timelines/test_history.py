@@ -107,6 +107,32 @@ class TestTheFirstSnapshotOfACopy:
             wal.segment_name(1, number) for number in range(self.FIRST, self.FIRST + 4)
         ], "and nothing that the source wrote afterwards"
 
+    def test_counts_on_what_is_finished_and_not_yet_taken_in(self, making: Making, tmp_path: Path) -> None:
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        source = Layout(tmp_path).existing(source_id)
+        for number in (self.FIRST + 2, self.FIRST + 3):
+            (source.data / clone.WAL / wal.segment_name(1, number)).rename(source.outbox / wal.segment_name(1, number))
+        (source.data / clone.WAL / wal.segment_name(1, self.FIRST + 3)).write_bytes(segment(self.FIRST + 3))
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        making.take_first_from(source_id, target_id, first)
+        _, data = self.taken(tmp_path, target_id)
+        assert (data / clone.WAL / wal.segment_name(1, self.FIRST + 2)).read_bytes() == segment(self.FIRST + 2)
+
+    def test_is_later_than_the_copy_if_what_was_counted_on_is_not_what_it_is_called(
+        self, making: Making, tmp_path: Path
+    ) -> None:
+        """The outbox is the tenant's."""
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        source = Layout(tmp_path).existing(source_id)
+        (source.data / clone.WAL / wal.segment_name(1, self.FIRST + 2)).unlink()
+        (source.outbox / wal.segment_name(1, self.FIRST + 2)).mkdir()
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        with pytest.raises(UnavailableError, match="does not lead"):
+            making.take_first_from(source_id, target_id, first)
+        assert not Snapshots(Layout(tmp_path).existing(target_id).snapshots).all()
+
     def test_is_the_copy_itself_where_wal_is_missing(self, making: Making, tmp_path: Path) -> None:
         source_id = self.source(making, tmp_path, archived=2, with_server=2)
         layout = Layout(tmp_path)

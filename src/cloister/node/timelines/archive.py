@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 COLLECTED_MAX: Final = 256
 # Segments taken in one pass, some 2 ms each: a stop waits for one. What is left is taken in the next.
 
+_WAITING_MAX: Final = 4096
+# Gigabytes that nobody took in; a tenant can put more there, and is not waited for.
+
 INDEX: Final = "index"
 
 _UNFINISHED: Final = ".unfinished"
@@ -84,6 +87,15 @@ class Archive:
                 if not name.startswith("."):
                     _throw_away(name, directory, outbox, abort)
         return len(came)
+
+    def waiting(self, outbox: Path, wal_timeline: int) -> set[int]:
+        """Numbers of segments that the next passes take in, by their names alone."""
+        try:
+            with tree.opened(outbox) as directory, os.scandir(directory) as entries:
+                names = [wal.parse_segment_name(entry.name) for entry in itertools.islice(entries, _WAITING_MAX)]
+        except FileNotFoundError:
+            return set()
+        return {name[1] for name in names if name is not None and name[0] == wal_timeline}
 
     def segments(self) -> list[Segment]:
         """What is there, as it was indexed, in order."""

@@ -178,8 +178,10 @@ class History:
         return Reach(first, reached, is_broken=any(number > reached for number in archived))
 
     def _has_wal(self, wal_timeline: int, first: int, end: int) -> bool:
-        """Every segment from one up to another, here or with the server."""
-        reached = wal.unbroken(self._archived(wal_timeline, first), first)
+        """Every segment from one up to another: here, finished and not yet taken in, or with the server. What is not yet taken in
+        is only believed to be there."""
+        present = self._archived(wal_timeline, first) | self.archive.waiting(self._timeline.outbox, wal_timeline)
+        reached = wal.unbroken(present, first)
         with tree.opened(self._timeline.data) as data, tree.opened(clone.WAL, below=data) as segments:
             while reached < end and clone.begins_as_named(wal.segment_name(wal_timeline, reached), reached, segments):
                 reached += 1

@@ -8,9 +8,10 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
 - a target is there as a whole or not at all, and then the command was done: twice is once.
 
 A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it:
-it is taken while the new timeline is started (`lock_to_start`), and not of that. For a clone it is taken of the source, for a
-copy of the source's last snapshot with all WAL since; the source stays locked meanwhile. A timeline that lost its first snapshot
-to a crash gets one when it stops, or from the API while it runs: there its history begins.
+it is taken while the new timeline is started (`lock_to_start`), and not of that. For a clone it is taken of the source, which has to
+stay as it is. For a copy it is made of the source's last snapshot with all WAL since, a moment later, so that the start has the
+machine to itself; whoever wants more of the timeline than to start it wants it now. A timeline that lost its first snapshot to a
+crash gets one when it stops, or from the API while it runs: there its history begins.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -57,6 +59,9 @@ log = logging.getLogger(__name__)
 MOMENT_MAX: Final = 2**33
 # The year 2242: what comes later is a mistake, and dates end in 9999.
 
+FIRST_AFTER_S: Final = 1.0
+# A branch has started by then; side by side the one takes from the other what it saves.
+
 LOOK_BACK_TIMEOUT_S: Final = 45.0
 # A client waits for the answer, and most give up after a minute.
 
@@ -90,6 +95,16 @@ class Hold(Protocol):
     def __call__(self, project_id: ProjectId, *, lingers: bool = False) -> AbstractAsyncContextManager[Path]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """A first snapshot that is not there yet."""
+
+    wanted: asyncio.Event
+    """Somebody waits for it."""
+    over: asyncio.Event
+    """It was taken, or it was not."""
+
+
 class Keeper:
     def __init__(
         self,
@@ -113,8 +128,8 @@ class Keeper:
         self._locks = Locks()
         self._work = Work()
         self._emptying: set[ProjectId] = set()
-        self._firsts: dict[TimelineId, asyncio.Event] = {}
-        """First snapshots that are being taken of somebody else's data."""
+        self._firsts: dict[TimelineId, _First] = {}
+        """First snapshots that are still to be taken of somebody else's data."""
         self._places: dict[TimelineId, following.Place] = {}
         """How far the standbys that run were given what they follow."""
         self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
@@ -157,11 +172,15 @@ class Keeper:
     @contextlib.asynccontextmanager
     async def lock(self, *timeline_ids: TimelineId) -> AsyncIterator[Locked]:
         """Nobody else works on these timelines, or starts or stops a compute on them."""
-        async with self._locks.of(*timeline_ids) as locked:
-            # Whoever takes one holds its source's lock and wants no other.
-            for taken in [self._firsts[given] for given in timeline_ids if given in self._firsts]:
-                await taken.wait()
-            yield locked
+        while True:
+            # Nothing is held meanwhile: whoever takes one wants its source's lock.
+            for first in self._firsts_of(*timeline_ids):
+                first.wanted.set()
+                await first.over.wait()
+            async with self._locks.of(*timeline_ids) as locked:
+                if not self._firsts_of(*timeline_ids):
+                    yield locked
+                    return
 
     def lock_to_start(self, timeline_id: TimelineId) -> AbstractAsyncContextManager[Locked]:
         """As `lock`, but its first snapshot may be under way, for that is not taken of it."""
@@ -271,7 +290,8 @@ class Keeper:
                 )
             )
             if is_first_later:
-                with self._taking_first(target_id, locked):
+                with self._taking_first(target_id):
+                    locked.let_go(target_id)
                     tell(recovered)
                     await self._work.in_thread(
                         lambda abort: self._making(mountpoint, uid, abort).take_first_of(source_id, target_id)
@@ -294,29 +314,32 @@ class Keeper:
         source_id, target_id = parse_timeline_id(command.source_id), _optional(command.target_id)
         uid, stop_lsn = checked_compute_uid(command.uid), wal.parse_lsn(command.stop_lsn)
         lingers = target_id is not None and not command.is_frozen
-        async with (
-            self._hold(project_id, lingers=lingers) as mountpoint,
-            self.lock(*_given(source_id, target_id)) as locked,
-        ):
-            if target_id is None:
-                return await self._work.in_thread(
-                    lambda abort: self._making(mountpoint, uid, abort).finish_copy_for_history(
-                        source_id, command.label, stop_lsn
+        async with self._hold(project_id, lingers=lingers) as mountpoint, contextlib.AsyncExitStack() as later:
+            async with self.lock(*_given(source_id, target_id)):
+                if target_id is None:
+                    return await self._work.in_thread(
+                        lambda abort: self._making(mountpoint, uid, abort).finish_copy_for_history(
+                            source_id, command.label, stop_lsn
+                        )
+                    )
+                if (known := Layout(mountpoint).origin_of(target_id)) is not None:
+                    return known
+                recovered, copied = await self._work.in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).finish_copy(
+                        source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen
                     )
                 )
-            if (known := Layout(mountpoint).origin_of(target_id)) is not None:
-                return known
-            recovered, first = await self._work.in_thread(
-                lambda abort: self._making(mountpoint, uid, abort).finish_copy(
-                    source_id, target_id, command.label, stop_lsn, is_frozen=command.is_frozen
+                if copied is None:
+                    return recovered
+                first = later.enter_context(self._taking_first(target_id))
+            tell(recovered)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_AFTER_S):
+                    await first.wanted.wait()
+            async with self.lock(source_id):
+                await self._work.in_thread(
+                    lambda abort: self._making(mountpoint, uid, abort).take_first_from(source_id, target_id, copied)
                 )
-            )
-            if first is not None:
-                with self._taking_first(target_id, locked):
-                    tell(recovered)
-                    await self._work.in_thread(
-                        lambda abort: self._making(mountpoint, uid, abort).take_first_from(source_id, target_id, first)
-                    )
             return recovered
 
     async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
@@ -463,15 +486,17 @@ class Keeper:
         return info
 
     @contextlib.contextmanager
-    def _taking_first(self, timeline_id: TimelineId, locked: Locked) -> Iterator[None]:
-        """Its lock is let go, so it may be started, and nothing else."""
-        taken = self._firsts[timeline_id] = asyncio.Event()
-        locked.let_go(timeline_id)
+    def _taking_first(self, timeline_id: TimelineId) -> Iterator[_First]:
+        """Entered under its lock, which may be let go inside: it may be started meanwhile, and nothing else."""
+        first = self._firsts[timeline_id] = _First(asyncio.Event(), asyncio.Event())
         try:
-            yield
+            yield first
         finally:
             del self._firsts[timeline_id]
-            taken.set()
+            first.over.set()
+
+    def _firsts_of(self, *timeline_ids: TimelineId) -> list[_First]:
+        return [self._firsts[given] for given in timeline_ids if given in self._firsts]
 
     def _making(self, mountpoint: Path, uid: int, abort: Abort) -> Making:
         return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort)

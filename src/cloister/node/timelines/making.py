@@ -90,6 +90,7 @@ class Making:
     def take_first_from(self, source_id: TimelineId, target_id: TimelineId, copied: Snapshot) -> None:
         """The first snapshot of a copy that was finished without one. Raises UnavailableError if nothing leads there any more."""
         history = self._history(self._layout.existing(source_id))
+        self._collect_all(history)
         if (start := history.first_for(copied)) is None:
             raise UnavailableError(f"the history of {source_id} does not lead to its copy {target_id} any more")
         target = self._history(self._layout.existing(target_id))
