@@ -34,6 +34,7 @@ from cloister.node.commands import (
 from cloister.node.runs import Run, Runs
 from cloister.node.timelines import recovery, scrub
 from cloister.node.timelines.layout import Layout
+from cloister.node.timelines.making import Making
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import PATIENCE_S, UID, Node, running_node
 from tests.node.volumes.host import MIB
@@ -188,6 +189,40 @@ async def test_a_copy_of_a_running_timeline_is_one_moment_of_it(node: Node) -> N
     assert await run(node, child, COUNTS) == [0, 0]
     with pytest.raises(PreconditionError, match="reaches from"):
         await recover(node, child, lsn=before_lsn)
+
+
+async def test_a_history_that_began_with_another_ones_leads_to_a_third(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first snapshot of a copy is the source's last one with WAL, also where that is made of another's."""
+    taken: list[object] = []
+    take = Making.take_first_from
+
+    def take_and_count(*given: Any) -> None:
+        take(*given)
+        taken.append(given)
+
+    monkeypatch.setattr(Making, "take_first_from", take_and_count)
+    writing = msgspec.structs.replace(await node.create(), history_retention_s=3600)
+    session = await connect(await node.start(writing))
+    await session.execute(CREATE_STAMPED)
+    copies: list[tuple[ComputeSpec, Recovered, int]] = []
+    for generation in range(1, 4):
+        writer = Writer(session)
+        writer.done = [(0.0, 0.0)] * 300 * (generation - 1)
+        await writer.write(300)
+        copy_of = msgspec.structs.replace(on(writing, new_timeline_id()), history_retention_s=3600)
+        copies.append((copy_of, await copy(node, writing, session, copy_of.timeline_id), 300 * generation))
+        await session.close()
+        session, writing = await connect(await node.start(copy_of)), copy_of
+    await session.execute("DELETE FROM public.stamped")
+    await session.close()
+    for spec, copied, count in copies:
+        info: TimelineInfo = await node.ask(GetTimeline(project_id=spec.project_id, timeline_id=spec.timeline_id))
+        assert info.since_lsn == copied.lsn
+        born, _ = await recover(node, spec, lsn=copied.lsn)
+        assert await run(node, born, COUNTS) == [count, count]
+    assert len(taken) == len(copies), "or it tells nothing of it"
 
 
 @pytest.mark.parametrize("is_running", [True, False], ids=["running", "asleep"])

@@ -174,6 +174,20 @@ class TestTheFirstSnapshotOfACopy:
             making.take_first_from(source_id, target_id, first)
         assert not Snapshots(Layout(tmp_path).existing(target_id).snapshots).all()
 
+    def test_comes_whole_into_whatever_is_made_of_it(self, making: Making, tmp_path: Path) -> None:
+        """The shutdown that it begins with is not where it ends."""
+        source_id = self.source(making, tmp_path, archived=2, with_server=2)
+        target_id, first = self.copy(making, source_id)
+        assert first is not None
+        making.take_first_from(source_id, target_id, first)
+        layout, recovered = Layout(tmp_path), new_timeline_id()
+        history = History(layout, layout.existing(target_id))
+        history.assemble(history.snapshots.all()[0], layout.begin(recovered, UID), UID, Abort())
+        copied = layout.unfinished(recovered).data / clone.WAL
+        assert {wal.segment_name(1, number) for number in range(self.FIRST, self.FIRST + 4)} <= {
+            path.name for path in copied.iterdir()
+        }
+
     def test_counts_from_where_a_recovery_begins(self, making: Making, tmp_path: Path) -> None:
         """So that the next one is taken soon where the way back is long."""
         source_id = self.source(making, tmp_path, archived=2, with_server=2)

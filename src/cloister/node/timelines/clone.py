@@ -161,9 +161,10 @@ def copy(source: int, name: str, target: int, uid: int, *, in_use: bool = False)
         os.close(to)
 
 
-def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
+def clone_wal(source: Path, target: Path, uid: int, abort: Abort, *, is_replayed: bool = False) -> None:
     """What the start of a cluster at rest reads of its WAL: after a clean shutdown the segment with the checkpoint, else
-    everything that is no older segment kept for later use."""
+    everything that is no older segment kept for later use. `is_replayed`: everything in any case, for it is to go on from
+    that shutdown."""
     budget = Budget(abort)
     with (
         tree.room_needed(str(target)),
@@ -173,7 +174,7 @@ def clone_wal(source: Path, target: Path, uid: int, abort: Abort) -> None:
         tree.opened(WAL, below=to) as copies,
     ):
         found = control.read(to)
-        is_settled = found.is_clean and not _exists(BACKUP_LABEL, to)
+        is_settled = found.is_clean and not is_replayed and not _exists(BACKUP_LABEL, to)
         # What is behind the checkpoint of a clean shutdown are old segments under the names of coming ones: after a load they
         # are hundreds, and each would be opened to see it.
         first = wal.segment_number(found.redo) if is_settled else 0

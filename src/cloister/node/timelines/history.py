@@ -77,7 +77,7 @@ class History:
     def take_first_from(self, source: "History", start: Snapshot, copied: Snapshot, uid: int, abort: Abort) -> None:
         """As `take_first`, of a copy that somebody may be at work on: what its source was before, and the WAL from there."""
         data = self.snapshots.begin(AT_REST, abort)
-        clone.clone_at_rest(source.snapshots.data(start), data, uid, abort)
+        source.clone_snapshot(start, data, uid, abort)
         between = (_first_after(start) * wal.SEGMENT_BYTES, copied.stop_lsn)
         source.add_wal_between(data, start.wal_timeline, between, uid)
         self.snapshots.finish(AT_REST, msgspec.structs.replace(copied, start_lsn=start.start_lsn), abort)
@@ -150,8 +150,7 @@ class History:
 
     def assemble(self, start: Snapshot, target: Timeline, uid: int, abort: Abort) -> Reach:
         """`target`'s data: the snapshot, and all WAL after it."""
-        source = self.snapshots.data(start)
-        clone.clone_at_rest(source, target.data, uid, abort)
+        self.clone_snapshot(start, target.data, uid, abort)
         reach = self._add_wal(target.data, start.wal_timeline, _first_after(start), None, uid)
         if clone.has_segment_after(self._timeline.data, reach.end, abort):
             reach = replace(reach, is_broken=True)
@@ -176,6 +175,12 @@ class History:
                         break
                     reached += 1
         return Reach(first, reached, is_broken=any(number > reached for number in archived))
+
+    def clone_snapshot(self, start: Snapshot, target: Path, uid: int, abort: Abort) -> None:
+        """With its own WAL: of one that is where it is by a replay, all of it."""
+        source = self.snapshots.data(start)
+        clone.clone_cluster(source, target, uid, abort, is_running=False)
+        clone.clone_wal(source, target, uid, abort, is_replayed=not start.is_clean)
 
     def _has_wal(self, wal_timeline: int, first: int, end: int) -> bool:
         """Every segment from one up to another: here, finished and not yet taken in, or with the server. What is not yet taken in
