@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.house.source import tree
+from tests.house.source import nodes, tree
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _trees() -> Iterator[None]:
     """Kept, they would be walked through by the garbage collector for the rest of the run, and several times at its end."""
     yield
+    nodes.cache_clear()
     tree.cache_clear()

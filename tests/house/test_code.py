@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.house.source import ROOT, SOURCE, calls, dotted, place, python_files, tree
+from tests.house.source import ROOT, SOURCE, calls, dotted, nodes, place, python_files, tree
 
 EVERYWHERE = ("src", "tests", "benchmarks")
 
@@ -53,7 +53,7 @@ def test_no_task_without_a_parent() -> None:
         groups = _task_groups(tree(path))
         offenders += [
             place(path, node)
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Call)
             and (name := dotted(node.value.func)).rpartition(".")[2] in ("create_task", "ensure_future")
@@ -78,7 +78,7 @@ def test_no_secret_in_a_message_of_an_exception() -> None:
     offenders = [
         place(path, node)
         for path in python_files("src")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Raise) and node.exc is not None
         for inner in ast.walk(node.exc)
         if isinstance(inner, ast.Attribute) and inner.attr == "reveal"
@@ -106,7 +106,7 @@ def test_no_test_only_passes() -> None:
     """A test states something: it asserts, or expects an exception, or calls a helper that does."""
     offenders = []
     for path in python_files("tests"):
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 body = [each for each in node.body if not _is_docstring(each)]
                 if not body or all(isinstance(each, ast.Pass) for each in body):
@@ -122,7 +122,7 @@ def test_tests_do_not_sleep_where_they_could_wait() -> None:
         lines = path.read_text().splitlines()
         looping = {
             id(inner)
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.While | ast.For | ast.AsyncFor)
             for inner in ast.walk(node)
         }
@@ -142,7 +142,7 @@ def test_every_action_is_recorded_and_every_permission_checked() -> None:
     for enum, file in (("Action", "trust/audit/actions.py"), ("Permission", "trust/access/permissions.py")):
         members = {
             target.id
-            for node in ast.walk(tree(SOURCE / file))
+            for node in nodes(SOURCE / file)
             if isinstance(node, ast.ClassDef) and node.name == enum
             for statement in node.body
             if isinstance(statement, ast.Assign)
@@ -152,7 +152,7 @@ def test_every_action_is_recorded_and_every_permission_checked() -> None:
         used = {
             node.attr
             for path in python_files("src")
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == enum
         }
         # The gateway sends its actions by their text, because it does not import the audit log.
@@ -160,7 +160,7 @@ def test_every_action_is_recorded_and_every_permission_checked() -> None:
             node.value
             for path in python_files("src")
             if path != SOURCE / file
-            for node in ast.walk(tree(path))
+            for node in nodes(path)
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert sorted(name for name in members - used if _spelled(name) not in texts) == [], enum

@@ -20,10 +20,13 @@ from tests.edge.api.test_routes import CASES, Case
 from tests.edge.api.world import PASSWORD, PROJECT, FakeNotary, World, project
 from tests.fix_database import DatabaseAs
 
+DECIDER = Decider()
+"""Reads all policies when it is made, and remembers nothing of what it decided."""
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.route)
 async def test_the_shipped_policies_let_an_admin_do_everything_but_operate(case: Case) -> None:
-    world = World(decider=Decider())
+    world = World(decider=DECIDER)
     world.roles.stored_password = PASSWORD
     (route,) = [route for route in ROUTES if route.name == case.route]
     async with world.client() as client:
@@ -42,7 +45,7 @@ async def test_a_key_made_listed_used_and_revoked(database: Database, database_a
     services = replace(
         world.services,
         api_keys=ApiKeys(database, world.clock),
-        decider=Decider(),
+        decider=DECIDER,
         control=replace(world.services.control, organizations=OrganizationService(database, world.clock)),
         audit=StoredAudit(database, FakeNotary()),
         answers=Answers(database, Secret(b"k" * 32)),
