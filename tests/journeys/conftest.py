@@ -1,4 +1,5 @@
-"""One platform for the journeys that leave it as they found it; others start their own."""
+"""One platform for the journeys that leave it as they found it, and one for those that kill and stop it; a journey that needs
+a platform of another kind, or whole silence, starts its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,17 @@ def tenant(shared_tenant: Tenant, instance: Instance) -> Tenant:
 def front(shared_instance: Instance) -> Iterator[Front]:
     with Front(shared_instance) as front:
         yield front
+
+
+@pytest.fixture(scope="session")
+def shared_mortal() -> Iterator[Instance]:
+    with Instance() as instance:
+        yield instance
+
+
+@pytest.fixture
+def mortal(shared_mortal: Instance) -> Iterator[Instance]:
+    """The platform for journeys that kill processes of it, or stop it. The next begins where `up` brings it."""
+    with tail(shared_mortal):
+        shared_mortal.up()
+        yield shared_mortal

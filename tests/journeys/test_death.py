@@ -11,7 +11,7 @@ from typing import Self
 import psycopg
 import pytest
 
-from tests.instance import Instance, Tenant, tail
+from tests.instance import Instance, Tenant
 
 pytestmark = pytest.mark.root
 
@@ -65,53 +65,50 @@ class Writer:
             assert lost == [], f"{len(lost)} acknowledged rows are gone"
 
 
-def test_one_kind_at_a_time() -> None:
+def test_one_kind_at_a_time(mortal: Instance) -> None:
     """kill -9 of each process kind under a write load."""
-    with Instance() as instance, tail(instance):
-        tenant = instance.create_project("survivor")
-        with Writer(tenant) as writer:
-            for label in ("api", "broker", "agent", "sentinel", "gateway-1", "gateway-2", "database"):
-                instance.kill_and_await(label)
-                writer.await_progress()
-            for victim in ("postgres", "qemu-storage-daemon"):
-                _kill_by_name(instance, victim)
-                writer.await_progress()
-        writer.check()
-        # The platform is whole: it can suspend, wake, and create.
-        instance.suspend(tenant)
-        writer.check()
-        other = instance.create_project("afterwards")
-        assert other.psql("SELECT 1").stdout == "1\n"
-        verify = instance.cloister("audit", "verify", "--state-dir", str(instance.state_dir))
-        assert verify.returncode == 0
-
-
-def test_all_at_once() -> None:
-    """Power loss: everything dies in the same moment; `cloister up` brings it back."""
-    with Instance() as instance, tail(instance):
-        tenant = instance.create_project("phoenix")
-        asleep = instance.create_project("sleeper")
-        assert asleep.psql("CREATE TABLE t AS SELECT 7 AS n; SELECT n FROM t").stdout == "7\n"
-        instance.suspend(asleep)
-        with Writer(tenant) as writer:
-            instance.kill_everything()
-            instance.up()
+    tenant = mortal.create_project("survivor")
+    with Writer(tenant) as writer:
+        for label in ("api", "broker", "agent", "sentinel", "gateway-1", "gateway-2", "database"):
+            mortal.kill_and_await(label)
             writer.await_progress()
-        writer.check()
-        assert asleep.psql("SELECT n FROM t").stdout == "7\n"
+        for victim in ("postgres", "qemu-storage-daemon"):
+            _kill_by_name(mortal, victim)
+            writer.await_progress()
+    writer.check()
+    # The platform is whole: it can suspend, wake, and create.
+    mortal.suspend(tenant)
+    writer.check()
+    other = mortal.create_project("afterwards")
+    assert other.psql("SELECT 1").stdout == "1\n"
+    verify = mortal.cloister("audit", "verify", "--state-dir", str(mortal.state_dir))
+    assert verify.returncode == 0
 
 
-def test_sessions_outlive_the_rest_of_the_platform() -> None:
+def test_all_at_once(mortal: Instance) -> None:
+    """Power loss: everything dies in the same moment; `cloister up` brings it back."""
+    tenant = mortal.create_project("phoenix")
+    asleep = mortal.create_project("sleeper")
+    assert asleep.psql("CREATE TABLE t AS SELECT 7 AS n; SELECT n FROM t").stdout == "7\n"
+    mortal.suspend(asleep)
+    with Writer(tenant) as writer:
+        mortal.kill_everything()
+        mortal.up()
+        writer.await_progress()
+    writer.check()
+    assert asleep.psql("SELECT n FROM t").stdout == "7\n"
+
+
+def test_sessions_outlive_the_rest_of_the_platform(mortal: Instance) -> None:
     """A session goes on while api, broker, agent and control database are killed and started again."""
-    with Instance() as instance, tail(instance):
-        tenant = instance.create_project("steady")
-        with tenant.connect() as connection:
-            connection.execute("CREATE TEMP TABLE mine AS SELECT 1 AS n")
-            for label in ("api", "broker", "agent", "database"):
-                instance.kill(label)
-                assert connection.execute("SELECT n FROM mine").fetchone() == (1,)
-                instance.await_ready()
-                assert connection.execute("SELECT n FROM mine").fetchone() == (1,)
+    tenant = mortal.create_project("steady")
+    with tenant.connect() as connection:
+        connection.execute("CREATE TEMP TABLE mine AS SELECT 1 AS n")
+        for label in ("api", "broker", "agent", "database"):
+            mortal.kill(label)
+            assert connection.execute("SELECT n FROM mine").fetchone() == (1,)
+            mortal.await_ready()
+            assert connection.execute("SELECT n FROM mine").fetchone() == (1,)
 
 
 def _kill_by_name(instance: Instance, name: str) -> None:

@@ -60,15 +60,14 @@ def test_a_state_directory_of_another_version_is_refused() -> None:
         other.destroy()
 
 
-def test_down_and_up_keep_everything() -> None:
-    with Instance() as instance, tail(instance):
-        tenant = instance.create_project("kept")
-        assert tenant.psql("CREATE TABLE t AS SELECT 5 AS n; SELECT n FROM t").stdout == "5\n"
-        instance.down()
-        assert instance.descendants() == []
-        assert instance.status()["ready"] is False
-        instance.up()
-        assert tenant.psql("SELECT n FROM t").stdout == "5\n"
+def test_down_and_up_keep_everything(mortal: Instance) -> None:
+    tenant = mortal.create_project("kept")
+    assert tenant.psql("CREATE TABLE t AS SELECT 5 AS n; SELECT n FROM t").stdout == "5\n"
+    mortal.down()
+    assert mortal.descendants() == []
+    assert mortal.status()["ready"] is False
+    mortal.up()
+    assert tenant.psql("SELECT n FROM t").stdout == "5\n"
 
 
 def test_plain_storage_says_that_nothing_is_encrypted() -> None:
