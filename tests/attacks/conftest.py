@@ -1,4 +1,4 @@
-"""What attacks on a whole platform have in common. The platform is their module's own: `shared_platform`."""
+"""What attacks on a whole platform have in common: the platform, unless the module's is of another kind."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,12 @@ import pytest
 from tests.attacks.signed_log import EVENTS, SignedLog
 from tests.fix_database import ControlDatabase
 from tests.instance import Instance, tail
+
+
+@pytest.fixture(scope="session")
+def shared_platform() -> Iterator[Instance]:
+    with Instance("--idle-check-interval", "1", "--store-passwords") as instance:
+        yield instance
 
 
 @pytest.fixture

@@ -138,12 +138,6 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def shared_platform() -> Iterator[Instance]:
-    with Instance() as platform:
-        yield platform
-
-
-@pytest.fixture(scope="module")
 def shared_site(shared_platform: Instance) -> Site:
     tenant = shared_platform.create_project("orders")
     with tenant.connect() as owner:

@@ -2,7 +2,6 @@
 that it stores for other servers are not in them."""
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC
 from typing import Final
@@ -20,12 +19,6 @@ SQL_MADE_PASSWORD: Final = "npg_aB3dE5gH7jK9mN1p"
 STORED_SECRET: Final = "q7WzR4kT9vX2mC5b"
 KNOCK_PAUSE_S: Final = 0.2
 # Such that the limits on guessing do not answer in the password's place.
-
-
-@pytest.fixture(scope="module")
-def shared_platform() -> Iterator[Instance]:
-    with Instance("--store-passwords") as instance:
-        yield instance
 
 
 @pytest.fixture(scope="module")

@@ -67,12 +67,6 @@ class Prod:
 
 
 @pytest.fixture(scope="module")
-def shared_platform() -> Iterator[Instance]:
-    with Instance("--idle-check-interval", "1", "--store-passwords") as instance:
-        yield instance
-
-
-@pytest.fixture(scope="module")
 def shared_prod(shared_platform: Instance) -> Prod:
     tenant = shared_platform.create_project("production")
     fill(tenant)

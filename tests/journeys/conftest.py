@@ -63,7 +63,8 @@ def shared_mortal() -> Iterator[Instance]:
 
 @pytest.fixture
 def mortal(shared_mortal: Instance) -> Iterator[Instance]:
-    """The platform for journeys that kill processes of it, or stop it. The next begins where `up` brings it."""
+    """The platform for journeys that kill processes of it, or stop it: then the next brings it up again."""
     with tail(shared_mortal):
-        shared_mortal.up()
+        if not shared_mortal.descendants():
+            shared_mortal.up()
         yield shared_mortal

@@ -6,14 +6,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import psycopg
 import pytest
 
 from tests import leftovers
-from tests.instance import Instance, Tenant, tail
+from tests.instance import Instance, Tenant
 
 pytestmark = pytest.mark.root
 
@@ -61,45 +61,102 @@ class Writer:
         assert not lost, f"{len(lost)} acknowledged rows are gone, the first is {lost[0]}"
 
 
+@pytest.fixture(scope="module")
+def shared_instance() -> Iterator[Instance]:
+    """Of these alone, for they look whether all of it sleeps; the deaths, which wake some of it again, come last."""
+    with Instance("--idle-check-interval", "1") as instance:
+        yield instance
+
+
+def test_connecting_while_suspends_are_asked_for(instance: Instance) -> None:
+    """For ten seconds one side connects and the other suspends, both as fast as they can. Nobody who connects gets an error
+    at the door, who was in gets 57P01 at most, and what was acknowledged stays."""
+    tenant = instance.create_project("restless")
+    with tenant.connect() as connection:
+        connection.execute("CREATE TABLE log (n bigint PRIMARY KEY)")
+    ending = time.monotonic() + 10
+    acknowledged: list[int] = []
+    wrong: list[str] = []
+
+    def connect(start: int) -> None:
+        number = start
+        while time.monotonic() < ending:
+            try:
+                connection = tenant.connect(connect_timeout=30)
+            except psycopg.Error as error:
+                wrong.append(f"connecting: {error}")
+                continue
+            with connection:
+                number += 1
+                try:
+                    connection.execute("INSERT INTO log VALUES (%s)", (number,))
+                    acknowledged.append(number)
+                except psycopg.Error as error:
+                    # A farewell that libpq reads together with the greeting, it takes for a notice; then it only
+                    # knows that the connection was closed.
+                    if error.sqlstate != "57P01" and "has been closed" not in str(error):
+                        wrong.append(f"{error.sqlstate}: {error}")
+
+    threads = [threading.Thread(target=connect, args=(start,)) for start in (0, 1_000_000)]
+    for thread in threads:
+        thread.start()
+    suspends = 0
+    while time.monotonic() < ending:
+        answer = instance.http.post(f"/projects/{tenant.project_id}/endpoints/{tenant.endpoint_id}/suspend")
+        assert answer.status_code in (200, 423), answer.text
+        suspends += answer.status_code == 200
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    print(f"{suspends} suspends, {len(acknowledged)} commits, wrong: {len(wrong)}")
+    instance.settle(tenant.project_id)
+    with tenant.connect() as connection:
+        there = {row[0] for row in connection.execute("SELECT n FROM log")}
+    assert set(acknowledged) <= there
+    assert wrong == []
+    assert suspends > 10
+    instance.suspend(tenant)
+    leftovers.await_none(instance)
+
+
 @pytest.mark.parametrize("duration_s", [8, pytest.param(CHAOS_S, marks=pytest.mark.soak)])
-def test_random_deaths(duration_s: float) -> None:
+def test_random_deaths(instance: Instance, duration_s: float) -> None:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(2**32))
     chance = random.Random(seed)
     print(f"CHAOS_SEED={seed}")
-    with Instance("--idle-check-interval", "1") as instance, tail(instance):
-        tenants = [instance.create_project(f"chaos-{number}") for number in range(3)]
-        writers = [Writer(tenant) for tenant in tenants]
-        done: list[str] = []
-        try:
-            deadline = time.monotonic() + duration_s
-            while time.monotonic() < deadline:
-                deed = chance.choice(DEEDS)
-                done.append(deed.__name__)
-                deed(instance, chance, tenants)
-                time.sleep(chance.uniform(0, 0.6))
-            instance.await_ready()
-            for writer in writers:
-                writer.await_progress()
-        except BaseException as error:
-            error.add_note(f"CHAOS_SEED={seed}: {' '.join(done)}")
-            raise
-        finally:
-            for writer in writers:
-                writer.stop()
-        print(f"{len(done)} deeds, {sum(len(writer.acknowledged) for writer in writers)} rows: {' '.join(done)}")
+    tenants = [instance.create_project(f"chaos-{number}") for number in range(3)]
+    writers = [Writer(tenant) for tenant in tenants]
+    done: list[str] = []
+    try:
+        deadline = time.monotonic() + duration_s
+        while time.monotonic() < deadline:
+            deed = chance.choice(DEEDS)
+            done.append(deed.__name__)
+            deed(instance, chance, tenants)
+            time.sleep(chance.uniform(0, 0.6))
+        instance.await_ready()
         for writer in writers:
-            writer.check()
-        # Whatever was begun has ended by itself, and all projects, also those born meanwhile, can sleep.
-        for project in instance.api("GET", "/projects?limit=100")["projects"]:
-            instance.settle(project["id"], timeout_s=120)
-            for endpoint in instance.api("GET", f"/projects/{project['id']}/endpoints")["endpoints"]:
-                instance.api("POST", f"/projects/{project['id']}/endpoints/{endpoint['id']}/suspend")
-            instance.settle(project["id"], timeout_s=120)
-        leftovers.await_none(instance)
+            writer.await_progress()
+    except BaseException as error:
+        error.add_note(f"CHAOS_SEED={seed}: {' '.join(done)}")
+        raise
+    finally:
         for writer in writers:
-            writer.check()
-        verified = instance.cloister("audit", "verify", "--state-dir", str(instance.state_dir), check=False)
-        assert verified.returncode == 0, verified.stdout
+            writer.stop()
+    print(f"{len(done)} deeds, {sum(len(writer.acknowledged) for writer in writers)} rows: {' '.join(done)}")
+    for writer in writers:
+        writer.check()
+    # Whatever was begun has ended by itself, and all projects, also those born meanwhile, can sleep.
+    for project in instance.api("GET", "/projects?limit=100")["projects"]:
+        instance.settle(project["id"], timeout_s=120)
+        for endpoint in instance.api("GET", f"/projects/{project['id']}/endpoints")["endpoints"]:
+            instance.api("POST", f"/projects/{project['id']}/endpoints/{endpoint['id']}/suspend")
+        instance.settle(project["id"], timeout_s=120)
+    leftovers.await_none(instance)
+    for writer in writers:
+        writer.check()
+    verified = instance.cloister("audit", "verify", "--state-dir", str(instance.state_dir), check=False)
+    assert verified.returncode == 0, verified.stdout
 
 
 Deed = Callable[[Instance, random.Random, list[Tenant]], None]
@@ -171,55 +228,3 @@ def _ask(instance: Instance, path: str, body: object = None) -> None:
         instance.http.post(path, json=body)
     except httpx.TransportError:
         instance.await_ready()
-
-
-def test_connecting_while_suspends_are_asked_for() -> None:
-    """For ten seconds one side connects and the other suspends, both as fast as they can. Nobody who connects gets an error
-    at the door, who was in gets 57P01 at most, and what was acknowledged stays."""
-    with Instance() as instance, tail(instance):
-        tenant = instance.create_project("restless")
-        with tenant.connect() as connection:
-            connection.execute("CREATE TABLE log (n bigint PRIMARY KEY)")
-        ending = time.monotonic() + 10
-        acknowledged: list[int] = []
-        wrong: list[str] = []
-
-        def connect(start: int) -> None:
-            number = start
-            while time.monotonic() < ending:
-                try:
-                    connection = tenant.connect(connect_timeout=30)
-                except psycopg.Error as error:
-                    wrong.append(f"connecting: {error}")
-                    continue
-                with connection:
-                    number += 1
-                    try:
-                        connection.execute("INSERT INTO log VALUES (%s)", (number,))
-                        acknowledged.append(number)
-                    except psycopg.Error as error:
-                        # A farewell that libpq reads together with the greeting, it takes for a notice; then it only
-                        # knows that the connection was closed.
-                        if error.sqlstate != "57P01" and "has been closed" not in str(error):
-                            wrong.append(f"{error.sqlstate}: {error}")
-
-        threads = [threading.Thread(target=connect, args=(start,)) for start in (0, 1_000_000)]
-        for thread in threads:
-            thread.start()
-        suspends = 0
-        while time.monotonic() < ending:
-            answer = instance.http.post(f"/projects/{tenant.project_id}/endpoints/{tenant.endpoint_id}/suspend")
-            assert answer.status_code in (200, 423), answer.text
-            suspends += answer.status_code == 200
-            time.sleep(0.05)
-        for thread in threads:
-            thread.join()
-        print(f"{suspends} suspends, {len(acknowledged)} commits, wrong: {len(wrong)}")
-        instance.settle(tenant.project_id)
-        with tenant.connect() as connection:
-            there = {row[0] for row in connection.execute("SELECT n FROM log")}
-        assert set(acknowledged) <= there
-        assert wrong == []
-        assert suspends > 10
-        instance.suspend(tenant)
-        leftovers.await_none(instance)

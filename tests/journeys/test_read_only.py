@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from tests import branches
 from tests.back_doors import superuser
-from tests.instance import Instance, Tenant, tail
+from tests.instance import Instance, Tenant
 
 pytestmark = pytest.mark.root
 
@@ -32,16 +32,9 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def platform() -> Iterator[Instance]:
-    with Instance() as instance:
-        yield instance
-
-
 @pytest.fixture
-def instance(platform: Instance) -> Iterator[Instance]:
-    with tail(platform):
-        yield platform
+def instance(mortal: Instance) -> Instance:
+    return mortal
 
 
 @pytest.fixture
