@@ -199,8 +199,10 @@ class TestTheFirstSnapshotOfACopy:
         assert info.wal_since_snapshot_bytes == wal.parse_lsn(info.end_lsn) - CHECKPOINT
 
 
-def test_room_that_was_set_aside_and_never_written_is_not_counted(tmp_path: Path) -> None:
-    timeline = Layout(tmp_path).begin(new_timeline_id(), os.getuid())
+@pytest.mark.root
+def test_room_that_was_set_aside_and_never_written_is_not_counted(volume: Path) -> None:
+    """On a volume's own file system: which blocks are only promised, others say otherwise or not at all."""
+    timeline = Layout(volume).begin(new_timeline_id(), os.getuid())
     timeline.data.mkdir()
     (timeline.data / "written").write_bytes(b"x" * 65536)
     with (timeline.data / "written").open("r+b") as file:
