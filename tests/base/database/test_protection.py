@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -17,7 +16,7 @@ import pytest_asyncio
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, BusyError, CloisterError, UnprocessableError
 from cloister.control.branches import protection as words
-from tests.fix_database import ControlDatabase, DatabaseAs, a_database
+from tests.fix_database import ControlDatabase, ControlServer, DatabaseAs, a_database
 from tests.protected import ATTEMPTS, BRANCH_MACHINES, FORBIDDEN, PROJECT_MACHINES, Attempt, Target, operation
 
 TARGET: Final = Target(
@@ -80,21 +79,21 @@ async def connect(control_database: ControlDatabase) -> AsyncIterator[Connect]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def still_world(control_server: Path) -> AsyncIterator[Connect]:
+async def still_world(control_server: ControlServer) -> AsyncIterator[Connect]:
     """For hundreds of attempts of which nothing is left: the same connection for all of a role."""
     async with _still_world(control_server, is_protected=True) as as_role:
         yield as_role
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def unprotected_world(control_server: Path) -> AsyncIterator[Connect]:
+async def unprotected_world(control_server: ControlServer) -> AsyncIterator[Connect]:
     """The same, in which the branch is not protected any more."""
     async with _still_world(control_server, is_protected=False) as as_role:
         yield as_role
 
 
 @contextlib.asynccontextmanager
-async def _still_world(control_server: Path, *, is_protected: bool) -> AsyncIterator[Connect]:
+async def _still_world(control_server: ControlServer, *, is_protected: bool) -> AsyncIterator[Connect]:
     connections: dict[str, Any] = {}
     with a_database(control_server) as database:
         async with _world(database) as connect:
