@@ -62,16 +62,16 @@ class Archive:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._index = directory / INDEX
+        self._segments: list[Segment] | None = None
+        """As they were read last; None since the index was changed."""
 
     def collect(self, outbox: Path, now: float, abort: Abort) -> int:
         """Take in what is finished, throw away what nobody asked for. How many segments came."""
+        names = _names(outbox, COLLECTED_MAX)
+        if not names:
+            return 0
         known = {segment.name: segment for segment in self.segments()}
         came = []
-        try:
-            with tree.opened(outbox) as directory, os.scandir(directory) as entries:
-                names = [entry.name for entry in itertools.islice(entries, COLLECTED_MAX)]
-        except FileNotFoundError:
-            return 0
         with tree.opened(outbox) as directory:
             for name in sorted(names):
                 abort.check()
@@ -90,15 +90,17 @@ class Archive:
 
     def waiting(self, outbox: Path, wal_timeline: int) -> set[int]:
         """Numbers of segments that the next passes take in, by their names alone."""
-        try:
-            with tree.opened(outbox) as directory, os.scandir(directory) as entries:
-                names = [wal.parse_segment_name(entry.name) for entry in itertools.islice(entries, _WAITING_MAX)]
-        except FileNotFoundError:
-            return set()
-        return {name[1] for name in names if name is not None and name[0] == wal_timeline}
+        parsed = (wal.parse_segment_name(name) for name in _names(outbox, _WAITING_MAX))
+        return {it[1] for it in parsed if it is not None and it[0] == wal_timeline}
 
     def segments(self) -> list[Segment]:
-        """What is there, as it was indexed, in order."""
+        """What is there, as it was indexed, in order. Read once, for nobody else changes it meanwhile: of a busy timeline the
+        index has as many lines as its window has megabytes of WAL."""
+        if self._segments is None:
+            self._segments = self._read()
+        return self._segments
+
+    def _read(self) -> list[Segment]:
         try:
             lines = self._index.read_bytes().splitlines()
         except FileNotFoundError:
@@ -118,6 +120,7 @@ class Archive:
         if len(kept) == len(segments):
             return
         # First the index: a file without a line is removed below, a line without a file would be believed.
+        self._segments = None
         write_durably(self._index, _lines(kept), mode=0o600)
         names = {segment.name for segment in kept}
         for path in self._directory.iterdir():
@@ -127,6 +130,7 @@ class Archive:
 
     def give_up(self) -> None:
         """All of it."""
+        self._segments = None
         write_durably(self._index, b"", mode=0o600)
         for path in self._directory.iterdir():
             if path.name != INDEX:
@@ -170,12 +174,22 @@ class Archive:
         if not segments:
             return
         sync_filesystem(self._directory)
+        self._segments = None
         with open(os.open(self._index, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "r+b") as index:
             end = index.seek(0, os.SEEK_END)
             is_torn = end > 0 and os.pread(index.fileno(), 1, end - 1) != b"\n"
             index.write((b"\n" if is_torn else b"") + _lines(segments))
             index.flush()
             os.fsync(index.fileno())
+
+
+def _names(outbox: Path, at_most: int) -> list[str]:
+    """Of what is there, if the tenant did not remove it: no more than that many."""
+    try:
+        with tree.opened(outbox) as directory, os.scandir(directory) as entries:
+            return [entry.name for entry in itertools.islice(entries, at_most)]
+    except FileNotFoundError:
+        return []
 
 
 def _lines(segments: list[Segment]) -> bytes:

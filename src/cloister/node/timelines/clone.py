@@ -89,10 +89,10 @@ def clone_cluster(source: Path, target: Path, uid: int, abort: Abort, *, is_runn
     return work.count
 
 
-def clone_at_rest(source: Path, target: Path, uid: int, abort: Abort) -> None:
-    """As `clone_cluster`, of a cluster that nobody works on, with the WAL that its start reads."""
+def clone_at_rest(source: Path, target: Path, uid: int, abort: Abort, *, is_replayed: bool = False) -> None:
+    """As `clone_cluster`, of a cluster that nobody works on, with the WAL that its start reads (`clone_wal`)."""
     clone_cluster(source, target, uid, abort, is_running=False)
-    clone_wal(source, target, uid, abort)
+    clone_wal(source, target, uid, abort, is_replayed=is_replayed)
 
 
 class _Cloning:

@@ -27,7 +27,6 @@ SNAPSHOT_WAL_BYTES: Final = 64 * 1024**2
 # Between two snapshots at rest. Replay does some 50 MB a second, and a snapshot costs 30 ms of a suspend and as many inodes
 # as there are tables.
 
-
 FIRST_WAL_BYTES_MAX: Final = 512 * 1024**2
 # Between a snapshot and a branch that begins with it: a file for each megabyte, and some seconds of replay. More than a running
 # timeline writes between two snapshots unless it is loaded.
@@ -178,9 +177,7 @@ class History:
 
     def clone_snapshot(self, start: Snapshot, target: Path, uid: int, abort: Abort) -> None:
         """With its own WAL: of one that is where it is by a replay, all of it."""
-        source = self.snapshots.data(start)
-        clone.clone_cluster(source, target, uid, abort, is_running=False)
-        clone.clone_wal(source, target, uid, abort, is_replayed=not start.is_clean)
+        clone.clone_at_rest(self.snapshots.data(start), target, uid, abort, is_replayed=not start.is_clean)
 
     def _has_wal(self, wal_timeline: int, first: int, end: int) -> bool:
         """Every segment from one up to another: here, finished and not yet taken in, or with the server. What is not yet taken in

@@ -81,9 +81,9 @@ class Making:
         self, source_id: TimelineId, target_id: TimelineId, text: str, stop_lsn: int, *, is_frozen: bool
     ) -> tuple[Recovered, Snapshot | None]:
         """What is told of it, and what its first snapshot will say if that is to be taken from the source."""
-        source = self._layout.existing(source_id)
-        copied = self._complete_copy(source, self._layout.unfinished(target_id).data, text, stop_lsn)
-        is_later = not is_frozen and self._history(source).first_for(copied) is not None
+        history = self._history(self._layout.existing(source_id))
+        copied = self._complete_copy(history, self._layout.unfinished(target_id).data, text, stop_lsn)
+        is_later = not is_frozen and history.first_for(copied) is not None
         recovered = self.finish(target_id, is_frozen=is_frozen, copied=copied, takes_first=not is_later)
         return recovered, copied if is_later else None
 
@@ -98,11 +98,12 @@ class Making:
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
-        snapshots = self._history(source).snapshots
+        history = self._history(source)
+        snapshots = history.snapshots
         if any(taken.stop_lsn == stop_lsn for taken in snapshots.all()):
             snapshots.abandon(COPY, self._abort)
         else:
-            snapshot = self._complete_copy(source, snapshots.unfinished(COPY), text, stop_lsn)
+            snapshot = self._complete_copy(history, snapshots.unfinished(COPY), text, stop_lsn)
             snapshots.finish(COPY, snapshot, self._abort)
             sync_directory(source.snapshots)
         return Recovered(lsn=wal.format_lsn(stop_lsn))
@@ -224,12 +225,12 @@ class Making:
             history_bytes=used.history_bytes,
         )
 
-    def _complete_copy(self, source: Timeline, data: Path, text: str, stop_lsn: int) -> Snapshot:
-        """WAL and label to the files that were copied before."""
+    def _complete_copy(self, history: History, data: Path, text: str, stop_lsn: int) -> Snapshot:
+        """WAL of the source's and the label to the files that were copied before."""
         if not data.is_dir():
             raise NotFoundError(f"no copy in {data}", public="the copy is gone; begin again")
         start = label.parse(text)
-        self._add_wal(self._history(source), data, start.wal_timeline, (start.lsn, stop_lsn))
+        self._add_wal(history, data, start.wal_timeline, (start.lsn, stop_lsn))
         clone.write_file(data, clone.BACKUP_LABEL, text.encode(), self._uid)
         return Snapshot(
             start_lsn=start.lsn,
