@@ -3,7 +3,6 @@
 The page is at the host that is asked: passkeys are made for that name, and the browser shows which it is.
 """
 
-import base64
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from cloister.cli.failure import CommandError
 from cloister.cli.loopback import Loopback
 from cloister.cli.progress import Progress
 from cloister.cli.target import HOST_VARIABLE, Target
+from cloister.protocol import base64url
 
 PORT_VARIABLE: Final = "CLOISTER_PASSKEY_PORT"
 PATIENCE_S: Final = 300.0
@@ -48,8 +48,7 @@ def sign(target: Target, ceremony: dict[str, Any], to_do: str) -> dict[str, Any]
         with Progress("Waiting for your passkey"):
             brought = loopback.wait(_PATH, state, patience_s=PATIENCE_S)
     try:
-        text = brought["credential"]
-        said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        said = json.loads(base64url.decode(brought["credential"]))
     except (LookupError, ValueError):
         raise CommandError("the browser brought no passkey's answer: begin again") from None
     if not isinstance(said, dict):
@@ -59,7 +58,7 @@ def sign(target: Target, ceremony: dict[str, Any], to_do: str) -> dict[str, Any]
 
 def header(credential: dict[str, Any]) -> str:
     """As the API takes it, in the header of the repeated request."""
-    return base64.urlsafe_b64encode(json.dumps(credential).encode()).rstrip(b"=").decode()
+    return base64url.encode(json.dumps(credential).encode())
 
 
 def _somebody_is_there() -> bool:

@@ -5,7 +5,6 @@ So a copy of the control database has nothing with which a login that is under w
 login's state (its browser does) has neither of the two.
 """
 
-import base64
 import hmac
 from hashlib import sha256
 from uuid import UUID
@@ -15,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cloister.base.errors import InternalError
 from cloister.base.sealing import Sealer, derived_key
 from cloister.base.secret import Secret
+from cloister.protocol import base64url
 
 
 class LoginKeys:
@@ -39,5 +39,4 @@ class LoginKeys:
         return self._of(b"verifier", state)
 
     def _of(self, what: bytes, state: str) -> str:
-        digest = hmac.digest(self._logins.reveal(), what + b"\0" + state.encode(), sha256)
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return base64url.encode(hmac.digest(self._logins.reveal(), what + b"\0" + state.encode(), sha256))

@@ -1,12 +1,12 @@
 """Whom an ID token names (OpenID Connect Core §3.1.3.7)."""
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cloister.protocol import base64url
 from cloister.protocol.tokens import TokenError, VerifyingKey, moment_of, read_token, verified
 
 ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
@@ -109,7 +109,7 @@ def groups_of(identity: Identity, claim: str) -> frozenset[str]:
 def _half_hash(algorithm: str, token: str) -> str:
     """OpenID Connect Core §3.1.3.6."""
     digest = _HASHES[algorithm](token.encode()).digest()
-    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+    return base64url.encode(digest[: len(digest) // 2])
 
 
 def _text(said: Any, chars_max: int) -> str | None:

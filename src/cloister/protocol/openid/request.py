@@ -1,11 +1,11 @@
 """Where a login begins: the address that a browser is sent to (OpenID Connect Core §3.1.2.1, RFC 7636)."""
 
-import base64
 import hashlib
 import re
 from typing import Final
 from urllib.parse import urlencode
 
+from cloister.protocol import base64url
 from cloister.protocol.openid.metadata import Metadata
 
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -13,7 +13,7 @@ _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 def challenge_of(verifier: str) -> str:
     """S256: whoever sees the challenge learns nothing of the verifier."""
-    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+    return base64url.encode(hashlib.sha256(verifier.encode()).digest())
 
 
 def is_challenge(text: str) -> bool:

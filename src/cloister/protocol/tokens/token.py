@@ -1,6 +1,5 @@
 """A token, from its text to claims that may be believed."""
 
-import base64
 import json
 import math
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import msgspec
 from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
 
+from cloister.protocol import base64url
 from cloister.protocol.tokens.keys import ALLOWED, KID_MAX, VerifyingKey, decoy
 
 TOKEN_BYTES_MAX: Final = 8_192
@@ -61,7 +61,7 @@ def read_token(text: str, *, bytes_max: int = TOKEN_BYTES_MAX) -> Token:
     if len(text) > bytes_max or not text.isascii() or text.count(".") != 2:  # (1)
         raise TokenError("the token is malformed", is_told=True)
     try:
-        header = msgspec.json.decode(_part(text.partition(".")[0]), type=dict[str, Any])
+        header = msgspec.json.decode(base64url.decode(text.partition(".")[0]), type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise TokenError("the token is malformed", is_told=True) from None
     algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
@@ -149,7 +149,3 @@ def moment_of(claims: dict[str, Any], name: str) -> float | None:
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         raise TokenError(f"{name} is no time")
     return float(at)
-
-
-def _part(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -1,7 +1,5 @@
 """Passkeys: in JSON as browsers write it (WebAuthn Level 3 §5.1: `toJSON()`), binary values in base64url without padding."""
 
-import base64
-import binascii
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -10,6 +8,7 @@ import msgspec
 from cloister.base.errors import BadRequestError
 from cloister.control.passkeys.model import CHALLENGE_LASTS, NAME_CHARS_MAX, Challenge, Creation, Passkey
 from cloister.edge.api.wire.common import Moment, Request, Wire, moment, optional_moment
+from cloister.protocol import base64url
 from cloister.protocol.webauthn import ALGORITHMS, ATTESTATION_BYTES_MAX, CLIENT_DATA_BYTES_MAX, Assertion, Registration
 
 HEADER: Final = "cloister-assertion"
@@ -154,7 +153,7 @@ def ceremony(it: Challenge | Creation) -> Ceremony:
             address=it.address,
             expires_at=moment(it.expires_at),
             get=RequestOptions(
-                challenge=_text(it.challenge),
+                challenge=base64url.encode(it.challenge),
                 rp_id=it.rp_id,
                 allow_credentials=_descriptors(it.passkeys),
                 user_verification="required",
@@ -168,8 +167,8 @@ def ceremony(it: Challenge | Creation) -> Ceremony:
         expires_at=moment(it.expires_at),
         create=CreationOptions(
             rp=Party(id=it.rp_id, name="Cloister"),
-            user=User(id=_text(it.account_id.bytes), name=it.email, display_name=it.name),
-            challenge=_text(it.challenge),
+            user=User(id=base64url.encode(it.account_id.bytes), name=it.email, display_name=it.name),
+            challenge=base64url.encode(it.challenge),
             pub_key_cred_params=[Algorithm(alg=number, type="public-key") for number in ALGORITHMS],
             exclude_credentials=_descriptors(it.passkeys),
             authenticator_selection=Selection(resident_key="discouraged", user_verification="required"),
@@ -204,16 +203,12 @@ def assertion(header: str) -> Assertion:
 
 
 def _descriptors(ids: tuple[bytes, ...]) -> list[Descriptor]:
-    return [Descriptor(id=_text(it), type="public-key") for it in ids]
-
-
-def _text(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+    return [Descriptor(id=base64url.encode(it), type="public-key") for it in ids]
 
 
 def _bytes(text: str) -> bytes:
     """Raises BadRequestError."""
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
+        return base64url.decode(text)
+    except ValueError:
         raise BadRequestError(public="a binary value must be base64url without padding") from None
