@@ -6,7 +6,7 @@ write into the control database by its own door. Each refusal stands beside the 
 
 import json
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -83,6 +83,10 @@ class Site:
         answer = self.platform.request(method, path, json=body, headers=headers)
         return answer.status_code, answer.json()
 
+    def each_is_told(self, expected: Mapping[str, int], method: str, path: str, body: Any = None) -> None:
+        for who, status in expected.items():
+            assert self.ask(who, method, path, body)[0] == status, who
+
     def done(self, who: str, method: str, path: str, body: Any = None) -> Any:
         status, answer = self.ask(who, method, path, body)
         assert status < 300, answer
@@ -135,6 +139,16 @@ class Site:
     def recording(self, path: str) -> str:
         (made,) = self.done("manager", "GET", f"{path}/recordings")["recordings"]
         return f"{self.base}/recordings/{made['id']}"
+
+
+def without(expected: Mapping[str, int], *people: str) -> dict[str, int]:
+    return {who: status for who, status in expected.items() if who not in people}
+
+
+def refused_alone(site: Site, statements: Mapping[str, str]) -> None:
+    """The control database refuses each of these to the process that the API is."""
+    done = {name: try_control(site.platform, statement).returncode for name, statement in statements.items()}
+    assert 0 not in done.values(), done
 
 
 @pytest.fixture(scope="module")
@@ -516,21 +530,18 @@ def test_recorded_statements_are_erased_by_two_and_nothing_brings_them_back(site
     path, words = f"{base}/statement_erasures", {"reason": "Art. 17"}
     everybody = {it: 404 if it in ("collaborator", "stranger") else 403 for it in (*PEOPLE, "organizations-key")}
     askers = everybody | {"manager": 201, "deputy": 201}
-    for who, expected in askers.items():
-        assert site.ask(who, "POST", path, words)[0] == expected, who
+    site.each_is_told(askers, "POST", path, words)
     (newest, asked) = site.done("manager", "GET", path)["erasures"]
     assert (newest["asked_by"], asked["asked_by"]) == (site.email("deputy"), site.email("manager"))
     agree = f"{path}/{asked['id']}/agree"
-    for who in (it for it in askers if it != "deputy"):
-        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    site.each_is_told(without(everybody, "deputy"), "POST", agree)
     alone = {
         "the key ends": "UPDATE statement_key SET wrapped = NULL",
         "by one's own word": "UPDATE statement_erasure SET agreed_by = asked_by",
         "the segments": "DELETE FROM statement_segment",
         "the rule": "ALTER TABLE statement_key DISABLE TRIGGER ALL",
     }
-    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
-    assert 0 not in done.values(), done
+    refused_alone(site, alone)
     assert marker in recorded()
 
     envelope = control(site.platform, f"SELECT wrapped FROM statement_key WHERE project_id = '{tenant.project_id}'")
@@ -578,8 +589,7 @@ def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: 
 
     path = f"{base}/audit_holds"
     everybody = {it: 404 if it in ("collaborator", "stranger") else 403 for it in (*PEOPLE, "organizations-key")}
-    for who in (it for it in everybody if it not in ("manager", "deputy")):
-        assert site.ask(who, "POST", path, {"reason": "matter 17"})[0] == everybody[who], who
+    site.each_is_told(without(everybody, "manager", "deputy"), "POST", path, {"reason": "matter 17"})
     hold = site.done("manager", "POST", path, {"reason": "matter 17"})["hold"]
 
     held = {
@@ -594,8 +604,7 @@ def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: 
     lift, agree, words = f"{path}/{hold['id']}/lift", f"{path}/{hold['id']}/agree", {"reason": "settled"}
     assert site.ask("deputy", "POST", agree)[0] == 409, "nobody asked for it"
     site.done("manager", "POST", lift, words)
-    for who in (it for it in everybody if it != "deputy"):
-        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    site.each_is_told(without(everybody, "deputy"), "POST", agree)
     alone = {
         "by one's own word": "UPDATE audit_hold SET lifted_by = lift_asked_by",
         "away with it": "DELETE FROM audit_hold",
@@ -603,8 +612,7 @@ def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: 
         "the key all the same": f"""UPDATE statement_erasure SET agreed_by = (SELECT id FROM account WHERE email = '{site.email("deputy")}') WHERE id = '{asked["id"]}';
                                     UPDATE statement_key SET wrapped = NULL WHERE project_id = '{tenant.project_id}'""",
     }  # fmt: skip
-    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
-    assert 0 not in done.values(), done
+    refused_alone(site, alone)
     assert "the-disputed-one" in recorded()
 
     lifted = site.done("deputy", "POST", agree)["hold"]
@@ -621,13 +629,11 @@ def test_a_record_is_kept_for_less_long_by_nobody_alone(site: Site) -> None:
     path = f"/cloister/organizations/{site.org_id}/audit_retention"
     words = {"record": "statements", "days": 400, "reason": "records policy 3"}
     everybody = dict.fromkeys((*PEOPLE, "organizations-key"), 403) | {"stranger": 404}
-    for who in (it for it in everybody if it not in ("manager", "deputy")):
-        assert site.ask(who, "POST", path, words)[0] == everybody[who], who
+    site.each_is_told(without(everybody, "manager", "deputy"), "POST", path, words)
     assert site.ask("manager", "POST", path, words | {"days": 364})[0] == 400
     asked = site.done("manager", "POST", path, words)["retention"]
     agree = f"{path}/{asked['id']}/agree"
-    for who in (it for it in everybody if it != "deputy"):
-        assert site.ask(who, "POST", agree)[0] == everybody[who], who
+    site.each_is_told(without(everybody, "deputy"), "POST", agree)
     alone = {
         "by one's own word": "UPDATE audit_retention SET agreed_by = asked_by",
         "at once": "UPDATE audit_retention SET holds_from = now()",
@@ -635,8 +641,7 @@ def test_a_record_is_kept_for_less_long_by_nobody_alone(site: Site) -> None:
         "without a trace": "DELETE FROM audit_retention",
         "the rule": "ALTER TABLE audit_retention DISABLE TRIGGER ALL",
     }
-    done = {name: try_control(site.platform, statement).returncode for name, statement in alone.items()}
-    assert 0 not in done.values(), done
+    refused_alone(site, alone)
     agreed = site.done("deputy", "POST", agree)["retention"]
     assert (agreed["state"], agreed["holds_from"] > agreed["asked_at"]) == ("agreed", True)
     kept = site.done("deputy", "POST", path, words | {"days": None, "reason": "not while matter 17 goes on"})

@@ -1,17 +1,14 @@
 """`cloister keys shares`: the root key in several hands, on paper. On the server, as root; the platform need not run."""
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import click
 import msgspec
 
-from cloister.base.errors import CloisterError
 from cloister.base.identities import Service, gid_of, uid_of
 from cloister.base.settings import Paths, load
 from cloister.cli.failure import CommandError
@@ -59,14 +56,13 @@ def make(ctx: click.Context, *, state_dir: Path | None, people: int, enough: int
     if to is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CommandError("shares are shown on a terminal, or written with --to DIRECTORY")
     key, version = _held(paths)
-    with _told():
-        made = split(key, people=people, enough=enough)
-        if to is None:
-            _show(made, enough)
-        else:
-            _write(made, to)
-        now = time.time()
-        note(paths.key_shares, Made(root_version=version, people=people, enough=enough, made_at=now, tried_at=now))
+    made = split(key, people=people, enough=enough)
+    if to is None:
+        _show(made, enough)
+    else:
+        _write(made, to)
+    now = time.time()
+    note(paths.key_shares, Made(root_version=version, people=people, enough=enough, made_at=now, tried_at=now))
     click.echo(f"{people} shares of the root key {version}: any {enough} of them give it back.")
     click.echo("Keep them apart, and off this server. `cloister keys shares try` is the drill.")
 
@@ -114,8 +110,7 @@ def restore(ctx: click.Context, *, state_dir: Path | None, files: tuple[Path, ..
     known = noted(paths.key_shares)
     if known is not None and known.root_version != version:
         raise CommandError(f"these are shares of the root key {version}, and this platform's is {known.root_version}")
-    with _told():
-        write_private(path, key, uid=uid_of(Service.KEYS), gid=gid_of(Service.KEYS))
+    write_private(path, key, uid=uid_of(Service.KEYS), gid=gid_of(Service.KEYS))
     click.echo(f"The root key {version} is in {path}. `cloister up` starts the platform.")
 
 
@@ -125,15 +120,13 @@ def restore(ctx: click.Context, *, state_dir: Path | None, files: tuple[Path, ..
 def _paths(ctx: click.Context, state_dir: Path | None) -> Paths:
     if os.geteuid() != 0:
         raise CommandError("the root key is handled by root, on the server itself")
-    with _told():
-        return load(directory(ctx, state_dir)).paths
+    return load(directory(ctx, state_dir)).paths
 
 
 def _file(paths: Paths) -> Path:
     from cloister.trust.keys.providers.configuration import file_of_root  # noqa: PLC0415 - heavy
 
-    with _told():
-        path = file_of_root(paths.key_providers, paths.root_key)
+    path = file_of_root(paths.key_providers, paths.root_key)
     if path is None:
         raise CommandError("the root key of this platform is not in a file: what holds it has to back it up")
     return path
@@ -146,8 +139,7 @@ def _held(paths: Paths) -> tuple[bytes, str]:
     path = _file(paths)
     if not path.exists():
         raise CommandError(f"{path} is gone: `cloister keys shares restore` writes it anew from shares")
-    with _told():
-        key = path.read_bytes()
+    key = path.read_bytes()
     return key, fingerprint(key)
 
 
@@ -156,9 +148,8 @@ def _joined(files: tuple[Path, ...]) -> tuple[bytes, str, int]:
     from cloister.trust.keys.providers.provider import KEY_BYTES, fingerprint  # noqa: PLC0415 - heavy
     from cloister.trust.keys.shares import join  # noqa: PLC0415
 
-    with _told():
-        brought = [_read(file) for file in files] if files else _asked()
-        key = join(brought)
+    brought = [_read(file) for file in files] if files else _asked()
+    key = join(brought)
     if len(key) != KEY_BYTES:
         raise CommandError(f"these shares give {len(key)} bytes: no root key of a platform")
     return key, fingerprint(key), len(brought)
@@ -207,13 +198,3 @@ def _laid_out(share: str) -> str:
     words = share.split()
     lines = (words[start : start + _WORDS_A_LINE] for start in range(0, len(words), _WORDS_A_LINE))
     return "\n".join(" ".join(f"{word:<9}" for word in line).rstrip() for line in lines)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except CloisterError as error:
-        raise CommandError(error.public) from error
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
