@@ -21,6 +21,7 @@ _PG_init(void)
 	refusals_init();
 	quiet_init();
 	ledger_init();
+	powers_init();				/* within policy: what that refuses gives nobody anything */
 	policy_init();
 	password_init();			/* outside of policy, whose errors must not get the context of a password either */
 	space_init();

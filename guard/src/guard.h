@@ -13,6 +13,8 @@
  *   archive.c    finished WAL segments into the outbox
  *   claims.c     what a token said, beyond the reach of the session it opened
  *   refusals.c   what was refused, for the platform to read
+ *   powers.c     who was made more powerful, for the platform to read
+ *   tally.c      what these two count
  *   touched.c    what is done inside the server, for the platform to read
  */
 #ifndef GUARD_H
@@ -29,6 +31,7 @@ extern void space_init(void);
 extern void archive_init(void);
 extern void claims_init(void);
 extern void refusals_init(void);
+extern void powers_init(void);
 extern void touched_init(void);
 
 /*

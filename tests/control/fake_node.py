@@ -29,8 +29,8 @@ from cloister.base.errors import (
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Command
 from cloister.control.computes.idle import Activity
-from cloister.control.computes.refusals import Refusals
 from cloister.control.computes.sessions import BackupEnd, Running
+from cloister.control.computes.tallies import Tally
 from cloister.control.computes.touched import Touched
 from cloister.control.roles.names import PLATFORM_DATABASES, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
@@ -250,7 +250,8 @@ class FakeNode:
         """Awaited before a command is carried out."""
         self.on_event: Callable[[Any], None] = lambda _event: None
         self.activity: dict[str, Activity] = {}
-        self.refusals: dict[str, Refusals] = {}
+        self.refusals: dict[str, Tally] = {}
+        self.powers: dict[str, Tally] = {}
         self.touched: dict[str, Touched] = {}
         """What the guard of an endpoint's compute counted and nobody had it forget."""
         self.wal_bytes: dict[str, int] = {}
@@ -778,13 +779,21 @@ class FakeServer:
         self.check_alive()
         return self._node.activity.get(self._running.endpoint_id, QUIET)
 
-    async def refusals(self) -> Refusals:
+    async def refusals(self) -> Tally:
         self.check_alive()
-        return self._node.refusals.get(self._running.endpoint_id, Refusals(0))
+        return self._node.refusals.get(self._running.endpoint_id, Tally())
 
     async def forget_refusals(self, total: int) -> None:
         self.check_alive()
         assert self._node.refusals.pop(self._running.endpoint_id).total == total
+
+    async def powers(self) -> Tally:
+        self.check_alive()
+        return self._node.powers.get(self._running.endpoint_id, Tally())
+
+    async def forget_powers(self, total: int) -> None:
+        self.check_alive()
+        assert self._node.powers.pop(self._running.endpoint_id).total == total
 
     async def touched(self) -> Touched | None:
         self.check_alive()

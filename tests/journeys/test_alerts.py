@@ -96,6 +96,15 @@ def test_what_the_guard_refused_is_found(instance: Instance, tenant: Tenant) -> 
     instance.api("POST", f"/cloister/findings/{finding['id']}/resolve", {"note": "a test"})
 
 
+def test_who_was_made_more_powerful_in_sql_is_found(instance: Instance, tenant: Tenant) -> None:
+    """By a block, in a transaction that is taken back: it was tried."""
+    done = tenant.psql("BEGIN; DO $$BEGIN CREATE ROLE back_door BYPASSRLS; END$$; ROLLBACK")
+    assert done.returncode == 0, done.stderr
+    finding = found(instance, "role-empowered", tenant)
+    assert finding["summary"] == f"Role {tenant.role} at {tenant.endpoint_id} gave back_door BYPASSRLS"
+    instance.api("POST", f"/cloister/findings/{finding['id']}/resolve", {"note": "a test"})
+
+
 def test_a_guesser_is_found_and_every_answer_does_what_it_says(instance: Instance, heard: list[dict[str, Any]]) -> None:
     """Ten wrong passwords and a right one: a critical finding. Then the playbook, from the mildest on."""
     tenant = instance.create_project("attacked")

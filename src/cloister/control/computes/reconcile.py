@@ -10,7 +10,8 @@ It acts on two occasions, and goes on from the second:
   endpoint is alive, and stopped if not. For how long history is kept is said again where the agent does not know it.
   Standbys are looked after by `branches/standbys.py`.
 - After each comparison: starts what is owed (with pauses for what keeps dying), and looks at every running compute
-  whether it is idle (`idle.py` decides, `suspend.py` does it), and what its guard refused (`refusals.py`).
+  whether it is idle (`idle.py` decides, `suspend.py` does it), and what its guard refused (`refusals.py`) or saw
+  given (`powers.py`).
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from cloister.control.computes.agent import Agent
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.idle import Activity, Awake, Idle
 from cloister.control.computes.model import Endpoint
+from cloister.control.computes.powers import record_powers
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import Cause, Runner, running_of
 from cloister.control.computes.sessions import Sessions
@@ -269,6 +271,7 @@ class Reconciler:
             ):
                 activity = await server.activity()
                 await record_refusals(self._database, server, endpoint)
+                await record_powers(self._database, server, endpoint)
                 await self._inside.look(server, endpoint, endpoint.generation)
         except TimeoutError:
             raise UnavailableError(f"{endpoint.id} does not say what it does") from None

@@ -30,7 +30,7 @@ from cloister.base.ids import EndpointId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes import touched as inside
 from cloister.control.computes.idle import Activity
-from cloister.control.computes.refusals import Refusals, parse
+from cloister.control.computes.tallies import Tally, parse
 from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood, understood_rows
 from cloister.control.roles.names import SUPERUSER
 from cloister.control.roles.server import Server
@@ -80,8 +80,10 @@ class ComputeServer(Server, Protocol):
     """A running server, with what suspending takes beside roles and databases."""
 
     async def activity(self) -> Activity: ...
-    async def refusals(self) -> Refusals: ...
+    async def refusals(self) -> Tally: ...
     async def forget_refusals(self, total: int) -> None: ...
+    async def powers(self) -> Tally: ...
+    async def forget_powers(self, total: int) -> None: ...
     async def touched(self) -> inside.Touched | None: ...
     async def take_touched(self, found: inside.Touched, level: AuditLevel) -> None: ...
     async def is_replay_paused(self) -> bool:
@@ -172,17 +174,29 @@ class TenantServer(Catalog):
             row = await self._connection.fetchrow(_ACTIVITY, timeout=QUERY_TIMEOUT_S)
         return understood_rows([row], Activity)[0]
 
-    async def refusals(self) -> Refusals:
+    async def refusals(self) -> Tally:
+        return await self._tally("guard.refused")
+
+    async def forget_refusals(self, total: int) -> None:
+        await self._forget("guard.refused", total)
+
+    async def powers(self) -> Tally:
+        return await self._tally("guard.powers")
+
+    async def forget_powers(self, total: int) -> None:
+        await self._forget("guard.powers", total)
+
+    async def _tally(self, setting: str) -> Tally:
         with understood():
             said = await self._connection.fetchval(
-                "SELECT pg_catalog.current_setting('guard.refused', true)", timeout=QUERY_TIMEOUT_S
+                "SELECT pg_catalog.current_setting($1, true)", setting, timeout=QUERY_TIMEOUT_S
             )
         return parse(said if isinstance(said, str) else "")
 
-    async def forget_refusals(self, total: int) -> None:
+    async def _forget(self, setting: str, total: int) -> None:
         with understood():
             await self._connection.fetchval(
-                "SELECT pg_catalog.set_config('guard.refused', $1, true)", str(total), timeout=QUERY_TIMEOUT_S
+                "SELECT pg_catalog.set_config($1, $2, true)", setting, str(total), timeout=QUERY_TIMEOUT_S
             )
 
     async def touched(self) -> inside.Touched | None:

@@ -26,6 +26,7 @@ from cloister.control.computes import store
 from cloister.control.computes.gateways import Gateways, Stillness
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.model import Endpoint
+from cloister.control.computes.powers import record_powers
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import CatalogCopy, Cause, Runner, running_of
 from cloister.control.computes.sessions import ComputeServer, Running, Sessions
@@ -116,6 +117,7 @@ class Suspender:
                 await server.end_clients()
                 # Nobody hides what was refused or done by a suspend before it was looked at.
                 await record_refusals(self._database, server, endpoint)
+                await record_powers(self._database, server, endpoint)
                 await self._inside.look(server, endpoint, running.generation)
                 await server.hold_catalog()
                 return await _read(server)

@@ -22,7 +22,7 @@ from cloister.base.directory import StatementRecord
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.control.computes import store
-from cloister.control.computes.refusals import Place
+from cloister.control.computes.tallies import Place
 from cloister.protocol.pgwire.masking import mask
 from cloister.trust.audit.statements import StatementLog, gap
 

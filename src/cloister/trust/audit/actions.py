@@ -193,6 +193,8 @@ class Action(StrEnum):
     REVIEW_START = "review.start"
     ROLE_CREATE = "role.create"
     ROLE_DELETE = "role.delete"
+    ROLE_EMPOWER = "role.empower"
+    """In SQL, inside a compute: `details.to` was given what `reason` says."""
     ROLE_GET = "role.get"
     ROLE_LIST = "role.list"
     ROLE_RESET_PASSWORD = "role.reset_password"  # noqa: S105 - the name of an action

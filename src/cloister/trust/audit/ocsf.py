@@ -61,7 +61,7 @@ _ACTIONS: Final = {
         endpoint.suspend endpoint.update finding.acknowledge finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
-        role.reset_password service_account.disable service_account.enable service_account.orphan
+        role.empower role.reset_password service_account.disable service_account.enable service_account.orphan
         service_account.update snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4

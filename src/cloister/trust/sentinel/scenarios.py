@@ -91,6 +91,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "actor": "stranger",
     }
     statement = {"action": Action.STATEMENT_REFUSED, "outcome": "denied", "address": ""}
+    given = {"action": Action.ROLE_EMPOWER, "address": ""}
     copied = person | {"action": Action.BRANCH_CREATE, "details": {"of_protected": True, "parent": "br-main"}}
     copies = _weeks(lambda _: copied)
     level = person | {"action": Action.AUDIT_LEVEL_SET}
@@ -140,6 +141,15 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "refused-statements": (
             [(0, statement | {"reason": "GRANT ROLE", "details": {"count": 30}})],
             [(0, statement | {"reason": "GRANT ROLE", "details": {"count": 29}})],
+        ),
+        "role-empowered": (
+            [(0, given | {"reason": "BYPASSRLS", "details": {"count": 1, "to": "reader"}})],
+            # Refused by PostgreSQL or the guard: nobody has got anything.
+            [(0, statement | {"reason": "GRANT ROLE", "details": {"count": 1}})],
+        ),
+        "granted-to-public": (
+            [(0, given | {"reason": "a table to PUBLIC", "details": {"count": 1, "to": "PUBLIC"}})],
+            [(0, statement | {"reason": "GRANT", "details": {"count": 1}})],
         ),
         "branch-flood": (
             _times(40, 5, person | {"action": Action.BRANCH_CREATE}),
