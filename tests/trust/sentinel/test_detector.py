@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloister.trust.audit import Event
 from cloister.trust.audit.events import timestamp
 from cloister.trust.sentinel import memory, rules, scenarios
-from cloister.trust.sentinel.baselines import DAY_S, RESTLESS_DAYS, VALUES_MAX, Deviation, Learning, NeverSeen
+from cloister.trust.sentinel.baselines import DAY_S, RESTLESS_DAYS, VALUES_MAX, Deviation, Hours, Learning, NeverSeen
 from cloister.trust.sentinel.detector import Detector
 from cloister.trust.sentinel.events import view
 from cloister.trust.sentinel.memory import Groups
@@ -212,3 +212,66 @@ def test_a_program_is_the_same_after_its_next_release(name: str, program: str) -
     """Pods, versions and numbers are no part of it."""
     event = Event(action="connection.opened", actor="role:r", details={"application_name": name})
     assert view(event, {})["program"] == program
+
+
+def habit(hours: list[float], days: int) -> Hours:
+    """Of a role that comes at these hours, every day."""
+    seen = Hours(Learning(days=14, events=10))
+    for moment in sorted(day * DAY_S + hour * 3600 for day in range(days) for hour in hours):
+        assert seen.see(("r",), moment, "") is None
+    return seen
+
+
+OFFICE = [8.6, 11, 13.5, 17.9]
+
+
+@pytest.mark.parametrize(
+    ("hours", "hour", "why"),
+    [
+        (OFFICE, 3.5, "at 03:00-04:00 UTC; usual on 20 days of the last 30: 08:00-09:00, 11:00-12:00, 13:00-14:00, 17:00-18:00"),
+        (OFFICE, 20.0, "at 20:00-21:00 UTC; usual on 20 days of the last 30: 08:00-09:00, 11:00-12:00, 13:00-14:00, 17:00-18:00"),
+        ([23, 0, 1], 12.0, "at 12:00-13:00 UTC; usual on 20 days of the last 30: 23:00-02:00"),
+        ([2], 23.9, "at 23:00-00:00 UTC; usual on 20 days of the last 30: 02:00-03:00"),
+        (OFFICE, 19.9, None),
+        (OFFICE, 6.0, None),
+        ([23, 0, 1], 3.9, None),
+        ([23, 0, 1], 21.0, None),
+        ([2], 0.0, None),
+    ],
+)  # fmt: skip
+def test_an_hour_that_is_far_from_a_roles_habit_is_told(hours: list[float], hour: float, why: str | None) -> None:
+    """In words, over midnight as well; what is within two hours of it is not."""
+    assert habit(hours, 20).see(("r",), 20 * DAY_S + hour * 3600, "") == why
+
+
+@pytest.mark.parametrize(
+    ("hours", "days"),
+    [
+        pytest.param([float(hour) for hour in range(0, 24, 5)], 20, id="who comes all day and night"),
+        pytest.param([2], 9, id="who came on too few days"),
+        pytest.param([2], 13, id="who came for too short a time"),
+    ],
+)
+def test_whoever_has_no_habit_breaks_none(hours: list[float], days: int) -> None:
+    assert habit(hours, days).see(("r",), days * DAY_S + 13 * 3600, "") is None
+
+
+def test_a_habit_of_long_ago_is_none() -> None:
+    """Who came no more has nothing that could be broken; who came back to another hour has another habit."""
+    seen = habit([2], 20)
+    for day in range(60, 80):
+        assert seen.see(("r",), (day + 0.5) * DAY_S, "") is None
+    assert seen.see(("r",), 80 * DAY_S + 2 * 3600, "") is not None
+
+
+def test_an_hour_is_unusual_once() -> None:
+    """It was told; whoever comes at it again comes at an hour that is known."""
+    seen = habit([9], 20)
+    assert seen.see(("r",), 20 * DAY_S, "") is not None
+    assert seen.see(("r",), 20 * DAY_S + 60, "") is None
+
+
+def test_a_habit_survives_a_restart() -> None:
+    again = Hours(Learning(days=14, events=10))
+    again.load(msgspec.json.decode(msgspec.json.encode(habit([9], 20).dump())))
+    assert again.see(("r",), 20 * DAY_S, "") is not None

@@ -1,11 +1,11 @@
-"""What is usual for one group, learned from its own events: `never_seen`, `deviation`, `dormant`.
+"""What is usual for one group, learned from its own events: `never_seen`, `deviation`, `dormant`, `hours`.
 
 Nothing is unusual before there is a usual: a group teaches for `learn_days` and `learn_events` before it can raise an
 alarm. What raised one is learned too, but one extreme value moves the usual no further than the edge of it, so that the
 second theft is as visible as the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -23,6 +23,12 @@ _WEIGHT: Final = 0.1
 
 _DEVIATION_FLOOR: Final = 0.1
 # A group that always does exactly the same must not raise an alarm for one byte more.
+
+HOURS_KEPT_DAYS: Final = 30.0
+HOURS_BESIDE: Final = 2
+# A clock that is put forward, and a day that began early, are no news.
+REGULAR_HOURS_MAX: Final = 16
+# With those beside them. Whoever comes at more hours of the day than that has no habit to break.
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +156,34 @@ class Dormant(_Learned):
         if not is_known or silent < self._days * DAY_S:
             return None
         return f"nothing for {silent / DAY_S:.0f} days"
+
+
+class Hours(_Learned):
+    """An hour of the day far from all at which this group did anything within a month, if it has such hours: it came on
+    as many days as must be learned, always within two thirds of the day. Hours are UTC's, and the last is beside the first."""
+
+    def __init__(self, learning: Learning) -> None:
+        super().__init__()
+        self._learning = learning
+
+    def see(self, key: Key, at: float, value: Any) -> str | None:  # noqa: ARG002 - the port's
+        entry = self._groups.touched(key, at)
+        for old in [what for what, last in entry.values.items() if at - last > HOURS_KEPT_DAYS * DAY_S]:
+            del entry.values[old]
+        hours = {int(what[1:]) for what in entry.values if what.startswith("h")}
+        days = len(entry.values) - len(hours)
+        usual = {(hour + beside) % 24 for hour in hours for beside in range(-HOURS_BESIDE, HOURS_BESIDE + 1)}
+        is_habit = self._learning.is_over(entry.first, at, days) and len(usual) <= REGULAR_HOURS_MAX
+        hour = int(at // 3600) % 24
+        entry.values[f"h{hour}"] = entry.values[f"d{int(at // DAY_S)}"] = at
+        entry.note(at)
+        if not is_habit or hour in usual:
+            return None
+        return f"at {_spans({hour})} UTC; usual on {days} days of the last {HOURS_KEPT_DAYS:.0f}: {_spans(hours)}"
+
+
+def _spans(hours: Collection[int]) -> str:
+    """`08:00-17:00, 22:00-02:00`: neighbours together, over midnight as well."""
+    firsts = sorted(hour for hour in hours if (hour - 1) % 24 not in hours)
+    ends = [next((it + 1) % 24 for it in range(first, first + 24) if (it + 1) % 24 not in hours) for first in firsts]
+    return ", ".join(f"{first:02}:00-{end:02}:00" for first, end in zip(firsts, ends, strict=True))

@@ -78,6 +78,8 @@ class Rule:
         learning = Learning(given["learn_days"], given["learn_events"])
         if kind == "never_seen":
             return baselines.NeverSeen(learning)
+        if kind == "hours":
+            return baselines.Hours(learning)
         return baselines.Deviation(learning, factor=given["factor"], floor=given["floor"])
 
 
@@ -143,7 +145,7 @@ def _meaning(document: dict[str, Any]) -> dict[str, Any]:
     given = document[kind]
     types = {
         "correlation": {"event_count", "value_count", "temporal", "temporal_ordered"},
-        "baseline": {"never_seen", "deviation", "dormant"},
+        "baseline": {"never_seen", "deviation", "dormant", "hours"},
     }[kind]
     if given["type"] not in types:
         raise RuleError(f"unknown type {given['type']!r}")
@@ -159,7 +161,7 @@ def _meaning(document: dict[str, Any]) -> dict[str, Any]:
                 raise RuleError("a count's condition is gte, from 1 to 10000")
         if given["type"] == "value_count":
             meaning["field"] = given["condition"]["field"]
-    elif given["type"] != "dormant":
+    elif given["type"] not in ("dormant", "hours"):
         meaning["field"] = given["field"]
     return meaning
 

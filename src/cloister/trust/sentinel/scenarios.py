@@ -124,6 +124,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [*week, (0, opened | {"details": {"application_name": "psql"}})],
             [*week, (0, opened | {"details": {"application_name": "web"}})],
         ),
+        "unusual-hour": (
+            [*_days(16, opened, hours=10), (0, opened)],
+            [*_days(16, opened, hours=2), (0, opened)],
+        ),
         "dormant-role": ([(60 * day, opened), (0, opened)], [(30 * day, opened), (0, opened)]),
         "endpoint-enumeration": (
             [(20 - n, denied | {"endpoint_id": f"ep-none-{n}", "actor": f"role:r{n % 3}"}) for n in range(15)],
@@ -372,6 +376,11 @@ def _listed(now: datetime) -> list[Scenario]:
 
 def _times(count: int, seconds: float, event: dict[str, Any]) -> Story:
     return [((count - n) * seconds, event) for n in range(count)]
+
+
+def _days(count: int, event: dict[str, Any], *, hours: float) -> Story:
+    """One a day, so many hours before the hour of the end."""
+    return [((count - n) * 86_400.0 + hours * 3600, event) for n in range(count)]
 
 
 def _weeks(make: Callable[[int], dict[str, Any]]) -> Story:
