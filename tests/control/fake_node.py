@@ -28,6 +28,7 @@ from cloister.base.errors import (
 )
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Command
+from cloister.control.computes.ages import Ages
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.sessions import BackupEnd, Running
 from cloister.control.computes.tallies import Tally
@@ -252,6 +253,7 @@ class FakeNode:
         self.activity: dict[str, Activity] = {}
         self.refusals: dict[str, Tally] = {}
         self.powers: dict[str, Tally] = {}
+        self.ages: dict[str, Ages] = {}
         self.touched: dict[str, Touched] = {}
         """What the guard of an endpoint's compute counted and nobody had it forget."""
         self.wal_bytes: dict[str, int] = {}
@@ -794,6 +796,10 @@ class FakeServer:
     async def forget_powers(self, total: int) -> None:
         self.check_alive()
         assert self._node.powers.pop(self._running.endpoint_id).total == total
+
+    async def ages(self) -> Ages:
+        self.check_alive()
+        return self._node.ages.get(self._running.endpoint_id, Ages(1000, 1))
 
     async def touched(self) -> Touched | None:
         self.check_alive()

@@ -32,6 +32,7 @@ from cloister.control.branches.standbys import Standbys
 from cloister.control.branches.successions import Successions
 from cloister.control.computes import operations as compute_operations
 from cloister.control.computes.agent import Agent
+from cloister.control.computes.ages import AgeWatch
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.directory import DirectoryServer
 from cloister.control.computes.gateways import Gateways
@@ -186,6 +187,7 @@ class ControlPlane:
             suspender=self.suspender,
             sessions=self.sessions,
             inside=inside,
+            ages=AgeWatch(database, clock),
             backoff=backoff,
             clock=clock,
             suspend_timeout_s=settings.suspend_timeout_s,

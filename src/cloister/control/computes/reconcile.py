@@ -10,8 +10,8 @@ It acts on two occasions, and goes on from the second:
   endpoint is alive, and stopped if not. For how long history is kept is said again where the agent does not know it.
   Standbys are looked after by `branches/standbys.py`.
 - After each comparison: starts what is owed (with pauses for what keeps dying), and looks at every running compute
-  whether it is idle (`idle.py` decides, `suspend.py` does it), and what its guard refused (`refusals.py`) or saw
-  given (`powers.py`).
+  whether it is idle (`idle.py` decides, `suspend.py` does it), what its guard refused (`refusals.py`) or saw given
+  (`powers.py`), and how old its transaction ids are (`ages.py`).
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from cloister.base.errors import CloisterError, InvalidIdError, NotFoundError, P
 from cloister.base.ids import EndpointId, parse_endpoint_id
 from cloister.control.computes import idle, standby_store, store
 from cloister.control.computes.agent import Agent
+from cloister.control.computes.ages import AgeWatch
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.idle import Activity, Awake, Idle
 from cloister.control.computes.model import Endpoint
@@ -86,6 +87,7 @@ class Reconciler:
         suspender: Suspender,
         sessions: Sessions,
         inside: Inside,
+        ages: AgeWatch,
         backoff: Backoff,
         clock: Clock,
         suspend_timeout_s: int,
@@ -97,6 +99,7 @@ class Reconciler:
         self._suspender = suspender
         self._sessions = sessions
         self._inside = inside
+        self._ages = ages
         self._backoff = backoff
         self._clock = clock
         self._suspend_timeout_s = suspend_timeout_s
@@ -273,6 +276,7 @@ class Reconciler:
                 await record_refusals(self._database, server, endpoint)
                 await record_powers(self._database, server, endpoint)
                 await self._inside.look(server, endpoint, endpoint.generation)
+                await self._ages.look(server, endpoint)
         except TimeoutError:
             raise UnavailableError(f"{endpoint.id} does not say what it does") from None
 

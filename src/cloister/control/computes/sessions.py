@@ -29,6 +29,7 @@ from cloister.base.errors import UnavailableError
 from cloister.base.ids import EndpointId
 from cloister.base.limits import WAKE_TIMEOUT_S
 from cloister.control.computes import touched as inside
+from cloister.control.computes.ages import Ages
 from cloister.control.computes.idle import Activity
 from cloister.control.computes.tallies import Tally, parse
 from cloister.control.roles.catalog import CHANGE_TIMEOUT_S, QUERY_TIMEOUT_S, Catalog, understood, understood_rows
@@ -84,6 +85,7 @@ class ComputeServer(Server, Protocol):
     async def forget_refusals(self, total: int) -> None: ...
     async def powers(self) -> Tally: ...
     async def forget_powers(self, total: int) -> None: ...
+    async def ages(self) -> Ages: ...
     async def touched(self) -> inside.Touched | None: ...
     async def take_touched(self, found: inside.Touched, level: AuditLevel) -> None: ...
     async def is_replay_paused(self) -> bool:
@@ -185,6 +187,11 @@ class TenantServer(Catalog):
 
     async def forget_powers(self, total: int) -> None:
         await self._forget("guard.powers", total)
+
+    async def ages(self) -> Ages:
+        with understood():
+            row = await self._connection.fetchrow(_AGES, timeout=QUERY_TIMEOUT_S)
+        return understood_rows([row], Ages)[0]
 
     async def _tally(self, setting: str) -> Tally:
         with understood():
@@ -460,6 +467,11 @@ SELECT (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client bac
 """
 # 10 is the bootstrap superuser: us. `sessions` and `active_time` count client backends only, so autovacuum, which visits
 # an idle database every minute, does not move them.
+
+_AGES: Final = """
+SELECT max(pg_catalog.age(d.datfrozenxid)) AS xids, max(pg_catalog.mxid_age(d.datminmxid)) AS multixacts
+  FROM pg_catalog.pg_database d
+"""
 
 _END_CLIENTS: Final = """
 SELECT count(*)::int

@@ -68,6 +68,8 @@ class Action(StrEnum):
     BRANCH_UPDATE = "branch.update"
     CERTIFICATE_STRANGE = "certificate.strange"
     """One is served that was neither issued nor given here; `resource` is its SHA-256."""
+    COMPUTE_AGED = "compute.aged"
+    """`details.percent` of its transaction ids, or of its multixacts, are used up."""
     COMPUTE_CRASHED = "compute.crashed"
     COMPUTE_START = "compute.start"
     COMPUTE_STOP = "compute.stop"

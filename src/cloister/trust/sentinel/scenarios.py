@@ -73,6 +73,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     cancel = {"action": Action.CONNECTION_CANCEL, "reason": "unknown_key"}
     person = {"actor": "user:00000000-0000-0000-0000-000000000000", "request_id": "selftest"}
     platform = {"actor": "platform:api", "address": ""}
+    aged = platform | {"action": Action.COMPUTE_AGED, "outcome": "failed"}
     machine = {"details": {"name": "ci", "role": "editor", "owner": "dev@example.org", "keys": 1}}
     day = 86_400.0
     week = _weeks(lambda _: opened | {"details": {"application_name": "web"}})
@@ -249,6 +250,14 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "crash-loop": (
             _times(3, 30, platform | {"action": Action.COMPUTE_CRASHED}),
             _times(2, 30, platform | {"action": Action.COMPUTE_CRASHED}),
+        ),
+        "xid-age": (
+            [(0, aged | {"details": {"percent": 25, "xids": 540_000_000, "multixacts": 1}})],
+            nothing,
+        ),
+        "xid-exhaustion": (
+            [(0, aged | {"details": {"percent": 75, "xids": 1_620_000_000, "multixacts": 1}})],
+            nothing,
         ),
         "allow-list-widened": (
             [(0, update | {"details": {"widens": "allow_list"}})],
