@@ -33,6 +33,7 @@ async def test_registered_listed_and_removed(scene: Scene) -> None:
         await scene.service.remove(caller, made)
     added, removed = (await scene.events("passkey.add"))[-1], (await scene.events("passkey.remove"))[-1]
     assert (added["actor"], added["resource"]) == (f"user:{BOB}", str(made))
+    assert added["details"] == {"name": "key ring", "is_first": True, "email": "bob@example.com"}
     assert removed["details"] == {"name": "key ring", "left": 0}
 
 
@@ -99,6 +100,8 @@ async def test_who_has_one_gets_no_other_without_showing_it(scene: Scene) -> Non
         await scene.service.add(caller, "two", SoftAuthenticator().make(second))
     await scene.register(scene.bobs_key, SoftAuthenticator(), "two", with_passkey=True)
     assert len(await scene.service.find(caller)) == 2
+    bobs = [it["details"]["is_first"] for it in await scene.events("passkey.add") if it["actor"] == f"user:{BOB}"]
+    assert bobs == [True, False]
 
 
 async def test_names_numbers_and_credentials(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

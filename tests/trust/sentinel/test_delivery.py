@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -174,13 +174,16 @@ async def test_syslog_arrives_framed(certificate: Path) -> None:
     assert heard[0].partition(b" ")[2].startswith(b"<84>1 ")
 
 
-async def raise_one(database_as: DatabaseAs, delivery: Delivery) -> Database:
+DENIED: Final = Event(action=Action.KEY_DENIED, actor="uid:1")
+
+
+async def raise_one(database_as: DatabaseAs, delivery: Delivery, event: Event = DENIED) -> Database:
     database = await database_as("cloister_sentinel")
     watch = Watch(database, rules.shipped())
     watch.channels = delivery.names
     await watch.load()
     async with (await database_as("cloister_api")).transaction() as tx:
-        await record(tx, Event(action=Action.KEY_DENIED, actor="uid:1", at=timestamp(datetime.now(UTC))))
+        await record(tx, msgspec.structs.replace(event, at=timestamp(datetime.now(UTC))))
     await watch.step()
     return database
 

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from cloister.trust.audit import Action, Event
 from cloister.trust.sentinel.channels import Mail
 from cloister.trust.sentinel.delivery import Delivery, attempt
 from tests.fix_database import DatabaseAs
@@ -130,6 +131,51 @@ async def test_a_mail_arrives_encrypted_and_says_what_to_do(
     assert "cloister alerts show fd-0123456789ab" in text
 
 
+ABOUT_BOB: dict[str, Any] = FINDING | {
+    "level": "low",
+    "title": "An account got its first passkey",
+    "summary": "bob@example.org registered\r\na passkey",
+    "subject": {"person": "bob@example.org", "address": "192.0.2.1"},
+}
+
+
+async def test_whom_it_is_about_is_told_in_other_words_whatever_its_level(certificate: Path) -> None:
+    """And the operators only what they asked for: neither sees who else was told."""
+    postman = Postman()
+    async with mail_server(certificate, postman) as port:
+        channel = mail(port, certificate, people=True)
+        assert await attempt(channel, ABOUT_BOB, "raised", 7) == ""
+        assert await attempt(channel, ABOUT_BOB | {"level": "high"}, "raised", 8) == ""
+    assert postman.recipients == [["bob@example.org"], ["a@example.org"], ["bob@example.org"]]
+    message = postman.taken[0]
+    assert (message["Subject"], message["To"]) == ("[cloister] An account got its first passkey", "bob@example.org")
+    text = str(message.get_payload())
+    assert text.startswith("bob@example.org registered??a passkey\r\n\r\nIf that was you")
+    assert "cloister alerts" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "kind"),
+    [
+        ({"people": False}, {}, "raised"),
+        ({}, {"is_test": True}, "raised"),
+        ({}, {"level": "high"}, "escalated"),
+        ({}, {"subject": {"address": "192.0.2.1"}}, "raised"),
+        ({}, {"subject": {"person": "bob@example.org, mallory@example.org"}}, "raised"),
+        ({}, {"subject": {"person": "bob@example.org\r\nBcc: mallory@example.org"}}, "raised"),
+    ],
+)
+async def test_nobody_else_is_told(
+    certificate: Path, changes: dict[str, Any], finding: dict[str, Any], kind: str
+) -> None:
+    """Not by a channel for operators only, of a test, again, of what is about nobody, or at what is no address."""
+    postman = Postman()
+    async with mail_server(certificate, postman) as port:
+        channel = mail(port, certificate, **({"people": True, "level": "low"} | changes))
+        assert await attempt(channel, ABOUT_BOB | finding, kind, 7) == ""
+    assert postman.recipients == [["a@example.org"]]
+
+
 async def test_a_password_is_given_over_tls_and_a_wrong_one_is_no_arrival(certificate: Path) -> None:
     """And what the server says of it is what the operator reads."""
     postman = Postman()
@@ -203,3 +249,19 @@ async def test_a_finding_waits_for_a_mail_server_that_is_away(
             await delivery.step()
     (message,) = postman.taken
     assert message["Subject"] == "[cloister critical] A key was refused"
+
+
+@pytest.mark.parametrize(("people", "recipients"), [(True, [["bob@example.org"]]), (False, [])])
+async def test_a_first_passkey_is_told_to_whose_it_is(
+    database_as: DatabaseAs, certificate: Path, tmp_path: Path, people: bool, recipients: list[list[str]]
+) -> None:
+    """From the log to the mailbox, by a channel whose level it does not reach."""
+    path = tmp_path / "channels.json"
+    postman = Postman()
+    async with mail_server(certificate, postman) as port:
+        path.write_bytes(msgspec.json.encode([mail(port, certificate, people=people)]))
+        delivery = Delivery(await database_as("cloister_sentinel"), path, observe=lambda *_: None)
+        details = {"name": "key ring", "is_first": True, "email": "bob@example.org"}
+        await raise_one(database_as, delivery, Event(action=Action.PASSKEY_ADD, actor="user:x", details=details))
+        await delivery.step()
+    assert postman.recipients == recipients

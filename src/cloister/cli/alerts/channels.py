@@ -75,6 +75,11 @@ def add_webhook(session: Session, /, **given: Any) -> None:
 @click.option("--username", default="", help="If the server wants a login.")
 @click.option("--password-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its password.")
 @_LEVEL
+@click.option(
+    "--people",
+    is_flag=True,
+    help="Also to whom a finding is about, such as the first passkey of their account. Whatever its level.",
+)
 @sentinels.ca_option
 @sentinels.private_option
 @client_command

@@ -81,7 +81,8 @@ class PasskeyService:
                 raise UnprocessableError(public=f"an account may have {PASSKEYS_MAX} passkeys")
             if not await store.add(tx, made):
                 raise ConflictError(public="there is a passkey of this name, or this one is registered already")
-            await record(tx, caller.event(Action.PASSKEY_ADD, resource=str(made.id), details={"name": name}))
+            details = {"name": name, "is_first": not known, "email": caller.principal.email}
+            await record(tx, caller.event(Action.PASSKEY_ADD, resource=str(made.id), details=details))
         return made
 
     async def remove(self, caller: Caller, passkey_id: UUID) -> Passkey:

@@ -159,6 +159,7 @@ class Action(StrEnum):
     OPERATION_LIST = "operation.list"
     ORGANIZATION_CREATE = "organization.create"
     PASSKEY_ADD = "passkey.add"
+    """Where `details.is_first`, nothing but a key was shown for it."""
     PASSKEY_LIST = "passkey.list"
     PASSKEY_POLICY = "passkey.policy"
     """Whether an organization demands one for what is privileged."""

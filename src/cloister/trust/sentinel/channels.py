@@ -18,6 +18,14 @@ from cloister.trust.sentinel.rules import Level
 MailAddress = Annotated[str, Meta(pattern=r"^[!-?A-~]+@[A-Za-z0-9.-]{1,253}\Z", max_length=254)]
 
 
+def is_mail_address(text: str) -> bool:
+    try:
+        msgspec.convert(text, MailAddress)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 class Webhook(msgspec.Struct, frozen=True, tag="webhook", tag_field="type", forbid_unknown_fields=True, kw_only=True):
     name: Name
     url: str
@@ -38,6 +46,8 @@ class Mail(msgspec.Struct, frozen=True, tag="mail", tag_field="type", forbid_unk
     username: str = ""
     password: str = ""
     level: Level = Level.MEDIUM
+    people: bool = False
+    """Whoever a finding is about is told as well, whatever its level."""
     ca_file: str = ""
     private: bool = False
 

@@ -190,12 +190,30 @@ async def attempt(channel: Channel, finding: dict[str, Any], kind: str, delivery
 def _is_told(channel: Channel, delivery: store.Delivery) -> bool:
     if isinstance(channel, Heartbeat):
         return False
-    return _LEVELS.index(Level(delivery.finding["level"])) >= _LEVELS.index(channel.level)
+    if isinstance(channel, Mail) and _person(channel, delivery.finding, delivery.kind):
+        return True
+    return _is_grave_enough(channel, delivery.finding)
+
+
+def _is_grave_enough(channel: Webhook | Mail | Syslog, finding: dict[str, Any]) -> bool:
+    return _LEVELS.index(Level(finding["level"])) >= _LEVELS.index(channel.level)
+
+
+def _person(channel: Mail, finding: dict[str, Any], kind: str) -> str:
+    """Whom it is about, if that person is told by this channel: once, and of no test."""
+    address = finding["subject"].get("person", "")
+    is_told = channel.people and kind == "raised" and not finding["is_test"]
+    return address if is_told and config.is_mail_address(address) else ""
 
 
 async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
     address = await targets.resolved(channel.host, channel.port, private=channel.private)
-    message = messages.mail(finding, kind, sender=channel.sender, to=channel.to, host=socket.gethostname())
+    host = socket.gethostname()
+    sending, person = [], _person(channel, finding, kind)
+    if not person or _is_grave_enough(channel, finding):
+        sending.append(messages.mail(finding, kind, sender=channel.sender, to=channel.to, host=host))
+    if person:
+        sending.append(messages.mail_to_person(finding, sender=channel.sender, to=person, host=host))
     context = targets.tls(channel.ca_file)
 
     def send() -> None:
@@ -213,9 +231,10 @@ async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
                 session.starttls(context=context)
             if channel.username:
                 session.login(channel.username, channel.password)
-            refused = session.send_message(message)
-        if refused:  # not all: who did get it shall not get it again and again
-            log.warning("mail %s: refused for %s", channel.name, ", ".join(sorted(refused)))
+            for message in sending:
+                refused = session.send_message(message)
+                if refused:  # not all: who did get it shall not get it again and again
+                    log.warning("mail %s: refused for %s", channel.name, ", ".join(sorted(refused)))
 
     await asyncio.to_thread(send)
 

@@ -134,7 +134,8 @@ def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: 
         summary=f"{said}: {why}" if why and "{why}" not in rule.summary else said,
         response=rule.response,
         fingerprint="|".join([rule.name, *(str(fields.get(name, "")) for name in rule.group_by)]),
-        subject={name: str(fields[name]) for name in _SUBJECT if name in fields},
+        subject={name: str(fields[name]) for name in _SUBJECT if name in fields}
+        | ({"person": str(fields[rule.concerns])} if rule.concerns in fields else {}),
         seq=seq,
         at=fields.get("at", ""),
         count=count,

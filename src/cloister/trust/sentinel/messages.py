@@ -41,6 +41,21 @@ def mail(finding: dict[str, Any], kind: str, *, sender: str, to: Sequence[str], 
     return message
 
 
+def mail_to_person(finding: dict[str, Any], *, sender: str, to: str, host: str) -> EmailMessage:
+    """To whom it is about. It names no link and asks for nothing, so that a false one of its kind has nothing to imitate."""
+    message = EmailMessage()
+    message["Subject"] = f"[cloister] {plain(finding['title'])}"
+    message["From"] = sender
+    message["To"] = to
+    message["Message-ID"] = f"<{finding['id']}.person@{host}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(
+        f"{plain(finding['summary'])}\n\nIf that was you, there is nothing to do. If not, tell whoever\n"
+        f"runs this platform at once, by a way you know: finding {finding['id']}.\n"
+    )
+    return message
+
+
 def syslog(finding: dict[str, Any], kind: str, *, host: str) -> bytes:
     """RFC 5424, framed by its length as RFC 5425 wants it."""
     pri = FACILITY * 8 + _SEVERITY[finding["level"]]

@@ -2,8 +2,8 @@
 
 A document has one of `detection` (Sigma: one event), `correlation` (Sigma: several rules' events together) and `baseline`
 (ours, in the manner of a correlation: what is unusual for a group). `summary` and `response` are ours, too: what the alarm
-says, with `{fields}` of the event, and what to do first. A rule that only serves others has no `level` and raises no
-alarm. Everything unknown is an error: a rule that was misread must not sit there and never fire.
+says, with `{fields}` of the event, and what to do first; and so is `concerns`, the field with the mail address of whom it is
+about. A rule that only serves others has no `level` and raises no alarm. Everything unknown is an error: a rule that was misread must not sit there and never fire.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _KNOWN: Final = {
     "title", "name", "id", "status", "level", "description", "falsepositives", "tags", "logsource", "detection",
-    "correlation", "baseline", "summary", "response",
+    "correlation", "baseline", "summary", "response", "concerns",
 }  # fmt: skip
 
 
@@ -51,6 +51,8 @@ class Rule:
     falsepositives: tuple[str, ...]
     of: tuple[str, ...] = ()
     """The rules whose events it looks at."""
+    concerns: str = ""
+    """The field with the mail address of the person whom it is about, and who is to know."""
     group_by: tuple[str, ...] = ()
     test: Test | None = None
     correlation: Mapping[str, Any] | None = None
@@ -126,6 +128,7 @@ def _rule(document: Any) -> Rule:
             tags=tuple(document.get("tags", ())),
             description=str(document.get("description", "")),
             falsepositives=tuple(document.get("falsepositives", ())),
+            concerns=str(document.get("concerns", "")),
             **_meaning(document),
         )
         # Whatever is missing or of a wrong type shows now.

@@ -73,6 +73,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     cancel = {"action": Action.CONNECTION_CANCEL, "reason": "unknown_key"}
     person = {"actor": "user:00000000-0000-0000-0000-000000000000", "request_id": "selftest"}
     platform = {"actor": "platform:api", "address": ""}
+    passkey = person | {"action": Action.PASSKEY_ADD, "project_id": "", "endpoint_id": ""}
     aged = platform | {"action": Action.COMPUTE_AGED, "outcome": "failed"}
     machine = {"details": {"name": "ci", "role": "editor", "owner": "dev@example.org", "keys": 1}}
     day = 86_400.0
@@ -204,6 +205,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "passkey-refused": (
             [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_other_request"})],
             [(0, person | {"action": Action.PROJECT_DELETE, "outcome": "failed", "reason": "passkey_expired"})],
+        ),
+        "first-passkey": (
+            [(0, passkey | {"details": {"name": "key ring", "is_first": True, "email": "dev@example.org"}})],
+            [(0, passkey | {"details": {"name": "drawer", "is_first": False, "email": "dev@example.org"}})],
         ),
         "passkeys-recovered": (
             [(0, platform | {"action": Action.PASSKEY_RECOVER, "details": {"email": "dev@example.org"}})],
