@@ -160,6 +160,7 @@ class FakeDirectory:
     route_socket_dir: str | None = None
     """What routes say, where it is not the truth."""
     allowed_ips: list[str] | None = None
+    is_binding_required: bool = False
     is_asleep: bool = False
     is_disabled: bool = False
     is_read_only: bool = False
@@ -288,6 +289,7 @@ class FakeDirectory:
             may_log_in=verifier is not None or (is_known and role in self.may_log_in),
             verifier=str(verifier or Verifier.mock(name, role, self.mock_secret)),
             allowed_ips=self.allowed_ips if is_known else None,
+            is_binding_required=self.is_binding_required and is_known,
             is_disabled=self.is_disabled and is_known,
             is_read_only=self.is_read_only or point != "",
             socket_dir=None if self.is_asleep or not is_known else self.route_socket_dir or self.socket_dir,

@@ -5,10 +5,15 @@ import ssl
 from pathlib import Path
 
 import pytest
+from wsproto.events import BytesMessage
 
+from cloister.base.directory import Invalidate
+from cloister.edge.gateway import certificates
 from cloister.protocol.pgwire.messages import startup_message
 from tests.fix_gateway import DOMAIN, ENDPOINT, PASSWORD, GatewayWorld, write_certificate
 from tests.raw_client import RawClient
+from tests.sql_client import FramedClient, SqlClient, connection_string, first_words
+from tests.token_issuer import key_set, token
 
 
 @pytest.mark.filterwarnings("ignore:.*TLSv1.*is deprecated:DeprecationWarning")
@@ -107,3 +112,79 @@ async def test_a_password_in_clear_is_never_asked_for_where_the_endpoint_is_know
     await gateway_world.start()
     told = await gateway_world.refusal(password=f"endpoint={ENDPOINT};{PASSWORD}")
     assert "password authentication failed" in told
+
+
+REQUIRED = "This project requires channel binding."
+
+
+async def test_whoever_does_without_channel_binding_where_it_is_required_is_refused(
+    gateway_world: GatewayWorld,
+) -> None:
+    """The right password does not help. What a client is offered is nothing else; one that takes something else all the
+    same is told what to do, before it has proved anything."""
+    gateway_world.directory.is_binding_required = True
+    await gateway_world.start()
+    await (await gateway_world.connect()).close()
+    await (await gateway_world.connect(channel_binding="prefer")).close()
+    await (await gateway_world.connect(endpoint=f"{ENDPOINT}-pooler")).close()
+    assert "SASL authentication mechanisms" in await gateway_world.refusal(channel_binding="disable")
+    for flag in ("n", "y"):
+        client = await RawClient.open(gateway_world)
+        client.send(startup_message({"user": "ada"}))
+        kind, body = await client.challenge(f"{flag},,n=,r=abcdefgh")
+        assert kind == b"E"
+        assert b"C28000\0" in body
+        assert REQUIRED.encode() in body
+        assert b"channel_binding=require" in body
+        await client.close()
+    denied = await gateway_world.directory.until("connection.denied", 2)
+    assert {event.reason for event in denied} == {"binding_required"}
+
+
+async def test_no_way_without_channel_binding_leads_around_the_switch(gateway_world: GatewayWorld) -> None:
+    """Where a password or a token is only sent through TLS: over HTTPS, in a WebSocket, and with the endpoint's name in the
+    password."""
+    gateway_world.directory.is_binding_required = True
+    gateway_world.directory.key_sets[ENDPOINT] = [key_set("ada")]
+    await gateway_world.start(https=True)
+    async with await SqlClient.open(gateway_world) as client:
+        answer = await client.query("SELECT 1")
+        assert (answer.status, answer.json["code"]) == (400, "28000")
+        assert REQUIRED in answer.json["message"]
+    async with await SqlClient.open(gateway_world, name="apiauth") as client:
+        without = connection_string(password="")
+        answer = await client.query("SELECT 1", to=without, Authorization=f"Bearer {token()}")
+        assert REQUIRED in answer.json["message"]
+    async with await FramedClient.open(gateway_world) as framed:
+        framed.send(BytesMessage(first_words()))
+        assert REQUIRED.encode() in await framed.payload_until(REQUIRED.encode())
+    named = await gateway_world.refusal(
+        password=f"endpoint={ENDPOINT};{PASSWORD}", sslsni=0, channel_binding="disable", sslmode="verify-ca"
+    )
+    assert REQUIRED in named
+    assert not [event for event in gateway_world.directory.events if event.action == "connection.opened"]
+
+
+async def test_a_switch_that_comes_while_somebody_asks_over_https_holds_from_the_next_request(
+    gateway_world: GatewayWorld,
+) -> None:
+    """However many came before on the same connection."""
+    await gateway_world.start(https=True)
+    async with await SqlClient.open(gateway_world) as client:
+        assert (await client.query("SELECT 1")).status == 200
+        gateway_world.directory.is_binding_required = True
+        gateway_world.directory.send(Invalidate(endpoint_id=ENDPOINT))
+        async with asyncio.timeout(10):
+            while (answer := await client.query("SELECT 1")).status == 200:
+                pass
+        assert REQUIRED in answer.json["message"]
+
+
+async def test_where_the_certificate_can_bind_nothing_a_project_that_requires_it_is_closed(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's with Ed25519, say, for which the hash is not defined."""
+    monkeypatch.setattr(certificates, "end_point_binding", lambda _: None)
+    gateway_world.directory.is_binding_required = True
+    await gateway_world.start()
+    assert REQUIRED in await gateway_world.refusal(channel_binding="prefer")

@@ -31,6 +31,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """`SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`, as in pg_authid."""
     allowed_ips: list[str] | None = None
     """None: everybody may knock. Otherwise entries in the grammar of `base/ipallow.py`; an empty list denies all."""
+    is_binding_required: bool = False
+    """Nobody is let in whose proof is not bound to the TLS session (SCRAM-SHA-256-PLUS)."""
     is_disabled: bool = False
     is_read_only: bool = False
     """It is a read-only endpoint's, or of the past."""

@@ -29,6 +29,7 @@ DETAILS: Final = (
     Column("Organization", "org_id"),
     Column("Stores passwords", "store_passwords"),
     Column("Allowed addresses", "settings.allowed_ips.ips"),
+    Column("Channel binding required", "settings.require_channel_binding"),
     Column("Smallest compute", "default_endpoint_settings.autoscaling_limit_min_cu"),
     Column("Largest compute", "default_endpoint_settings.autoscaling_limit_max_cu"),
     Column("Suspends after", "default_endpoint_settings.suspend_timeout_seconds", out.seconds),
@@ -123,15 +124,31 @@ def get(session: Session, *, project_id: str) -> None:
 @click.option("--name", metavar="NAME", help="Its new name.")
 @click.option("--cu", type=ComputeUnits(), help="Default size of its computes: 0.5, or a range 0.25-2.")
 @click.option("--suspend-timeout", type=int, metavar="SECONDS", help="Default idle time of its computes; -1: never.")
+@click.option(
+    "--require-channel-binding/--no-require-channel-binding",
+    default=None,
+    help="Refuse clients whose password's proof is not tied to their TLS session, and with them SQL over HTTPS.",
+)
 @wait_option
 @client_command
 def update(
-    session: Session, *, project_id: str, name: str | None, cu: Json | None, suspend_timeout: int | None, wait: bool
+    session: Session,
+    *,
+    project_id: str,
+    name: str | None,
+    cu: Json | None,
+    suspend_timeout: int | None,
+    require_channel_binding: bool | None,
+    wait: bool,
 ) -> None:
     """Change a project. What is not named stays as it is."""
-    change = given(name=name, default_endpoint_settings=given(**(cu or {}), suspend_timeout_seconds=suspend_timeout))
+    change = given(
+        name=name,
+        settings=given(require_channel_binding=require_channel_binding),
+        default_endpoint_settings=given(**(cu or {}), suspend_timeout_seconds=suspend_timeout),
+    )
     if not change:
-        raise click.UsageError("nothing to change: give --name, --cu or --suspend-timeout")
+        raise click.UsageError("nothing to change: give --name, --cu, --suspend-timeout or --require-channel-binding")
     answer = session.api.patch(project_path(project_id), {"project": change})
     session.settle(answer, "Changing the project", wait=wait)
     session.show(answer["project"], DETAILS)

@@ -9,7 +9,7 @@ import pytest
 
 from cloister.base.directory import AnyCommand, ConnectionEvent, Frozen, LookUp, Pool, Record
 from cloister.base.errors import BadRequestError, ForbiddenError, NotFoundError, UnavailableError
-from cloister.control.computes.directory import allowed_ips
+from cloister.control.computes.directory import allowed_ips, is_binding_required
 from cloister.control.computes.verifiers import READS_BURST, READS_PER_S, STALE_S_MAX
 from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
@@ -189,3 +189,28 @@ async def test_a_pooler_is_asked_of_the_node_that_runs_the_compute(land: Land) -
         with pytest.raises(ForbiddenError):
             await pool(role)
     assert land.node.calls.count("StartPooler") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (ANY, False),
+        ('{"require_channel_binding":false}', False),
+        ('{"require_channel_binding":true}', True),
+        ('{"require_channel_binding":"false"}', True),
+        ('{"require_channel_binding":null}', True),
+        ("", True),
+    ],
+)
+def test_channel_binding_is_required_where_it_is_said_and_where_nobody_can_tell(settings: str, expected: bool) -> None:
+    assert is_binding_required(settings) is expected
+
+
+async def test_a_route_says_that_channel_binding_is_required(land: Land) -> None:
+    created = await land.project()
+    assert not (await land.look_up(created.endpoint.id, "neondb_owner")).is_binding_required
+    for is_required in (True, False):
+        change = ProjectChange(settings={"require_channel_binding": is_required})
+        await land.control.projects.update(CALLER, created.project.id, change)
+        assert (await land.look_up(created.endpoint.id, "neondb_owner")).is_binding_required is is_required
+    assert [it.get("loosens") for it in await land.details_of("project.update")] == [None, "channel_binding"]

@@ -68,7 +68,9 @@ ONLY_OUR_FIELDS = {
     "create_api_key": {".allowed_ips", ".expires_at"},
     "create_org_api_key": {".allowed_ips", ".expires_at"},
     "add_jwks": {".jwt_issuer"},
+    "create_project": {".project.settings.require_channel_binding"},
     "grant_permission": {".role"},
+    "update_project": {".project.settings.require_channel_binding"},
 }
 """What our own clients may add to Neon's requests."""
 

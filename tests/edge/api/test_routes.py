@@ -536,6 +536,7 @@ async def test_everything_a_project_can_be_created_with_arrives() -> None:
                 "allowed_ips": {"ips": ["192.0.2.0/24"], "protected_branches_only": True},
                 "quota": {"logical_size_bytes": 5},
                 "maintenance_window": {"weekdays": [1]},
+                "require_channel_binding": True,
             },
             "autoscaling_limit_min_cu": 0.5,
             "default_endpoint_settings": {"autoscaling_limit_max_cu": 4, "suspend_timeout_seconds": -1},
@@ -551,6 +552,7 @@ async def test_everything_a_project_can_be_created_with_arrives() -> None:
     assert new.settings.allowed_ips.ips == ["192.0.2.0/24"]
     assert new.settings.allowed_ips.protected_branches_only
     assert new.settings.quota.logical_size_bytes == 5
+    assert new.settings.require_channel_binding
     assert new.default_endpoint_settings is not None
     assert new.default_endpoint_settings.autoscaling_limit_min_cu == 0.5
     assert new.default_endpoint_settings.autoscaling_limit_max_cu == 4
@@ -564,10 +566,12 @@ async def test_a_patch_changes_only_what_it_gives() -> None:
     async with world.client() as client:
         await client.patch(P, json={"project": {"settings": settings}})
         await client.patch(P, json={"project": {"settings": {"allowed_ips": {"ips": []}}}})
-    first, second = world.projects.changes
+        await client.patch(P, json={"project": {"settings": {"require_channel_binding": False}}})
+    first, second, third = world.projects.changes
     assert first.settings == {"allowed_ips": {}, "enable_logical_replication": True}
     assert first.default_endpoint_settings is None
     assert second.settings == {"allowed_ips": {"ips": []}}
+    assert third.settings == {"require_channel_binding": False}
 
 
 async def test_deleted_twice_is_deleted() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import itertools
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from cloister.protocol.pgwire.frames import InsecureConnectionError, ProtocolVio
 from cloister.protocol.pgwire.handshake import (
     NEXT,
     AskForPassword,
+    BindingRequiredError,
     Cancel,
     CheckPassword,
     Command,
@@ -230,6 +232,20 @@ def test_without_a_binding_plus_is_not_offered() -> None:
     offered = sent(in_state(State.LOOKUP).receive(Credentials(VERIFIER, "n", None)))
     assert b"PLUS" not in offered
     assert b"SCRAM-SHA-256\0\0" in offered
+
+
+def test_where_a_binding_is_required_nothing_else_is_offered_or_taken() -> None:
+    """Whoever ignores what was offered is told so before a proof of theirs exists."""
+    required = replace(CREDENTIALS, is_binding_required=True)
+    handshake = in_state(State.LOOKUP)
+    assert sent(handshake.receive(required)).endswith(b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0\0")
+    with pytest.raises(BindingRequiredError):
+        handshake.receive_data(sasl_initial("SCRAM-SHA-256", b"n,,n=,r=abc"))
+    handshake = in_state(State.LOOKUP)
+    handshake.receive(required)
+    server_first = sent(handshake.receive_data(sasl_initial("SCRAM-SHA-256-PLUS", FIRST)))[9:]
+    (proved,) = handshake.receive_data(sasl_final(server_first, password="pencil"))
+    assert isinstance(proved, Proved)
 
 
 def test_a_wrong_password_is_a_scram_error() -> None:

@@ -241,6 +241,7 @@ class DirectoryServer:
             may_log_in=self._may_log_in(role),
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
+            is_binding_required=is_binding_required(row["settings"]),
             is_disabled=bool(row["is_disabled"]),
             is_held=row["is_held"],
             socket_dir=None if running is None else running.socket_dir,
@@ -270,6 +271,7 @@ class DirectoryServer:
             is_doomed=verifier is None,
             verifier=verifier or mock,
             allowed_ips=allowed_ips(row["settings"], is_protected=row["is_protected"]),  # (6)
+            is_binding_required=is_binding_required(row["settings"]),
             is_disabled=bool(row["is_disabled"]),
             is_held=row["is_held"],
             socket_dir=None if running is None else running.socket_dir,
@@ -427,6 +429,19 @@ def allowed_ips(settings: str, *, is_protected: bool) -> list[str] | None:
     if not access.allowed_ips.ips or (access.allowed_ips.protected_branches_only and not is_protected):
         return None
     return access.allowed_ips.ips
+
+
+class _Binding(msgspec.Struct):
+    require_channel_binding: bool = False
+    """Not there in what was written before there was the switch."""
+
+
+def is_binding_required(settings: str) -> bool:
+    """What cannot be read requires it."""
+    try:
+        return msgspec.json.decode(settings, type=_Binding).require_channel_binding
+    except msgspec.MsgspecError:
+        return True
 
 
 def _running(row: Any) -> Running | None:

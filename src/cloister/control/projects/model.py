@@ -40,6 +40,8 @@ class ProjectSettings(msgspec.Struct, frozen=True):
     enable_logical_replication: bool = False
     block_public_connections: bool = False
     block_vpc_connections: bool = False
+    require_channel_binding: bool = False
+    """Ours: who does not tie the password's proof to the TLS session is refused."""
 
 
 class EndpointDefaults(msgspec.Struct, frozen=True):

@@ -324,6 +324,8 @@ def _differences(old: Project, new: Project) -> dict[str, object]:
     # In words of their own, for those who watch the log.
     if widened(old.settings, new.settings):
         found["widens"] = "allow_list"
+    if old.settings.require_channel_binding and not new.settings.require_channel_binding:
+        found["loosens"] = "channel_binding"
     if new.history_retention_seconds < old.history_retention_seconds:
         found["shortens"] = "history"
     return found

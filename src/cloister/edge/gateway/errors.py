@@ -62,6 +62,14 @@ def ip_not_allowed(address: IpAddress) -> RefusedError:
     return RefusedError("ip_not_allowed", "28000", text)
 
 
+def binding_required() -> RefusedError:
+    text = (
+        "This project requires channel binding. Connect to port 5432 under the endpoint's own name, with"
+        " channel_binding=require in the connection string, from a client that can (libpq 13 or newer)."
+    )
+    return RefusedError("binding_required", "28000", text)
+
+
 def too_many_attempts(detail: str) -> RefusedError:
     return RefusedError("rate_limited", "53400", "Too many connections attempts", detail)
 

@@ -4,7 +4,7 @@ The order is the security of it:
 
     (1) a PROXY header, from configured balancers and only from them
     (2) attempts of its network; TLS, then the startup packet; which endpoint is meant
-    (3) the route; the IP allowlist; attempts on the endpoint, failures of this role
+    (3) the route; the IP allowlist; channel binding, where it is required; attempts on the endpoint, failures of this role
     (4) SCRAM against the stored verifier, a mock where there is none, or a password where nothing names the endpoint
     -- only now is it known who asks, and only now may it cost anything or learn anything --
     (5) which point in the past? disabled? how many? frozen? then wake and log in to the compute, the client waiting
@@ -37,6 +37,7 @@ from cloister.protocol.pgwire.backend import BackendError
 from cloister.protocol.pgwire.frames import InsecureConnectionError, ProtocolViolationError
 from cloister.protocol.pgwire.handshake import (
     AskForPassword,
+    BindingRequiredError,
     Cancel,
     CheckPassword,
     Command,
@@ -125,6 +126,8 @@ class Session:
             log.warning("%s: %s", self._visit.address, error)
         except ScramError as error:
             self._refuse(self._visit.failed_proof(str(error)))
+        except BindingRequiredError:
+            self._refuse(errors.binding_required())
         except BackendError as error:
             self._refuse(as_refusal(error), raw=error.raw)
         except CloisterError as error:
@@ -204,9 +207,13 @@ class Session:
         visit.claim(startup, target_of(visit.tls.server_name, self._gateway.domain, startup))
         if visit.target.endpoint is None or self._is_inside:
             return AskForPassword()
-        verifier = await visit.verifier()
         assert self._wire.tunnel is not None
-        return Credentials(verifier, secrets.token_urlsafe(_NONCE_BYTES), self._wire.tunnel.identity.binding)
+        binding = self._wire.tunnel.identity.binding
+        visit.can_bind = binding is not None
+        verifier = await visit.verifier()
+        assert visit.route is not None
+        is_required = visit.route.is_binding_required
+        return Credentials(verifier, secrets.token_urlsafe(_NONCE_BYTES), binding, is_binding_required=is_required)
 
     async def _check_password(self, text: str) -> PasswordVerdict:
         """(4) For clients that send it through TLS: it is held against the same verifier. Where nothing has named the

@@ -61,6 +61,8 @@ class Visit:
         self.voucher: Voucher | None = None
         self.recorder: Recorder | None = None
         """Of a session that must be recorded: `recording.py`."""
+        self.can_bind = False
+        """The client is offered a proof that is bound to its TLS session, be it that it cannot make one."""
         self._past: Past | None = None
         self._gateway = gateway
         self.id = str(uuid.uuid4())
@@ -94,6 +96,8 @@ class Visit:
         route = await self._look_up(endpoint)
         self.route = route
         self.check_address(route)
+        if route.is_binding_required and not self.can_bind:
+            raise errors.binding_required()
         now = self._loop.time()
         if is_attempt and not self._gateway.endpoint_attempts.take(endpoint, now):
             raise errors.too_many_attempts(f"endpoint {endpoint}")

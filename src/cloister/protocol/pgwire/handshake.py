@@ -54,6 +54,10 @@ ALPN: Final = "postgresql"
 INSECURE_TEXT: Final = "connection is insecure (try using `sslmode=require`)"
 
 
+class BindingRequiredError(Exception):
+    """The client does without channel binding where nothing else was offered."""
+
+
 class State(Enum):
     OPENING = auto()
     OPENING_NO_GSS = auto()
@@ -93,6 +97,8 @@ class Credentials:
     """Ours, unpredictable."""
     binding: bytes | None
     """The `tls-server-end-point` hash of the certificate in use; None if it has none."""
+    is_binding_required: bool = False
+    """Nothing else is offered. Not without a `binding`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,12 @@ NEXT: Final[dict[tuple[State, type[Event]], State]] = {
 }  # fmt: skip
 
 
+def _offered(credentials: Credentials) -> tuple[str, ...]:
+    if credentials.is_binding_required:
+        return (PLUS,)
+    return (PLAIN,) if credentials.binding is None else (PLUS, PLAIN)
+
+
 class Handshake:
     """One client, up to its proof. `receive_data` and `receive` raise ProtocolViolationError or ScramError; after
     either, the machine is of no more use."""
@@ -240,10 +252,11 @@ class Handshake:
                 return [Proved(b"") if is_right else Disproved()]
             case Credentials():
                 self._credentials = event
-                mechanisms = (PLAIN,) if event.binding is None else (PLUS, PLAIN)
-                return [Send(authentication_sasl(mechanisms))]
+                return [Send(authentication_sasl(_offered(event)))]
             case SaslInitialResponse(mechanism, data):
                 assert self._credentials is not None
+                if self._credentials.is_binding_required and mechanism != PLUS:
+                    raise BindingRequiredError
                 self._exchange = ServerExchange(
                     self._credentials.verifier,
                     mechanism=mechanism,

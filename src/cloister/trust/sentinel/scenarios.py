@@ -268,6 +268,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, update | {"details": {"widens": "allow_list"}})],
             [(0, update | {"details": {"name": "x"}})],
         ),
+        "channel-binding-lifted": (
+            [(0, update | {"details": {"loosens": "channel_binding"}})],
+            [(0, update | {"details": {"settings": "require_channel_binding=True"}})],
+        ),
         "retention-shortened": ([(0, update | {"details": {"shortens": "history"}})], [(0, update)]),
         "audit-lowered": (
             [(0, level | {"details": {"before": "full", "level": "off", "is_lowered": True}})],

@@ -56,13 +56,14 @@ class AllowedIpsView(Wire, frozen=True, kw_only=True):
 
 
 class ProjectSettingsView(Wire, frozen=True, kw_only=True):
-    """`allowed_ips` is always there: Terraform's provider crashes without."""
+    """`allowed_ips` is always there: Terraform's provider crashes without. The last is not Neon's."""
 
     quota: QuotaView
     allowed_ips: AllowedIpsView
     enable_logical_replication: bool
     block_public_connections: bool
     block_vpc_connections: bool
+    require_channel_binding: bool
 
 
 class EndpointDefaultsView(Wire, frozen=True, kw_only=True):
@@ -184,6 +185,7 @@ class ProjectSettingsBody(Request, frozen=True, kw_only=True):
     enable_logical_replication: bool | None = None
     block_public_connections: bool | None = None
     block_vpc_connections: bool | None = None
+    require_channel_binding: bool | None = None
 
 
 class EndpointDefaultsBody(Request, frozen=True, kw_only=True):
@@ -322,6 +324,7 @@ def _settings(it: ProjectSettings) -> ProjectSettingsView:
         enable_logical_replication=it.enable_logical_replication,
         block_public_connections=it.block_public_connections,
         block_vpc_connections=it.block_vpc_connections,
+        require_channel_binding=it.require_channel_binding,
     )
 
 
