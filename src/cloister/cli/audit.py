@@ -39,6 +39,8 @@ EVENTS_PATH: Final = "/cloister/audit/events"
 WHO_PATH: Final = "/cloister/audit/who"
 VERIFY_PATH: Final = "/cloister/audit/verify"
 PAGE_ROWS: Final = 500
+COMMIT_CHARS: Final = 12
+# As git shows one: enough to tell it from the others of a repository.
 
 COLUMNS: Final = (
     Column("Event", "seq"),
@@ -50,6 +52,8 @@ COLUMNS: Final = (
     Column("From", "address"),
     Column("Why", "reason", may_cut=True),
 )
+COMMIT: Final = Column("Commit", "details.commit", lambda commit: str(commit)[:COMMIT_CHARS])
+"""Beside the others, where one of the events has one."""
 
 
 WHO_COLUMNS: Final = (
@@ -67,6 +71,8 @@ WHO_COLUMNS: Final = (
     Column("TLS", "tls_version"),
     Column("Session", "session_id"),
     Column("Request", "request_id"),
+    Column("Plan", "event.event.details.plan"),
+    Column("Commit", "event.event.details.commit"),
 )
 
 
@@ -146,7 +152,8 @@ def _events(session: Session, *, since: str | None, limit: int, before: int | No
 def _show_events(session: Session, rows: list[Json]) -> None:
     if not session.is_json:
         rows = [{"outcome": "ok", **row, "to": _target(row)} for row in rows]
-    session.show_list(rows, COLUMNS, empty="No event.")
+    has_commits = any((row.get("details") or {}).get("commit") for row in rows)
+    session.show_list(rows, (*COLUMNS, COMMIT) if has_commits else COLUMNS, empty="No event.")
 
 
 @audit.command()

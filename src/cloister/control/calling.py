@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cloister.base import reviewed
 from cloister.base.errors import ForbiddenError
 from cloister.control.operations.model import Operation
 from cloister.trust.access.permissions import Permission
@@ -23,6 +24,8 @@ class Caller:
     `may_need`. For what only the service can see, inside its transaction: that the branch is protected."""
     client: str = ""
     """The program, as it calls itself: a hint for whoever reads the log, and nothing to decide by."""
+    change: str = ""
+    """The reviewed change it belongs to, as they say (`base/reviewed.py`)."""
 
     def require(self, permission: Permission) -> None:
         """Raises ForbiddenError. A route that forgot to state what it may need is refused, not let through."""
@@ -35,7 +38,11 @@ class Caller:
     def on_behalf(self) -> OnBehalf:
         """As the key broker is told of them."""
         return OnBehalf(
-            actor=self.principal.actor, address=self.address, request_id=self.request_id, client=self.client
+            actor=self.principal.actor,
+            address=self.address,
+            request_id=self.request_id,
+            client=self.client,
+            change=self.change,
         )
 
     def event(
@@ -64,7 +71,7 @@ class Caller:
             address=self.address,
             request_id=self.request_id,
             reason=reason,
-            details=named(self.client) | dict(details or {}),
+            details=named(self.client) | reviewed.details(self.change) | dict(details or {}),
         )
 
 

@@ -20,6 +20,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cloister.base import reviewed
 from cloister.base.errors import (
     BadRequestError,
     CloisterError,
@@ -96,6 +97,7 @@ class _Trace:
     request_id: str
     address: str
     client: str = ""
+    change: str = ""
     route: Route | None = None
     principal: Principal | None = None
     org_id: str = ""
@@ -121,7 +123,9 @@ class _Trace:
             address=self.address,
             request_id=self.request_id,
             reason=reason,
-            details=named(self.client) | {"key_id": self.principal.key_id, **(details or {})},
+            details=named(self.client)
+            | reviewed.details(self.change)
+            | {"key_id": self.principal.key_id, **(details or {})},
         )
 
 
@@ -176,8 +180,10 @@ class Boundary:
     ) -> Response:
         now = self._services.clock.now()
 
-        # (2) What the head says: its own size, the size and the type of the body. The body itself is not read yet.
+        # (2) What the head says: its own size, the size and the type of the body, which reviewed change this is. The body
+        #     itself is not read yet.
         content.check_declared(request)
+        trace.change = reviewed.parse(request.headers.getlist(reviewed.HEADER))
         try:
             route, parameters = find_route()
         except HttpError:
@@ -214,6 +220,7 @@ class Boundary:
             request_id=trace.request_id,
             address=trace.address,
             client=trace.client,
+            change=trace.change,
             now=now,
             principal=principal,
             org_ids=where.org_ids,

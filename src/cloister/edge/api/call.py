@@ -77,6 +77,8 @@ class Call(Generic[B_co, Q_co]):
     """Of the route's `may_need`, what the principal holds on the path's project."""
     client: str = ""
     """The program, as it calls itself (`content.client`)."""
+    change: str = ""
+    """The reviewed change it belongs to, as it says."""
 
     @property
     def caller(self) -> Caller:
@@ -86,6 +88,7 @@ class Call(Generic[B_co, Q_co]):
             address=self.address,
             grants=self.grants,
             client=self.client,
+            change=self.change,
         )
 
     @property

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from cloister.base import reviewed
 from cloister.base.database import Database
 from cloister.base.errors import (
     BadRequestError,
@@ -313,7 +314,8 @@ def _by(peer: Peer) -> By:
 
 
 def _on_behalf(them: OnBehalf) -> By:
-    return By(them.actor, them.address, them.request_id, {"client": them.client} if them.client else {})
+    client = {"client": them.client} if them.client else {}
+    return By(them.actor, them.address, them.request_id, client | reviewed.details(them.change))
 
 
 def _word(what: str, text: str) -> str:

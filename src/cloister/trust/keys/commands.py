@@ -64,6 +64,8 @@ class OnBehalf(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     request_id: str = ""
     client: str = ""
+    change: str = ""
+    """The reviewed change it belongs to (`base/reviewed.py`)."""
 
 
 POLICY_DAYS_DEFAULT: Final = 365
