@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from cloister import __version__
+from cloister.base import reviewed
 from cloister.cli.failure import CommandError
 from cloister.cli.target import CA_VARIABLE, HOST_VARIABLE, KEY_VARIABLE, Target
 
@@ -58,6 +59,8 @@ class Api:
         self._timeout_s = timeout_s
         self._product = product
         self._connection: Connection | None = None
+        self.change = ""
+        """The reviewed change that the calls from here on belong to: `plan=HASH`, or `plan=HASH;commit=HEX`."""
 
     @property
     def target(self) -> Target:
@@ -78,8 +81,9 @@ class Api:
             raise ApiError(200, _STRANGE)
         return answer
 
-    def post(self, path: str, body: Json | None = None, **query: Any) -> Json:
-        return _object(self._call("POST", path, body=body, query=query))
+    def post(self, path: str, body: Json | None = None, *, idempotency_key: str | None = None, **query: Any) -> Json:
+        """`idempotency_key`: the platform gives whoever sent it before the same answer, without doing it again."""
+        return _object(self._call("POST", path, body=body, query=query, idempotency_key=idempotency_key))
 
     def put(self, path: str, body: Json) -> Json:
         return _object(self._call("PUT", path, body=body))
@@ -103,7 +107,15 @@ class Api:
                 return
             cursor = following
 
-    def _call(self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Json | None = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Json | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
         """Ask, and ask again while the platform says that it is busy. Raises ApiError, CommandError."""
         headers = {
             "Accept": "application/json",
@@ -112,7 +124,9 @@ class Api:
         if self._target.key is not None:
             headers["Authorization"] = f"Bearer {self._target.key.reveal()}"
         if method == "POST":
-            headers["Idempotency-Key"] = secrets.token_hex(16)
+            headers["Idempotency-Key"] = idempotency_key or secrets.token_hex(16)
+        if self.change and method != "GET":
+            headers[reviewed.HEADER] = self.change
         content: bytes | None = None
         if body is not None:
             content = json.dumps(body).encode()

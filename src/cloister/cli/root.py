@@ -37,6 +37,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "me": "cloister.cli.account:me",
     "regions": "cloister.cli.account:regions",
     "mcp": "cloister.cli.mcp.command:mcp",
+    "config": "cloister.cli.config.command:config",
 }
 """Commands that ask the HTTP API, from anywhere."""
 

@@ -21,6 +21,8 @@ class EgressRuleView(Wire, frozen=True, kw_only=True):
     host: str
     """What SQL in the project's databases names as host. Of a network, the first."""
     has_ca: bool
+    ca_pem: str | None = None
+    """Certificates of authorities, which are no secret."""
     created_by: str
     created_at: Moment
 
@@ -39,6 +41,7 @@ def view(rule: EgressRule) -> EgressRuleView:
         to=str(rule.target),
         host=f"/egress/{rule.target.hosts[0]}",
         has_ca=rule.ca_pem is not None,
+        ca_pem=rule.ca_pem,
         created_by=rule.created_by,
         created_at=moment(rule.created_at),
     )

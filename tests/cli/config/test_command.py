@@ -1,0 +1,228 @@
+"""`cloister config`: what it prints, what it refuses, and how it ends."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.cli.config.commits import commit_of
+from tests.cli.config.cloud import PASSWORD, Cloud
+
+SHOP = """\
+format = 1
+whole = ["project"]
+[project.shop]
+whole = ["branch"]
+audit_level = "full"
+ip_allow.addresses = ["192.0.2.0/24"]
+[project.shop.branch.main]
+[project.shop.branch.main.role.app]
+[project.shop.branch.main.role.etl]
+"""
+
+
+class Asked(Cloud):
+    """As `Api` is used by a command."""
+
+    change = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: list[str] = []
+        self.before = lambda method, path: self.changes.append(self.change)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    found = Asked()
+    monkeypatch.setenv("CLOISTER_API_HOST", "https://db.example.com")
+    monkeypatch.setenv("CLOISTER_API_KEY", "napi_test")
+    monkeypatch.setattr("cloister.cli.session.Api", lambda *_, **__: found)
+    return found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.toml"
+    path.write_text(SHOP)
+    return path
+
+
+def plan_of(cloister: Any, file: Path, *more: str) -> Any:
+    return cloister("config", "plan", str(file), "-o", "json", *more).json
+
+
+def test_a_plan_says_what_would_become_of_what(cloister: Any, cloud: Asked, file: Path) -> None:
+    done = cloister("config", "plan", str(file))
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[:4] == [
+        "+ project.shop",
+        "    ip_allow.addresses  192.0.2.0/24",
+        "~ project.shop",
+        "    audit_level  ? → full",
+    ]
+    assert lines[-2] == "2 to create, 1 to change, 0 to destroy."
+    assert lines[-1] == f"Plan {plan_of(cloister, file)['plan']}"
+    assert cloud.asked == []
+
+
+def test_the_ending_says_whether_something_would_change(cloister: Any, cloud: Asked, file: Path) -> None:
+    """0, 2, 3 and 1: what a nightly job tells apart."""
+    detailed = ("config", "plan", str(file), "--detailed-exitcode")
+    assert cloister(*detailed).code == 2
+    assert cloister("config", "apply", str(file), "--yes").code == 0
+    assert cloister(*detailed).code == 0
+    file.write_text(
+        SHOP.replace("role.etl", "role.web").replace(
+            "[project.shop.branch.main]", "[project.shop.branch.main]\nwhole = ['role']"
+        )
+    )
+    refused = cloister(*detailed)
+    assert (refused.code, "say --allow destroy" in refused.err) == (3, True)
+    assert "    ! destroy: it destroys something that holds data" in refused.out
+    assert cloister("config", "plan", str(file)).code == 1
+    assert cloister(*detailed, "--allow", "destroy").code == 2
+    file.write_text("format = 1\n[project.shop]\npg_version = 16")
+    assert cloister(*detailed).code == 1
+
+
+def test_only_the_plan_that_was_agreed_on_is_applied(cloister: Any, cloud: Asked, file: Path) -> None:
+    agreed = plan_of(cloister, file)["plan"]
+    file.write_text(SHOP.replace("full", "base"))
+    other = cloister("config", "apply", str(file), "--plan", agreed)
+    assert (other.code, "not the one that was agreed on" in other.err) == (1, True)
+    assert cloud.asked == []
+    file.write_text(SHOP)
+    done = cloister("config", "apply", str(file), "--plan", agreed)
+    assert (done.code, done.out.splitlines()[-1]) == (0, "[3/3] + project.shop.branch.main.role.etl")
+    assert "project.shop.branch.main.role.etl: nobody has seen its password" in done.err
+    assert set(cloud.changes) == {f"plan={agreed}"}
+
+
+def test_the_same_apply_again_has_nothing_to_do(cloister: Any, cloud: Asked, file: Path) -> None:
+    agreed = plan_of(cloister, file)["plan"]
+    for _ in range(2):
+        assert cloister("config", "apply", str(file), "--plan", agreed).code == 0
+    assert len(cloud.projects) == 1
+
+
+def test_a_file_that_is_not_there_is_an_error_and_no_drift(cloister: Any, cloud: Asked, tmp_path: Path) -> None:
+    """2 would say that something would change."""
+    gone = str(tmp_path / "gone.toml")
+    assert cloister("config", "plan", gone, "--detailed-exitcode").code == 1
+    assert cloister("config", "plan", str(tmp_path), "--detailed-exitcode").code == 1
+    assert cloister("config", "plan", str(tmp_path), "--rules", gone, "--detailed-exitcode").code == 1
+
+
+def test_nobody_who_was_not_asked_has_agreed(cloister: Any, cloud: Asked, file: Path) -> None:
+    done = cloister("config", "apply", str(file))
+    assert (done.code, "nobody is at a terminal" in done.err, cloud.asked) == (1, True, [])
+
+
+def test_a_rule_refuses_before_anything_is_done(cloister: Any, cloud: Asked, file: Path, tmp_path: Path) -> None:
+    own = tmp_path / "ours.rules"
+    own.write_text('[[forbid]]\nid = "no-etl"\nreason = "we have one"\naddress = "*.role.etl"\n')
+    words = ("config", "apply", str(file), "--yes", "--rules", str(own))
+    assert (cloister(*words).code, cloud.asked) == (1, [])
+    assert cloister(*words, "--allow", "no-etl").code == 0
+    assert cloister(*words, "--allow", "nonsense").code == 1
+
+
+def test_a_failure_says_how_far_it_got_and_the_rest_is_done_later(cloister: Any, cloud: Asked, file: Path) -> None:
+    from cloister.cli.api import ApiError
+
+    def refuses(method: str, path: str) -> None:
+        if path.endswith("/roles"):
+            raise ApiError(422, "too many roles on this branch")
+
+    cloud.before = refuses
+    failed = cloister("config", "apply", str(file), "--yes")
+    assert failed.code == 1
+    assert "role.etl: too many roles on this branch. Done: 2 of 3 steps; this one failed. The same" in failed.err
+    cloud.before = lambda method, path: None
+    assert cloister("config", "apply", str(file), "--yes").out.splitlines()[-1].startswith("[1/1]")
+
+
+def test_no_password_is_ever_printed(cloister: Any, cloud: Asked, file: Path) -> None:
+    said = [cloister("config", "apply", str(file), "--yes", *more) for more in (("-o", "json"), ())]
+    said += [cloister("config", "export", *more) for more in (("-o", "json"), ())]
+    assert all(each.code == 0 for each in said)
+    assert not any(PASSWORD in each.out + each.err for each in said)
+
+
+def test_an_export_is_a_file(cloister: Any, cloud: Asked, file: Path, tmp_path: Path) -> None:
+    assert cloister("config", "apply", str(file), "--yes").code == 0
+    exported = tmp_path / "all"
+    exported.mkdir()
+    (exported / "all.toml").write_text(cloister("config", "export").out)
+    assert plan_of(cloister, exported)["items"] == []
+    (project_id,) = cloud.projects
+    alone = cloister("config", "export", "--project-id", project_id).out
+    assert 'whole = ["project"]' not in alone
+    assert "[keys]" not in alone
+    assert json.loads(cloister("config", "export", "-o", "json").out)["project"]["shop"]["audit_level"] == "full"
+    assert cloister("config", "export", "--project-id", "calm-lake-99999999").code == 1
+
+
+def test_what_may_not_be_seen_is_left_out_of_an_export_and_said(
+    cloister: Any, cloud: Asked, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cloister.cli.api import ApiError
+
+    def refuses(*_: Any) -> Any:
+        raise ApiError(403, "permission denied")
+
+    cloister("config", "apply", str(file), "--yes")
+    monkeypatch.setattr(cloud, "_organizations_key_policy", refuses)
+    monkeypatch.setattr(cloud, "_projects_audit_level", refuses)
+    done = cloister("config", "export")
+    assert (done.code, "audit_level = " in done.out, "\nkeys." in done.out) == (0, False, False)
+    assert "keys is left out: permission denied" in done.err
+    assert "shop: audit_level is left out" in done.err
+    assert cloister("config", "plan", str(file)).code == 1
+
+
+# ── which commit ──
+
+
+def git(where: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
+    done = subprocess.run(["git", *identity, "-C", str(where), *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_a_file_which_is_as_committed(tmp_path: Path, file: Path) -> None:
+    assert commit_of(file) == ""
+    git(tmp_path, "init", "-q")
+    assert commit_of(file) == ""
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "shop")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert (commit_of(file), commit_of(tmp_path)) == (head, head)
+    (tmp_path / "more.toml").write_text("format = 1\n")
+    assert (commit_of(file), commit_of(tmp_path)) == (head, "")
+    file.write_text(SHOP + "# more\n")
+    assert commit_of(file) == ""
+
+
+def test_git_runs_no_program_that_the_working_tree_names(tmp_path: Path, file: Path) -> None:
+    git(tmp_path, "init", "-q")
+    ran = tmp_path / "ran"
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    monitor.chmod(0o755)
+    git(tmp_path, "config", "core.fsmonitor", str(monitor))
+    commit_of(file)
+    assert not ran.exists()
+
+
+def test_a_commit_that_is_named_is_one(cloister: Any, cloud: Asked, file: Path) -> None:
+    assert cloister("config", "apply", str(file), "--yes", "--commit", "main").code == 2
+    assert cloister("config", "apply", str(file), "--yes", "--commit", "a" * 40).code == 0
+    assert all(each.endswith(f";commit={'a' * 40}") for each in cloud.changes)
