@@ -61,6 +61,8 @@ class Api:
         self._connection: Connection | None = None
         self.change = ""
         """The reviewed change that the calls from here on belong to: `plan=HASH`, or `plan=HASH;commit=HEX`."""
+        self.waits_its_turn = False
+        """Whether to wait where the platform says that it is asked too often: for who reads a thousand projects."""
 
     @property
     def target(self) -> Target:
@@ -136,7 +138,7 @@ class Api:
         deadline = time.monotonic() + BUSY_PATIENCE_S
         while True:
             status, answer = self._exchange(method, url, content, headers)
-            if status in (423, 503) and time.monotonic() < deadline:
+            if status in (423, 503, *((429,) if self.waits_its_turn else ())) and time.monotonic() < deadline:
                 headers.pop(ASSERTION, None)  # it was good once
                 time.sleep(BUSY_PAUSE_S)
                 continue

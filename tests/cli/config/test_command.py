@@ -27,6 +27,7 @@ class Asked(Cloud):
     """As `Api` is used by a command."""
 
     change = ""
+    waits_its_turn = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +148,22 @@ def test_a_failure_says_how_far_it_got_and_the_rest_is_done_later(cloister: Any,
     assert "role.etl: too many roles on this branch. Done: 2 of 3 steps; this one failed. The same" in failed.err
     cloud.before = lambda method, path: None
     assert cloister("config", "apply", str(file), "--yes").out.splitlines()[-1].startswith("[1/1]")
+
+
+def test_who_asks_too_often_waits(cloister: Any, api: Any, tmp_path: Path) -> None:
+    """An organization has more projects than a key may ask for at once."""
+    (tmp_path / "all.toml").write_text("format = 1\n")
+    api.on(
+        "GET",
+        "/users/me/organizations",
+        (429, {"message": "too many requests"}),
+        (200, {"organizations": [{"id": "org-a"}]}),
+    )
+    api.on("GET", "/projects", (429, {"message": "too many requests"}), (200, {"projects": []}))
+    assert cloister("config", "plan", str(tmp_path)).code == 0
+    assert cloister("projects", "list").code == 0
+    api.on("GET", "/projects", (429, {"message": "too many requests"}), (200, {"projects": []}))
+    assert cloister("projects", "list").code == 1
 
 
 def test_no_password_is_ever_printed(cloister: Any, cloud: Asked, file: Path) -> None:

@@ -79,6 +79,11 @@ def test_a_file_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert "more than 20 bytes" in refused(("a.toml", "format = 1\n" + "#" * 20))
 
 
+def test_addresses_of_people_are_written_as_they_like() -> None:
+    (project,) = scene.configuration("[project.a.permission.'Ada@Example.com']\nrole = 'viewer'").wanted.of("project")
+    assert project.of("permission")[0].name == "ada@example.com"
+
+
 def test_several_files_are_one_configuration() -> None:
     both = parse(
         [

@@ -136,6 +136,17 @@ def test_things_get_other_names() -> None:
     assert cloud.projects[project_id]["name"] == "store"
 
 
+def test_the_default_branch_goes_once_another_is_it() -> None:
+    cloud = shop()
+    settled(cloud, scene.configuration("[project.shop.branch.two]\nparent = 'main'").wanted)
+    for branch in cloud.branches.values():
+        branch.pop("parent_id", None)  # made of a schema alone: nothing hangs on the other
+    text = "[project.shop]\nwhole = ['branch']\ndefault_branch = 'two'\n[project.shop.branch.two]"
+    assert steps(cloud, text) == ["change project.shop", "destroy project.shop.branch.main"]
+    settled(cloud, scene.configuration(text).wanted)
+    assert steps(cloud, text) == []
+
+
 def test_projects_of_one_name_are_told_apart_by_their_ids() -> None:
     cloud = shop()
     settled(cloud, scene.configuration("[project.other]").wanted)
@@ -158,6 +169,7 @@ def test_projects_of_one_name_are_told_apart_by_their_ids() -> None:
         ("[project.shop.branch.main.database.more]", "its owner is not said"),
         ("[project.shop.branch.main.role.app]\nlogin = false", "login is True and cannot become False"),
         ('[project.shop.branch.a]\nparent = "b"\n[project.shop.branch.b]\nparent = "a"', "each other's parents"),
+        ('[project.shop]\nwhole = ["branch"]', "it would be destroyed, and is the default branch"),
         ("[project.new.branch.a]\n[project.new.branch.b]", "one branch without a parent"),
         ('[project.shop.branch.main]\n[project.shop.branch.trunk]\nwas = "main"', "the same thing"),
     ],

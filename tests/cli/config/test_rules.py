@@ -112,6 +112,7 @@ PASSES = "passes"
         ("statements_days = 800", 'statements_days = "forever"', PASSES),
         ("statements_days = 800", "recordings_days = 800", "shorten-record"),
         ("[project.shop.egress.", '[project.shop.egress."192.0.2.9:1"]\n[project.shop.egress.', "egress"),
+        ('.com:5432"]\n', '.com:5432"]\nca_pem = "PEM"\n', "egress"),
         ('role = "editor"', 'role = "admin"', "grant-admin"),
         ('role = "editor"', 'role = "viewer"', PASSES),
         ("[project.shop.permission.", '[project.shop.permission."b@x.y"]\nrole = "admin"\n[project.shop.permission.', "grant-admin"),
@@ -225,7 +226,7 @@ def test_a_rule_about_a_thing_holds_whatever_a_file_calls_it() -> None:
     scene.applied(cloud, scene.planned(cloud, scene.configuration(THERE).wanted))
     (project_id,) = cloud.projects
     rule = parse_rules("r", b'[[forbid]]\nid = "ours"\nreason = "no"\naddress = "project.shop*"')
-    for text in (f'[project.x]\nid = "{project_id}"\nname = "shop"', '[project.x]\nwas = "shop"'):
+    for text in ('[project."shop 2"]', f'[project.x]\nid = "{project_id}"\nname = "shop"', '[project.x]\nwas = "shop"'):
         wanted = scene.configuration(f'{text}\naudit_level = "full"').wanted
         assert judge(scene.planned(cloud, wanted).items, rule, [])
 

@@ -52,6 +52,7 @@ def export(session: Session, *, org_id: str, project_ids: Sequence[str]) -> None
 
     Without a password in it; sorted, so that the same is written the same. A plan of it is empty.
     """
+    session.api.waits_its_turn = True
     org_id = organization_id(session.api, org_id)
     platform = Platform(session.api, org_id)
     with Progress("Reading the platform"):
@@ -177,6 +178,7 @@ def _commit(path: Path, said: str | None) -> str:
 def _planned(session: Session, path: Path) -> tuple[Plan, Platform]:
     """What the files say, held against the platform as it is now."""
     configuration = read(path)
+    session.api.waits_its_turn = True
     org_id = organization_id(session.api, configuration.organization_id)
     platform = Platform(session.api, org_id)
     with Progress("Reading the platform"):

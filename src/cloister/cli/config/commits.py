@@ -29,7 +29,7 @@ def _git(directory: Path, *words: str) -> str | None:
     try:
         # Without a monitor that the working tree's own configuration may name: it would be a program of whoever wrote that.
         done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-C", str(directory), *words],
+            ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(directory), *words],
             capture_output=True,
             check=True,
             text=True,

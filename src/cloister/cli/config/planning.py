@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cloister.cli.config.nouns import KINDS, Node, Settings, Trail, Value, address
+from cloister.cli.config.nouns import KINDS, Node, Settings, Trail, Value, address, toml_key
 
 CREATE: Final = "create"
 CHANGE: Final = "change"
@@ -147,7 +147,7 @@ class _Planner:
     def _first_branch(self, wanted: Node, trail: Trail) -> Node:
         roots = [each for each in wanted.of("branch") if "parent" not in each.settings]
         if len(roots) > 1:
-            names = ", ".join(each.name for each in roots)
+            names = ", ".join(toml_key(each.name) for each in roots)
             self._problem(trail, f"a new project has one branch without a parent, not {names}")
         return roots[0] if roots else Node(kind="branch", name=_FIRST_BRANCH)
 
@@ -165,8 +165,8 @@ class _Planner:
             found = self._new_branch(branch, inside, place) if before is None else _with_parent(before, renamed)
             if found is not None:
                 inside[branch.name] = self._branch(branch, found, place, is_fresh=is_new or is_fresh, is_new=is_new)
-        self._default_branch(there, trail, own, renamed, inside, is_fresh=is_fresh)
-        self._refuse_uprooting(others, inside, trail)
+        default = self._default_branch(there, trail, own, renamed, inside, is_fresh=is_fresh)
+        self._refuse_uprooting(others, inside, default, trail)
         self._destroy(_children_first(others), trail, is_fresh=is_fresh)
 
     def _new_branch(self, wanted: Node, inside: Mapping[str, Node], trail: Trail) -> Node | None:
@@ -188,12 +188,8 @@ class _Planner:
         if not is_new:
             self._settings(wanted, there, trail, is_fresh=is_fresh)
         gone: dict[str, Sequence[Node]] = {}
-        for kind in (
-            "compute",
-            "reader",
-            "role",
-            "database",
-        ):  # a database has an owner, and a role is made by a compute
+        # A compute makes the roles, and a database has one of them as its owner.
+        for kind in ("compute", "reader", "role", "database"):
             gone[kind] = self._leaves(kind, wanted, there, trail, is_fresh=is_fresh)
         for kind in ("database", "role", "reader", "compute"):
             self._destroy(list(reversed(gone[kind])), trail, is_fresh=is_fresh)
@@ -201,15 +197,21 @@ class _Planner:
         for role in gone["role"]:
             owned = [each.name for each in after["database"] if each.settings.get("owner") == role.name]
             if owned:
-                self._problem((*trail, ("role", role.name)), f"it would be destroyed, and owns {', '.join(owned)}")
+                self._problem(
+                    (*trail, ("role", role.name)), f"it would be destroyed, and owns {', '.join(map(toml_key, owned))}"
+                )
         return replace(there, name=wanted.name, children=after)
 
-    def _refuse_uprooting(self, others: Sequence[Node], inside: Mapping[str, Node], trail: Trail) -> None:
+    def _refuse_uprooting(
+        self, others: Sequence[Node], inside: Mapping[str, Node], default: Value | None, trail: Trail
+    ) -> None:
         going = {each.name for each in others}
+        if default in going:
+            self._problem((*trail, ("branch", str(default))), "it would be destroyed, and is the default branch")
         for name, branch in inside.items():
             if branch.settings.get("parent") in going and name not in going:
                 place = (*trail, ("branch", str(branch.settings["parent"])))
-                self._problem(place, f"it would be destroyed, and {name} grows out of it")
+                self._problem(place, f"it would be destroyed, and {toml_key(name)} grows out of it")
 
     def _default_branch(
         self,
@@ -220,8 +222,11 @@ class _Planner:
         inside: Mapping[str, Node],
         *,
         is_fresh: bool,
-    ) -> None:
-        """After the branches: the wanted one may have been made or renamed meanwhile, and the old one may go then."""
+    ) -> Value | None:
+        """After the branches: the wanted one may have been made or renamed meanwhile, and the old one may go then. Returns
+        which it is in the end."""
+        before = there.settings.get("default_branch")
+        default: Value | None = renamed.get(str(before), before) if before is not None else None
         for change in own:
             now = renamed.get(str(change.old), change.old)
             if change.new == now:
@@ -239,6 +244,8 @@ class _Planner:
                 settings={"default_branch": str(change.new)},
                 is_fresh=is_fresh,
             )
+            default = change.new
+        return default
 
     def _in_order(
         self, pairs: Sequence[tuple[Node, Node | None]], renamed: Mapping[str, str], trail: Trail
@@ -254,7 +261,7 @@ class _Planner:
         while waiting:
             ready = [name for name, pair in waiting.items() if parent_of(*pair) not in waiting]
             if not ready:
-                self._problem(trail, f"branches are each other's parents: {', '.join(sorted(waiting))}")
+                self._problem(trail, f"branches are each other's parents: {', '.join(map(toml_key, sorted(waiting)))}")
                 break
             ordered += [waiting.pop(name) for name in ready]
         return ordered

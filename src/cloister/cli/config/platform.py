@@ -198,7 +198,7 @@ class Platform:
         return tuple(
             Node(
                 kind="permission",
-                name=each["granted_to_email"],
+                name=each["granted_to_email"].lower(),
                 id=each["id"],
                 settings=settings_of("permission", each),
             )

@@ -126,10 +126,6 @@ def _is_and_was_not(old: Value | None, new: Value | None) -> bool:
     return old is False and new is True
 
 
-def _on(action: str, kind: str) -> Callable[[Item], bool]:
-    return lambda item: item.action == action and item.kind == kind
-
-
 def _of_old(rule: Callable[[Item], bool]) -> Callable[[Item], bool]:
     """Only of what is there already."""
     return lambda item: item.action == CHANGE and not item.is_fresh and rule(item)
@@ -186,7 +182,11 @@ BUILT_IN: Final = (
             _when("audit_retention.recordings_days", _is_less),
         ),
     ),
-    Rule("egress", "it opens a way out of the project's databases", _on(CREATE, "egress")),
+    Rule(
+        "egress",
+        "it opens a way out of the project's databases, or trusts somebody else at its end",
+        lambda item: item.kind == "egress" and item.action != DESTROY,
+    ),
     Rule(
         "grant-admin",
         "an admin of a project may do everything with it",
@@ -267,11 +267,18 @@ def _own(file: str, number: int, table: dict[str, Any]) -> Rule:
         return (
             item.action in actions
             and item.kind in kinds
-            and any(fnmatch.fnmatchcase(address(each), texts["address"]) for each in (item.trail, item.known_as))
+            and any(fnmatch.fnmatchcase(each, texts["address"]) for each in _addresses(item))
             and (not about_changes or any(map(fits, item.changes)))
         )
 
     return Rule(str(rule_id), reason, refuses)
+
+
+def _addresses(item: Item) -> set[str]:
+    """As a file has it and by the platform's names, each with the quotes that TOML wants around a name and without: no way
+    of writing a thing is a way around a rule."""
+    trails = (item.trail, item.known_as)
+    return {address(each) for each in trails} | {".".join(f"{kind}.{name}" for kind, name in each) for each in trails}
 
 
 def texts_of(value: Value | None) -> list[str]:
