@@ -25,6 +25,7 @@ class Cloud:
     """`asked` are the calls that were to change something; `before` is called with each of them first."""
 
     def __init__(self) -> None:
+        self.auth_method = "api_key_user"
         self.projects: dict[str, Json] = {}
         self.branches: dict[str, Json] = {}
         self.endpoints: dict[str, Json] = {}
@@ -32,6 +33,7 @@ class Cloud:
         self.databases: dict[tuple[str, str], Json] = {}
         self.egress: dict[str, Json] = {}
         self.permissions: dict[str, Json] = {}
+        self.schedules: dict[str, list[Json]] = {}
         self.audit_levels: dict[str, str] = {}
         self.key_policy: Json = {"rotate_days": 365}
         self.passkeys = False
@@ -94,7 +96,12 @@ class Cloud:
 
     # ── the organization ──
 
+    def _auth(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        return {"auth_method": self.auth_method, "account_id": ORG if self.auth_method == "api_key_org" else "somebody"}
+
     def _users_me_organizations(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if self.auth_method == "api_key_org":
+            raise ApiError(403, "not permitted to this service account")
         return {"organizations": [{"id": ORG}]}
 
     def _organizations_key_policy(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
@@ -229,6 +236,12 @@ class Cloud:
             del self.branches[ids[1]]
         branch.update({key: said[key] for key in ("name", "protected", "expires_at") if key in said})
         return {"branch": branch, "operations": []}
+
+    def _projects_branches_backup_schedule(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "PUT":
+            self.schedules[ids[1]] = body["schedule"]
+            return {}
+        return {"schedule": self.schedules.get(ids[1], [])}
 
     def _projects_branches_set_as_default(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
         for each in self.branches.values():

@@ -72,7 +72,11 @@ def branches(draw: st.DrawFn) -> tuple[Node, ...]:
     names = draw(st.lists(NAMES, unique=True, min_size=1, max_size=4))
     made: list[Node] = []
     for name in ["main", *(each for each in names if each != "main")]:
-        settings = draw(some(protected=st.booleans()))
+        settings = draw(
+            some(
+                protected=st.booleans(), snapshots=st.sampled_from([[], ["daily hour=3"], ["monthly", "weekly day=7"]])
+            )
+        )
         if made:
             settings["parent"] = draw(st.sampled_from([each.name for each in made]))
         roles = draw(st.lists(BARE, unique=True, min_size=1, max_size=3))

@@ -153,17 +153,19 @@ def test_a_failure_says_how_far_it_got_and_the_rest_is_done_later(cloister: Any,
 def test_who_asks_too_often_waits(cloister: Any, api: Any, tmp_path: Path) -> None:
     """An organization has more projects than a key may ask for at once."""
     (tmp_path / "all.toml").write_text("format = 1\n")
-    api.on(
-        "GET",
-        "/users/me/organizations",
-        (429, {"message": "too many requests"}),
-        (200, {"organizations": [{"id": "org-a"}]}),
-    )
+    busy = (429, {"message": "too many requests"})
+    api.on("GET", "/auth", busy, (200, {"auth_method": "api_key_org", "account_id": "org-a"}))
     api.on("GET", "/projects", (429, {"message": "too many requests"}), (200, {"projects": []}))
     assert cloister("config", "plan", str(tmp_path)).code == 0
     assert cloister("projects", "list").code == 0
     api.on("GET", "/projects", (429, {"message": "too many requests"}), (200, {"projects": []}))
     assert cloister("projects", "list").code == 1
+
+
+def test_an_account_for_machines_is_of_one_organization(cloister: Any, cloud: Asked, file: Path) -> None:
+    cloud.auth_method = "api_key_org"
+    assert cloister("config", "apply", str(file), "--yes").code == 0
+    assert cloister("config", "export").out.splitlines()[1].startswith('organization = "org-')
 
 
 def test_no_password_is_ever_printed(cloister: Any, cloud: Asked, file: Path) -> None:
@@ -202,7 +204,9 @@ def test_what_may_not_be_seen_is_left_out_of_an_export_and_said(
     assert (done.code, "audit_level = " in done.out, "\nkeys." in done.out) == (0, False, False)
     assert "keys is left out: permission denied" in done.err
     assert "shop: audit_level is left out" in done.err
-    assert cloister("config", "plan", str(file)).code == 1
+    file.write_text(SHOP.replace("[project.shop]", "keys.rotate_days = 9\n[project.shop]", 1))
+    done = cloister("config", "plan", str(file))
+    assert (done.code, "keys may not be seen with this key: permission denied" in done.err) == (1, True)
 
 
 # ── which commit ──

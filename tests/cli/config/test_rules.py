@@ -39,6 +39,7 @@ ip_allow.protected_only = false
 role = "editor"
 [project.shop.branch.main]
 protected = true
+snapshots = ["daily hour=3 retention_seconds=604800"]
 whole = ["compute", "reader", "role", "database"]
 [project.shop.branch.main.compute]
 disabled = false
@@ -108,6 +109,12 @@ PASSES = "passes"
         ('audit_level = "extended"', 'audit_level = "full"', PASSES),
         ("history_retention_seconds = 86400", "history_retention_seconds = 86399", "shorten-history"),
         ("history_retention_seconds = 86400", "history_retention_seconds = 86401", PASSES),
+        ("hour=3 retention_seconds=604800", "hour=3 retention_seconds=3600", "fewer-snapshots"),
+        ('snapshots = ["daily hour=3 retention_seconds=604800"]', "snapshots = []", "fewer-snapshots"),
+        ("daily hour=3 retention_seconds=604800", "weekly retention_seconds=604800", "fewer-snapshots"),
+        ('snapshots = ["', 'snapshots = ["weekly", "', PASSES),
+        ("hour=3 retention_seconds=604800", "hour=4 retention_seconds=604801", PASSES),
+        ("hour=3 retention_seconds=604800", "hour=3", PASSES),
         ("statements_days = 800", "statements_days = 799", "shorten-record"),
         ("statements_days = 800", 'statements_days = "forever"', PASSES),
         ("statements_days = 800", "recordings_days = 800", "shorten-record"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloister.cli.api import Api, ApiError, Json, segment
-from cloister.cli.config.nouns import KINDS, NEVER, Settings, Trail, Value, address
+from cloister.cli.config.nouns import KINDS, NEVER, Settings, Trail, Value, address, schedule_item
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, NAME, Item, Plan
 from cloister.cli.config.platform import Platform, settings_of
 from cloister.cli.failure import CommandError
@@ -61,6 +61,8 @@ class Applier:
                 return self._set_egress(item, action)
             case "permission", action:
                 return self._set_permission(item, action)
+            case "branch", "change" if item.call == "snapshots":
+                return self._set_snapshots(item)
             case "branch", "create":
                 return self._create_branch(item)
             case "compute" | "reader", "create":
@@ -98,6 +100,8 @@ class Applier:
                 return self._platform.audit_level(self._id(item.trail))
             case "project", "default_branch":
                 return self._platform.default_branch(self._id(item.trail))
+            case "branch", "snapshots":
+                return self._platform.snapshots(self._project_path(item), self._id(item.trail))
             case "egress", _:
                 return _of_listed(item, self._platform.egress(self._id(item.trail[:1])))
             case "permission", _:
@@ -192,6 +196,12 @@ class Applier:
         answer = self._api.post(f"{self._project_path(item)}/branches", {"branch": body})
         self._ids[item.trail] = answer["branch"]["id"]
         return answer
+
+    def _set_snapshots(self, item: Item) -> Json:
+        said = item.settings["snapshots"]
+        assert isinstance(said, list)
+        schedule = {"schedule": [schedule_item(each) for each in said]}
+        return self._api.put(f"{self._branch_path(item)}/backup_schedule", schedule)
 
     def _create_endpoint(self, item: Item) -> Json:
         path = f"{self._project_path(item)}/endpoints"

@@ -28,7 +28,8 @@ TEXT_CHARS_MAX: Final = 16_384
 NAME_CHARS_MAX: Final = 256
 READERS_MAX: Final = 8
 PAIRS_MAX: Final = 200
-# All three as the API has them.
+SCHEDULE_ITEMS_MAX: Final = 16
+# As the API has them.
 
 
 class FormError(ValueError):
@@ -95,6 +96,35 @@ def _addresses(value: Any) -> Value:
         except CloisterError as error:
             raise FormError(error.public) from None
     return sorted({each.strip() for each in value})
+
+
+def _schedule(value: Any) -> Value:
+    """When snapshots are taken by themselves, a text for each item, in no order."""
+    if not isinstance(value, list) or len(value) > SCHEDULE_ITEMS_MAX or not all(isinstance(it, str) for it in value):
+        raise FormError(f"a list of at most {SCHEDULE_ITEMS_MAX} texts like 'daily hour=3 retention_seconds=604800'")
+    return sorted({schedule_text(schedule_item(each)) for each in value})
+
+
+def schedule_item(text: str) -> dict[str, str | int]:
+    """As the API has it. Raises FormError."""
+    frequency, *words = text.split()[:5] or [""]
+    matches = [match for word in words if (match := _SCHEDULED.fullmatch(word))]
+    numbers = {match[1]: int(match[2]) for match in matches}
+    if frequency not in _FREQUENCIES or len(numbers) != len(text.split()) - 1:
+        raise FormError(
+            f"{', '.join(_FREQUENCIES)}, and after it {', '.join(f'{word}=NUMBER' for word in _SCHEDULE_WORDS)}"
+        )
+    return {"frequency": frequency} | numbers
+
+
+def schedule_text(item: Mapping[str, Any]) -> str:
+    said = [f"{word}={item[word]}" for word in _SCHEDULE_WORDS if item.get(word) is not None]
+    return " ".join([str(item["frequency"]), *said])
+
+
+_FREQUENCIES: Final = ("hourly", "daily", "weekly", "monthly", "yearly")
+_SCHEDULE_WORDS: Final = ("hour", "day", "month", "retention_seconds")
+_SCHEDULED: Final = re.compile(rf"({'|'.join(_SCHEDULE_WORDS)})=([0-9]{{1,10}})")
 
 
 def _pairs(value: Any) -> Value:
@@ -236,6 +266,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("parent", _text(NAME_CHARS_MAX), is_fixed=True),
             Setting("protected", _flag, "protected"),
             Setting("expires_at", _moment, "expires_at"),
+            Setting("snapshots", _schedule, call="snapshots"),
         ),
         holds=("compute", "reader", "role", "database"),
         is_renamed=True,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from cloister.cli.config.nouns import KINDS, Node, Settings, Trail, Value, address, toml_key
+from cloister.cli.config.nouns import KINDS, NEVER, Node, Settings, Trail, Value, address, toml_key
 
 CREATE: Final = "create"
 CHANGE: Final = "change"
@@ -134,7 +134,7 @@ class _Planner:
         made = Node(
             kind="branch",
             name=branch.name,
-            settings={"protected": False, "expires_at": "never"},
+            settings={"protected": False, "expires_at": NEVER, "snapshots": []},
             children={
                 "compute": (Node(kind="compute", name="compute"),),
                 "role": (Node(kind="role", name=role, settings={"login": True}),),
@@ -161,10 +161,9 @@ class _Planner:
         self.ids.update({(*trail, ("branch", name)): found.id for name, found in inside.items()})
         for branch, before in self._in_order(pairs, renamed, trail):
             place = (*trail, ("branch", branch.name))
-            is_new = before is None
             found = self._new_branch(branch, inside, place) if before is None else _with_parent(before, renamed)
             if found is not None:
-                inside[branch.name] = self._branch(branch, found, place, is_fresh=is_new or is_fresh, is_new=is_new)
+                inside[branch.name] = self._branch(branch, found, place, is_fresh=before is None or is_fresh)
         default = self._default_branch(there, trail, own, renamed, inside, is_fresh=is_fresh)
         self._refuse_uprooting(others, inside, default, trail)
         self._destroy(_children_first(others), trail, is_fresh=is_fresh)
@@ -178,15 +177,17 @@ class _Planner:
             self._problem(trail, f"it is not there, and its parent {parent!r} neither")
             return None
         begins_with = inside[str(parent)]
-        settings = {"protected": False, "expires_at": "never", **wanted.settings}
-        self._add(CREATE, "branch", trail, changes=_made(wanted.settings), settings=wanted.settings)
+        said = {
+            path: value for path, value in wanted.settings.items() if KINDS["branch"].by_path[path].call == "itself"
+        }
+        settings = {"protected": False, "expires_at": NEVER, "snapshots": [], **said}
+        self._add(CREATE, "branch", trail, changes=_made(said), settings=said)
         copied = {kind: begins_with.of(kind) for kind in ("role", "database")}
         return replace(wanted, was="", settings=settings, children=copied)
 
-    def _branch(self, wanted: Node, there: Node, trail: Trail, *, is_fresh: bool, is_new: bool) -> Node:
+    def _branch(self, wanted: Node, there: Node, trail: Trail, *, is_fresh: bool) -> Node:
         """Returns what is in it afterwards."""
-        if not is_new:
-            self._settings(wanted, there, trail, is_fresh=is_fresh)
+        self._settings(wanted, there, trail, is_fresh=is_fresh)
         gone: dict[str, Sequence[Node]] = {}
         # A compute makes the roles, and a database has one of them as its owner.
         for kind in ("compute", "reader", "role", "database"):

@@ -4,11 +4,12 @@ Only what a configuration speaks of is asked for, so that a key which may see no
 true: nothing here changes anything, and no password is asked for.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloister.cli.api import Api, ApiError, Json, segment
-from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, FormError, Node, Value
+from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, FormError, Node, Value, schedule_text
 from cloister.cli.failure import CommandError
 
 ORGANIZATIONS: Final = "/users/me/organizations"
@@ -16,9 +17,12 @@ _RECORDS: Final = {"statements": "audit_retention.statements_days", "recordings"
 
 
 def organization_id(api: Api, said: str) -> str:
-    """The one that is named, or the only one."""
+    """The one that is named, the one that the key is of, or the only one."""
     if said:
         return said
+    whose = api.get("/auth")
+    if whose["auth_method"] == "api_key_org":
+        return str(whose["account_id"])
     found = api.get(ORGANIZATIONS).get("organizations") or []
     if len(found) != 1:
         raise CommandError("there are several organizations: say `organization = ` in the file, or --org-id")
@@ -34,11 +38,9 @@ class Platform:
         self._leaves_out = False
 
     def read(self, wanted: Node) -> Node:
-        """As much as `wanted` speaks of. Raises ApiError where that may not be seen."""
+        """As much as `wanted` speaks of. Raises CommandError where that may not be seen."""
         calls = {each.call for each in KINDS["organization"].settings if each.path in wanted.settings}
-        settings: dict[str, Value] = {}
-        for call in sorted(calls):
-            settings |= self.organization_settings(call)
+        settings = self._settings(calls)
         children = tuple(self._project_for(wanted, each) for each in self.projects())
         return Node(kind="organization", name="", settings=settings, children={"project": children})
 
@@ -49,10 +51,7 @@ class Platform:
         listed = [each for each in self.projects() if not chosen or each["id"] in chosen]
         if missing := set(chosen) - {each["id"] for each in listed}:
             raise CommandError(f"the organization has no project {', '.join(sorted(missing))}")
-        settings: dict[str, Value] = {}
-        if not chosen:
-            for call in sorted({each.call for each in KINDS["organization"].settings}):
-                settings |= self._seen(call, lambda call=call: self.organization_settings(call), {})  # type: ignore[misc]
+        settings = {} if chosen else self._settings({each.call for each in KINDS["organization"].settings})
         names = [each["name"] for each in listed]
         children = []
         for each in listed:
@@ -65,6 +64,12 @@ class Platform:
         return list(self._api.pages("/projects", "projects", org_id=self._org_id))
 
     # ── the organization ──
+
+    def _settings(self, calls: Iterable[str]) -> dict[str, Value]:
+        settings: dict[str, Value] = {}
+        for call in sorted(calls):
+            settings |= self._seen(_RECORDS.get(call, call), functools.partial(self.organization_settings, call), {})
+        return settings
 
     def organization_settings(self, call: str) -> dict[str, Value]:
         base = f"/cloister/organizations/{segment(self._org_id)}"
@@ -120,11 +125,13 @@ class Platform:
         path = f"/projects/{segment(listed['id'])}"
         settings = settings_of("project", listed)
         if "audit_level" in asked:
-            settings |= self._seen("audit_level", lambda: self.audit_level(listed["id"]), {}, within=listed["name"])
+            settings |= self._seen(
+                "audit_level", functools.partial(self.audit_level, listed["id"]), {}, within=listed["name"]
+            )
         children: dict[str, tuple[Node, ...]] = {}
         for kind, read in (("egress", self.egress), ("permission", self.permissions)):
             if kind in asked:
-                children[kind] = self._seen(kind, lambda read=read: read(listed["id"]), (), within=listed["name"])  # type: ignore[misc]
+                children[kind] = self._seen(kind, functools.partial(read, listed["id"]), (), within=listed["name"])
         branches = list(self._api.pages(f"{path}/branches", "branches"))
         by_id = {each["id"]: each["name"] for each in branches}
         settings |= {"default_branch": each["name"] for each in branches if each.get("default")}  # noqa: B035 - there is one
@@ -153,6 +160,10 @@ class Platform:
             (each for each in endpoints if each["type"] == "read_only"),
             key=lambda each: (each["created_at"], each["id"]),
         )
+        settings = _branch_settings(branch, names)
+        if "snapshots" in asked:
+            read = functools.partial(self.snapshots, project, branch["id"])
+            settings |= self._seen("snapshots", read, {}, within=branch["name"])
         children["compute"] = tuple(self._endpoint("compute", "compute", each) for each in writers)
         children["reader"] = tuple(self._endpoint("reader", str(n), each) for n, each in enumerate(readers, 1))
         if "role" in asked:
@@ -171,7 +182,7 @@ class Platform:
             kind="branch",
             name=branch["name"],
             id=branch["id"],
-            settings=_branch_settings(branch, names),
+            settings=settings,
             children=children,
             whole=frozenset(children),
         )
@@ -183,6 +194,10 @@ class Platform:
     def default_branch(self, project_id: str) -> dict[str, Value]:
         found = self._api.pages(f"/projects/{segment(project_id)}/branches", "branches")
         return {"default_branch": each["name"] for each in found if each.get("default")}  # noqa: B035 - there is one
+
+    def snapshots(self, project: str, branch_id: str) -> dict[str, Value]:
+        said = self._api.get(f"{project}/branches/{segment(branch_id)}/backup_schedule").get("schedule") or []
+        return {"snapshots": sorted({schedule_text(each) for each in said})}
 
     def audit_level(self, project_id: str) -> dict[str, Value]:
         return {"audit_level": self._api.get(f"/cloister/projects/{segment(project_id)}/audit_level")["level"]}
@@ -206,13 +221,16 @@ class Platform:
         )
 
     def _seen(self, what: str, read: Callable[[], Any], without: Any, *, within: str = "") -> Any:
-        """In an export, what may not be seen is left out. A plan that asks for it fails."""
+        """In an export, what may not be seen is left out. A plan that asks for it fails, and says of what."""
         try:
             return read()
         except ApiError as error:
-            if error.status != 403 or not self._leaves_out:
+            if error.status != 403:
                 raise
-            self.notes.append(f"{within + ': ' if within else ''}{what} is left out: {error}")
+            place = f"{within + ': ' if within else ''}{what}"
+            if not self._leaves_out:
+                raise CommandError(f"{place} may not be seen with this key: {error}") from error
+            self.notes.append(f"{place} is left out: {error}")
             return without
 
 
@@ -238,7 +256,7 @@ def settings_of(kind: str, thing: Json) -> dict[str, Value]:
     return settings
 
 
-_EVERYTHING: Final = frozenset({"audit_level", "egress", "permission", "role"})
+_EVERYTHING: Final = frozenset({"audit_level", "egress", "permission", "role", "snapshots"})
 
 
 def _asked(wanted: Node) -> frozenset[str]:
@@ -249,4 +267,6 @@ def _asked(wanted: Node) -> frozenset[str]:
     branches = wanted.of("branch")
     if any(each.of(kind) or kind in each.whole for each in branches for kind in ("role", "database")):
         asked.add("role")
+    if any("snapshots" in each.settings for each in branches):
+        asked.add("snapshots")
     return frozenset(asked)

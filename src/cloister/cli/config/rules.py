@@ -6,14 +6,14 @@ deleting a line. What the platform itself refuses, it refuses whatever is allowe
 
 import fnmatch
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import CloisterError
 from cloister.base.ipallow import IpRange
-from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, Value, address
+from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, Value, address, schedule_item
 from cloister.cli.config.parsing import FILE_BYTES_MAX, ConfigurationError
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, Change, Item
 
@@ -100,6 +100,17 @@ def _covered(spans: Iterable[tuple[int, int]]) -> int:
     return total
 
 
+def _takes_fewer(old: Value | None, new: Value | None) -> bool:
+    """Something of the old schedule has nothing in the new one that comes as often and is kept for as long."""
+    before, after = (list(map(schedule_item, it)) if isinstance(it, list) else [] for it in (old, new))
+
+    def covers(item: Mapping[str, str | int], other: Mapping[str, str | int]) -> bool:
+        kept = [float(it.get("retention_seconds", "inf")) for it in (item, other)]
+        return item["frequency"] == other["frequency"] and kept[0] >= kept[1]
+
+    return any(not any(covers(each, gone) for each in after) for gone in before)
+
+
 def _is_lower_level(old: Value | None, new: Value | None) -> bool:
     return old is not None and AuditLevel(str(new)).is_lower_than(AuditLevel(str(old)))
 
@@ -173,6 +184,11 @@ BUILT_IN: Final = (
         "shorten-history",
         "what lies further back can no longer be restored",
         _when("history_retention_seconds", lambda old, new: old is not None and _is_less(old, new)),
+    ),
+    Rule(
+        "fewer-snapshots",
+        "a snapshot that was taken by itself, or kept for so long, is no longer",
+        _when("snapshots", _takes_fewer),
     ),
     Rule(
         "shorten-record",
