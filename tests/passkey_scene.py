@@ -11,7 +11,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import httpx
-import msgspec
 
 from cloister.base.database import Database
 from cloister.base.secret import Secret, new_api_key
@@ -27,6 +26,7 @@ from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys, NewKey, insert_key
 from cloister.trust.access.principals import Principal
 from tests.attacks.test_http_confused_deputy import BODIES, path_of
+from tests.audited import fields_of
 from tests.edge.api.world import ADA, ORG, OTHER_ORG, World
 from tests.soft_authenticator import RP_ID, SoftAuthenticator
 
@@ -145,6 +145,6 @@ class Scene:
 
     async def events(self, action: str) -> list[dict[str, Any]]:
         async with self.database.reading() as tx:
-            rows = await tx.fetch("SELECT body FROM audit_event ORDER BY seq")
-        found = [msgspec.json.decode(row["body"], type=dict[str, Any]) for row in rows]
+            rows = await tx.fetch("SELECT body, personal FROM audit_event ORDER BY seq")
+        found = [fields_of(row) for row in rows]
         return [it for it in found if it["action"] == action]

@@ -69,7 +69,7 @@ class SignedLog:
 
     def append(self, count: int = 1) -> None:
         self.sql(
-            """SELECT cloister.audit_append(VARIADIC array_agg(format('{"action":"a.b","actor":"user:%s"}', n)))
+            """SELECT cloister.audit_append(array_agg(format('{"action":"a.b","actor":"user:%s"}', n)))
                FROM generate_series(1, %s) AS n""".replace("%s", "%%s", 1),
             count,
         )
@@ -114,7 +114,7 @@ class SignedLog:
             bodies = connection.execute("SELECT body FROM audit_event ORDER BY seq").fetchall()
             connection.execute("TRUNCATE audit_event")
             connection.execute("UPDATE audit_head SET seq = 0, hash = sha256('cloister audit log 1')")
-            connection.execute("SELECT audit_append(VARIADIC %s::text[])", ([body for (body,) in bodies],))
+            connection.execute("SELECT audit_append(%s::text[])", ([body for (body,) in bodies],))
 
     def roll_back_with_the_notary(self, notary: Path, size: int) -> None:
         """The database, and what the broker remembers, from a backup: `notary` is a copy of its directory then."""

@@ -570,6 +570,53 @@ def test_recorded_statements_are_erased_by_two_and_nothing_brings_them_back(site
     assert all(word in listed for word in ("Art. 17", site.email("manager"), site.email("deputy"))), listed
 
 
+def test_one_person_is_forgotten_in_events_by_two_and_no_door_names_them_again(site: Site) -> None:
+    """Threat: somebody erases whence they came, alone; or who was erased is named all the same, by whatever shows events."""
+    tenant = site.platform.create_project("to forget somebody in")
+    project, name = tenant.project_id, "erika_mustermann"
+    (branch,) = site.done("manager", "GET", f"/projects/{project}/branches")["branches"]
+    site.done("manager", "POST", f"/projects/{project}/branches/{branch['id']}/roles", {"role": {"name": name}})
+    site.ask("manager", "GET", f"/projects/{project}/branches/{branch['id']}/roles/{name}")
+
+    def events() -> list[Any]:
+        found: list[Any] = site.done("manager", "GET", f"/cloister/audit/events?project_id={project}&action=role.")[
+            "events"
+        ]
+        return found
+
+    made = next(it for it in events() if it["event"]["action"] == "role.create" and it["event"].get("resource") == name)
+    path = f"/cloister/projects/{project}/audit_forgettings"
+    words = {"kind": "role", "subject": name, "reason": "Art. 17"}
+    everybody = {it: 404 if it in ("collaborator", "stranger") else 403 for it in (*PEOPLE, "organizations-key")}
+    site.each_is_told(without(everybody, "manager", "deputy"), "POST", path, words)
+    asked = site.done("manager", "POST", path, words)["forgetting"]
+    agree = f"{path}/{asked['id']}/agree"
+    site.each_is_told(without(everybody, "deputy"), "POST", agree)
+    site.each_is_told(dict.fromkeys(("manager", "deputy"), 403), "POST", "/cloister/audit/forgettings", words)
+    refused_alone(
+        site,
+        {
+            "the text": "UPDATE audit_event SET personal = NULL",
+            "by one's own word": f"SELECT audit_forget(id, asked_by, '', '{{}}') FROM audit_forgetting WHERE id = '{asked['id']}'",
+            "without a word": f"UPDATE audit_forgetting SET subject = NULL WHERE id = '{asked['id']}'",
+            "what says so": 'SELECT audit_append(ARRAY[\'{"action":"audit.forget","actor":"x"}\'])',
+        },
+    )
+    assert name in json.dumps(events())
+
+    done = site.done("deputy", "POST", agree)["forgetting"]
+    assert (done["events"], "subject" in done) == (asked["events"], False)
+    now = next(it for it in events() if it["seq"] == made["seq"])
+    assert (now["hash"], now["event"]["erasure"]) == (made["hash"], asked["id"])
+    assert name not in json.dumps(events())
+    assert site.done("manager", "GET", f"/cloister/audit/who?event={made['seq']}")["address"] == ""
+    for command in (("audit", "list", "--project", project), ("audit", "forget", "--project", project)):
+        said = site.platform.cloister(*command).stdout
+        assert name not in said
+        assert "(erased)" in said
+    assert f"personal: erased in {done['events']} events" in site.platform.cloister("audit", "verify").stdout
+
+
 def test_what_is_under_a_legal_hold_is_erased_by_nobody_until_two_lift_it(site: Site) -> None:
     """Threat: two people who may erase a record want it gone, or somebody alone lifts what keeps it."""
     tenant = site.platform.create_project("disputed")

@@ -5,6 +5,8 @@ The attacker has the server, all but the broker's key: so they can write whateve
 that was signed. Who verifies has the key, noted once, and a checkpoint that was kept elsewhere.
 """
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tlog_scales.tiles import leaf_hash
 from tlog_scales.tlog import Checkpoint, ConsistencyProofInvalid, InclusionProofInvalid
 
 from cloister.protocol.merkle.tiles import Tiler
+from cloister.trust.audit.events import Event, written
 from tests.attacks.signed_log import CHANGES, EVENTS, SignedLog
 
 
@@ -142,3 +145,47 @@ def test_a_checkpoint_that_another_key_signed_is_not_believed(
     note.write_text(note.read_text().replace(f"\n{EVENTS}\n", f"\n{EVENTS - 1}\n"))
     with pytest.raises(InvalidSignature):
         outsider.verify(directory)
+
+
+def test_an_export_is_verified_after_somebody_was_forgotten(
+    signed_log: SignedLog, outsider: Outsider, tmp_path: Path
+) -> None:
+    """By code that knows nothing of it: not a byte of the tree is another. Only the file beside it is, and it commits to nobody else."""
+    texts = [written(Event(action="a.b", actor="role:anna", address=f"192.0.2.{n % 2}")) for n in range(10)]
+    bodies, parts = [it.body for it in texts], [it.personal for it in texts]
+    signed_log.sql("SELECT cloister.audit_append(%s, %s)", bodies, parts)
+    signed_log.sign()
+    tiles = tmp_path / "tiles"
+    assert signed_log.audit("export", "--tiles", str(tiles))[0] == 0
+    assert outsider.verify(tiles) == EVENTS + 10
+    before = {path: path.read_bytes() for path in (tiles / "tile").rglob("*") if path.is_file()}
+    assert (tiles / "personal").read_text().count("192.0.2.1") == 5
+    ada, bob = "0a0a0a0a-0000-4000-8000-000000000001", "0b0b0b0b-0000-4000-8000-000000000001"
+    for statement, *values in (
+        ("INSERT INTO cloister.account (id, email, name) VALUES (%s, 'ada@x', 'Ada'), (%s, 'bob@x', 'Bob')", ada, bob),
+        (
+            """INSERT INTO cloister.audit_forgetting (id, kind, subject, reason, asked_by)
+               VALUES (%s, 'address', '192.0.2.1', 'asked for', %s)""",
+            bob, ada,
+        ),
+        ("SELECT cloister.audit_forget(%s, %s, 'r', %s)", bob, bob, parts[0]),
+    ):  # fmt: skip
+        signed_log.sql(statement, *values)
+    signed_log.sign()
+    assert signed_log.audit("export", "--tiles", str(tiles))[0] == 0
+    assert outsider.verify(tiles) == EVENTS + 11
+    assert {path: path.read_bytes() for path in before} == before
+    left = [json.loads(line) for line in (tiles / "personal").read_text().splitlines()]
+    assert "192.0.2.1" not in str(left)
+    reader = TilesReader(LocalBackend(tiles))
+    reader.set_size(EVENTS + 11)
+    for each in left:
+        claimed = json.loads(reader.get_entry(each["seq"] - 1))["personal"]
+        is_there = claimed == f"sha256:{hashlib.sha256(each['personal'].encode()).hexdigest()}"
+        assert is_there != ('"erasure"' in each["personal"])
+    code, said = signed_log.audit("verify")
+    assert (code, "personal: erased in 5 events" in said) == (0, True)
+    signed_log.sql("ALTER TABLE cloister.audit_event DISABLE TRIGGER audit_personal_ends")
+    signed_log.sql("UPDATE cloister.audit_event SET personal = %s WHERE seq = %s", parts[1], EVENTS + 1)
+    code, said = signed_log.audit("verify")
+    assert (code, f"BROKEN at event {EVENTS + 1} (personal part replaced)" in said) == (1, True)

@@ -4,7 +4,8 @@ import asyncpg
 import pytest
 
 from cloister.trust.audit import Action, Event, record
-from cloister.trust.audit.verify import Broken, Fault, Head, Intact, verify
+from cloister.trust.audit.faults import Fault
+from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from tests.fix_database import ControlDatabase, DatabaseAs
 
 TAMPERINGS = {
@@ -106,7 +107,7 @@ async def test_a_temporary_table_does_not_take_the_logs_place(
                CREATE TEMPORARY TABLE audit_event (seq bigint, body text, hash bytea);
                GRANT ALL ON audit_head, audit_event TO PUBLIC;"""
         )
-        await connection.fetchval("""SELECT cloister.audit_append('{"action":"a.b","actor":"c"}')""")
+        await connection.fetchval("""SELECT cloister.audit_append(ARRAY['{"action":"a.b","actor":"c"}'])""")
         assert await connection.fetchval("SELECT count(*) FROM pg_temp.audit_event") == 0
     finally:
         await connection.close()

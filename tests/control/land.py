@@ -23,6 +23,7 @@ from cloister.control.projects.model import NewProject
 from cloister.control.services import ProjectCreated
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
+from tests.audited import fields_of
 from tests.control.fake_node import FakeKeys, FakeNode
 from tests.token_issuer import document
 
@@ -197,8 +198,8 @@ class Land:
     async def details_of(self, action: str) -> list[dict[str, Any]]:
         """Of the events of this action, oldest first."""
         async with self.database.reading() as tx:
-            rows = await tx.fetch("SELECT body FROM audit_event WHERE action = $1 ORDER BY seq", action)
-            return [msgspec.json.decode(row["body"])["details"] for row in rows]
+            rows = await tx.fetch("SELECT body, personal FROM audit_event WHERE action = $1 ORDER BY seq", action)
+            return [fields_of(row)["details"] for row in rows]
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import click
 from cloister.base.settings import Settings, load
 from cloister.cli import output as out
 from cloister.cli.api import Json
+from cloister.cli.audit_forget import ERASED, erased_row, forget
 from cloister.cli.audit_holds import hold
 from cloister.cli.audit_retention import retention
 from cloister.cli.audit_statements import (
@@ -113,7 +114,7 @@ def audit() -> None:
     """Read the audit log, verify it, and send it on."""
 
 
-for command in (export_to, level_, statements, erase, hold, retention):
+for command in (export_to, level_, statements, erase, forget, hold, retention):
     audit.add_command(command)
 
 
@@ -151,7 +152,7 @@ def _events(session: Session, *, since: str | None, limit: int, before: int | No
 
 def _show_events(session: Session, rows: list[Json]) -> None:
     if not session.is_json:
-        rows = [{"outcome": "ok", **row, "to": _target(row)} for row in rows]
+        rows = [{"outcome": "ok", **erased_row(row), "to": _target(row)} for row in rows]
     has_commits = any((row.get("details") or {}).get("commit") for row in rows)
     session.show_list(rows, (*COLUMNS, COMMIT) if has_commits else COLUMNS, empty="No event.")
 
@@ -295,6 +296,8 @@ def verify(
                 click.echo(
                     f"witness: extends all {len(some)} checkpoints in {target.place}, the newest of {newest} events"
                 )
+            if erased := verdict.get("erased"):
+                click.echo(f"personal: erased in {erased} events, and events say by whom")
             if held_to := verdict.get("statements"):
                 click.echo(_statements_held(held_to))
     if (verdict.get("statements") or {}).get("wrong"):
@@ -444,7 +447,7 @@ def _verdict(outcome: "Intact | Broken") -> Json:
     from cloister.trust.audit.verify import Intact  # noqa: PLC0415 - heavy
 
     if isinstance(outcome, Intact):
-        return {"is_intact": True, "head": str(outcome.head)}
+        return {"is_intact": True, "head": str(outcome.head), "erased": outcome.erased}
     return {"is_intact": False, "broken_at": outcome.seq, "fault": outcome.fault.value}
 
 
@@ -494,6 +497,7 @@ def _who_row(found: Json) -> Json:
     return {
         **found,
         "who": f"{account['name']} <{account['email']}>" if account else "whoever it was: no account can be told",
+        "address": ERASED if found["event"]["event"].get("erasure") else found.get("address"),
         "key": f"{key} ({found.get('key_name', '')})" if key else "",
         "access": f"{access['id']}, agreed to by {agreed}: {access['reason']}" if access else "",
         "given": "; ".join(given),

@@ -178,7 +178,7 @@ def remove(session: Session, *, name: str) -> None:
 @client_command
 def test(session: Session, *, name: str) -> None:
     """Send one event that says that it is a test, now, and say what the receiver answered. A witness gets the last checkpoint."""
-    from cloister.trust.audit.events import Event, body, timestamp  # noqa: PLC0415 - heavy
+    from cloister.trust.audit.events import Event, timestamp, written  # noqa: PLC0415 - heavy
     from cloister.trust.audit.forwarder import attempt  # noqa: PLC0415 - heavy
     from cloister.trust.audit.ocsf import encoded  # noqa: PLC0415 - heavy
     from cloister.trust.keys.notary import read_last  # noqa: PLC0415 - heavy
@@ -186,7 +186,7 @@ def test(session: Session, *, name: str) -> None:
     settings = sentinels.settings(session)
     target = _find(settings, name)
     event = Event(action="export.test", actor="platform:root", at=timestamp(datetime.now(UTC)), resource=name)
-    made = encoded(0, body(event), secrets.token_bytes(32), origin=settings.domain)
+    made = encoded(0, *written(event), secrets.token_bytes(32), origin=settings.domain)
     signed = read_last(settings.paths.notary)
     if error := asyncio.run(attempt(target, [made], origin=settings.domain, signed=signed)):
         raise CommandError(f"{name}: {error}")

@@ -66,6 +66,7 @@ from cloister.control.projects import operations as project_operations
 from cloister.control.projects.caretaker import ProjectCaretaker
 from cloister.control.projects.engines import Engines
 from cloister.control.projects.erasures import ErasureService, Seals
+from cloister.control.projects.forgetting import ForgettingService
 from cloister.control.projects.holds import HoldService
 from cloister.control.projects.operations import Keys, ProjectsWorld
 from cloister.control.projects.pool import VolumePool
@@ -256,6 +257,7 @@ class ControlPlane:
             jwks=JwksService(database, fetcher, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             erasures=ErasureService(database, keys, clock),
+            forgettings=ForgettingService(database, clock),
             holds=HoldService(database, clock),
             retentions=RetentionService(database, clock),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),

@@ -56,6 +56,7 @@ from cloister.control.organizations.standing import Standing, StandingChanged
 from cloister.control.passkeys.model import Challenge, Creation, Passkey, PrivilegedRequest
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
+from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
 from cloister.control.projects.retention import Class, Old, Retention
@@ -381,6 +382,16 @@ class Erasures(Protocol):
     async def agree(self, caller: Caller, project_id: ProjectId, erasure_id: UUID) -> Erasure: ...
 
 
+class Forgettings(Protocol):
+    """The erasing of one person in the audit log's events: control/projects/forgetting.py. Without a project, in all of them."""
+
+    async def find(self, project_id: ProjectId | None) -> list[Forgetting]: ...
+    async def ask(
+        self, caller: Caller, project_id: ProjectId | None, kind: SubjectKind, subject: str, reason: str
+    ) -> Forgetting: ...
+    async def agree(self, caller: Caller, project_id: ProjectId | None, forgetting_id: UUID) -> Forgetting: ...
+
+
 class Holds(Protocol):
     """What keeps a project's record from every erasing: control/projects/holds.py."""
 
@@ -506,6 +517,7 @@ class Control:
     jwks: KeySets
     statements: Statements
     erasures: Erasures
+    forgettings: Forgettings
     holds: Holds
     retentions: Retentions
     egress: Egress

@@ -86,7 +86,7 @@ async def test_an_external_database_needs_nothing_but_its_owner(operator: Contro
     assert await embedded.migrate_external(operator.url("operator")) == 0
     connection = await asyncpg.connect(operator.url("operator"))
     await connection.execute("INSERT INTO cloister.organization (id, name) VALUES ('org-1', 'x')")
-    await connection.execute("""SELECT cloister.audit_append('{"action": "platform.start"}')""")
+    await connection.execute("""SELECT cloister.audit_append(ARRAY['{"action": "platform.start"}'])""")
     await connection.close()
 
 

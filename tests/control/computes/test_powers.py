@@ -27,7 +27,7 @@ async def test_what_was_given_is_written_down_once_and_forgotten(land: Land) -> 
     ]  # fmt: skip
     async with land.database.reading() as tx:
         row = await tx.fetch_row(
-            "SELECT body::jsonb ->> 'reason', actor, project_id FROM audit_event WHERE action = 'role.empower' ORDER BY seq"
+            "SELECT body::jsonb ->> 'reason', personal::jsonb ->> 'actor', project_id FROM audit_event WHERE action = 'role.empower' ORDER BY seq"
         )
     assert row is not None
     assert tuple(row) == ("BYPASSRLS", "role:neondb", created.project.id)

@@ -18,7 +18,7 @@ async def test_what_was_refused_is_written_down_once_and_forgotten(land: Land) -
     assert await land.details_of("statement.refused") == [{"count": 3}, {"count": 4}]
     async with land.database.reading() as tx:
         row = await tx.fetch_row(
-            "SELECT body::jsonb ->> 'reason', actor, project_id FROM audit_event WHERE action = 'statement.refused' ORDER BY seq"
+            "SELECT body::jsonb ->> 'reason', personal::jsonb ->> 'actor', project_id FROM audit_event WHERE action = 'statement.refused' ORDER BY seq"
         )
     assert row is not None
     assert tuple(row) == ("COPY PROGRAM", "role:neondb", created.project.id)

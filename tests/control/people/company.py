@@ -4,8 +4,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
-
 from cloister.base.clock import FakeClock
 from cloister.base.database import Database
 from cloister.base.ids import OrgId
@@ -19,6 +17,7 @@ from cloister.control.people.sealing import LoginKeys
 from cloister.protocol.openid import challenge_of
 from cloister.trust.access.keys import ApiKeys, NewKey, insert_key
 from cloister.trust.access.principals import Principal
+from tests.audited import fields_of
 from tests.openid_issuer import CLIENT_ID, URL, OpenIdIssuer
 
 ADA: Final = UUID(int=1)
@@ -87,8 +86,8 @@ class Company:
     async def events(self, *actions: str) -> list[dict[str, Any]]:
         """Oldest first; `actions`: those alone."""
         async with self.database.reading() as tx:
-            rows = await tx.fetch("SELECT body FROM audit_event ORDER BY seq")
-        found = [msgspec.json.decode(row["body"], type=dict[str, Any]) for row in rows]
+            rows = await tx.fetch("SELECT body, personal FROM audit_event ORDER BY seq")
+        found = [fields_of(row) for row in rows]
         return [it for it in found if not actions or it["action"] in actions]
 
     async def count(self, table: str) -> int:

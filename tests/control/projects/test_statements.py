@@ -41,7 +41,12 @@ async def segments(land: Land, project: ProjectId, before: int | None = None) ->
 
 async def events(land: Land, action: str) -> list[asyncpg.Record]:
     async with land.database.reading() as tx:
-        return list(await tx.fetch("SELECT seq, body FROM audit_event WHERE action = $1 ORDER BY seq", action))
+        return list(
+            await tx.fetch(
+                "SELECT seq, body || coalesce(personal, '') AS body FROM audit_event WHERE action = $1 ORDER BY seq",
+                action,
+            )
+        )
 
 
 async def test_the_level_is_in_the_route_and_in_the_log(land: Land) -> None:

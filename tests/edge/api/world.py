@@ -78,6 +78,7 @@ from cloister.control.passkeys.model import Challenge, Creation, Passkey, Privil
 from cloister.control.people.logins import LoginRefusedError
 from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, LoggedIn, NewGroup, NewIssuer
 from cloister.control.projects.erasures import Erasure
+from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
 from cloister.control.projects.retention import Class, Old, Retention
@@ -1519,6 +1520,39 @@ class FakeErasures:
         return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW, segments=3, statements=40)
 
 
+FORGETTING: Final = UUID(int=12)
+
+
+class FakeForgettings:
+    it = Forgetting(
+        id=FORGETTING,
+        project_id=PROJECT,
+        kind=SubjectKind.ROLE,
+        subject="app",
+        reason="asked for by whom it is about",
+        asked_by="ada@example.com",
+        asked_at=NOW,
+        agreed_by=None,
+        agreed_at=None,
+        up_to=41,
+        events=3,
+        remaining=0,
+    )
+
+    async def find(self, project_id: ProjectId | None) -> list[Forgetting]:
+        return [replace(self.it, project_id=project_id)]
+
+    async def ask(
+        self, caller: Caller, project_id: ProjectId | None, kind: SubjectKind, subject: str, reason: str
+    ) -> Forgetting:
+        return replace(self.it, project_id=project_id, kind=kind, subject=subject, reason=reason)
+
+    async def agree(self, caller: Caller, project_id: ProjectId | None, forgetting_id: UUID) -> Forgetting:
+        if forgetting_id != self.it.id:
+            raise NotFoundError(public="forgetting not found")
+        return replace(self.it, project_id=project_id, subject=None, agreed_by="bob@example.com", agreed_at=NOW)
+
+
 HOLD: Final = UUID(int=10)
 
 
@@ -1619,6 +1653,7 @@ class World:
         self.organizations = FakeOrganizations()
         self.statements = FakeStatements()
         self.erasures = FakeErasures()
+        self.forgettings = FakeForgettings()
         self.holds = FakeHolds()
         self.retentions = FakeRetentions()
         self.offers = FakeOffers()
@@ -1654,6 +1689,7 @@ class World:
                 jwks=self.jwks,
                 statements=self.statements,
                 erasures=self.erasures,
+                forgettings=self.forgettings,
                 holds=self.holds,
                 retentions=self.retentions,
                 egress=self.egress,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cloister.trust.audit.events import CUT, ITEMS_MAX, VALUE_CHARS_MAX, Event, body, parse, timestamp
+from cloister.trust.audit.events import CUT, ITEMS_MAX, VALUE_CHARS_MAX, Event, parse, timestamp, written
 from tests.fix_database import DatabaseAs
 
 AT = "2026-01-01T00:00:00.000000Z"
@@ -24,9 +24,10 @@ def as_kept(value: str) -> str:
 @example("\0", 'quote " \\ ', {})
 @settings(max_examples=150)
 def test_one_event_is_one_printable_line_and_comes_back(resource: str, reason: str, details: dict[str, object]) -> None:
-    text = body(Event(action="a.b", actor="role:x", at=AT, resource=resource, reason=reason, details=details))
-    assert all(0x20 <= ord(character) < 0x7F for character in text)
-    back = parse(text)
+    texts = written(Event(action="a.b", actor="role:x", at=AT, resource=resource, reason=reason, details=details))
+    assert texts.personal is not None
+    assert all(0x20 <= ord(character) < 0x7F for character in texts.body + texts.personal)
+    back = parse(*texts)
     assert (back.resource, back.reason) == (as_kept(resource), as_kept(reason))
     assert list(back.details.values()) == [as_kept(v) if isinstance(v, str) else v for v in _last_of_each(details)]
 
@@ -36,7 +37,7 @@ def _last_of_each(details: dict[str, object]) -> list[object]:
 
 
 def test_a_value_of_a_megabyte_is_cut() -> None:
-    text = body(
+    text, _ = written(
         Event(action="a", actor="b", at=AT, resource="x" * 1_000_000, details={"y" * 1_000_000: ["z" * 1_000_000]})
     )
     assert len(text) < 4 * VALUE_CHARS_MAX
@@ -44,18 +45,22 @@ def test_a_value_of_a_megabyte_is_cut() -> None:
 
 
 def test_a_thousand_details_are_cut() -> None:
-    assert len(parse(body(Event(action="a", actor="b", details={str(n): n for n in range(1000)}))).details) == ITEMS_MAX
+    assert (
+        len(parse(*written(Event(action="a", actor="b", details={str(n): n for n in range(1000)}))).details)
+        == ITEMS_MAX
+    )
 
 
 def test_keys_stand_in_the_order_of_the_struct_and_empty_ones_are_left_out() -> None:
-    assert body(Event(action="a", actor="b", at=AT, details={"n": 1}, request_id="r")) == (
-        '{"action":"a","actor":"b","at":"2026-01-01T00:00:00.000000Z","outcome":"ok","request_id":"r","details":{"n":1}}'
+    assert written(Event(action="a", actor="b", at=AT, details={"n": 1}, request_id="r")) == (
+        '{"action":"a","actor":"b","at":"2026-01-01T00:00:00.000000Z","outcome":"ok","request_id":"r","details":{"n":1}}',
+        None,
     )
 
 
 def test_the_time_is_filled_in_where_none_is_given() -> None:
     before = timestamp(datetime.now(UTC))
-    at = json.loads(body(Event(action="a", actor="b")))["at"]
+    at = json.loads(written(Event(action="a", actor="b")).body)["at"]
     assert before <= at <= timestamp(datetime.now(UTC))
 
 
@@ -67,7 +72,7 @@ def test_timestamps_sort_as_moments_do() -> None:
 
 
 def test_what_is_not_a_number_in_json_is_kept_as_text() -> None:
-    assert parse(body(Event(action="a", actor="b", details={"ratio": float("nan")}))).details == {"ratio": "nan"}
+    assert parse(*written(Event(action="a", actor="b", details={"ratio": float("nan")}))).details == {"ratio": "nan"}
 
 
 def test_a_body_that_is_no_event_says_so() -> None:

@@ -46,7 +46,7 @@ async def test_who_may_append_may_not_change(control_database: ControlDatabase, 
     connection = await asyncpg.connect(control_database.url(role))
     try:
         await connection.execute("SET search_path = cloister")
-        await connection.execute("SELECT audit_append('{}')")
+        await connection.execute("SELECT audit_append(ARRAY['{}'])")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(statement)
     finally:

@@ -8,7 +8,7 @@ import pytest
 from ocsf.v1_3_0 import events as schema
 
 from cloister.trust.audit.actions import Action
-from cloister.trust.audit.events import Event, body, parse, timestamp
+from cloister.trust.audit.events import Event, commitment, parse, timestamp, written
 from cloister.trust.audit.ocsf import _ACTIONS, SHAPES, VERSION, encoded
 
 AT = timestamp(datetime(2026, 5, 1, 12, tzinfo=UTC))
@@ -20,8 +20,8 @@ FULL: dict[str, Any] = {
 
 
 def made(action: str, **fields: Any) -> dict[str, Any]:
-    text = body(Event(action=action, at=AT, **{"actor": "role:app", **fields}))
-    return encoded(7, text, hashlib.sha256(text.encode()).digest(), origin="db.example.com")
+    text, personal = written(Event(action=action, at=AT, **{"actor": "role:app", **fields}))
+    return encoded(7, text, personal, hashlib.sha256(text.encode()).digest(), origin="db.example.com")
 
 
 def test_every_action_has_one_form() -> None:
@@ -61,10 +61,12 @@ def test_connections_are_authentication_calls_are_api_activity_data_is_datastore
 
 
 def test_nothing_of_an_event_is_lost() -> None:
-    """`raw_data` is the text that the chain hashes, and the id is the event's hash in it."""
+    """`raw_data` is the text that the chain hashes and commits to `personal`, and the id is the event's hash in it."""
     event = made("connection.denied", outcome="denied", **FULL)
     assert event["metadata"]["uid"] == hashlib.sha256(event["raw_data"].encode()).hexdigest()
-    assert parse(event["raw_data"]) == Event(
+    personal = event["unmapped"]["personal"]
+    assert commitment(personal) in event["raw_data"]
+    assert parse(event["raw_data"], personal) == Event(
         action="connection.denied", actor="role:app", at=AT, outcome="denied", **FULL
     )
     assert (event["status"], event["status_detail"], event["src_endpoint"]) == (
@@ -77,6 +79,6 @@ def test_nothing_of_an_event_is_lost() -> None:
 
 def test_what_is_no_event_is_sent_all_the_same() -> None:
     """A row that somebody put there past us must not stop those behind it."""
-    event = encoded(7, "nonsense\x1b[2J", b"h" * 32, origin="")
+    event = encoded(7, "nonsense\x1b[2J", None, b"h" * 32, origin="")
     CLASSES[event["class_uid"]].model_validate(event)
     assert (event["raw_data"], event["time"], event["severity"]) == ("nonsense\x1b[2J", 0, "Medium")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.trust.audit.verify import GENESIS, Broken, Fault, Head, Intact, Replay, Row, link
+from cloister.trust.audit.faults import Fault
+from cloister.trust.audit.verify import GENESIS, Broken, Head, Intact, Replay, Row, link
 
 
 def log_of(count: int) -> list[Row]:

@@ -298,7 +298,7 @@ async def test_an_unwrap_that_cannot_be_recorded_is_refused(  # type: ignore[no-
     monkeypatch.setattr(Envelopes, "open_into", lambda *arguments: opened.append(arguments))
     superuser = await database_as("postgres")
     async with superuser.transaction() as tx:
-        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
+        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[], text[]) FROM cloister_keys")
     with pytest.raises(InternalError):
         await as_agent()
     assert opened == [], "it was not even taken out of its envelope"

@@ -114,12 +114,12 @@ async def test_a_root_is_taken_after_it_was_recorded_and_what_stands_elsewhere_i
     key = await read_key(keeper, PROJECT)
     superuser = await database_as("postgres")
     async with superuser.transaction() as tx:
-        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
+        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[], text[]) FROM cloister_keys")
     with pytest.raises(Exception, match="audit_append"):
         await keeper.reload_roots(ALICE)
     assert len((await keeper.keystore()).roots) == 1, "what cannot be recorded is not done"
     async with superuser.transaction() as tx:
-        await tx.execute("GRANT EXECUTE ON FUNCTION audit_append(text[]) TO cloister_keys")
+        await tx.execute("GRANT EXECUTE ON FUNCTION audit_append(text[], text[]) TO cloister_keys")
     assert await keeper.reload_roots(ALICE) == 2
     assert keeper.due.is_set()
     await keeper.reconcile()

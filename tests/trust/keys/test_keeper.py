@@ -112,7 +112,7 @@ async def test_a_rotation_that_cannot_be_recorded_opens_nothing(
     for name in ("unwrap_into", "wrap"):
         monkeypatch.setattr(RootKey, name, lambda *arguments: opened.append(arguments))
     async with (await database_as("postgres")).transaction() as tx:
-        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
+        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[], text[]) FROM cloister_keys")
     for attempt in (
         keeper.rotations.rotate(PROJECT, ALICE),
         keeper.create(PROJECT, "backup", ALICE),

@@ -146,7 +146,7 @@ async def test_a_use_that_cannot_be_recorded_opens_nothing(
     used: list[object] = []
     monkeypatch.setattr(RootKey, "unwrap_into", lambda *arguments: used.append(arguments))
     async with (await database_as("postgres")).transaction() as tx:
-        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[]) FROM cloister_keys")
+        await tx.execute("REVOKE EXECUTE ON FUNCTION audit_append(text[], text[]) FROM cloister_keys")
     for attempt in (opened(keeper, wrapped), made(keeper, recording_id=ANOTHER)):
         with pytest.raises((asyncpg.InsufficientPrivilegeError, CloisterError)):
             await attempt

@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from cloister.trust.audit import Event
-from cloister.trust.audit.events import body, parse
+from cloister.trust.audit.events import parse, written
 from cloister.trust.sentinel import rules, scenarios
 from cloister.trust.sentinel.conditions import RuleError, compiled
 from cloister.trust.sentinel.detector import Detector
@@ -23,7 +23,7 @@ LISTED = [it for it in STORIES if it.lists]
 def raised(story: tuple[Event, ...], lists: Mapping[str, list[str]]) -> set[str]:
     """Through the text of the log, as in life."""
     detector = Detector(RULES, {name: set(map(ip_network, networks)) for name, networks in lists.items()})
-    events = [parse(body(event)) for event in story]
+    events = [parse(*written(event)) for event in story]
     return {alarm.rule for seq, event in enumerate(events, 1) for alarm in detector.feed(seq, event)}
 
 
@@ -78,7 +78,7 @@ def test_the_nine_findings_of_guardduty_are_there() -> None:
 def test_a_probe_fits_into_one_event_of_the_log() -> None:
     """What is written is what was meant: nothing is cut by the log's limits."""
     for probe in scenarios.probes(NOW, actor="user:x", run="r"):
-        assert parse(body(probe)).details == probe.details
+        assert parse(*written(probe)).details == probe.details
 
 
 GOOD = "name: x\ntitle: X\nlevel: low\nsummary: s\nresponse: r\n"

@@ -101,7 +101,12 @@ async def test_a_thousand_attackers_are_not_a_thousand_mails(database_as: Databa
 @pytest.mark.parametrize(
     ("how", "tampering"),
     [
-        ("changed", "UPDATE cloister.audit_event SET body = replace(body, 'app', 'ape') WHERE seq = 3"),
+        ("changed", "UPDATE cloister.audit_event SET body = replace(body, 'denied', 'failed') WHERE seq = 3"),
+        (
+            "changed",
+            """ALTER TABLE cloister.audit_event DISABLE TRIGGER audit_personal_ends;
+               UPDATE cloister.audit_event SET personal = replace(personal, 'app', 'ape') WHERE seq = 3""",
+        ),
         ("missing", "DELETE FROM cloister.audit_event WHERE seq = 3"),
         ("missing", "DELETE FROM cloister.audit_event"),
         ("rolled_back", "DELETE FROM cloister.audit_event; UPDATE cloister.audit_head SET seq = 0"),
@@ -204,7 +209,7 @@ async def test_a_finding_is_told_to_every_channel_in_the_transaction_that_raises
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT audit_append('{}')",
+        "SELECT audit_append(ARRAY['{}'])",
         "DELETE FROM audit_event",
         "UPDATE audit_head SET seq = 0",
         "SELECT * FROM pg_role",

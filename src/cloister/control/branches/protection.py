@@ -20,7 +20,7 @@ from cloister.control.roles.passwords import new_verifier
 from cloister.control.roles.server import RoleState
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
-from cloister.trust.audit.events import body
+from cloister.trust.audit.events import written
 
 # ── the words. Neon's where they are known (the first two and the expiry's), in their style where not. ──
 
@@ -109,7 +109,7 @@ async def unprotect(tx: Transaction, caller: Caller, branch: Branch, reason: str
         resource=branch.name,
         reason=reason or UNPROTECT_REASON,
     )
-    await tx.execute("SELECT unprotect($1, $2)", branch.id, body(event))
+    await tx.execute("SELECT unprotect($1, $2, $3)", branch.id, *written(event))
 
 
 # ── passwords of children ──

@@ -37,6 +37,8 @@ ACTS: Final[dict[str, Act]] = {
     "update_branch": Act("take the protection off a branch", when=lambda body: body.branch.protected is False),
     "set_audit_level": Act("change what is recorded of statements"),
     "agree_to_statement_erasure": Act("erase what was recorded of statements"),
+    "agree_to_forget_in_project": Act("erase somebody in a project's events"),
+    "agree_to_forget": Act("erase somebody in the audit log"),
     "agree_to_lift_audit_hold": Act("lift a legal hold"),
     "agree_to_audit_retention": Act("keep what was recorded for less long"),
     # What destroys.

@@ -156,6 +156,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["erasure_id"])
 
     @property
+    def forgetting_id(self) -> UUID:
+        return cast("UUID", self.path["forgetting_id"])
+
+    @property
     def hold_id(self) -> UUID:
         return cast("UUID", self.path["hold_id"])
 

@@ -20,6 +20,7 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
     "erasure_id": {"type": "string", "format": "uuid"},
     "jwks_id": {"type": "string", "format": "uuid"},
+    "forgetting_id": {"type": "string", "format": "uuid"},
     "group_id": {"type": "string", "format": "uuid"},
     "hold_id": {"type": "string", "format": "uuid"},
     "issuer_id": {"type": "string", "format": "uuid"},

@@ -119,6 +119,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "item_number": _item_number,
     "jwks_id": _uuid("JWKS"),
     "finding_id": _finding_id,
+    "forgetting_id": _uuid("forgetting"),
     "group_id": _uuid("group"),
     "hold_id": _uuid("hold"),
     "issuer_id": _uuid("issuer"),

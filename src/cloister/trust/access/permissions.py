@@ -23,7 +23,9 @@ class Permission(StrEnum):
     API_KEY_MANAGE = "api_key:manage"
     """List and revoke: one's own."""
     AUDIT_ERASE = "audit:erase"
-    """Ask for the erasing of what clients executed, or agree to what another asked for."""
+    """Ask for the erasing of what clients executed, or of one person in a project's events, or agree to what another asked for."""
+    AUDIT_FORGET = "audit:forget"
+    """Ask for the erasing of one person in the audit log as a whole, or agree to what another asked for."""
     AUDIT_HOLD = "audit:hold"
     """Place a legal hold on what is recorded; ask for its end, or agree to what another asked for."""
     AUDIT_LEVEL_LOWER = "audit:level_lower"
@@ -116,6 +118,7 @@ OF_THE_PLATFORM: Final = frozenset(
     {
         Permission.ACCOUNT_CREATE,
         Permission.ACCOUNT_DISABLE,
+        Permission.AUDIT_FORGET,
         Permission.FINDING_MANAGE,
         Permission.FINDING_READ,
         Permission.ISSUER_MANAGE,

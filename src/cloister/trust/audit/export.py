@@ -3,8 +3,12 @@
 What a directory holds already is never replaced: a later export adds to it, or finds that the log says something else
 now. So a directory that another host keeps is a witness by itself. The checkpoint is written last and names only what
 lies there.
+
+The tree has the events' bodies. What is personal in them, to which these commit, is a file beside it, and that one is replaced
+each time: what was erased meanwhile goes from the directory, too.
 """
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -18,17 +22,19 @@ from cloister.trust.audit.checkpoints import BATCH_ROWS, entry
 
 CHECKPOINT: Final = "checkpoint"
 KEY: Final = "key"
+PERSONAL: Final = "personal"
+"""A line an event: `{"seq": …, "personal": "…"}`, the text to which its body commits."""
 
 
 async def export(database: Database, signed: SignedTree, directory: Path) -> int:
     """Write every event that `signed` covers, the tiles, the checkpoint and its key. The number of files that are new.
     Raises ConflictError if the log is not what was signed, or not what was exported before."""
     checkpoint = VerifierKey.parse(signed.key).opened(signed.note)
-    tiler, tree, written = Tiler(), Tree(), 0
+    tiler, tree, written, personal = Tiler(), Tree(), 0, list[str]()
     while tree.size < checkpoint.size:
         async with database.reading() as tx:
             rows = await tx.fetch(
-                "SELECT seq, body FROM audit_event WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3",
+                "SELECT seq, body, personal FROM audit_event WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3",
                 tree.size,
                 checkpoint.size,
                 BATCH_ROWS,
@@ -36,14 +42,20 @@ async def export(database: Database, signed: SignedTree, directory: Path) -> int
         entries = [entry(row["body"]) for row in rows]
         if [row["seq"] for row in rows] != list(range(tree.size + 1, tree.size + 1 + len(rows))) or not rows:
             raise ConflictError(public=f"an event between {tree.size + 1} and {checkpoint.size} is missing")
+        personal += [_line(row["seq"], row["personal"]) for row in rows if row["personal"] is not None]
         tree = tree.extended([leaf_hash(each) for each in entries])
         written += sum(_add(directory, *file) for each in entries for file in tiler.add(each))
     written += sum(_add(directory, *file) for file in tiler.finish())
     if tree.root != checkpoint.root:
         raise ConflictError(public=f"the first {checkpoint.size} events are not those that were signed")
     _add(directory, KEY, f"{signed.key}\n".encode())
+    write_durably(directory / PERSONAL, "".join(personal).encode(), mode=0o600)
     write_durably(directory / CHECKPOINT, signed.note.encode())
     return written
+
+
+def _line(seq: int, personal: str) -> str:
+    return json.dumps({"seq": seq, "personal": personal}, separators=(",", ":")) + "\n"
 
 
 def _add(directory: Path, name: str, content: bytes) -> bool:

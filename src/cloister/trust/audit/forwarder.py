@@ -138,7 +138,7 @@ class Forwarder:
         if isinstance(target, S3) and len(rows) < rows_max and _waited(rows[0]["body"]) < OBJECT_WAIT_S:
             self._due[target.name] = time.monotonic() + OBJECT_LOOK_S
             return False
-        events = [encoded(row["seq"], row["body"], row["hash"], origin=self._origin) for row in rows]
+        events = [encoded(row["seq"], row["body"], row["personal"], row["hash"], origin=self._origin) for row in rows]
         error = await attempt(target, events, origin=self._origin)
         await self._note(target, kept, rows[-1]["seq"], error)
         return not error and len(rows) == rows_max
@@ -162,7 +162,9 @@ class Forwarder:
             )
             assert kept is not None
             rows = await tx.fetch(
-                "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2", kept["seq"], rows_max
+                "SELECT seq, body, personal, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2",
+                kept["seq"],
+                rows_max,
             )
         return kept, rows
 

@@ -1,7 +1,7 @@
 """An event in the words of the Open Cybersecurity Schema Framework, which collectors of logs read without being taught. Pure.
 
-What has no place there is in `unmapped`; the event's own text, which the chain hashes, is `raw_data`, and its hash is the
-`metadata.uid`: the same event has the same id however often it is sent, and another event, in a log that was rolled back,
+What has no place there is in `unmapped`; the event's own text, which the chain hashes, is `raw_data`, what is personal in it, to
+which that commits, `unmapped.personal`, and its hash is the `metadata.uid`: the same event has the same id however often it is sent, and another event, in a log that was rolled back,
 has another.
 """
 
@@ -42,13 +42,13 @@ _ACTIONS: Final = {
     Shape(
         6003, 1
     ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
-        audit.hold audit.hold_lift_ask audit.retention_ask branch.create egress.allow endpoint.create export.add group.map
+        audit.forget_ask audit.hold audit.hold_lift_ask audit.retention_ask branch.create egress.allow endpoint.create export.add group.map
         identity.link issuer.add jwks.create key.create member.add on_call.add organization.create passkey.add
         project.create project.offer review.start role.create service_account.create service_account.rotate
         snapshot.create volume.create""",
     Shape(
         6003, 2
-    ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.hold_list audit.level_get
+    ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.forget_list audit.hold_list audit.level_get
         audit.read audit.retention_get branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
         endpoint.list finding.list group.list issuer.list jwks.list key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
@@ -65,7 +65,7 @@ _ACTIONS: Final = {
         service_account.update snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
-    ): """access.revoke api_key.revoke audit.erase audit.hold_lift audit.prune branch.delete branch.purge egress.remove
+    ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.prune branch.delete branch.purge egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
         on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
     Shape(
@@ -98,6 +98,7 @@ _BY_ACTION: Final = {
     "access.break_glass": 5,
     "audit.mismatch": 5,
     "audit.erase": 4,
+    "audit.forget": 4,
     "statements.gap": 4,
     "key.denied": 4,
     "flow.open": 4,
@@ -108,9 +109,9 @@ _BY_ACTION: Final = {
 _RESOURCES: Final = ("endpoint_id", "branch_id", "project_id", "org_id", "operation_id")
 
 
-def encoded(seq: int, text: str, digest: bytes, *, origin: str) -> dict[str, Any]:
-    """The event number `seq` with this text and hash, in the log of the platform `origin`."""
-    event = parse(text)
+def encoded(seq: int, text: str, personal: str | None, digest: bytes, *, origin: str) -> dict[str, Any]:
+    """The event number `seq` with these texts and this hash, in the log of the platform `origin`."""
+    event = parse(text, personal)
     shape = SHAPES.get(event.action, _OTHER)
     class_name, category_uid, category_name = _CLASSES[shape.class_uid]
     severity = max(_BY_OUTCOME.get(event.outcome, 3), _BY_ACTION.get(event.action, 1))
@@ -140,7 +141,7 @@ def encoded(seq: int, text: str, digest: bytes, *, origin: str) -> dict[str, Any
             "original_time": event.at,
         },
         "raw_data": text,
-        "unmapped": _unmapped(event),
+        "unmapped": _unmapped(event) | _given(personal=personal, erasure=event.erasure),
     }
     if event.reason:
         found["status_detail"] = event.reason

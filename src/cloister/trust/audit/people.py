@@ -84,7 +84,7 @@ async def of_session(tx: Transaction, project_ids: Sequence[str] | None, session
 async def actors_of(tx: Transaction, project_ids: Sequence[str] | None, email: str) -> list[str]:
     """As whom the account appears in the log: itself, its organizations' keys that it made, roles made for its access.
     Empty for an account that is not to be named, as for one that does not exist."""
-    person = await _person(tx, project_ids, email=email)
+    person = await find_person(tx, project_ids, email=email)
     found = await tx.fetch(
         """SELECT 'key:' || id AS actor FROM api_key WHERE account_id = $1
            UNION ALL SELECT 'role:' || role FROM access_request WHERE account_id = $1""",
@@ -102,7 +102,7 @@ async def _chain(tx: Transaction, project_ids: Sequence[str] | None, it: Recorde
     key = await _key(tx, event)
     approved = await _approved(tx, event.project_id, role) if role else None
     account_id = approved[0] if approved else key.account_id
-    person = None if account_id is None else await _person(tx, within, account_id=account_id)
+    person = None if account_id is None else await find_person(tx, within, account_id=account_id)
     session_id = event.details.get("session_id")
     opened: list[Recorded] = []
     if isinstance(session_id, str) and event.action != Action.CONNECTION_OPENED:
@@ -153,7 +153,7 @@ async def _key(tx: Transaction, event: Event) -> _Key:
     return _Key() if row is None else _Key(row["id"], row["name"], row["account_id"])
 
 
-async def _person(
+async def find_person(
     tx: Transaction, project_ids: Sequence[str] | None, *, account_id: UUID | None = None, email: str | None = None
 ) -> Person | None:
     """None for who does not exist, and for who has nothing to do with these projects."""
@@ -199,11 +199,11 @@ async def _recorded(
 ) -> list[Recorded]:
     """Newest first; all that is given must fit."""
     found = await tx.fetch(
-        """SELECT seq, body, hash FROM audit_event
+        """SELECT seq, body, personal, hash FROM audit_event
             WHERE ($1::text[] IS NULL OR project_id = ANY ($1)) AND seq BETWEEN $2 AND $3
               AND ($4::text[] IS NULL OR action = ANY ($4))
               AND ($5::text IS NULL OR body::jsonb -> 'details' ->> 'session_id' = $5)
-              AND ($6::text IS NULL OR body::jsonb ->> 'resource' = $6)
+              AND ($6::text IS NULL OR coalesce(personal::jsonb ->> 'resource', body::jsonb ->> 'resource') = $6)
               AND ($7::text IS NULL OR body::jsonb ->> 'request_id' = $7)
             ORDER BY seq DESC LIMIT $8""",
         None if project_ids is None else list(project_ids),
@@ -215,4 +215,4 @@ async def _recorded(
         request_id,
         RELATED_MAX,
     )
-    return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]
+    return [Recorded(row["seq"], parse(row["body"], row["personal"]), row["hash"]) for row in found]

@@ -51,14 +51,14 @@ async def events(
     """Events, newest first. `project_ids` None: of the whole platform; empty: none. `action` is one action, or a group
     of them if it ends with a dot (`connection.`). `actors` None: anybody's. `before_seq` is the last `seq` of the page before."""
     found = await tx.fetch(
-        """SELECT seq, body, hash FROM audit_event
+        """SELECT seq, body, personal, hash FROM audit_event
             WHERE ($1::text[] IS NULL OR project_id = ANY ($1))
               AND ($2::text IS NULL OR action = $2)
               AND ($3::text IS NULL OR starts_with(action, $3))
               AND ($4::text IS NULL OR at >= $4)
               AND ($5::bigint IS NULL OR seq < $5)
-              AND ($6::text[] IS NULL OR actor = ANY ($6))
-              AND ($7::text IS NULL OR body::jsonb ->> 'address' = $7)
+              AND ($6::text[] IS NULL OR actor = ANY ($6) OR personal::jsonb ->> 'actor' = ANY ($6))
+              AND ($7::text IS NULL OR coalesce(personal, body)::jsonb ->> 'address' = $7)
             ORDER BY seq DESC LIMIT $8""",
         None if project_ids is None else list(project_ids),
         None if action is None or action.endswith(".") else action,
@@ -69,16 +69,16 @@ async def events(
         address,
         max(1, min(limit, LIMIT_MAX)),
     )
-    return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]
+    return [Recorded(row["seq"], parse(row["body"], row["personal"]), row["hash"]) for row in found]
 
 
 async def of_resource(tx: Transaction, action: str, project_id: str, resource: str) -> list[Recorded]:
     """Every event of this action on one thing of a project, oldest first."""
     found = await tx.fetch(
-        """SELECT seq, body, hash FROM audit_event
+        """SELECT seq, body, personal, hash FROM audit_event
             WHERE action = $1 AND project_id = $2 AND body::jsonb ->> 'resource' = $3 ORDER BY seq""",
         action,
         project_id,
         resource,
     )
-    return [Recorded(row["seq"], parse(row["body"]), row["hash"]) for row in found]
+    return [Recorded(row["seq"], parse(row["body"], row["personal"]), row["hash"]) for row in found]

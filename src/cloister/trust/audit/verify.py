@@ -10,43 +10,22 @@ broker signed, and heads noted earlier; `verify` takes both and holds the log to
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 from cloister.base.database import Database
 from cloister.protocol.merkle.notes import Checkpoint
 from cloister.protocol.merkle.tree import Tree, leaf_hash
 from cloister.trust.audit.checkpoints import entry
+from cloister.trust.audit.faults import Fault
+from cloister.trust.audit.personal import Personal
 
 GENESIS: Final = hashlib.sha256(b"cloister audit log 1").digest()
 """The hash before the first event, as migration 0001 writes it into `audit_head`."""
 
 BATCH_ROWS: Final = 2000
 # About 1 MB a round trip: larger batches are no faster.
-
-
-class Fault(StrEnum):
-    """What is wrong with the first row that does not fit."""
-
-    EDITED = "edited"
-    """Its text or its hash is not what was appended."""
-    DELETED = "deleted"
-    """It is not there, and later ones are."""
-    REORDERED = "reordered"
-    """Another row of the log stands in its place."""
-    TRUNCATED = "truncated"
-    """The log ends before its head."""
-    ADDED = "added"
-    """It stands behind the head: not written by `audit_append`."""
-    MISFILED = "misfiled"
-    """Its text is intact, but a column derived from it, by which events are found, says something else."""
-    HEAD = "head"
-    """Every row fits, but the head has another hash."""
-    ROLLED_BACK = "rolled back"
-    """The log does not contain a head that was noted earlier, or does not begin with a tree that was signed: it was
-    rewritten or rolled back, at this event or before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +55,7 @@ class Row:
     hash: bytes
     filed: tuple[str | None, ...] | None = None
     """The derived columns `FILED` as the database has them; None where nobody looked."""
+    personal: str | None = None
 
 
 FILED: Final = ("at", "action", "project_id", "actor")
@@ -86,6 +66,8 @@ class Intact:
     """Every event up to `head` is there, as it was appended."""
 
     head: Head
+    erased: int = 0
+    """Of so many of them what is personal was erased, and events say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +89,21 @@ def link(previous: bytes, seq: int, body: str) -> bytes:
 
 class Replay:
     """The chain, one batch after another, and beside it the tree, if checkpoints are given to hold it to. `feed` rows in
-    order of `seq`, then ask `finish`."""
+    order of `seq`, then ask `finish`. `erasures`: which events each forgetting erased, as the database has it."""
 
-    def __init__(self, head: Head, noted: Sequence[Head] = (), checkpoints: Sequence[Checkpoint] = ()) -> None:
+    def __init__(
+        self,
+        head: Head,
+        noted: Sequence[Head] = (),
+        checkpoints: Sequence[Checkpoint] = (),
+        erasures: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self._head = head
         self._noted = noted
         self._roots = [(each.size, each.root) for each in checkpoints]
         self._tree = Tree()
         self._last = Head(0, GENESIS)
+        self._personal = Personal(erasures or {})
 
     def feed(self, rows: Sequence[Row]) -> Broken | None:
         """The first broken link among these rows, or None. After a broken link the replay is over."""
@@ -129,8 +118,11 @@ class Replay:
                 return Broken(expected, Fault.DELETED)
             if link(self._last.hash, row.seq, row.body) != row.hash:
                 return Broken(row.seq, self._edited_or_reordered(row.seq, rows[position + 1 :]))
-            if row.filed is not None and not _is_filed_as(row.filed, row.body):
+            fields = _decoded(row.body)
+            if row.filed is not None and not _is_filed_as(row.filed, fields):
                 return Broken(row.seq, Fault.MISFILED)
+            if not self._personal.feed(row.seq, fields, row.personal):
+                return Broken(row.seq, Fault.REPLACED)
             self._last = Head(row.seq, row.hash)
             if any(mark.seq == row.seq and mark != self._last for mark in self._noted):
                 return Broken(row.seq, Fault.ROLLED_BACK)
@@ -146,7 +138,9 @@ class Replay:
             return Broken(self._last.seq + 1, Fault.ROLLED_BACK)
         if any(root != Tree().root for size, root in self._roots if size == 0):
             return Broken(0, Fault.ROLLED_BACK)
-        return Intact(self._last)
+        if (wrong := self._personal.first_wrong()) is not None:
+            return Broken(*wrong)
+        return Intact(self._last, self._personal.erased)
 
     def _grow(self, rows: Sequence[Row]) -> Broken | None:
         """The tree with these rows, which the chain has found in order."""
@@ -181,11 +175,13 @@ async def verify(
         head = await tx.fetch_row("SELECT seq, hash FROM audit_head")
         if head is None:
             return Broken(0, Fault.HEAD)
-        replay = Replay(Head(head["seq"], head["hash"]), noted, checkpoints)
+        erasures = await tx.fetch("SELECT id::text AS id, events FROM audit_forgetting WHERE events IS NOT NULL")
+        lists = {row["id"]: row["events"] for row in erasures}
+        replay = Replay(Head(head["seq"], head["hash"]), noted, checkpoints, lists)
         after: int | None = None
         while True:
             found = await tx.fetch(
-                """SELECT seq, body, hash, at, action, project_id, actor FROM audit_event
+                """SELECT seq, body, personal, hash, at, action, project_id, actor FROM audit_event
                     WHERE $1::bigint IS NULL OR seq > $1 ORDER BY seq LIMIT $2""",
                 after,
                 BATCH_ROWS,
@@ -198,12 +194,19 @@ async def verify(
 
 
 def _row(row: Any) -> Row:
-    return Row(row["seq"], row["body"], row["hash"], tuple(row[name] for name in FILED))
+    return Row(row["seq"], row["body"], row["hash"], tuple(row[name] for name in FILED), row["personal"])
 
 
-def _is_filed_as(filed: tuple[str | None, ...], body: str) -> bool:
+def _decoded(body: str) -> Any:
+    """It was jsonb when it was appended, and it is unchanged: its hash fits. What was not has no fields."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _is_filed_as(filed: tuple[str | None, ...], fields: Any) -> bool:
     """The derived columns are what `body::jsonb ->> name` gives."""
-    fields = json.loads(body)  # it was jsonb when it was appended, and it is unchanged: its hash fits
     values = [fields.get(name) if isinstance(fields, dict) else None for name in FILED]
     # Events of ours have texts there; how jsonb prints a number is not ours to repeat.
     return all(

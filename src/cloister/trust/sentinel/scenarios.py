@@ -234,6 +234,19 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
                 (1, person | {"action": Action.AUDIT_ERASE, "outcome": "failed", "reason": "forbidden"}),
             ],
         ),
+        "person-forgotten": (
+            [
+                (
+                    0,
+                    person
+                    | {"action": Action.AUDIT_FORGET, "reason": "asked for", "details": {"kind": "role", "events": 7}},
+                )
+            ],
+            [
+                (0, person | {"action": Action.AUDIT_FORGET_ASK, "reason": "asked for", "details": {"kind": "role"}}),
+                (1, person | {"action": Action.AUDIT_FORGET, "outcome": "failed", "reason": "forbidden"}),
+            ],
+        ),
         "legal-hold-lifted": (
             [(0, person | {"action": Action.AUDIT_HOLD_LIFT, "reason": "settled"})],
             [

@@ -2,7 +2,7 @@
 
 1. The memory is kept with the number and hash of the last event it knows. After a restart or a crash it is loaded, and the
    events since are fed again: nothing is missed, and what was found already is not found twice (`store.raise_`).
-2. Each event's hash must continue the chain. Where it does not, that is a finding (`audit-gap`), and the new place is
+2. Each event's hash must continue the chain, and what is personal in it be what its body commits to. Where it is not so, that is a finding (`audit-gap`), and the new place is
    where the chain goes on from: a log that was changed must not silence the sentinel as well.
 3. A log that ends before where we were was rolled back. That, too, is a finding; and the memory goes on.
 4. An event that breaks a rule, or cannot be looked at at all, is passed over by what it breaks, counted, and told as a finding
@@ -29,6 +29,7 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import CloisterError
 from cloister.trust.audit import Action, Event
 from cloister.trust.audit.events import parse, timestamp
+from cloister.trust.audit.personal import fits
 from cloister.trust.audit.verify import link
 from cloister.trust.sentinel import store
 from cloister.trust.sentinel.detector import Alarm, Detector
@@ -151,7 +152,9 @@ class Watch:
             # In this order: what the head counts is among the rows, which are read after it.
             head = int(await tx.fetch_value("SELECT seq FROM audit_head"))
             rows = await tx.fetch(
-                "SELECT seq, body, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2", self.seq, BATCH_ROWS
+                "SELECT seq, body, personal, hash FROM audit_event WHERE seq > $1 ORDER BY seq LIMIT $2",
+                self.seq,
+                BATCH_ROWS,
             )
             if head < self.seq:  # (3)
                 self.observe("sentinel.audit_gap", reason="rolled_back", details={"after": head, "known": self.seq})
@@ -163,7 +166,7 @@ class Watch:
         found: list[tuple[Alarm, str]] = []
         self.detector.lists = self.lists
         for row in rows:
-            found += self._fed(row["seq"], row["body"], row["hash"])
+            found += self._fed(row["seq"], row["body"], row["personal"], row["hash"])
         if self.detector.lost > self._lost:
             self.observe("sentinel.overloaded", details={"lost": self.detector.lost - self._lost})
             self._lost = self.detector.lost
@@ -177,13 +180,14 @@ class Watch:
         self.stepped_at = time.monotonic()
         return len(rows) == BATCH_ROWS
 
-    def _fed(self, seq: int, body: str, digest: bytes) -> list[tuple[Alarm, str]]:
-        if self._hash and (seq != self.seq + 1 or link(self._hash, seq, body) != digest):  # (2)
-            reason = "missing" if seq != self.seq + 1 else "changed"
+    def _fed(self, seq: int, body: str, personal: str | None, digest: bytes) -> list[tuple[Alarm, str]]:
+        is_changed = not fits(body, personal) or (bool(self._hash) and link(self._hash, seq, body) != digest)
+        if is_changed or (self._hash and seq != self.seq + 1):  # (2)
+            reason = "missing" if self._hash and seq != self.seq + 1 else "changed"
             self.observe("sentinel.audit_gap", reason=reason, details={"after": self.seq, "next": seq})
         self.seq, self._hash = seq, digest
         try:
-            event = parse(body)
+            event = parse(body, personal)
             if event.action == Action.SENTINEL_PROBE:
                 return self._probed(seq, event)
             found = self.detector.feed(seq, event, latest=time.time() + SKEW_S)

@@ -73,6 +73,8 @@ class AuditVerdict(Wire, frozen=True, kw_only=True):
     """`SEQ:HASH` of the last event. Note it outside: `?noted=` holds a later log to it."""
     broken_at: int | None = None
     fault: str | None = None
+    erased: int = 0
+    """Of so many events what is personal was erased, and the log says by whom."""
     checkpoint: int
     """How many events the key broker had signed: the log was held to them."""
     note: str
@@ -142,8 +144,10 @@ def who(it: Chain) -> AuditWho:
 
 def verdict(it: Intact | Broken, last: SignedTree) -> AuditVerdict:
     match it:
-        case Intact(head):
-            return AuditVerdict(is_intact=True, head=str(head), checkpoint=last.size, note=last.note, key=last.key)
+        case Intact(head, erased):
+            return AuditVerdict(
+                is_intact=True, head=str(head), erased=erased, checkpoint=last.size, note=last.note, key=last.key
+            )
         case Broken(seq, fault):
             return AuditVerdict(
                 is_intact=False,
