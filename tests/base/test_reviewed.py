@@ -2,7 +2,7 @@
 
 import contextlib
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.base import reviewed
@@ -19,7 +19,7 @@ def test_a_plan_and_its_commit_are_told_apart() -> None:
         assert reviewed.details(both) == {"plan": PLAN, "commit": commit}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(st.text(), st.from_regex(r"plan=[0-9a-fA-F]{62,66}(;commit=[0-9a-f]{38,66})?\n?")))
 def test_any_text_is_digits_or_refused(text: str) -> None:
     """What the log would keep of it is what was sent, and hexadecimal."""

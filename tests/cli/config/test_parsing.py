@@ -4,7 +4,7 @@ import contextlib
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.cli.config import parsing
@@ -118,7 +118,7 @@ def test_a_thing_stands_in_one_file(first: str, second: str, why: str) -> None:
     assert refused(("a.toml", f"format = 1\n{first}"), ("b.toml", f"format = 1\n{second}")) == why
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scene.organizations())
 def test_what_is_printed_is_read_back(wanted: Node) -> None:
     text = printed("", wanted)
@@ -158,7 +158,7 @@ def toml(value: object) -> str:
             return repr(value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(WORDS, VALUES, max_size=4))
 def test_any_document_is_understood_or_refused(document: dict[str, object]) -> None:
     lines = [f"{toml_text(key)} = {toml(value)}" for key, value in document.items()]

@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.cli.config import rules
@@ -173,7 +173,7 @@ def test_an_unknown_rule_is_not_allowed() -> None:
         judge([], BUILT_IN, ["destory"])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scene.organizations())
 def test_nothing_is_destroyed_but_by_its_name(wanted: Node) -> None:
     """Whatever was there and whatever is wanted: without `--allow destroy` no step is let pass that destroys data."""

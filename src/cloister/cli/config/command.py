@@ -33,6 +33,9 @@ _RULES: Final = click.option(
     type=click.Path(path_type=Path),
     help="A file of rules of your own, beside those that there are.",
 )
+_OUR_RULES: Final = (
+    f"Rules: {', '.join(rule.id for rule in rules.BUILT_IN)}. docs/configuration.md says what each refuses."
+)
 
 
 @click.group()
@@ -65,7 +68,7 @@ def export(session: Session, *, org_id: str, project_ids: Sequence[str]) -> None
         click.echo(printing.printed(org_id, there), nl=False)
 
 
-@config.command()
+@config.command(epilog=_OUR_RULES)
 @_PATH
 @click.option(
     "--detailed-exitcode",
@@ -95,7 +98,7 @@ def plan(
     return WOULD_CHANGE if detailed_exitcode and made.items else 0
 
 
-@config.command()
+@config.command(epilog=_OUR_RULES)
 @_PATH
 @click.option("--plan", "agreed", metavar="HASH", help="The plan that was agreed on: any other is refused.")
 @click.option("--yes", is_flag=True, help="Apply whatever the plan is now, without asking.")
@@ -131,6 +134,10 @@ def apply(
         raise CommandError(showing.refusal(refused))
     if made.items and agreed is None and not yes:
         _ask(session)
+    if made.items and not commit:
+        out.note(
+            "The audit log names no commit for this: PATH is not in a git working tree, or not as it was committed."
+        )
     done = _carry_out(session, platform, made, commit)
     if session.is_json:
         out.show_json(showing.as_json(made, refused, platform.notes) | {"done": done})
