@@ -99,7 +99,9 @@ class TestHost:
 
     def test_limits_swap_and_dumps(self) -> None:
         assert host.decide_cgroups("v2", {"memory", "pids", "cpu", "io"}).level is Level.OK
+        assert host.decide_cgroups("v1", {"memory", "pids", "cpu", "blkio"}).level is Level.OK
         assert host.decide_cgroups("v1", {"pids", "cpu"}).level is Level.WARNING
+        assert "without io" in host.decide_cgroups("v2", {"memory", "pids", "cpu"}).seen
         assert host.decide_swap({}).level is Level.OK
         assert host.decide_swap({"/dev/zram0": True}).level is Level.OK
         assert "/dev/sda2" in host.decide_swap({"/dev/zram0": True, "/dev/sda2": False}).seen

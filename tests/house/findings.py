@@ -1,5 +1,7 @@
-"""The table of findings in docs/alerts.md. `python -m tests.house.findings` writes it from the sentinel's rules."""
+"""The table of findings in docs/alerts.md, and how many there are. `python -m tests.house.findings` writes both from the sentinel's
+rules."""
 
+import re
 from typing import Final
 
 from cloister.trust.sentinel import rules
@@ -8,6 +10,7 @@ from tests.house.source import ROOT
 
 PAGE: Final = ROOT / "docs" / "alerts.md"
 HEAD: Final = "|---|---|---|---|---|---|\n"
+_RAISED: Final = re.compile(r"^\d+ findings raised", re.MULTILINE)
 
 
 def written() -> str:
@@ -20,6 +23,7 @@ def written() -> str:
         f"| {it.response.replace('{id}', 'FINDING')} | {it.tags[0].removeprefix('cloister.')} |"
         for _, it in sorted(told, key=lambda pair: (pair[0], pair[1].name))
     ]
+    before = _RAISED.sub(f"{len(told)} findings raised", before)
     return before + HEAD + "\n".join(lines) + "\n\n" + after
 
 

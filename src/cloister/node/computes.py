@@ -51,7 +51,7 @@ from cloister.node.postgres.tuning import (
 )
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
-from cloister.node.sandbox.cgroups import Cgroups, Group, Limits, detect
+from cloister.node.sandbox.cgroups import Cgroups, Disk, Group, Limits, detect
 from cloister.node.sandbox.launch import Launch, Launched, ended, launch
 from cloister.node.sandbox.launch import program_of as launched_by
 from cloister.node.sandbox.mounts import Room
@@ -68,6 +68,10 @@ SIGNAL_INTERVAL_S: Final = 0.5
 STARTUP_S: Final = 2.0
 STARTUP_CPU_CORES: Final = 2.0
 # A quarter of a CPU would make a 30 ms start take 120 ms. Until it is up, a compute may use this much.
+
+DISK_BYTES_PER_S: Final = 128 * 1024**2
+# And as much again for each CPU: what clouds give a volume by default. It is there so that the smallest compute cannot take a disk
+# that does gigabytes; most of what a server needs soon is in memory.
 
 PRIME_INTERVAL_S: Final = 0.004
 # Shorter than a grace period, for as long as a start is expected.
@@ -378,6 +382,7 @@ class Computes:
                 memory_bytes=spec.memory_bytes,
                 cpu_cores=max(spec.cpu_cores, STARTUP_CPU_CORES),
                 processes=size.processes_max,
+                disk=_disk_of(timeline_dir, spec.cpu_cores),
             ),
         )
         outbox = timeline_dir / "outbox"
@@ -507,6 +512,12 @@ class Computes:
 
     def _config_path(self, endpoint_id: str) -> Path:
         return self._records / f"{endpoint_id}.conf"
+
+
+def _disk_of(directory: Path, cpu_cores: float) -> Disk:
+    """Of the volume, a device of the project's own; under `plain` the host's."""
+    device = os.stat(directory).st_dev
+    return Disk(device=f"{os.major(device)}:{os.minor(device)}", bytes_per_s=int(DISK_BYTES_PER_S * (1 + cpu_cores)))
 
 
 def _is_directory_of(path: Path, uid: int) -> bool:

@@ -1,13 +1,15 @@
 """Both hierarchies, written into plain directories that look like them. Version 1 is real in test_computes.py."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from cloister.node.sandbox.cgroups import Cgroups, Limits, detect
+from cloister.node.sandbox import cgroups as module
+from cloister.node.sandbox.cgroups import Cgroups, Disk, Limits, detect
 
-LIMITS = Limits(memory_bytes=1024**3, cpu_cores=0.25, processes=136)
+LIMITS = Limits(memory_bytes=1024**3, cpu_cores=0.25, processes=136, disk=Disk(device="7:3", bytes_per_s=167_772_160))
 
 
 def unified(root: Path, controllers: str = "cpuset cpu io memory pids") -> Cgroups:
@@ -15,12 +17,18 @@ def unified(root: Path, controllers: str = "cpuset cpu io memory pids") -> Cgrou
     return detect("abcd", root)
 
 
-def per_controller(root: Path) -> Cgroups:
-    for controller, file in (
-        ("memory", "memory.limit_in_bytes"),
-        ("pids", "cgroup.procs"),
-        ("cpu", "cpu.cfs_quota_us"),
-    ):
+CONTROLLERS = {
+    "memory": "memory.limit_in_bytes",
+    "pids": "cgroup.procs",
+    "cpu": "cpu.cfs_quota_us",
+    "blkio": "blkio.throttle.read_bps_device",
+}
+
+
+def per_controller(root: Path, *, without: str = "") -> Cgroups:
+    for controller, file in CONTROLLERS.items():
+        if controller == without:
+            continue
         (root / controller).mkdir()
         (root / controller / file).touch()
     return detect("abcd", root)
@@ -38,10 +46,11 @@ def test_version_2_gets_its_controllers_and_its_limits(tmp_path: Path) -> None:
         "pids.max": "136",
         "cpu.max": "5000 20000",
         "cpu.weight": "25",
+        "io.max": "7:3 rbps=167772160 wbps=167772160",
         "cgroup.procs": "4321",
     }
     for directory in (tmp_path, tmp_path / "cloister-abcd"):
-        assert (directory / "cgroup.subtree_control").read_text() == "+memory +pids +cpu"
+        assert (directory / "cgroup.subtree_control").read_text() == "+memory +pids +cpu +io"
     assert cgroups.names() == ["ep-a-b-1"]
 
 
@@ -60,7 +69,34 @@ def test_version_1_gets_a_group_in_each_tree(tmp_path: Path, monkeypatch: pytest
     assert read("memory", "memory.swappiness") == "0"
     assert read("pids", "pids.max") == "136"
     assert (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")) == ("40000", "20000")
-    assert [read(controller, "cgroup.procs") for controller in ("memory", "pids", "cpu")] == ["4321"] * 3
+    for what in ("read", "write"):
+        assert read("blkio", f"blkio.throttle.{what}_bps_device") == "7:3 167772160"
+    assert [read(controller, "cgroup.procs") for controller in CONTROLLERS] == ["4321"] * 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_without_a_limit_for_disks_the_others_hold(tmp_path: Path, version: int) -> None:
+    cgroups = per_controller(tmp_path, without="blkio") if version == 1 else unified(tmp_path, "cpu memory pids")
+    assert cgroups.describe() == f"v{version}"
+    cgroups.create("ep-a-b-1", LIMITS).attach(4321)
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert "pids.max" in written
+    assert not {it for it in written if it.startswith(("io.", "blkio."))}
+
+
+def test_what_is_no_disk_has_no_limit_and_another_error_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_with(number: int) -> None:
+        def write(path: Path, _: str) -> None:
+            raise OSError(number, "", str(path))
+
+        monkeypatch.setattr(Path, "write_text", write)
+
+    for none in (errno.ENODEV, errno.EINVAL):
+        fails_with(none)
+        module._write_if_a_disk(tmp_path / "io.max", "0:40 rbps=1 wbps=1")
+    fails_with(errno.EACCES)
+    with pytest.raises(PermissionError):
+        module._write_if_a_disk(tmp_path / "io.max", "7:3 rbps=1 wbps=1")
 
 
 def test_a_compute_that_may_use_every_core_has_no_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,15 @@ def cgroups(_subject: Subject) -> list[Finding]:
 
 def decide_cgroups(version: str, controllers: set[str]) -> Finding:
     missing = sorted({"memory", "pids", "cpu"} - controllers)
+    disk = {"v1": "blkio", "v2": "io"}[version]
+    if not missing and disk in controllers:
+        return ok("limits", f"cgroup {version} with memory, pids, cpu and {disk}")
     if not missing:
-        return ok("limits", f"cgroup {version} with memory, pids and cpu")
+        return warning(
+            "limits",
+            f"cgroup {version} with memory, pids and cpu, without {disk}",
+            f"a tenant's reading and writing can slow the others down: enable {disk} for root's cgroup",
+        )
     return warning(
         "limits",
         f"cgroup {version} without {', '.join(missing)}",

@@ -1,13 +1,17 @@
-"""A control group per compute: memory without swap, processes, CPU.
+"""A control group per compute: memory without swap, processes, CPU, and the disk's bandwidth.
 
 Both hierarchies are written: version 2 (one tree) and version 1 (a tree per controller), whichever this host has. Where
 it has neither, computes run without limits and `describe` says why; nothing here pretends. When memory runs out, the
 kernel ends a process of that group only.
 
+Bandwidth is limited where the kernel can do it, and `cloister doctor` says whether it can. Version 1 counts what a process
+reads and what it syncs, as PostgreSQL does with all but temporary files; version 2 also what the kernel writes back later.
+
 The names of groups are ids of ours: `cloister-INSTANCE/ENDPOINT`.
 """
 
 import contextlib
+import errno
 import os
 import time
 from dataclasses import dataclass
@@ -31,10 +35,19 @@ REMOVE_TIMEOUT_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    device: str
+    """`MAJOR:MINOR` of the one that the files are on."""
+    bytes_per_s: int
+    """To be read, and as much to be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     memory_bytes: int
     cpu_cores: float
     processes: int
+    disk: Disk | None = None
 
 
 class Group(Protocol):
@@ -118,6 +131,7 @@ class _UnifiedGroup:
 
 class _Unified:
     _CONTROLLERS: Final = ("memory", "pids", "cpu")
+    _DISK: Final = "io"
 
     def __init__(self, root: Path, parent: str) -> None:
         try:
@@ -127,10 +141,12 @@ class _Unified:
         if missing := [name for name in self._CONTROLLERS if name not in available]:
             raise _UnsuitableError(f"version 2 without {' and '.join(missing)}")
         self._path = root / parent
+        self._has_disk = self._DISK in available
+        wanted = (*self._CONTROLLERS, self._DISK) if self._has_disk else self._CONTROLLERS
         try:
             for directory in (root, self._path):
                 directory.mkdir(exist_ok=True)
-                (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in self._CONTROLLERS))
+                (directory / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
             (self._path / "cpu.weight").write_text(str(_between(1, PARENT_CORES * 100, 10_000)))
         except OSError as error:
             raise _UnsuitableError(f"version 2 may not be written: {error.strerror}") from error
@@ -145,6 +161,9 @@ class _Unified:
         with contextlib.suppress(FileNotFoundError):  # A kernel without swap has no such file.
             (path / "memory.swap.max").write_text("0")
         (path / "pids.max").write_text(str(limits.processes))
+        if limits.disk is not None and self._has_disk:
+            rate = limits.disk.bytes_per_s
+            _write_if_a_disk(path / "io.max", f"{limits.disk.device} rbps={rate} wbps={rate}")
         group = _UnifiedGroup(path)
         group.set_cpu(limits.cpu_cores)
         return group
@@ -185,11 +204,15 @@ class _PerControllerGroup:
 
 class _PerController:
     _FILES: Final = {"memory": "memory.limit_in_bytes", "pids": "cgroup.procs", "cpu": "cpu.cfs_quota_us"}
+    _DISK: Final = "blkio"
+    _DISK_FILES: Final = ("blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device")
 
     def __init__(self, root: Path, parent: str) -> None:
         if missing := [name for name, file in self._FILES.items() if not (root / name / file).exists()]:
             raise _UnsuitableError(f"version 1 without {' and '.join(missing)}")
-        self._parents = {name: root / name / parent for name in self._FILES}
+        self._has_disk = (root / self._DISK / self._DISK_FILES[0]).exists()
+        wanted = (*self._FILES, self._DISK) if self._has_disk else (*self._FILES,)
+        self._parents = {name: root / name / parent for name in wanted}
         try:
             for path in self._parents.values():
                 path.mkdir(exist_ok=True)
@@ -215,6 +238,9 @@ class _PerController:
         else:
             (memory / "memory.swappiness").write_text("0")
         (paths["pids"] / "pids.max").write_text(str(limits.processes))
+        if limits.disk is not None and self._has_disk:
+            for file in self._DISK_FILES:
+                _write_if_a_disk(paths[self._DISK] / file, f"{limits.disk.device} {limits.disk.bytes_per_s}")
         group = _PerControllerGroup(paths)
         group.set_cpu(limits.cpu_cores)
         return group
@@ -276,6 +302,15 @@ def _move_to_own(tree: Path, controller: str) -> None:
         _, controllers, group = line.split(":", 2)
         if controller in controllers.split(","):
             (tree / group.removeprefix("/") / "cgroup.procs").write_text("0")
+
+
+def _write_if_a_disk(path: Path, text: str) -> None:
+    """A file system without a disk of its own (a tmpfs, a Btrfs, a partition) has none that could be slowed down."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.EINVAL):
+            raise
 
 
 def _between(low: int, value: int, high: int) -> int:
