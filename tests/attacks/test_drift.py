@@ -4,6 +4,7 @@ a change to the file that takes a protection away. On a whole platform, with its
 
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_what_was_changed_by_hand_is_found_and_undone(platform: Instance, tmp_pa
     assert applied.returncode == 0, applied.stderr
     assert "npg_" not in applied.stdout + applied.stderr
     assert shop.drift() == 0
-    (project,) = (each for each in platform.api("GET", "/projects")["projects"] if each["name"] == "drift")
+    (project,) = (each for each in platform.api("GET", "/projects?limit=400")["projects"] if each["name"] == "drift")
     path = f"/projects/{project['id']}"
 
     # 1. What is exported is what is there, to the last setting.
@@ -120,6 +121,22 @@ def test_what_was_changed_by_hand_is_found_and_undone(platform: Instance, tmp_pa
     kept = shop("apply", "--yes", "--allow", "destroy", file=alone)
     assert (kept.returncode, "Done: 0 of 1 steps" in kept.stderr) == (1, True)
     assert _branch(platform, path, "dev")
+
+
+def test_two_applies_at_once_make_one_project(platform: Instance, tmp_path: Path) -> None:
+    """Names of projects are nobody's alone, so nothing but the applies themselves can see to it."""
+    file = tmp_path / "twin.toml"
+    file.write_text("format = 1\n[project.twin]\naudit_level = 'off'\n")
+
+    def apply(_: int) -> subprocess.CompletedProcess[str]:
+        return platform.cloister("config", "apply", str(file), "--yes", check=False)
+
+    with ThreadPoolExecutor() as threads:
+        done = list(threads.map(apply, range(3)))
+    assert any(each.returncode == 0 for each in done), [each.stderr for each in done]
+    assert all("internal error" not in each.stderr for each in done), [each.stderr for each in done]
+    assert [each["name"] for each in platform.api("GET", "/projects?limit=400")["projects"]].count("twin") == 1
+    assert apply(0).stdout.startswith("Nothing to do")
 
 
 def _without_projects(directory: Path) -> Path:

@@ -244,13 +244,13 @@ def test_a_creation_that_the_platform_died_with_is_possible_an_hour_later() -> N
     class Refusing(Cloud):
         def post(self, path: str, body: Any = None, *, idempotency_key: str | None = None, **query: Any) -> Any:
             keys.append(idempotency_key)
-            raise ApiError(409, "is under way, or was interrupted")
+            raise ApiError(409, "a request with this Idempotency-Key is under way, or was interrupted")
 
     cloud = Refusing()
     plan = scene.planned(cloud, scene.configuration("[project.shop]").wanted)
     for now in (0.0, CREATION_S - 1.0, float(CREATION_S)):
         applier = Applier(cast("Api", cloud), Platform(cast("Api", cloud), ORG), plan, clock=lambda now=now: now)  # type: ignore[misc]
-        with pytest.raises(ApiError):
+        with pytest.raises(MovedError, match="another apply of this plan is making"):
             applier.take(plan.items[0])
     assert (keys[0] == keys[1], keys[1] == keys[2]) == (True, False)
 

@@ -258,7 +258,15 @@ class Applier:
         the first answer. Where what it made is gone again, that was an earlier apply, and it is made anew."""
         hour = int(self._clock() // CREATION_S)
         key = hashlib.sha256(f"{self._plan.hash} {item.address} {hour}".encode()).hexdigest()
-        answer = self._api.post(path, body, idempotency_key=key)
+        try:
+            answer = self._api.post(path, body, idempotency_key=key)
+        except ApiError as error:
+            if error.status != 409 or "Idempotency-Key" not in str(error):
+                raise
+            raise MovedError(
+                f"another apply of this plan is making {item.address}, or was cut off while it did: see what is there, and make "
+                "another plan; where nothing is, it can be made within the hour"
+            ) from error
         try:
             look(answer)
         except ApiError as error:
