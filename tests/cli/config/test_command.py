@@ -232,6 +232,22 @@ def test_the_commit_is_that_of_a_file_which_is_as_committed(tmp_path: Path, file
     assert commit_of(file) == ""
 
 
+def test_an_apply_names_the_commit_of_what_it_applies(cloister: Any, cloud: Asked, file: Path) -> None:
+    """And none for a file that was changed since: what was reviewed is another one."""
+    assert "names no commit" in cloister("config", "apply", str(file), "--yes").err
+    git(file.parent, "init", "-q")
+    file.write_text(SHOP.replace("full", "base"))
+    git(file.parent, "add", ".")
+    git(file.parent, "commit", "-qm", "less")
+    cloud.changes.clear()
+    assert cloister("config", "apply", str(file), "--yes", "--allow", "lower-audit").code == 0
+    assert {each.partition(";")[2] for each in cloud.changes} == {f"commit={git(file.parent, 'rev-parse', 'HEAD')}"}
+    file.write_text(SHOP)
+    cloud.changes.clear()
+    assert "names no commit" in cloister("config", "apply", str(file), "--yes").err
+    assert {each.partition(";")[2] for each in cloud.changes} == {""}
+
+
 def test_git_runs_no_program_that_the_working_tree_names(tmp_path: Path, file: Path) -> None:
     git(tmp_path, "init", "-q")
     ran = tmp_path / "ran"
