@@ -29,8 +29,6 @@ from cloister.base.settings import Address, Paths, Settings, load
 
 log = logging.getLogger(__name__)
 
-EXPORTS_PATIENCE_S: Final = 3.0
-# A control database that is up answers in milliseconds.
 DOWN_TIMEOUT_S: Final = 150.0
 # Sessions, computes and the control database each have their own limits in children.py; together they stay below this.
 
@@ -174,21 +172,17 @@ def status(state_dir: Path) -> dict[str, Any]:
 
 async def _exports(settings: Settings) -> dict[str, str]:
     """Of each target of the audit log, how it is; none, to who may not know them."""
-    from cloister.base.database import Database  # noqa: PLC0415 - `down` and `up` do not need it
+    from cloister.base.database import owner  # noqa: PLC0415 - `down` and `up` do not need it
     from cloister.trust.audit import targets  # noqa: PLC0415
     from cloister.trust.audit.forwarder import progress  # noqa: PLC0415
 
-    database = Database(socket_dir=settings.paths.control_socket_dir, role=embedded.OWNER, url=settings.database_url)
     try:
         if not (wanted := targets.read(settings.paths.audit_exports)):
             return {}
-        await database.open(patience_s=EXPORTS_PATIENCE_S)
-        async with database.reading() as tx:
+        async with owner.connected(settings) as database, database.reading() as tx:
             return {each.name: each.state for each in await progress(tx, wanted)}
     except (CloisterError, OSError):
         return {}
-    finally:
-        await database.close()
 
 
 async def _node_status(paths: Paths) -> dict[str, Any] | None:

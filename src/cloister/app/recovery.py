@@ -2,16 +2,12 @@
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
-from cloister.base.database import Database, embedded
+from cloister.base.database import owner
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import am_root
 from cloister.base.settings import load
 from cloister.control.passkeys.recovery import recover
-
-PATIENCE_S: Final = 5.0
-# The platform runs, or there is nobody to ask.
 
 
 def recover_passkeys(state_dir: Path, email: str, reason: str) -> list[str]:
@@ -21,13 +17,7 @@ def recover_passkeys(state_dir: Path, email: str, reason: str) -> list[str]:
     settings = load(state_dir)
 
     async def run() -> list[str]:
-        database = Database(
-            socket_dir=settings.paths.control_socket_dir, role=embedded.OWNER, url=settings.database_url
-        )
-        await database.open(patience_s=PATIENCE_S)
-        try:
+        async with owner.connected(settings) as database:
             return [it.name for it in await recover(database, email, reason)]
-        finally:
-            await database.close()
 
     return asyncio.run(run())

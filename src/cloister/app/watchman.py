@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from cloister.app import flows
-from cloister.base.database import Database, embedded
+from cloister.base.database import owner
 from cloister.base.durable import write_durably
 from cloister.base.settings import Settings
 from cloister.trust.audit import Action, Event, record
@@ -109,14 +109,12 @@ def read_on(path: Path, before: LogPlace | None) -> Read:
 async def _tell(settings: Settings, events: list[Event]) -> None:
     for event in events:
         log.warning("%s %s: %s", event.action, event.resource, event.reason)
-    database = Database(socket_dir=settings.paths.control_socket_dir, role=embedded.OWNER, url=settings.database_url)
-    async with asyncio.timeout(TELL_PATIENCE_S):
-        await database.open(patience_s=TELL_PATIENCE_S)
-        try:
-            async with database.transaction() as tx:
-                await record(tx, *events)
-        finally:
-            await database.close()
+    async with (
+        asyncio.timeout(TELL_PATIENCE_S),
+        owner.connected(settings, patience_s=TELL_PATIENCE_S) as database,
+        database.transaction() as tx,
+    ):
+        await record(tx, *events)
 
 
 def _read(path: Path) -> Told:

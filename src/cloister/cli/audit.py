@@ -347,7 +347,7 @@ def export(session: Session, *, tiles: Path) -> None:
 
     Fails if the log is not what was signed, or not what DIR says that it was.
     """
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import export as tiling  # noqa: PLC0415 - heavy
 
     settings = _settings(session)
@@ -460,7 +460,7 @@ async def replay(
     settings: Settings, noted: Sequence["Head"], checkpoints: "Sequence[Checkpoint]" = ()
 ) -> "Intact | Broken":
     """The verdict on the log, read from the control database itself."""
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import verify as chain  # noqa: PLC0415 - heavy
 
     async with connected(settings) as database:
@@ -471,7 +471,7 @@ async def _verify_here(
     settings: Settings, noted: Sequence["Head"], checkpoints: "Sequence[Checkpoint]"
 ) -> "tuple[Intact | Broken, Held | None]":
     """The log, and if it is intact, the segments of statements that it vouches for."""
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit.statements import verify_segments  # noqa: PLC0415 - heavy
     from cloister.trust.audit.verify import Intact, verify  # noqa: PLC0415 - heavy
 

@@ -246,7 +246,7 @@ def _find(settings: Settings, name: str) -> "Target":
 
 
 async def _head(settings: Settings) -> int:
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
 
     async with connected(settings) as database, database.reading() as tx:
         return int(await tx.fetch_value("SELECT seq FROM cloister.audit_head"))
@@ -254,7 +254,7 @@ async def _head(settings: Settings) -> int:
 
 async def _note(settings: Settings, target: "Target", action: str) -> None:
     """The event; and what is known of an earlier target of this name goes."""
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
 
     details = {"to": target.place, "after": target.after, "uid": os.environ.get("SUDO_UID", "0")}
@@ -264,7 +264,7 @@ async def _note(settings: Settings, target: "Target", action: str) -> None:
 
 
 async def _rows(settings: Settings, targets: "list[Target]") -> list[dict[str, Any]]:
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit.forwarder import progress  # noqa: PLC0415 - heavy
 
     async with connected(settings) as database, database.reading() as tx:

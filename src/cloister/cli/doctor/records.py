@@ -18,7 +18,7 @@ def control_database(subject: Subject) -> list[Finding]:
 
 async def _control_database(subject: Subject) -> Finding:
     from cloister.base.database.migrate import migrations  # noqa: PLC0415 - heavy
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
 
     async with connected(subject.platform) as database, database.reading() as tx:
         rows = await tx.fetch("SELECT number, digest FROM cloister.migration ORDER BY number")
@@ -51,7 +51,7 @@ def audit_log(subject: Subject) -> list[Finding]:
 
 async def _unsigned_since(subject: Subject, size: int) -> str | None:
     """When the first event came that no signature covers."""
-    from cloister.cli.control_database import connected  # noqa: PLC0415 - heavy
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
 
     async with connected(subject.platform) as database, database.reading() as tx:
         at: str | None = await tx.fetch_value("SELECT at FROM cloister.audit_event WHERE seq = $1", size + 1)
