@@ -119,6 +119,9 @@ def deploy(firm: Firm, turn: int) -> None:
         firm.pods = list(starting.map(pod, range(PODS)))
     with firm.shop.connect() as session:
         session.execute(f"ALTER TABLE pgbench_tellers ADD COLUMN IF NOT EXISTS extra_{turn % 8} int".encode())
+        session.execute(
+            f"CREATE ROLE release_{time.monotonic_ns()}; GRANT SELECT ON pgbench_tellers TO {firm.people[1].role}".encode()
+        )
     for each in old:
         each.close()
 
