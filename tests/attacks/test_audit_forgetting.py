@@ -12,14 +12,15 @@ import asyncpg
 import pytest
 
 from cloister.base.ids import ProjectId
+from cloister.control.projects.forgetting import SubjectKind
 from cloister.trust.audit.events import commitment
 from cloister.trust.audit.faults import Fault
 from cloister.trust.audit.verify import Broken, Intact, verify
 from tests.control.conftest import land
 from tests.control.land import ACCOUNT, CALLER, Land
 from tests.control.projects.test_erasures import BOB
-from tests.control.projects.test_forgetting import agreed, asked, everything, project
-from tests.fix_database import ControlDatabase
+from tests.control.projects.test_forgetting import ANNA, ELSEWHERE, agreed, asked, everything, project
+from tests.fix_database import ControlDatabase, DatabaseAs
 
 __all__ = ["land", "project"]
 
@@ -79,9 +80,14 @@ async def test_no_process_of_ours_has_a_right_to_it(
 async def test_only_the_api_asks_the_database_to_forget(
     land: Land, project: ProjectId, control_database: ControlDatabase, role: str
 ) -> None:
-    await asked(land, project)
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await run(control_database, role, FORGET.format(by=BOB))
+    it = await asked(land, project)
+    for statement in (
+        f"SELECT audit_forget('{it.id}', '{BOB}', 'r', '')",
+        "SELECT audit_about(NULL)",
+        f"INSERT INTO audit_forgetting (id, kind, subject, reason, asked_by) VALUES ('{BOB}', 'address', '::1', 'x', '{BOB}')",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await run(control_database, role, statement)
 
 
 async def test_one_person_alone_is_refused_by_the_database_too(
@@ -108,12 +114,30 @@ async def test_the_owner_does_not_erase_by_mistake(
         "UPDATE audit_event SET personal = NULL",
         f"UPDATE audit_event SET personal = erased_mark('{it.id}', now())",
         f"{agreeing}; UPDATE audit_event SET personal = erased_mark(gen_random_uuid(), now()) WHERE actor LIKE 'user:%'",
-        f"{agreeing}; UPDATE audit_event SET personal = erased_mark('{it.id}', now()), body = '{{}}' WHERE actor LIKE 'user:%'",
+        f"{agreeing}; UPDATE audit_event SET personal = erased_mark('{it.id}', now()), body = '{{}}' WHERE personal NOT LIKE '%erasure%'",
         f"{agreeing}; UPDATE audit_event SET personal = erased_mark('{it.id}', now()) WHERE personal LIKE '%erasure%'",
     ):
         with pytest.raises(asyncpg.PostgresError, match="nobody agreed"):
             await run(control_database, "postgres", statement)
     assert not any(each.event.erasure for each in await everything(land))
+
+
+async def test_what_was_asked_for_and_agreed_to_is_history(
+    land: Land, project: ProjectId, control_database: ControlDatabase
+) -> None:
+    """Also for the owner: which events it were, and who said so."""
+    first, second = await asked(land, project), await asked(land, project, SubjectKind.ADDRESS, ELSEWHERE)
+    await agreed(land, first)
+    for change in (
+        f"UPDATE audit_forgetting SET events = '{{}}' WHERE id = '{first.id}'",
+        f"UPDATE audit_forgetting SET agreed_by = NULL, agreed_at = NULL, events = NULL WHERE id = '{first.id}'",
+        f"UPDATE audit_forgetting SET subject = 'somebody' WHERE id = '{first.id}'",
+        f"UPDATE audit_forgetting SET subject = '{ANNA}' WHERE id = '{second.id}'",
+        f"UPDATE audit_forgetting SET up_to = 10 * up_to, subject = NULL WHERE id = '{second.id}'",
+        f"DELETE FROM audit_forgetting WHERE id = '{second.id}'",
+    ):
+        with pytest.raises(asyncpg.PostgresError, match="agreed to once, as it was asked for"):
+            await run(control_database, "postgres", change)
 
 
 async def test_a_legal_hold_stops_the_database_itself(
@@ -144,7 +168,32 @@ async def test_who_may_append_does_not_append(control_database: ControlDatabase,
     body = {"action": "a.b", "actor": "x", **({} if personal is None else {"personal": commitment(personal)}), **more}
     statement = "SELECT audit_append(ARRAY[$1], ARRAY[$2])"
     with pytest.raises(asyncpg.PostgresError, match="not appended so"):
-        await run(control_database, role, statement, json.dumps(body), personal)
+        await run(control_database, role, statement, json.dumps(body, separators=(",", ":")), personal)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [r'"\u0070ersonal":"x"', '"personal" : "x"', '"personal":null', r'"\u0070ersonal":"x","personal":"y"'],
+)
+async def test_a_body_does_not_hide_that_it_commits_to_something(
+    control_database: ControlDatabase, member: str
+) -> None:
+    """However the word is written: a body that names a part, and has none, would break the log's verification for good."""
+    body = f'{{"action":"a.b","actor":"x",{member}}}'
+    with pytest.raises(asyncpg.PostgresError, match="not appended so"):
+        await run(control_database, "cloister_api", "SELECT audit_append(ARRAY[$1])", body)
+
+
+@pytest.mark.parametrize("event", [{"reason": "personal"}, {"reason": "\\"}, {"details": {"personal": "x"}}, {}])
+async def test_and_what_only_looks_so_is_appended(database_as: DatabaseAs, event: dict[str, Any]) -> None:
+    """So that the tests above refuse for their reasons."""
+    database = await database_as("cloister_api")
+    for part in (None, SALTED + "}"):
+        fields = {"action": "a.b", "actor": "x", **event, **({} if part is None else {"personal": commitment(part)})}
+        async with database.transaction() as tx:
+            body = json.dumps(fields, separators=(",", ":"))
+            await tx.fetch_value("SELECT audit_append(ARRAY[$1], ARRAY[$2])", body, part)
+    assert isinstance(await verify(database), Intact)
 
 
 # ── who may do everything ──

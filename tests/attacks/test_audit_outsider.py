@@ -160,6 +160,7 @@ def test_an_export_is_verified_after_somebody_was_forgotten(
     assert outsider.verify(tiles) == EVENTS + 10
     before = {path: path.read_bytes() for path in (tiles / "tile").rglob("*") if path.is_file()}
     assert (tiles / "personal").read_text().count("192.0.2.1") == 5
+    assert (tiles / "personal").stat().st_mode & 0o777 == 0o600
     ada, bob = "0a0a0a0a-0000-4000-8000-000000000001", "0b0b0b0b-0000-4000-8000-000000000001"
     for statement, *values in (
         ("INSERT INTO cloister.account (id, email, name) VALUES (%s, 'ada@x', 'Ada'), (%s, 'bob@x', 'Bob')", ada, bob),

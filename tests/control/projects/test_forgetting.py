@@ -131,10 +131,6 @@ async def test_an_address_goes_whoever_came_from_it_and_no_other_does(land: Land
     assert isinstance(await verify(land.database), Intact)
 
 
-def bobs(event: Event) -> bool:
-    return event.actor == f"user:{BOB}" or event.resource == str(BOB)
-
-
 ACCOUNTS: dict[str, Callable[[], str]] = {"by its address": lambda: "Bob@example.org", "by its id": lambda: str(BOB)}
 
 
@@ -145,7 +141,7 @@ async def test_an_account_goes_where_it_acted_and_where_others_named_it(
     """Its id stays, in the actor: whose that is, the table of accounts says."""
     await append(
         land,
-        Event(action=Action.SESSION_CREATE, actor=f"user:{BOB}", address=ANNA, details={"client": "curl/8"}),
+        Event(action=Action.SESSION_CREATE, actor=f"user:{BOB}", address=ANNA, details={"client": "Mozilla/5.0"}),
         Event(
             action=Action.MEMBER_ADD, actor=f"user:{ACCOUNT}", resource=str(BOB), details={"email": "bob@example.org"}
         ),
@@ -161,8 +157,22 @@ async def test_an_account_goes_where_it_acted_and_where_others_named_it(
     ]  # fmt: skip
     told = [each.event for each in events if each.event.action != "audit.forget"]
     assert "bob@example.org" not in str(told).lower()
-    assert "curl" not in str(told)
+    assert "Mozilla" not in str(told)
     assert "eve@example.org" in str(told)
+
+
+async def test_who_is_erased_in_part_is_erased_in_the_rest(land: Land, project: ProjectId) -> None:
+    """What another erasure took is not taken again: it has its name in the log. Who agreed to that one can be forgotten, too."""
+    await append(land, Event(action=Action.PROJECT_GET, actor=f"user:{BOB}", project_id=project, address=ANNA))
+    await agreed(land, await asked(land, project, SubjectKind.ADDRESS, ELSEWHERE))
+    it = await asked(land, None, SubjectKind.ACCOUNT, str(BOB))
+    assert it.events == 2
+    await agreed(land, it)
+    bobs = [each.event for each in await everything(land) if each.event.actor == f"user:{BOB}"]
+    assert [(each.action, each.erasure == str(it.id), each.erasure != "") for each in bobs] == [
+        ("role.create", False, True), ("project.get", True, True), ("audit.forget", True, True), ("audit.forget", False, False),
+    ]  # fmt: skip
+    assert isinstance(await verify(land.database), Intact)
 
 
 async def test_of_a_project_nobody_is_found_who_has_nothing_to_do_with_it(land: Land, project: ProjectId) -> None:
