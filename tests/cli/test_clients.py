@@ -362,3 +362,51 @@ def test_audit_table_chooses_by_the_name(api: Any, cloister: Any) -> None:
     assert [each["text"] for each in cloister(*ask).json] == [texts[2], texts[1]]
     assert cloister(*ask[:6], "2026-01-01T00:00:02Z", "-o", "json").json[0]["text"] == texts[2]
     assert cloister("audit", "table", "customers", "--project-id", PROJECT["id"]).out == "", "since yesterday"
+
+
+def test_what_was_erased_in_an_event_says_so(api: Any, cloister: Any) -> None:
+    event: Json = {"action": "connection.opened", "actor": "role:", "at": "x", "erasure": "e-1"}
+    recorded = {"seq": 7, "hash": "00", "event": event}
+    api.on("GET", "/cloister/audit/events", (200, {"events": [recorded]}))
+    said = cloister("audit", "list").out
+    assert "role:(erased)" in said
+    assert said.count("(erased)") == 2
+    answer: Json = {"at": "x", "actor": "role:", "address": "", "role": "", "event": recorded, "password_given_by": []}
+    api.on("GET", "/cloister/audit/who", (200, answer))
+    said = cloister("audit", "who", "7").out
+    assert "erased by e-1" in said
+    assert "role:(erased)" in said
+
+
+def test_somebody_is_forgotten_in_a_project_or_everywhere_and_in_no_other_words(api: Any, cloister: Any) -> None:
+    asked: Json = {
+        "id": "f-1",
+        "kind": "address",
+        "subject": "192.0.2.1",
+        "reason": "Art. 17",
+        "events": 3,
+        "remaining": 1,
+    }
+    answer = {"forgetting": {**asked, "asked_by": "ada@example.com", "asked_at": "x", "up_to": 41}}
+    for words, path, again in (
+        (["--project-id", "calm-1"], "/cloister/projects/calm-1/audit_forgettings", "--project calm-1"),
+        (["--platform"], "/cloister/audit/forgettings", "--platform"),
+    ):
+        api.on("POST", path, (201, answer))
+        api.on("POST", f"{path}/f-1/agree", (200, answer))
+        done = cloister("audit", "forget", *words, "--ip", "192.0.2.1", "--reason", "Art. 17")
+        assert api.asked[-1].body == {"kind": "address", "subject": "192.0.2.1", "reason": "Art. 17"}
+        assert f"cloister audit forget {again} --agree f-1" in done.out + done.err
+        done = cloister("audit", "forget", *words, "--agree", "f-1")
+        assert (api.asked[-1].path, api.asked[-1].body) == (f"/api/v2{path}/f-1/agree", None)
+        assert "from before this could be erased, which stay: 1" in done.out + done.err
+    before = len(api.asked)
+    for wrong in (
+        ["--ip", "192.0.2.1"],
+        ["--reason", "x"],
+        ["--ip", "192.0.2.1", "--role", "anna", "--reason", "x"],
+        ["--agree", "f-1", "--reason", "x"],
+        ["--agree", "f-1", "--ip", "192.0.2.1"],
+    ):
+        assert cloister("audit", "forget", "--platform", *wrong).code == 1
+    assert len(api.asked) == before

@@ -10,7 +10,7 @@ import click
 from cloister.base.settings import Settings, load
 from cloister.cli import output as out
 from cloister.cli.api import Json
-from cloister.cli.audit_forget import ERASED, erased_row, forget
+from cloister.cli.audit_forget import erased_row, forget
 from cloister.cli.audit_holds import hold
 from cloister.cli.audit_retention import retention
 from cloister.cli.audit_statements import (
@@ -494,10 +494,11 @@ def _who_row(found: Json) -> Json:
              found.get("password_given_by") or []]  # fmt: skip
     key = found.get("key_id")
     agreed = "" if not access else ", ".join(access["approved_by"]) or "nobody"
+    erasure = found["event"]["event"].get("erasure")
+    nobody = f"erased by {erasure}" if erasure else "whoever it was: no account can be told"
     return {
-        **found,
-        "who": f"{account['name']} <{account['email']}>" if account else "whoever it was: no account can be told",
-        "address": ERASED if found["event"]["event"].get("erasure") else found.get("address"),
+        **erased_row({**found, "erasure": erasure}),
+        "who": f"{account['name']} <{account['email']}>" if account else nobody,
         "key": f"{key} ({found.get('key_name', '')})" if key else "",
         "access": f"{access['id']}, agreed to by {agreed}: {access['reason']}" if access else "",
         "given": "; ".join(given),

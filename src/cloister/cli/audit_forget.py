@@ -101,7 +101,7 @@ def erased_row(event: Json) -> Json:
 def _left(agreed: Json) -> str:
     """What this did not reach, for who has just been told that it is done."""
     stay = agreed["remaining"]
-    older = f"{stay} events are from before this could be erased, and stay. " if stay else ""
+    older = f"Events from before this could be erased, which stay: {stay}. " if stay else ""
     return f"\n{older}Not reached: what was exported, and backups of the control database from before (docs/audit.md)."
 
 
