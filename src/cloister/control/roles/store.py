@@ -228,38 +228,32 @@ async def keep_catalog(
 ) -> None:
     """Make the copy what the server said. Creation times and ids of what stays are kept; a sealed password goes where
     somebody changed the verifier by SQL; what an operation under way has asked for stays asked for."""
-    names = [role.name for role in roles]
     await tx.execute(
-        "DELETE FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]) AND pending_verifier IS NULL",
-        branch_id,
-        names,
-    )
-    await tx.execute(
-        """INSERT INTO pg_role (branch_id, name, verifier, can_login, valid_until)
-           SELECT $1, r.* FROM unnest($2::text[], $3::text[], $4::boolean[], $5::timestamptz[]) r
-           ON CONFLICT (branch_id, name) DO UPDATE
-              SET verifier = excluded.verifier, can_login = excluded.can_login, valid_until = excluded.valid_until,
-                  password = CASE WHEN pg_role.verifier IS NOT DISTINCT FROM excluded.verifier THEN pg_role.password END,
-                  updated_at = now()
-            WHERE (pg_role.verifier, pg_role.can_login, pg_role.valid_until)
-                  IS DISTINCT FROM (excluded.verifier, excluded.can_login, excluded.valid_until)""",
-        branch_id,
-        names,
-        [role.verifier for role in roles],
-        [role.can_login for role in roles],
-        [role.valid_until for role in roles],
-    )
-    await tx.execute(
-        "DELETE FROM pg_database WHERE branch_id = $1 AND name <> ALL ($2::text[])",
-        branch_id,
-        [database.name for database in databases],
-    )
-    await tx.execute(
-        """INSERT INTO pg_database (branch_id, name, owner_name)
-           SELECT $1, d.* FROM unnest($2::text[], $3::text[]) d
+        """WITH roles AS (
+               SELECT * FROM unnest($2::text[], $3::text[], $4::boolean[], $5::timestamptz[])
+                             AS r (name, verifier, can_login, valid_until)),
+           databases AS (
+               SELECT * FROM unnest($6::text[], $7::text[]) AS d (name, owner_name)),
+           gone_roles AS (
+               DELETE FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]) AND pending_verifier IS NULL),
+           gone_databases AS (
+               DELETE FROM pg_database WHERE branch_id = $1 AND name <> ALL ($6::text[])),
+           kept_roles AS (
+               INSERT INTO pg_role (branch_id, name, verifier, can_login, valid_until) SELECT $1, roles.* FROM roles
+               ON CONFLICT (branch_id, name) DO UPDATE
+                  SET verifier = excluded.verifier, can_login = excluded.can_login, valid_until = excluded.valid_until,
+                      password = CASE WHEN pg_role.verifier IS NOT DISTINCT FROM excluded.verifier THEN pg_role.password END,
+                      updated_at = now()
+                WHERE (pg_role.verifier, pg_role.can_login, pg_role.valid_until)
+                      IS DISTINCT FROM (excluded.verifier, excluded.can_login, excluded.valid_until))
+           INSERT INTO pg_database (branch_id, name, owner_name) SELECT $1, databases.* FROM databases
            ON CONFLICT (branch_id, name) DO UPDATE SET owner_name = excluded.owner_name, updated_at = now()
             WHERE pg_database.owner_name IS DISTINCT FROM excluded.owner_name""",
         branch_id,
+        [role.name for role in roles],
+        [role.verifier for role in roles],
+        [role.can_login for role in roles],
+        [role.valid_until for role in roles],
         [database.name for database in databases],
         [database.owner_name for database in databases],
     )
@@ -269,30 +263,40 @@ async def copy_catalog(tx: Transaction, source_id: BranchId, target_id: BranchId
     """Make the target's copy the source's, passwords that are kept sealed included. What is asked for in the source is
     asked for in the target too: it may or may not have come to lie in the data that was copied."""
     rows = await tx.fetch("SELECT * FROM pg_role WHERE branch_id = $1 ORDER BY created_at, name", source_id)
-    await forget_catalog(tx, target_id)
-    for row in rows:
-        sealed = row["password"]
-        if sealed is not None:
-            sealed = vault.seal(target_id, row["name"], vault.open(source_id, row["name"], sealed))
-        await tx.execute(
-            """INSERT INTO pg_role (branch_id, name, verifier, pending_verifier, can_login, valid_until, password)
-               VALUES ($1, $2, $3, $4, $5, $6, $7)""",
-            target_id,
-            row["name"],
-            row["verifier"],
-            row["pending_verifier"],
-            row["can_login"],
-            row["valid_until"],
-            sealed,
-        )
+    await tx.execute(
+        """WITH gone AS (
+               DELETE FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]))
+           INSERT INTO pg_role (branch_id, name, verifier, pending_verifier, can_login, valid_until, password)
+           SELECT $1, r.* FROM unnest($2::text[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[], $7::bytea[]) r
+           ON CONFLICT (branch_id, name) DO UPDATE
+              SET verifier = excluded.verifier, pending_verifier = excluded.pending_verifier, can_login = excluded.can_login,
+                  valid_until = excluded.valid_until, password = excluded.password, updated_at = now()""",
+        target_id,
+        [row["name"] for row in rows],
+        [row["verifier"] for row in rows],
+        [row["pending_verifier"] for row in rows],
+        [row["can_login"] for row in rows],
+        [row["valid_until"] for row in rows],
+        [_sealed_anew(vault, source_id, target_id, row) for row in rows],
+    )
     await copy_databases(tx, source_id, target_id)
 
 
+def _sealed_anew(vault: Vault, source_id: BranchId, target_id: BranchId, row: Any) -> bytes | None:
+    if row["password"] is None:
+        return None
+    return vault.seal(target_id, row["name"], vault.open(source_id, row["name"], row["password"]))
+
+
 async def copy_databases(tx: Transaction, source_id: BranchId, target_id: BranchId) -> None:
-    await tx.execute("DELETE FROM pg_database WHERE branch_id = $1", target_id)
     await tx.execute(
-        """INSERT INTO pg_database (branch_id, name, owner_name)
-           SELECT $2, name, owner_name FROM pg_database WHERE branch_id = $1 ORDER BY id""",
+        """WITH gone AS (
+               DELETE FROM pg_database WHERE branch_id = $2
+                  AND name NOT IN (SELECT name FROM pg_database WHERE branch_id = $1))
+           INSERT INTO pg_database (branch_id, name, owner_name)
+           SELECT $2, name, owner_name FROM pg_database WHERE branch_id = $1 ORDER BY id
+           ON CONFLICT (branch_id, name) DO UPDATE SET owner_name = excluded.owner_name, updated_at = now()
+            WHERE pg_database.owner_name IS DISTINCT FROM excluded.owner_name""",
         source_id,
         target_id,
     )
