@@ -5,7 +5,8 @@ connects, asks, logs in, reads. `anybody` is a uid that nobody has. Beside the t
 must be in it, and nothing of the platform's or a tenant's listens on a network on its own account: one that nobody thought of
 is a difference, too.
 
-`cloister doctor --flows` tries all of it. Whoever is asked keeps a record of those it refuses, so the round that the supervisor
+`cloister doctor --flows` tries all of it. Whoever is asked keeps a record of those it refuses, the key broker as a trial
+(`base/trials.py`), of which no alarm is made; so the round that the supervisor
 has made every minute (`watchman.py`) tries what leaves no trace, `QUIET`.
 """
 
@@ -25,6 +26,7 @@ from typing import Final
 
 import msgspec
 
+from cloister.base import trials
 from cloister.base.database import embedded
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import COMPUTE_UID_COUNT, COMPUTE_UID_FIRST, Service, gid_of, uid_of
@@ -107,7 +109,8 @@ def try_all(settings: Settings, *, quietly: bool = False) -> list[Difference]:
         raise PreconditionError(public="only root can try what other users may")
     rows = table()
     tried = [flow for flow in rows if _is_there(flow, settings) and (flow.kind in QUIET or not quietly)]
-    seen = {user: attempt(user, tried, settings.paths) for user in USERS}
+    with trials.trying(settings.paths.broker_socket, uid_of(Service.KEYS)):
+        seen = {user: attempt(user, tried, settings.paths) for user in USERS}
     found = [
         difference for flow in tried for difference in decide(flow, {user: seen[user][flow.place] for user in USERS})
     ]

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from cloister.base import trials
 from cloister.base.database import Database
 from cloister.base.errors import (
     BadRequestError,
@@ -321,6 +322,24 @@ async def test_who_may_not_is_refused_and_recorded(client, caller, recorded) -> 
         caller.service = stranger
         with pytest.raises(UnavailableError):
             await client.unwrap(PROJECT, "open")
+
+
+async def test_what_root_tries_as_everybody_is_recorded_as_a_trial(client, caller, recorded, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Who asks for a key meanwhile is not part of it."""
+    caller.service = Service.GATEWAY
+    with trials.trying(tmp_path / "keys.sock", os.geteuid()):
+        with pytest.raises(UnavailableError):
+            await client.list()
+        caller.service = Service.AGENT
+        with pytest.raises(ForbiddenError):
+            await client.list()
+    caller.service = Service.KEYS
+    with pytest.raises(UnavailableError):
+        await client.list()
+    denied = [entry.event for entry in await recorded() if entry.event.action == "key.denied"]
+    assert [(event.actor, event.details.get("trial")) for event in reversed(denied)] == [
+        ("platform:gateway", "flows"), ("platform:agent", None), ("platform:keys", None),
+    ]  # fmt: skip
 
 
 async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from cloister.base import reviewed
+from cloister.base import reviewed, trials
 from cloister.base.database import Database
 from cloister.base.errors import (
     BadRequestError,
@@ -91,6 +91,9 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
 
 CALLERS: Final = frozenset(MAY.values())
 
+CONNECT: Final = "connect"
+"""What those are refused who may send no command at all."""
+
 CONNECTIONS_MAX: Final = 64
 # The agent opens one for each volume that wakes; more wait in the kernel's queue.
 
@@ -137,6 +140,7 @@ class KeyBroker:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._refusals = Refusals()
+        self._trials = Refusals()
 
     async def start(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -175,7 +179,7 @@ class KeyBroker:
             try:
                 peer = self._peer_of(connection)
                 if peer.service not in CALLERS:
-                    await self._record_refusal(peer, "connect")
+                    await self._record_refusal(peer, CONNECT)
                     return
                 while True:
                     async with asyncio.timeout(IDLE_TIMEOUT_S):
@@ -288,12 +292,16 @@ class KeyBroker:
         log.warning("refused %s to uid %d (pid %d) on %s", what, peer.uid, peer.pid, self._path.name)
         # What a process of ours is refused is a fault or an attack: each one is recorded. Strangers may knock for ever.
         is_stranger = peer.service not in CALLERS
-        suppressed = self._refusals.count(peer.uid, asyncio.get_running_loop().time()) if is_stranger else 0
+        is_trial = what == CONNECT and trials.is_under_way(self._path)
+        counted = self._trials if is_trial else self._refusals  # An attempt right after a trial is the first.
+        suppressed = counted.count(peer.uid, asyncio.get_running_loop().time()) if is_stranger else 0
         if suppressed is None:
             return
         details: dict[str, Any] = {"uid": peer.uid, "pid": peer.pid, "command": what}
         if suppressed:
             details["suppressed"] = suppressed
+        if is_trial:
+            details["trial"] = "flows"
         actor = _actor(peer)
         event = Event(action=Action.KEY_DENIED, actor=actor, outcome="denied", project_id=project_id, details=details)
         try:
