@@ -36,6 +36,22 @@ PLACES = {case.route: case.path.partition("?")[0].split("/") for case in CASES}
 """Where something is to be found: a made-up id would always be 404."""
 
 
+ANY_NUMBER = {"pg_version"}
+"""Looked up among those that are offered."""
+
+
+def test_every_number_of_a_body_has_a_largest() -> None:
+    """Whoever computes with one (a moment from now, a port) counts on it."""
+    found = [
+        f"{name}.{field}"
+        for name in _components_of_bodies()
+        for field, described in SCHEMA.raw_schema["components"]["schemas"][name].get("properties", {}).items()
+        for kind in (described, *described.get("anyOf", []))
+        if kind.get("type") == "integer" and "maximum" not in kind and field not in ANY_NUMBER
+    ]
+    assert found == []
+
+
 @SCHEMA.parametrize()
 @hypothesis.settings(
     max_examples=4,
@@ -92,3 +108,25 @@ async def test_without_a_key_there_is_no_answer(route: Any) -> None:
         assert isinstance(route.permission, Permission)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def _components_of_bodies() -> set[str]:
+    """Names of all that a body may have in it."""
+    components, names = SCHEMA.raw_schema["components"]["schemas"], set[str]()
+    left = [
+        operation["requestBody"]
+        for path in SCHEMA.raw_schema["paths"].values()
+        for operation in path.values()
+        if isinstance(operation, dict) and "requestBody" in operation
+    ]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            name = str(part.get("$ref", "")).rpartition("/")[2]
+            if name and name not in names:
+                names.add(name)
+                left.append(components[name])
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+    return names

@@ -11,6 +11,8 @@ from cloister.control.people.issuers import GROUPS_MAX
 from cloister.control.people.logins import TEXT_MAX
 from cloister.control.people.model import (
     SESSION_DEFAULT,
+    SESSION_MAX,
+    SESSION_MIN,
     Begin,
     Begun,
     Finish,
@@ -43,7 +45,9 @@ class AddIssuer(Request, frozen=True, kw_only=True):
     groups_claim: Text = "groups"
     operators: Text | None = None
     """The group whose people run the platform."""
-    session_seconds: int = int(SESSION_DEFAULT.total_seconds())
+    session_seconds: Annotated[
+        int, msgspec.Meta(ge=int(SESSION_MIN.total_seconds()), le=int(SESSION_MAX.total_seconds()))
+    ] = int(SESSION_DEFAULT.total_seconds())
 
 
 class IssuerView(Wire, frozen=True, kw_only=True):
@@ -96,7 +100,7 @@ class AccountStanding(Wire, frozen=True, kw_only=True):
 
 
 class BeginLogin(Request, frozen=True, kw_only=True):
-    port: int
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
     """Of 127.0.0.1, where the client waits for the browser."""
     challenge: Annotated[str, msgspec.Meta(min_length=43, max_length=43)]
     """SHA-256, in base64url, of a secret that the client keeps until it finishes."""
