@@ -229,6 +229,10 @@ CHANGES: dict[str, tuple[str, Callable[[Seqs], int], Fault]] = {
            UPDATE audit_forgetting SET events = events || {other}::bigint""",
         lambda it: it[3], Fault.MISTOLD,
     ),
+    "a stranger's address beside the mark": (
+        """UPDATE audit_event SET personal = (personal::jsonb || '{{"address": "203.0.113.66"}}')::text WHERE seq = {second}""",
+        lambda it: it[1], Fault.REPLACED,
+    ),
     "the erasing of what says so": (
         """UPDATE audit_event SET personal = (SELECT personal FROM audit_event WHERE seq = {first}) WHERE seq = {told}""",
         lambda it: it[3], Fault.ERASED,

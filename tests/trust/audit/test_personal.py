@@ -134,6 +134,37 @@ def test_what_was_erased_reads_as_erased() -> None:
     assert parse(body.replace("{", '{"erasure":"made up",', 1), None).erasure == ""
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        '{"erasure":"e-1","erased_at":"2026-01-01T00:00:00.000000Z","address":"203.0.113.66"}',
+        '{"erasure":"e-1","erased_at":"2026-01-01T00:00:00.000000Z","details":{"events":0}}',
+        '{"erasure":"e-1","actor":"role:bob"}',
+        '{"erasure":"e-1"}',
+    ],
+)
+def test_a_mark_says_nothing_but_that_it_was_erased(mark: str) -> None:
+    """No commitment holds it, so whatever stood beside could be anybody's: it is no mark, and does not fit."""
+    body, _ = written(Event(action=Action.CONNECTION_OPENED, at=AT, **ANYBODY))
+    assert erasure_of(mark) == ""
+    assert not fits(body, mark)
+
+
+def test_what_is_personal_takes_the_place_of_nothing_that_the_body_says() -> None:
+    """Who has `audit.forget` written chooses that text, and not who agreed and to how many events."""
+    event = Event(
+        action=Action.AUDIT_FORGET,
+        actor="user:eve",
+        at=AT,
+        resource="forgetting/1",
+        details={"events": 7, "kind": "role"},
+    )
+    said = '{"salt":"s","actor":"role:ada","resource":"x","address":"192.0.2.7","details":{"events":0,"client":"curl"}}'
+    read = parse(written(event).body, said)
+    assert (read.actor, read.resource, read.address) == ("user:eve", "forgetting/1", "192.0.2.7")
+    assert read.details == {"events": 7, "kind": "role", "client": "curl"}
+
+
 # ── erasures, held to what the log says ──
 
 

@@ -8,6 +8,7 @@ An event is kept as two texts. Its body is hashed, and stays. What is personal i
 has a commitment, so that it can be erased and every proof stays (docs/adr/0041-forgetting.md).
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -116,14 +117,20 @@ class Written(NamedTuple):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """What is personal in an event, or that it was erased."""
+    """What is personal in an event."""
 
     actor: str = ""
     resource: str = ""
     address: str = ""
     reason: str = ""
     details: dict[str, Any] = {}
-    erasure: str = ""
+
+
+class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That it was erased, and nothing else: no commitment holds what stood beside it."""
+
+    erasure: str
+    erased_at: str
 
 
 def written(event: Event) -> Written:
@@ -146,16 +153,16 @@ def commitment(personal: str) -> str:
 
 
 def erasure_of(personal: str) -> str:
-    """By which forgetting it was erased; empty: it is there, or nobody can read it."""
+    """By which forgetting it was erased; empty: it is there, or it is nothing of ours."""
     try:
-        return msgspec.json.decode(personal, type=_Part).erasure if '"erasure"' in personal else ""
+        return msgspec.json.decode(personal, type=_Mark).erasure if '"erasure"' in personal else ""
     except (msgspec.DecodeError, UnicodeEncodeError):
         return ""
 
 
 def parse(body: str, personal: str | None = None) -> Event:
     """The event in these texts, which may be older or newer than this code: unknown keys are passed over. That they belong together
-    is `verify`'s to say.
+    is `verify`'s to say. What is personal fills the places that were left for it, and takes that of nothing that the body says.
 
     A body that is no event of ours (somebody with a right to append called the database directly) comes back as an
     event that says so: one strange line must not hide the others.
@@ -164,18 +171,18 @@ def parse(body: str, personal: str | None = None) -> Event:
         event = msgspec.json.decode(body, type=Event)
     except (msgspec.DecodeError, UnicodeEncodeError):
         return Event(action="unreadable", actor="", outcome="failed", details={"body": _tame(body)})
-    try:
-        part = _Part() if personal is None else msgspec.json.decode(personal, type=_Part)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        part = _Part()
+    part, erasure = _Part(), ""
+    if personal is not None and not (erasure := erasure_of(personal)):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeEncodeError):
+            part = msgspec.json.decode(personal, type=_Part)
     return msgspec.structs.replace(
         event,
-        actor=part.actor or event.actor,
-        resource=part.resource or event.resource,
-        address=part.address or event.address,
-        reason=part.reason or event.reason,
-        details={**event.details, **part.details},
-        erasure=part.erasure,
+        actor=part.actor if event.actor == _ROLE and part.actor.startswith(_ROLE) else event.actor,
+        resource=event.resource or part.resource,
+        address=event.address or part.address,
+        reason=event.reason or part.reason,
+        details=part.details | event.details,
+        erasure=erasure,
     )
 
 
