@@ -1,6 +1,7 @@
 """`cloister config`: what it prints, what it refuses, and how it ends."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -226,8 +227,15 @@ def test_the_commit_is_that_of_a_file_which_is_as_committed(tmp_path: Path, file
     git(tmp_path, "commit", "-qm", "shop")
     head = git(tmp_path, "rev-parse", "HEAD")
     assert (commit_of(file), commit_of(tmp_path)) == (head, head)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "more.toml").write_text("format = 1\n")
+    assert (commit_of(file), commit_of(tmp_path), commit_of(tmp_path / "below")) == (head, head, "")
     (tmp_path / "more.toml").write_text("format = 1\n")
     assert (commit_of(file), commit_of(tmp_path)) == (head, "")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "more")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert {commit_of(each) for each in (file, tmp_path, tmp_path / "below", tmp_path / "below/more.toml")} == {head}
     file.write_text(SHOP + "# more\n")
     assert commit_of(file) == ""
 
@@ -248,15 +256,36 @@ def test_an_apply_names_the_commit_of_what_it_applies(cloister: Any, cloud: Aske
     assert {each.partition(";")[2] for each in cloud.changes} == {""}
 
 
-def test_git_runs_no_program_that_the_working_tree_names(tmp_path: Path, file: Path) -> None:
+@pytest.mark.parametrize("setting", ["core.fsmonitor", "filter.any.clean", "filter.any.smudge", "filter.any.process"])
+def test_git_runs_no_program_that_the_working_tree_names(tmp_path: Path, file: Path, setting: str) -> None:
     git(tmp_path, "init", "-q")
+    (tmp_path / ".gitattributes").write_text("*.toml filter=any\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "shop")
     ran = tmp_path / "ran"
-    monitor = tmp_path / "monitor"
-    monitor.write_text(f"#!/bin/sh\ntouch {ran}\n")
-    monitor.chmod(0o755)
-    git(tmp_path, "config", "core.fsmonitor", str(monitor))
-    commit_of(file)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o755)
+    git(tmp_path, "config", setting, str(program))
+    os.utime(file, (1, 1))  # git looks at what is in a file again whose time is another
+    assert commit_of(file) == git(tmp_path, "rev-parse", "HEAD")
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
+@pytest.mark.parametrize("said", ["--assume-unchanged", "--skip-worktree"])
+def test_a_changed_file_is_no_commits_whatever_the_index_says(
+    tmp_path: Path, file: Path, said: str, algorithm: str
+) -> None:
+    git(tmp_path, "init", "-q", f"--object-format={algorithm}")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "shop")
+    git(tmp_path, "update-index", said, file.name)
+    assert commit_of(tmp_path) == git(tmp_path, "rev-parse", "HEAD")
+    file.write_text(SHOP + "# more\n")
+    assert (commit_of(file), commit_of(tmp_path)) == ("", "")
+    file.unlink()
+    assert (commit_of(file), commit_of(tmp_path)) == ("", "")
 
 
 def test_a_commit_that_is_named_is_one(cloister: Any, cloud: Asked, file: Path) -> None:
