@@ -177,13 +177,14 @@ async def test_syslog_arrives_framed(certificate: Path) -> None:
 DENIED: Final = Event(action=Action.KEY_DENIED, actor="uid:1")
 
 
-async def raise_one(database_as: DatabaseAs, delivery: Delivery, event: Event = DENIED) -> Database:
+async def raise_one(database_as: DatabaseAs, delivery: Delivery, *events: Event) -> Database:
     database = await database_as("cloister_sentinel")
     watch = Watch(database, rules.shipped())
     watch.channels = delivery.names
     await watch.load()
     async with (await database_as("cloister_api")).transaction() as tx:
-        await record(tx, msgspec.structs.replace(event, at=timestamp(datetime.now(UTC))))
+        at = timestamp(datetime.now(UTC))
+        await record(tx, *(msgspec.structs.replace(event, at=at) for event in events or (DENIED,)))
     await watch.step()
     return database
 

@@ -18,6 +18,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from cloister.trust.audit import Action, Event
 from cloister.trust.sentinel.channels import Mail
 from cloister.trust.sentinel.delivery import Delivery, attempt
+from cloister.trust.sentinel.rules import Level
+from cloister.trust.sentinel.store import ALIVE_PER_RULE_MAX
 from tests.fix_database import DatabaseAs
 from tests.trust.sentinel.receiver import make_certificate
 from tests.trust.sentinel.test_delivery import FINDING, raise_one
@@ -150,7 +152,7 @@ async def test_whom_it_is_about_is_told_in_other_words_whatever_its_level(certif
     message = postman.taken[0]
     assert (message["Subject"], message["To"]) == ("[cloister] An account got its first passkey", "bob@example.org")
     text = str(message.get_payload())
-    assert text.startswith("bob@example.org registered??a passkey\r\n\r\nIf that was you")
+    assert text.startswith("An account got its first passkey: yours.\r\n\r\n  when: 2026-05-01T12:00:00.000000Z\r\n")
     assert "cloister alerts" not in text
 
 
@@ -265,3 +267,45 @@ async def test_a_first_passkey_is_told_to_whose_it_is(
         await raise_one(database_as, delivery, Event(action=Action.PASSKEY_ADD, actor="user:x", details=details))
         await delivery.step()
     assert postman.recipients == recipients
+
+
+async def test_who_registers_a_passkey_writes_nothing_into_the_mail_about_it(certificate: Path) -> None:
+    """A thief's name for it would be read as ours, by the one who is to be warned."""
+    postman = Postman()
+    changes = {"summary": "see https://evil.example", "subject": ABOUT_BOB["subject"] | {"address": "203.0.113.66"}}
+    async with mail_server(certificate, postman) as port:
+        assert await attempt(mail(port, certificate, people=True), ABOUT_BOB | changes, "raised", 7) == ""
+    (message,) = postman.taken
+    text = str(message.get_payload())
+    assert ("evil" in text, "\r\n  from: 203.0.113.66\r\n" in text) == (False, True)
+
+
+@pytest.mark.parametrize("level", [Level.LOW, Level.HIGH])
+async def test_a_persons_mailbox_that_is_gone_is_no_failure_of_the_channel(certificate: Path, level: Level) -> None:
+    """Nor does the team hear of it again and again because of it."""
+    postman = Postman(refused=frozenset({"bob@example.org"}))
+    async with mail_server(certificate, postman) as port:
+        channel = mail(port, certificate, people=True, level=level)
+        assert await attempt(channel, ABOUT_BOB, "raised", 7) == ""
+        assert await attempt(mail(port, certificate, to=["bob@example.org"]), FINDING, "raised", 7) != ""
+    assert postman.recipients == [["a@example.org"]] * (level is Level.LOW)
+
+
+async def test_each_person_is_told_however_many_were_before(
+    database_as: DatabaseAs, certificate: Path, tmp_path: Path
+) -> None:
+    """Also where the same root took the passkeys of all of them away, and where more than a rule's limit have not been answered."""
+    path = tmp_path / "channels.json"
+    postman = Postman()
+    people = [f"p{number}@example.org" for number in range(ALIVE_PER_RULE_MAX + 2)]
+    async with mail_server(certificate, postman) as port:
+        path.write_bytes(msgspec.json.encode([mail(port, certificate, people=True, level=Level.CRITICAL)]))
+        delivery = Delivery(await database_as("cloister_sentinel"), path, observe=lambda *_: None)
+        events = [
+            Event(action=Action.PASSKEY_RECOVER, actor="platform:cli", resource=each, details={"email": each})
+            for each in people
+        ]
+        await raise_one(database_as, delivery, *events)
+        for _ in range(2):  # as many as it takes at once, and the rest
+            await delivery.step()
+    assert sorted(postman.recipients) == sorted([each] for each in people)

@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,11 +210,8 @@ def _person(channel: Mail, finding: dict[str, Any], kind: str) -> str:
 async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
     address = await targets.resolved(channel.host, channel.port, private=channel.private)
     host = socket.gethostname()
-    sending, person = [], _person(channel, finding, kind)
-    if not person or _is_grave_enough(channel, finding):
-        sending.append(messages.mail(finding, kind, sender=channel.sender, to=channel.to, host=host))
-    if person:
-        sending.append(messages.mail_to_person(finding, sender=channel.sender, to=person, host=host))
+    person = _person(channel, finding, kind)
+    is_for_team = not person or _is_grave_enough(channel, finding)
     context = targets.tls(channel.ca_file)
 
     def send() -> None:
@@ -231,12 +229,32 @@ async def _send_mail(channel: Mail, finding: dict[str, Any], kind: str) -> None:
                 session.starttls(context=context)
             if channel.username:
                 session.login(channel.username, channel.password)
-            for message in sending:
-                refused = session.send_message(message)
-                if refused:  # not all: who did get it shall not get it again and again
-                    log.warning("mail %s: refused for %s", channel.name, ", ".join(sorted(refused)))
+            if is_for_team:
+                _hand_over(
+                    session, channel, messages.mail(finding, kind, sender=channel.sender, to=channel.to, host=host)
+                )
+            if person:
+                try:
+                    _hand_over(
+                        session, channel, messages.mail_to_person(finding, sender=channel.sender, to=person, host=host)
+                    )
+                except smtplib.SMTPRecipientsRefused as error:
+                    # A mailbox that is gone is no failure of the channel; and what the team was told it is not told again.
+                    if not is_for_team and not _is_for_good(error):
+                        raise
+                    log.warning("mail %s: refused for %s", channel.name, person)
 
     await asyncio.to_thread(send)
+
+
+def _hand_over(session: smtplib.SMTP, channel: Mail, message: EmailMessage) -> None:
+    refused = session.send_message(message)
+    if refused:  # not all: who did get it shall not get it again and again
+        log.warning("mail %s: refused for %s", channel.name, ", ".join(sorted(refused)))
+
+
+def _is_for_good(error: smtplib.SMTPRecipientsRefused) -> bool:
+    return all(code >= 500 for code, _ in error.recipients.values())
 
 
 class _ImplicitTls(smtplib.SMTP_SSL):

@@ -42,15 +42,19 @@ def mail(finding: dict[str, Any], kind: str, *, sender: str, to: Sequence[str], 
 
 
 def mail_to_person(finding: dict[str, Any], *, sender: str, to: str, host: str) -> EmailMessage:
-    """To whom it is about. It names no link and asks for nothing, so that a false one of its kind has nothing to imitate."""
+    """To whom it is about. It names no link and asks for nothing, so that a false one of its kind has nothing to imitate; and it
+    quotes nothing that whoever did it could choose, as the summary does: a thief would reassure the holder in our name."""
     message = EmailMessage()
     message["Subject"] = f"[cloister] {plain(finding['title'])}"
     message["From"] = sender
     message["To"] = to
     message["Message-ID"] = f"<{finding['id']}.person@{host}>"
     message["Auto-Submitted"] = "auto-generated"
+    address = plain(finding["subject"].get("address", ""))
+    place = f"  from: {address}\n" if address else ""
     message.set_content(
-        f"{plain(finding['summary'])}\n\nIf that was you, there is nothing to do. If not, tell whoever\n"
+        f"{plain(finding['title'])}: yours.\n\n  when: {plain(finding['first_at'])}\n"
+        f"{place}\nIf that was you, there is nothing to do. If not, tell whoever\n"
         f"runs this platform at once, by a way you know: finding {finding['id']}.\n"
     )
     return message

@@ -143,7 +143,12 @@ def _rule(document: Any) -> Rule:
 
 def _meaning(document: dict[str, Any]) -> dict[str, Any]:
     if "detection" in document:
-        return {"test": compiled(document["detection"]), "group_by": ("project_id", "endpoint_id", "actor", "address")}
+        # Whom it concerns is told once for each finding, so what happens to another, or again, is another finding.
+        person = (str(document["concerns"]), "resource") if "concerns" in document else ()
+        return {
+            "test": compiled(document["detection"]),
+            "group_by": ("project_id", "endpoint_id", "actor", "address", *person),
+        }
     kind = "correlation" if "correlation" in document else "baseline"
     given = document[kind]
     types = {

@@ -16,6 +16,7 @@ from cloister.trust.sentinel.detector import Alarm
 
 ALIVE_PER_RULE_MAX: Final = 50
 # Of one rule, not resolved. An attacker with a thousand addresses makes one more finding, "and others", not a thousand mails.
+# Where it concerns a person, of that person: one who is to be told is not one of "others" because fifty were told before.
 
 OTHERS: Final = "others"
 
@@ -44,12 +45,18 @@ class Delivery:
 async def raise_(tx: Transaction, alarm: Alarm, channels: Sequence[str], *, run: str = "") -> str | None:
     """The new finding's id; None if it is one more of a known one, or was counted before."""
     fingerprint = f"test {run}|{alarm.fingerprint}" if run else alarm.fingerprint
-    alive = await tx.fetch_value("SELECT count(*) FROM finding WHERE rule = $1 AND state <> 'resolved'", alarm.rule)
+    person = alarm.subject.get("person")
+    alive = await tx.fetch_value(
+        """SELECT count(*) FROM finding
+            WHERE rule = $1 AND state <> 'resolved' AND subject ->> 'person' IS NOT DISTINCT FROM $2::text""",
+        alarm.rule,
+        person,
+    )
     known = await tx.fetch_row(
         "SELECT id, last_seq, state FROM finding WHERE fingerprint = $1 ORDER BY last_seq DESC LIMIT 1", fingerprint
     )
     if known is None and alive >= ALIVE_PER_RULE_MAX and not run:
-        fingerprint = f"{alarm.rule}|{OTHERS}"
+        fingerprint = "|".join(filter(None, (alarm.rule, OTHERS, person)))
         known = await tx.fetch_row(
             "SELECT id, last_seq, state FROM finding WHERE fingerprint = $1 ORDER BY last_seq DESC LIMIT 1", fingerprint
         )
