@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -18,6 +17,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, NotFoundError
 from cloister.base.ids import ProjectId
+from cloister.base.ipallow import parse_address
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
 from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
@@ -139,7 +139,7 @@ async def _subject(tx: Transaction, project_id: str | None, kind: SubjectKind, s
     its admins are told of anyway."""
     if kind is SubjectKind.ADDRESS:
         try:
-            return str(ip_address(subject))
+            return str(parse_address(subject))  # as the gateway and the API tell it: IPv4 inside IPv6 is IPv4
         except ValueError:
             raise BadRequestError(public="an address is one of IPv4 or IPv6") from None
     if kind is SubjectKind.ROLE:
