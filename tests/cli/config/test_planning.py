@@ -209,6 +209,17 @@ def test_a_step_whose_thing_moved_since_is_not_taken() -> None:
     assert cloud.asked == []
 
 
+def test_what_somebody_else_made_stricter_since_is_not_put_back() -> None:
+    """An organization's policy is put as a whole: also what the plan does not change must be as it was."""
+    cloud = shop()
+    cloud.key_policy = {"rotate_days": 365, "reencrypt_days": 900}
+    plan = scene.planned(cloud, scene.configuration("keys.rotate_days = 90").wanted)
+    cloud.key_policy = {"rotate_days": 365, "reencrypt_days": 30}
+    with pytest.raises(MovedError, match=r"keys\.reencrypt_days is 30 and was 900"):
+        scene.applied(cloud, plan)
+    assert cloud.key_policy == {"rotate_days": 365, "reencrypt_days": 30}
+
+
 def test_two_applies_of_one_plan_make_one_project() -> None:
     """At the same time, by one account: the second gets the first one's answer. After it: the second does not begin."""
     cloud, wanted = Cloud(), scene.configuration("[project.shop]").wanted

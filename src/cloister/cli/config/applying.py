@@ -85,11 +85,13 @@ class Applier:
             if error.status != 404:
                 raise
             raise MovedError(f"{item.address} is gone since the plan was made: make another plan") from None
-        for change in item.changes:
-            if change.old is not None and now.get(change.path) != change.old:
+        before = {change.path: change.old for change in item.changes}
+        if item.kind == "organization":  # what is put there says all that the call is about, what stays included
+            before = {**item.settings, **before}
+        for path, old in before.items():
+            if old is not None and now.get(path) != old:
                 raise MovedError(
-                    f"{item.address}: {change.path} is {now.get(change.path)!r} and was {change.old!r} when the plan was "
-                    "made: make another plan"
+                    f"{item.address}: {path} is {now.get(path)!r} and was {old!r} when the plan was made: make another plan"
                 )
 
     def _now(self, item: Item) -> Mapping[str, Value]:
