@@ -13,7 +13,7 @@ from cloister.base.database import Database
 from cloister.base.errors import CloisterError
 from cloister.base.ids import BranchId, ProjectId
 from cloister.control.branches import store
-from cloister.control.computes.sessions import Running, Sessions
+from cloister.control.computes.sessions import Sessions
 from cloister.control.roles import store as catalog
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ class Freshness:
                 writer = await store.writer_at_work(tx, branch.id) if branch.is_protected else None
                 if writer is None or not await store.is_settled(tx, branch.id):
                     return
-            running = Running(writer.endpoint_id, writer.generation, writer.socket_dir, writer.pg_version)
-            async with asyncio.timeout(PATIENCE_S), self._sessions.fresh(running) as server:
+            async with asyncio.timeout(PATIENCE_S), self._sessions.fresh(writer) as server:
                 roles, databases = await server.roles(), await server.databases()
             async with self._database.transaction() as tx:
                 await catalog.keep_catalog(tx, branch.id, roles, databases)

@@ -140,7 +140,7 @@ async def make(world: BranchesWorld, project_id: str, recipe: Recipe) -> Made:
     if not recipe.is_head:
         return Made(await recover(world.agent, recipe, place), None)
     if writer is not None:
-        return await _copy(world, recipe, Running(*_of(writer)), common)
+        return await _copy(world, recipe, writer, common)
     try:
         recovered = await world.agent.call(
             CloneTimeline(
@@ -230,7 +230,3 @@ async def recover(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recov
     if first is None:
         raise NotFoundError("no timeline to recover", public="the point is outside the branch's history")
     raise first
-
-
-def _of(writer: store.AtWork) -> tuple[Any, int, str, int]:
-    return writer.endpoint_id, writer.generation, writer.socket_dir, writer.pg_version

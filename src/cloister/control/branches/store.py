@@ -1,6 +1,5 @@
 """Rows of `branch`, in and out. Those of the timelines that hold a branch's data are in `timelines.py`."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +8,7 @@ from cloister.base.errors import BusyError, ConflictError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
 from cloister.control.branches.model import Branch
 from cloister.control.calling import Page
+from cloister.control.computes.sessions import Running
 
 
 async def find(tx: Transaction, project_id: ProjectId, page: Page, search: str | None) -> list[Branch]:
@@ -298,18 +298,8 @@ async def take_place(tx: Transaction, branch_id: BranchId, replaced_id: BranchId
 # ── who works on its data ──
 
 
-@dataclass(frozen=True, slots=True)
-class AtWork:
-    """A compute that may be writing a branch's data."""
-
-    endpoint_id: EndpointId
-    generation: int
-    socket_dir: str
-    pg_version: int
-
-
-async def writer_at_work(tx: Transaction, branch_id: str) -> AtWork | None:
-    """Also that of an endpoint deleted since."""
+async def writer_at_work(tx: Transaction, branch_id: str) -> Running | None:
+    """The compute that may be writing a branch's data, also that of an endpoint deleted since."""
     row = await tx.fetch_row(
         """SELECT e.id, e.generation, e.socket_dir, v.pg_version
              FROM endpoint e JOIN volume v ON v.project_id = e.project_id
@@ -319,7 +309,7 @@ async def writer_at_work(tx: Transaction, branch_id: str) -> AtWork | None:
     )
     if row is None:
         return None
-    return AtWork(EndpointId(row["id"]), row["generation"], row["socket_dir"], row["pg_version"])
+    return Running(EndpointId(row["id"]), row["generation"], row["socket_dir"], row["pg_version"])
 
 
 async def endpoints_of(tx: Transaction, branch_id: str) -> list[EndpointId]:
