@@ -42,7 +42,7 @@ def test_a_check_that_says_nothing_fails() -> None:
 
 def test_every_check_fails_on_a_platform_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings without anything behind them: nothing about the platform is reported as well."""
-    monkeypatch.setattr("cloister.cli.control_database.PATIENCE_S", 0.05)
+    monkeypatch.setattr("cloister.base.database.owner.PATIENCE_S", 0.05)
     subject = Subject(tmp_path, Settings(state_dir=str(tmp_path)))
     of_the_platform = tuple(group for group in GROUPS if group.needs_platform)
     found = [finding for _, finding in examine(subject, of_the_platform)]

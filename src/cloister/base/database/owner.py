@@ -15,10 +15,10 @@ PATIENCE_S: Final = 3.0
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, *, patience_s: float = PATIENCE_S) -> AsyncIterator[Database]:
+async def connected(settings: Settings, *, patience_s: float | None = None) -> AsyncIterator[Database]:
     """Raises UnavailableError."""
     database = Database(socket_dir=settings.paths.control_socket_dir, role=OWNER, url=settings.database_url)
-    await database.open(patience_s=patience_s)
+    await database.open(patience_s=PATIENCE_S if patience_s is None else patience_s)
     try:
         yield database
     finally:
