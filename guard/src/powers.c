@@ -29,8 +29,6 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/ipc.h"
-#include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -70,8 +68,6 @@ typedef struct Given
 static Tally *powers = NULL;
 static char *forgotten = NULL;
 
-static shmem_request_hook_type next_request = NULL;
-static shmem_startup_hook_type next_startup = NULL;
 static ProcessUtility_hook_type next_utility = NULL;
 
 static uint32
@@ -415,22 +411,6 @@ assign_powers(const char *value, void *extra)
 	tally_assign(powers, value);
 }
 
-static void
-request_memory(void)
-{
-	if (next_request)
-		next_request();
-	RequestAddinShmemSpace(tally_size());
-}
-
-static void
-make_memory(void)
-{
-	if (next_startup)
-		next_startup();
-	powers = tally_make("guard powers");
-}
-
 void
 powers_init(void)
 {
@@ -438,10 +418,7 @@ powers_init(void)
 							   "What tenants' sessions made roles more powerful with.",
 							   NULL, &forgotten, "", PGC_SUSET, GUC_DISALLOW_IN_FILE | GUC_NOT_IN_SAMPLE,
 							   tally_check, assign_powers, show_powers);
-	next_request = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	next_startup = shmem_startup_hook;
-	shmem_startup_hook = make_memory;
+	tally_keep("guard powers", &powers);
 	next_utility = ProcessUtility_hook;
 	ProcessUtility_hook = powers_utility;
 }

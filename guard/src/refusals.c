@@ -9,15 +9,8 @@
 #include "guard.h"
 #include "tally.h"
 
-#include "miscadmin.h"
-#include "storage/ipc.h"
-#include "storage/shmem.h"
-
 static Tally *refusals = NULL;
 static char *forgotten = NULL;
-
-static shmem_request_hook_type next_request = NULL;
-static shmem_startup_hook_type next_startup = NULL;
 
 void
 refusal_note(const char *what)
@@ -37,22 +30,6 @@ assign_refused(const char *value, void *extra)
 	tally_assign(refusals, value);
 }
 
-static void
-request_memory(void)
-{
-	if (next_request)
-		next_request();
-	RequestAddinShmemSpace(tally_size());
-}
-
-static void
-make_memory(void)
-{
-	if (next_startup)
-		next_startup();
-	refusals = tally_make("guard refusals");
-}
-
 void
 refusals_init(void)
 {
@@ -60,8 +37,5 @@ refusals_init(void)
 							   "What tenants' sessions were refused.",
 							   NULL, &forgotten, "", PGC_SUSET, GUC_DISALLOW_IN_FILE | GUC_NOT_IN_SAMPLE,
 							   tally_check, assign_refused, show_refused);
-	next_request = shmem_request_hook;
-	shmem_request_hook = request_memory;
-	next_startup = shmem_startup_hook;
-	shmem_startup_hook = make_memory;
+	tally_keep("guard refusals", &refusals);
 }

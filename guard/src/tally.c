@@ -16,6 +16,7 @@
 #include "lib/stringinfo.h"
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
@@ -41,24 +42,62 @@ struct Tally
 	Kind		kind[KINDS_MAX];
 };
 
-Size
-tally_size(void)
+#define TALLIES_MAX 2
+
+static struct
 {
-	return MAXALIGN(sizeof(Tally));
+	const char *name;
+	Tally	  **tally;
+}			known[TALLIES_MAX];
+static int	tallies = 0;
+
+static shmem_request_hook_type next_request = NULL;
+static shmem_startup_hook_type next_startup = NULL;
+
+static void
+request_memory(void)
+{
+	if (next_request)
+		next_request();
+	RequestAddinShmemSpace(tallies * MAXALIGN(sizeof(Tally)));
 }
 
-Tally *
-tally_make(const char *name)
+static void
+make_memory(void)
 {
-	bool		is_there;
-	Tally	   *tally = ShmemInitStruct(name, sizeof(Tally), &is_there);
+	int			i;
 
-	if (!is_there)
+	if (next_startup)
+		next_startup();
+	for (i = 0; i < tallies; i++)
 	{
-		memset(tally, 0, sizeof(Tally));
-		SpinLockInit(&tally->lock);
+		bool		is_there;
+		Tally	   *tally = ShmemInitStruct(known[i].name, sizeof(Tally), &is_there);
+
+		if (!is_there)
+		{
+			memset(tally, 0, sizeof(Tally));
+			SpinLockInit(&tally->lock);
+		}
+		*known[i].tally = tally;
 	}
-	return tally;
+}
+
+void
+tally_keep(const char *name, Tally **tally)
+{
+	if (tallies == 0)
+	{
+		next_request = shmem_request_hook;
+		shmem_request_hook = request_memory;
+		next_startup = shmem_startup_hook;
+		shmem_startup_hook = make_memory;
+	}
+	if (tallies == TALLIES_MAX)
+		elog(ERROR, "more than %d tallies", TALLIES_MAX);
+	known[tallies].name = name;
+	known[tallies].tally = tally;
+	tallies++;
 }
 
 static bool

@@ -8,10 +8,9 @@ typedef struct Tally Tally;
 
 #define TALLY_BYTES_MAX 160
 
-/* Shared memory: ask for so much in `shmem_request_hook`, make it in `shmem_startup_hook`, which is called again after a
- * crash of a session. */
-extern Size tally_size(void);
-extern Tally *tally_make(const char *name);
+/* Once, from an `_init`: shared memory for one, which `tally` leads to as soon as there is any, and again after a crash of a
+ * session. */
+extern void tally_keep(const char *name, Tally **tally);
 
 /* `what` is of letters, commas, underscores and spaces, and of fewer bytes than TALLY_BYTES_MAX; `whom` may be "". Before
  * there is shared memory, it does nothing. */
