@@ -4,8 +4,8 @@ What is done through the API is recorded where it is done."""
 from typing import Final, Protocol
 
 from cloister.base.database import Database
-from cloister.control.computes.tallies import Place, Tally
-from cloister.trust.audit import Action, Event, record
+from cloister.control.computes.tallies import Counted, Place, Tally, write_down
+from cloister.trust.audit import Action, Event
 
 _EVERYBODY: Final = " to PUBLIC"
 _OTHERS: Final = "others"
@@ -22,11 +22,9 @@ class Server(Protocol):
 
 async def record_powers(database: Database, server: Server, place: Place) -> None:
     """Raises UnavailableError."""
-    found = await server.powers()
-    if not found.kinds:
-        return
-    events = [
-        Event(
+
+    def event_of(each: Counted) -> Event:
+        return Event(
             action=Action.ROLE_EMPOWER,
             actor=f"role:{each.role}",
             project_id=place.project_id,
@@ -35,11 +33,8 @@ async def record_powers(database: Database, server: Server, place: Place) -> Non
             reason=each.what,
             details={"count": each.count, "to": _whom(each.what, each.whom)},
         )
-        for each in found.kinds
-    ]
-    async with database.transaction() as tx:
-        await record(tx, *events)
-    await server.forget_powers(found.total)
+
+    await write_down(database, await server.powers(), event_of, server.forget_powers)
 
 
 def _whom(what: str, whom: str) -> str:

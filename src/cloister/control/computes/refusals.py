@@ -4,8 +4,8 @@ statement and a role. What was refused before a server was taken over by its ten
 from typing import Protocol
 
 from cloister.base.database import Database
-from cloister.control.computes.tallies import Place, Tally
-from cloister.trust.audit import Action, Event, record
+from cloister.control.computes.tallies import Counted, Place, Tally, write_down
+from cloister.trust.audit import Action, Event
 
 
 class Server(Protocol):
@@ -18,11 +18,9 @@ class Server(Protocol):
 
 async def record_refusals(database: Database, server: Server, place: Place) -> None:
     """Raises UnavailableError."""
-    found = await server.refusals()
-    if not found.kinds:
-        return
-    events = [
-        Event(
+
+    def event_of(each: Counted) -> Event:
+        return Event(
             action=Action.STATEMENT_REFUSED,
             actor=f"role:{each.role}",
             outcome="denied",
@@ -32,8 +30,5 @@ async def record_refusals(database: Database, server: Server, place: Place) -> N
             reason=each.what,
             details={"count": each.count},
         )
-        for each in found.kinds
-    ]
-    async with database.transaction() as tx:
-        await record(tx, *events)
-    await server.forget_refusals(found.total)
+
+    await write_down(database, await server.refusals(), event_of, server.forget_refusals)

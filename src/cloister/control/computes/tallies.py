@@ -6,11 +6,14 @@ A server that its tenant has taken over may say here what it likes, also nothing
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cloister.base.database import Database
 from cloister.base.errors import UnavailableError
 from cloister.base.ids import BranchId, EndpointId, ProjectId
+from cloister.trust.audit import Event, record
 
 KINDS_MAX: Final = 8
 # As the guard has it. Each may be an event with every look at a compute.
@@ -47,6 +50,17 @@ class Place(Protocol):
     def project_id(self) -> ProjectId: ...
     @property
     def branch_id(self) -> BranchId: ...
+
+
+async def write_down(
+    database: Database, found: Tally, event_of: Callable[[Counted], Event], forget: Callable[[int], Awaitable[None]]
+) -> None:
+    """In this order: see above. Raises UnavailableError."""
+    if not found.kinds:
+        return
+    async with database.transaction() as tx:
+        await record(tx, *map(event_of, found.kinds))
+    await forget(found.total)
 
 
 def parse(text: str) -> Tally:
