@@ -118,6 +118,11 @@ def parse_org_id(text: str) -> OrgId:
     return OrgId(_matching("organization id", _ORG, text))
 
 
+def is_uuid(text: str) -> bool:
+    """In the one form in which ours are written; `uuid.UUID` takes others."""
+    return _UUID.fullmatch(text) is not None
+
+
 def parse_operation_id(text: str) -> OperationId:
     return OperationId(_matching("operation id", _UUID, text))
 

@@ -6,7 +6,6 @@ or the whole log. That it takes two, that a legal hold comes before them, which 
 decides (migration 0027): this asks.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,7 +15,7 @@ from uuid import UUID, uuid4
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, NotFoundError
-from cloister.base.ids import ProjectId
+from cloister.base.ids import ProjectId, is_uuid
 from cloister.base.ipallow import parse_address
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
@@ -25,8 +24,6 @@ from cloister.trust.audit import Action, people, record
 from cloister.trust.audit.events import written
 
 LISTED_MAX: Final = 100
-
-_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SubjectKind(StrEnum):
@@ -146,7 +143,7 @@ async def _subject(tx: Transaction, project_id: str | None, kind: SubjectKind, s
         if project_id is None:
             raise BadRequestError(public="a role is one of a project")
         return subject
-    if _UUID.fullmatch(subject):
+    if is_uuid(subject):
         return subject
     person = await people.find_person(tx, None if project_id is None else [project_id], email=subject)
     if person is None:

@@ -17,7 +17,6 @@ T = TypeVar("T")
 _NEON_ID: Final = re.compile(r"[a-z0-9-]{1,60}")
 
 _FINDING_ID: Final = re.compile(r"fd-[0-9a-f]{12}")
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _ITEM_NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")
 
@@ -72,7 +71,7 @@ def _uuid(noun: str) -> Callable[[str], UUID]:
     def parse_it(text: str) -> UUID:
         if not _NEON_ID.fullmatch(text):
             raise BadRequestError(f"{noun} id {text[:80]!r}", public=f"invalid {noun} id")
-        if not _UUID.fullmatch(text):
+        if not ids.is_uuid(text):
             raise NotFoundError(public=f"{noun} not found")
         return UUID(text)
 
