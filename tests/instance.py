@@ -26,6 +26,7 @@ import httpx
 import psycopg
 
 from cloister.base.settings import Paths
+from tests.trees import directories
 
 UP_TIMEOUT_S = 120
 
@@ -188,6 +189,11 @@ class Instance:
             time.sleep(0.02)
         raise AssertionError("the platform did not get ready\n" + self.logs())
 
+    def control_groups(self) -> list[Path]:
+        """This platform's own and those of its endpoints, in every hierarchy that the kernel has."""
+        name = f"cloister-{self.paths.instance}"
+        return [path for path in directories(Path("/sys/fs/cgroup")) if name in (path.name, path.parent.name)]
+
     def descendants(self) -> list[int]:
         """Every process of this platform that is alive: its command line or its cgroup names the instance."""
         mine = []
@@ -223,12 +229,9 @@ class Instance:
         self.kill_everything()
         shutil.rmtree(self.state_dir, ignore_errors=True)
         shutil.rmtree(self.paths.run, ignore_errors=True)
-        # Not by glob, which fails where somebody else's group goes while it looks.
-        groups = [Path(it[0]) for it in os.walk("/sys/fs/cgroup") if it[0].endswith(f"/cloister-{self.paths.instance}")]
-        for group in sorted(groups, reverse=True):
-            for child in (*group.glob("*/"), group):
-                with contextlib.suppress(OSError):
-                    child.rmdir()
+        for group in sorted(self.control_groups(), reverse=True):
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
     # The tenants' hands.
 

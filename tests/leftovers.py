@@ -13,7 +13,7 @@ from tests.instance import Instance
 
 def of_projects(instance: Instance) -> dict[str, list[str]]:
     """Kind → what there is of it; kinds with nothing are left out. With every project asleep it is empty."""
-    run, name = instance.paths.run, f"cloister-{instance.paths.instance}"
+    run = instance.paths.run
     loops = [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     mounts = Path(f"/proc/{instance.await_ready()['agent']}/mounts").read_text().splitlines()
     places = tuple(f"{place}/" for place in (instance.paths.mounts, run / "exports", instance.paths.computes))
@@ -25,7 +25,7 @@ def of_projects(instance: Instance) -> dict[str, list[str]]:
         "processes": processes(instance),
         "loop devices": [file for file in loops if file.startswith(str(run))],
         "mounts": [line for line in mounts if line.split()[1].startswith(places)],
-        "control groups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"{name}/ep-*")],
+        "control groups": [str(path) for path in instance.control_groups() if path.name.startswith("ep-")],
         "records": [str(path) for directory in records for path in directory.glob("*")],
         "half-made volumes": [str(path) for path in instance.paths.volumes.glob("*.unfinished")],
     }

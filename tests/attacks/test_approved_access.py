@@ -22,6 +22,7 @@ from tests.back_doors import as_user, control, try_control, wait_until
 from tests.branches import create_child
 from tests.control.access.test_service import GROWN_OTHERWISE, REFUSED_BY_THE_DATABASE
 from tests.instance import Instance, Tenant
+from tests.trees import contents
 
 pytestmark = pytest.mark.root
 
@@ -700,12 +701,8 @@ def test_a_record_is_kept_for_less_long_by_nobody_alone(site: Site) -> None:
 
 
 def holding(platform: Instance, text: str) -> list[Path]:
-    """Files of the platform with this text in them. Images of volumes, which are encrypted and mostly holes, are passed over."""
-    return [
-        path
-        for path in platform.state_dir.rglob("*")
-        if path.is_file() and path.suffix != ".img" and not path.is_symlink() and text.encode() in path.read_bytes()
-    ]
+    """Files of the platform with this text in them."""
+    return [path for path, content in contents(platform.state_dir) if text.encode() in content]
 
 
 def as_owner(platform: Instance, sql: str) -> None:

@@ -5,14 +5,12 @@ what the server has afterwards, not what it answered: a statement may catch the 
 """
 
 import base64
-import os
 import secrets
 import string
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -23,6 +21,7 @@ from cloister.protocol.passwords import estimate
 from cloister.protocol.scram import Verifier
 from tests.back_doors import superuser
 from tests.instance import Instance, Tenant
+from tests.trees import contents
 
 pytestmark = pytest.mark.root
 
@@ -385,17 +384,8 @@ def test_nothing_of_a_refused_password_is_left_on_disk(platform: Instance, tenan
     needles = {NEEDLE.encode(), NEEDLE.encode().hex().encode(), base64.b64encode(SALT)}
     control = kept.encode()
     found, seen_control = [], False
-    for path in files_below(platform.state_dir):
-        content = path.read_bytes()
+    for path, content in contents(platform.state_dir):
         seen_control |= control in content and "timelines" in path.parts
         found += [str(path) for needle in needles if needle in content]
     assert seen_control, "the search finds what is there"
     assert found == []
-
-
-def files_below(directory: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            path = Path(parent, name)
-            if path.is_file() and not path.is_symlink():
-                yield path
