@@ -25,7 +25,7 @@ from cloister.control.operations.model import Operation, Status
 from cloister.control.platform import ControlPlane
 from cloister.control.projects.model import NewProject
 from cloister.control.services import ProjectCreated
-from cloister.node import agent as agent_module
+from cloister.node import space
 from cloister.node.agent import NodeAgent
 from cloister.node.commands import ComputeExited
 from cloister.node.computes import Computes
@@ -101,8 +101,8 @@ class Real:
 async def real(
     engines: EnginesOnHost, database_as: DatabaseAs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Real]:
-    for limit in ("HOST_FREE_TO_CREATE_BYTES", "HOST_FREE_TO_START_BYTES", "HOST_FREE_TO_WRITE_BYTES"):
-        monkeypatch.setattr(agent_module, limit, 0)
+    for limit in ("FREE_TO_CREATE_BYTES", "FREE_TO_START_BYTES", "FREE_TO_WRITE_BYTES"):
+        monkeypatch.setattr(space, limit, 0)
     settings = Settings(state_dir=str(tmp_path), volume_bytes=1024 * MIB, pool_volumes=1)
     database = await database_as("cloister_api")
     await _people(database)

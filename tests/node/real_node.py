@@ -18,7 +18,7 @@ from cloister.base.identities import COMPUTE_UID_FIRST, Service
 from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.rpc import Command, Connection, Peer
 from cloister.base.settings import Settings
-from cloister.node import agent as agent_module
+from cloister.node import space
 from cloister.node.agent import NodeAgent
 from cloister.node.commands import AnyEvent, ComputeExited, ComputeInfo, ComputeSpec, CreateVolume, StartCompute
 from cloister.node.computes import Computes
@@ -84,8 +84,8 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def running_node(engines: EnginesOnHost, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    for limit in ("HOST_FREE_TO_CREATE_BYTES", "HOST_FREE_TO_START_BYTES", "HOST_FREE_TO_WRITE_BYTES"):
-        monkeypatch.setattr(agent_module, limit, 0)
+    for limit in ("FREE_TO_CREATE_BYTES", "FREE_TO_START_BYTES", "FREE_TO_WRITE_BYTES"):
+        monkeypatch.setattr(space, limit, 0)
     node = Node(Settings(state_dir=str(state_dir)), engines.engines)
     node.host.paths.run.mkdir(mode=0o755, parents=True)
     await node.agent.start()

@@ -26,7 +26,7 @@ from cloister.base.identities import COMPUTE_UID_FIRST, Service
 from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.rpc import Client, Command, Connection, Peer
 from cloister.base.settings import Settings
-from cloister.node import agent as agent_module
+from cloister.node import opening, space
 from cloister.node.agent import NodeAgent
 from cloister.node.commands import (
     AnyEvent,
@@ -213,8 +213,8 @@ class Node:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 1)
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 1)
+    monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", 1)
+    monkeypatch.setattr(space, "FREE_TO_START_BYTES", 1)
     return Settings(state_dir=str(tmp_path), storage="plain")
 
 
@@ -274,7 +274,7 @@ CLONE = CloneTimeline(project_id=PROJECT, source_id=TIMELINE, target_id=OTHER_TI
 async def test_a_volume_in_which_a_timeline_was_made_is_still_open_for_its_start(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "LINGER_S", 3600.0)
+    monkeypatch.setattr(opening, "LINGER_S", 3600.0)
     await node.ask(CREATE)
     await node.ask(CLONE)
     assert await node.is_open()
@@ -289,7 +289,7 @@ async def test_a_volume_in_which_a_timeline_was_made_is_still_open_for_its_start
 async def test_a_volume_in_which_a_timeline_was_made_is_closed_if_nobody_starts_it(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "LINGER_S", 0.0)
+    monkeypatch.setattr(opening, "LINGER_S", 0.0)
     await node.ask(CREATE)
     await node.ask(CLONE)
     await node.settled()
@@ -408,7 +408,7 @@ def settle(node: Node, timeline_id: str) -> None:
 async def test_nothing_is_left_open_for_what_failed_or_is_never_started(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "LINGER_S", 3600.0)
+    monkeypatch.setattr(opening, "LINGER_S", 3600.0)
     await node.ask(CREATE)
     await node.ask(msgspec.structs.replace(CLONE, is_frozen=True))
     assert not await node.is_open()
@@ -621,14 +621,14 @@ async def test_a_version_that_is_not_offered_is_refused(node: Node) -> None:
 
 
 async def test_a_host_disk_that_is_almost_full_takes_nothing_new(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 2**62)
+    monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", 2**62)
     with pytest.raises(ExhaustedError):
         await node.ask(CREATE)
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 1)
+    monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", 1)
     await node.ask(CREATE)
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", 2**62)
+    monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", 2**62)
     await node.ask(CREATE)  # twice is once, and needs no room
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 2**62)
+    monkeypatch.setattr(space, "FREE_TO_START_BYTES", 2**62)
     with pytest.raises(ExhaustedError):
         await node.ask(StartCompute(spec=spec()))
     assert not await node.is_open()
@@ -642,10 +642,10 @@ async def test_who_writes_to_an_almost_full_disk_is_stopped_and_who_reads_is_not
     assert await node.agent._relieve_host({PROJECT: 0}) == {}  # there is room
     assert await node.is_open()
 
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_START_BYTES", 2**62)
+    monkeypatch.setattr(space, "FREE_TO_START_BYTES", 2**62)
     sizes = await node.agent._relieve_host({})
     assert list(sizes) == [PROJECT]
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_WRITE_BYTES", 2**62)
+    monkeypatch.setattr(space, "FREE_TO_WRITE_BYTES", 2**62)
     await node.agent._relieve_host(sizes)
     assert await node.is_open()
     await node.agent._relieve_host({PROJECT: sizes[PROJECT] - 4096})

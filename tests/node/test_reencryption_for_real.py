@@ -10,8 +10,9 @@ import pytest
 
 from cloister.base.errors import BadRequestError, ConflictError, ExhaustedError
 from cloister.base.ids import parse_project_id
-from cloister.node import agent as agent_module
+from cloister.node import space
 from cloister.node.commands import ComputeSpec, CopyInfo, CopyState, CopyVolume, GetVolume, StopCopy, SwitchVolume
+from cloister.node.space import HostSpace
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.real_node import Node, running_node
 from tests.node.volumes.host import MIB
@@ -90,8 +91,8 @@ async def test_a_sleeping_project_is_encrypted_anew_and_a_wake_does_not_wait_for
 
 async def test_without_room_for_a_second_image_nothing_is_begun(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = await node.create()
-    free = node.agent._host_free_bytes()
-    monkeypatch.setattr(agent_module, "HOST_FREE_TO_CREATE_BYTES", free + 10 * MIB)
+    free = HostSpace(node.host.paths.volumes).free_bytes()
+    monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", free + 10 * MIB)
     with pytest.raises(ExhaustedError) as refused:
         await node.ask(CopyVolume(project_id=spec.project_id, material=2))
     assert "no room for a second image" in str(refused.value.public)

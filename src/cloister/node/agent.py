@@ -1,9 +1,8 @@
 """The node agent: answers the commands of `node/commands.py`, and owns the life of what they start.
 
 It brings volumes, engines, computes and timelines together: a volume is opened for its first compute and closed after its
-last, by whichever way that ended. One lock per project orders opening, closing and starting; a wake that meets a closing
-waits for it, some milliseconds. What takes longer, work on timelines, holds the volume open without holding that lock. The
-parts do the work, and the agent speaks no SQL: nothing a tenant's server says is read by root.
+last (`opening.py`), while the host's disk has room (`space.py`). The parts do the work, and the agent speaks no SQL: nothing
+a tenant's server says is read by root.
 
 What must stay true: a volume is open only while a compute runs on it, or a command about it is under way. A killed agent
 leaves computes and volumes as they are; its successor adopts them.
@@ -12,9 +11,7 @@ leaves computes and volumes as they are; its successor adopts them.
 import asyncio
 import contextlib
 import logging
-import os
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +23,6 @@ from cloister.base.errors import (
     BadRequestError,
     CloisterError,
     ConflictError,
-    ExhaustedError,
     ForbiddenError,
     NotFoundError,
     UnavailableError,
@@ -75,12 +71,14 @@ from cloister.node.commands import (
 from cloister.node.computes import Computes
 from cloister.node.dumps import Dumps
 from cloister.node.egress.place import remove_place
+from cloister.node.opening import Openings
 from cloister.node.postgres.access import Doors
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Runs
 from cloister.node.sandbox.cgroups import detect
 from cloister.node.schemas import Schemas
 from cloister.node.single_user import SingleUserRuns
+from cloister.node.space import HostSpace
 from cloister.node.timelines import standby
 from cloister.node.timelines.keeper import Keeper
 from cloister.node.timelines.layout import Layout
@@ -91,17 +89,6 @@ from cloister.node.workshop import make_engines
 
 log = logging.getLogger(__name__)
 
-HOST_FREE_TO_CREATE_BYTES: Final = 2 * 1024**3
-# Images are sparse, so the host's disk can be promised many times over. A new volume is refused while there is still
-# room for those that exist to grow.
-
-HOST_FREE_TO_START_BYTES: Final = 1 * 1024**3
-# A compute is not started towards a disk that is about to be full.
-
-HOST_FREE_TO_WRITE_BYTES: Final = 512 * 1024**2
-# Below this the computes whose images still grow are stopped in good order. What is left belongs to the control
-# database and its audit log, without which nothing can be repaired.
-
 COLLECT_INTERVAL_S: Final = 5.0
 # How long finished WAL lies where its tenant can still change it. A recovery collects by itself first.
 
@@ -110,19 +97,10 @@ FEED_INTERVAL_S: Final = 0.25
 # some system calls.
 
 HOST_CHECK_INTERVAL_S: Final = 1.0
-# At 500 MB/s, more than one server's tenants write, a second takes what is between the two limits above.
-
-LINGER_S: Final = 1.0
-# How long a volume stays open after a timeline was made in it, for that is most often started next: closing and opening it
-# takes longer than making the timeline did. The request for the start comes some milliseconds later.
-
-EXPECTED_S: Final = 0.1
-# How long a start is prepared for after that. The host's first start in a while waits for the kernel, 10 ms.
+# At 500 MB/s, more than one server's tenants write, a second takes what is between two limits of `space.py`.
 
 HISTORY_RETENTION_MAX_S: Final = 30 * 24 * 3600
 # Neon's limit.
-
-MIB: Final = 1024**2
 
 VOLUME_BYTES_MIN: Final = 64 * 1024**2
 VOLUME_BYTES_MAX: Final = 8 * 1024**5
@@ -207,18 +185,23 @@ class NodeAgent:
             self._answer,
             allowed=frozenset({Service.API, Service.AGENT}),
         )
+        self._space = HostSpace(self._paths.volumes)
+        self._openings = Openings(
+            self._volumes,
+            has_compute=lambda project_id: bool(self._running_on(project_id)),
+            opened=self._on_volume_opened,
+            expecting=self._computes.expecting,
+            begin=self._begin,
+        )
         runs = Runs(self._paths, detect(self._paths.instance))
         self._timelines = Keeper(
             self._engines,
             SingleUserRuns(runs) if single_user is None else single_user,
-            self._hold,
+            self._openings.hold,
             self._has_compute,
             self._volumes.exists,
             schemas=Schemas(runs),
         )
-        self._locks: defaultdict[ProjectId, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._holds: Counter[ProjectId] = Counter()
-        self._lingering: Counter[ProjectId] = Counter()
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
@@ -245,7 +228,7 @@ class NodeAgent:
             project_id = parse_project_id(volume.project_id)
             if (mountpoint := self._volumes.mountpoint(project_id)) is not None:
                 self._timelines.opened(project_id, mountpoint)
-            await self._close_if_unused(project_id)
+            await self._openings.close_if_unused(project_id)
         # (4) Now commands make sense.
         self._paths.agent_socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         await self._server.start()
@@ -328,27 +311,27 @@ class NodeAgent:
         def fill(mountpoint: Path) -> None:
             self._timelines.fill(engine, mountpoint, timeline_id, uid)
 
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             if not self._volumes.exists(project_id):
-                self._require_host_space(HOST_FREE_TO_CREATE_BYTES)
+                self._space.require_to_create()
             return await self._volumes.create(project_id, command.size_bytes, fill)
 
     async def _delete_volume(self, project_id: ProjectId) -> Done:
         await self._timelines.end_work(project_id)
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             await self._reencryptions.stop(project_id, is_dropped=True)
             await self._stop_all_on(project_id)
-            self._require_no_work(project_id)
+            self._openings.require_no_work(project_id)
             await self._volumes.destroy(project_id)
             remove_place(self._paths, project_id)
             self._places = {name: place for name, place in self._places.items() if place.project_id != project_id}
         return Done()
 
     async def _close_volume(self, project_id: ProjectId) -> Done:
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             if running := self._running_on(project_id):
                 raise ConflictError(f"compute {running[0].endpoint_id} runs on the volume of {project_id}")
-            self._require_no_work(project_id)
+            self._openings.require_no_work(project_id)
             await self._volumes.close(project_id)
         return Done()
 
@@ -363,7 +346,8 @@ class NodeAgent:
         if volume.material != command.material:
             self._reencryptions.require()
             if self._reencryptions.info(project_id).state in (CopyState.NONE, CopyState.FAILED):
-                self._require_host_space_for_copy(volume)
+                # Of what the first image takes, the part that is not there yet.
+                self._space.require_for_copy(max(volume.image_bytes - self._reencryptions.copied_bytes(project_id), 0))
             if not command.only_asks:
                 await self._reencryptions.begin(project_id, command.material, command.bytes_per_s)
         return self._copy_info(project_id)
@@ -373,21 +357,21 @@ class NodeAgent:
             raise ConflictError(f"no copy of the volume of {project_id} is ready")
         if self._running_on(project_id) and not stops_computes:
             raise ConflictError(f"computes run on the volume of {project_id}", public="the project is in use")
-        self._require_no_work(project_id)
+        self._openings.require_no_work(project_id)
         self._begin(self._complete_copy(project_id, stops_computes))
         return self._copy_info(project_id)
 
     async def _complete_copy(self, project_id: ProjectId, stops_computes: bool) -> None:
         """A wake that comes now waits for the lock, and opens what is then the volume."""
-        async with self._locks[project_id]:
-            if self._holds[project_id] or (self._running_on(project_id) and not stops_computes):
+        async with self._openings.lock(project_id):
+            if self._openings.is_held(project_id) or (self._running_on(project_id) and not stops_computes):
                 return  # somebody was quicker: it is asked for again
             await self._stop_all_on(project_id)
             await self._volumes.close(project_id)
             await self._reencryptions.complete(project_id)
 
     async def _stop_copy(self, project_id: ProjectId, is_dropped: bool) -> Done:
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             await self._reencryptions.stop(project_id, is_dropped=is_dropped)
         return Done()
 
@@ -403,13 +387,13 @@ class NodeAgent:
         uid = checked_compute_uid(spec.uid)
         # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
         self._places[spec.endpoint_id] = _Place(project_id, timeline_id, spec.history_retention_s)
-        async with self._timelines.lock_to_start(timeline_id), self._locks[project_id]:
+        async with self._timelines.lock_to_start(timeline_id), self._openings.lock(project_id):
             for compute in self._running_on(project_id):
                 if compute.endpoint_id == spec.endpoint_id:
                     return compute
-            self._require_host_space(HOST_FREE_TO_START_BYTES)
+            self._space.require_to_start()
             async with self._computes.expecting():
-                mountpoint = await self._open(project_id)
+                mountpoint = await self._openings.open(project_id)
                 try:
                     timeline = Layout(mountpoint).existing(timeline_id)
                     if spec.is_read_only:
@@ -419,20 +403,20 @@ class NodeAgent:
                     return await self._computes.start(spec, mountpoint)
                 except BaseException:
                     with contextlib.suppress(CloisterError):
-                        await self._close_unused(project_id)
+                        await self._openings.close_unused(project_id)
                     raise
 
     async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
         if (place := self._places.get(endpoint_id)) is None:
             return Done()
-        async with self._timelines.lock(place.timeline_id), self._locks[place.project_id]:
+        async with self._timelines.lock(place.timeline_id), self._openings.lock(place.project_id):
             was_running = self._has_compute(place.timeline_id)
             await self._computes.stop(endpoint_id)
             mountpoint = self._volumes.mountpoint(place.project_id)
             if was_running and mountpoint is not None:
                 await self._timelines.after_stop(mountpoint, place.timeline_id, place.retention_s)
             if close_volume:
-                await self._close_unused(place.project_id)
+                await self._openings.close_unused(place.project_id)
         return Done()
 
     def _keep_history(self, endpoint_id: str, retention_s: int) -> Done:
@@ -471,7 +455,7 @@ class NodeAgent:
             opener=driver.opener_name,
             cipher=await self._volumes.ciphers(),
             engines=self._engines.versions(),
-            free_bytes=self._host_free_bytes(),
+            free_bytes=self._space.free_bytes(),
             cgroup=self._computes.limits_description(),
         )
 
@@ -482,10 +466,13 @@ class NodeAgent:
             self._begin(self._after_crash(place.project_id))
 
     async def _after_crash(self, project_id: ProjectId) -> None:
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             if not self._running_on(project_id):
                 await self._volumes.release_reserve(project_id)
-                await self._close_unused(project_id)
+                await self._openings.close_unused(project_id)
+
+    def _on_volume_opened(self, project_id: ProjectId, mountpoint: Path) -> None:
+        self._timelines.opened(project_id, mountpoint)
 
     def _on_volume_failed(self, project_id: ProjectId, reason: str) -> None:
         self._begin(self._after_volume_failure(project_id, reason))
@@ -495,7 +482,7 @@ class NodeAgent:
         # Not under the project's lock yet: whoever holds that may be waiting for one of these computes.
         await self._kill_all_on(project_id)
         await self._timelines.end_work(project_id)
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             await self._kill_all_on(project_id)
             await self._volumes.discard(project_id)
         self._send(VolumeFailed(project_id, reason))
@@ -545,23 +532,26 @@ class NodeAgent:
 
     async def _relieve_host(self, before: dict[ProjectId, int]) -> dict[ProjectId, int]:
         """One check. Given the sizes of the open volumes at the check before; gives those of now, while they matter."""
-        free = self._host_free_bytes()
-        if free >= HOST_FREE_TO_START_BYTES:
+        if not self._space.is_short():
             return {}
         self._reencryptions.give_up("the server's disk is almost full")
         sizes = {parse_project_id(volume.project_id): volume.image_bytes for volume in self._volumes.opened()}
-        if free < HOST_FREE_TO_WRITE_BYTES:
+        if self._space.is_out():
             growing = [project_id for project_id, size in sizes.items() if size > before.get(project_id, size)]
-            log.error("%d bytes free for volumes: stopping the computes of %s", free, ", ".join(growing) or "nobody")
+            log.error(
+                "%d bytes free for volumes: stopping the computes of %s",
+                self._space.free_bytes(),
+                ", ".join(growing) or "nobody",
+            )
             for project_id in growing:
                 await self._stop_project(project_id)
         return sizes
 
     async def _stop_project(self, project_id: ProjectId) -> None:
         await self._timelines.end_work(project_id)
-        async with self._locks[project_id]:
+        async with self._openings.lock(project_id):
             await self._stop_all_on(project_id)
-            self._require_no_work(project_id)
+            self._openings.require_no_work(project_id)
             await self._volumes.close(project_id)
 
     async def _stop_all_on(self, project_id: ProjectId) -> None:
@@ -571,81 +561,11 @@ class NodeAgent:
     async def _kill_all_on(self, project_id: ProjectId) -> None:
         await self._computes.kill_all_on(project_id)
 
-    async def _close_if_unused(self, project_id: ProjectId) -> None:
-        async with self._locks[project_id]:
-            await self._close_unused(project_id)
-
-    async def _close_unused(self, project_id: ProjectId) -> None:
-        if not self._running_on(project_id) and not self._holds[project_id]:
-            await self._volumes.close(project_id)
-
-    async def _open(self, project_id: ProjectId) -> Path:
-        """Under the project's lock."""
-        was_open = self._volumes.is_open(project_id)
-        mountpoint = await self._volumes.open(project_id)
-        if not was_open:
-            self._timelines.opened(project_id, mountpoint)
-        return mountpoint
-
-    @contextlib.asynccontextmanager
-    async def _hold(self, project_id: ProjectId, *, lingers: bool = False) -> AsyncIterator[Path]:
-        """The volume is open for the time of the context, and afterwards if a compute or somebody else needs it; for
-        LINGER_S in any case if it `lingers` and nothing went wrong. The project's lock is held at both ends only."""
-        async with self._locks[project_id]:
-            mountpoint = await self._open(project_id)
-            self._holds[project_id] += 1
-        try:
-            async with self._computes.expecting() if lingers else contextlib.nullcontext():
-                yield mountpoint
-            if lingers:
-                self._lingering[project_id] += 1
-                self._begin(self._close_later(project_id))
-        finally:
-            self._holds[project_id] -= 1
-            if not self._lingering[project_id]:
-                await self._close_if_unused(project_id)
-
-    async def _close_later(self, project_id: ProjectId) -> None:
-        """Whoever stops a compute or closes the volume meanwhile does not wait for this."""
-        async with self._computes.expecting():
-            await asyncio.sleep(EXPECTED_S)
-        await asyncio.sleep(LINGER_S - EXPECTED_S)
-        self._lingering[project_id] -= 1
-        if not self._lingering[project_id]:
-            await self._close_if_unused(project_id)
-
-    def _require_no_work(self, project_id: ProjectId) -> None:
-        if self._holds[project_id]:
-            raise ConflictError(f"work on the volume of {project_id} is under way", public="the project is busy")
-
     def _has_compute(self, timeline_id: TimelineId) -> bool:
         return any(compute.timeline_id == timeline_id for compute in self._computes.running())
 
     def _running_on(self, project_id: ProjectId) -> list[ComputeInfo]:
         return [compute for compute in self._computes.running() if compute.project_id == project_id]
-
-    def _require_host_space(self, needed: int) -> None:
-        if (free := self._host_free_bytes()) < needed:
-            raise ExhaustedError(
-                f"{free} bytes are free on the file system of {self._paths.volumes}, {needed} are kept back",
-                public="the server's disk is almost full",
-            )
-
-    def _require_host_space_for_copy(self, volume: VolumeInfo) -> None:
-        """For a second image, beside what is kept back for new volumes: what the first one takes, but for what is there."""
-        project_id = parse_project_id(volume.project_id)
-        rest = max(volume.image_bytes - self._reencryptions.copied_bytes(project_id), 0)
-        needed = rest + HOST_FREE_TO_CREATE_BYTES
-        if (free := self._host_free_bytes()) < needed:
-            raise ExhaustedError(
-                f"{free} bytes are free on the file system of {self._paths.volumes}, a copy needs {needed}",
-                public=f"the server's disk has no room for a second image: {needed // MIB} MiB must be free, "
-                f"{free // MIB} MiB are",
-            )
-
-    def _host_free_bytes(self) -> int:
-        space = os.statvfs(self._paths.volumes)
-        return space.f_bavail * space.f_frsize
 
     def _send(self, event: AnyEvent) -> None:
         for connection in list(self._server.connections):
