@@ -31,12 +31,12 @@ class Outsider:
         self._key = Vkey.from_string(key)
         self._kept = self._opened(kept)
 
-    def verify(self, directory: Path) -> int:
-        """The number of events there, each of which is in the tree that was signed, which begins with the one kept."""
+    def verify(self, directory: Path, *, first: int = 0) -> int:
+        """The number of events in the log, each of which from `first` on is in the tree that was signed, which begins with the one kept."""
         reader = TilesReader(LocalBackend(directory))
         signed = self._opened((directory / "checkpoint").read_text())
         reader.set_size(signed.size)
-        for index in range(signed.size):
+        for index in range(first, signed.size):
             proof = reader.get_inclusion_proof(index, signed.size)
             proof.check(leaf_hash(reader.get_entry(index)), signed.root_hash)
         if signed.size < self._kept.size:

@@ -61,6 +61,7 @@ BODIES: dict[str, Any] = {
     "ask_to_forget_in_project": {"kind": "role", "subject": "app", "reason": "asked for by whom it is about"},
     "ask_to_forget": {"kind": "address", "subject": "192.0.2.1", "reason": "asked for by whom it is about"},
     "place_audit_hold": {"reason": "matter 17"},
+    "set_events_retention": {"days": 400, "reason": "less to be found"},
     "set_audit_retention": {"record": "statements", "days": 365, "reason": "less to be found"},
     "ask_to_lift_audit_hold": {"reason": "settled"},
     "deny_access_request": {"reason": "not now"},

@@ -20,6 +20,7 @@ from cloister.node.commands import GetStatus
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.keys import ApiKeys
 from cloister.trust.audit.checkpoints import Checkpoints
+from cloister.trust.audit.pruning import Pruner
 from cloister.trust.keys.client import KeyClient
 from cloister.trust.sentinel.desk import Desk
 
@@ -70,9 +71,11 @@ async def run(process: Process) -> None:
             tasks.create_task(plane.run(process.stop))
             tasks.create_task(serve(app, [], certificate, process.stop, handed_over=paths.https_socket))
             checkpoints = tasks.create_task(Checkpoints(database, keys).run())
+            pruner = tasks.create_task(Pruner(database, keys).run())
             process.ready()
             await process.stop.wait()
             checkpoints.cancel()
+            pruner.cancel()
     finally:
         await agent.close()
         await database.close()

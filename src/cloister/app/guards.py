@@ -7,6 +7,7 @@ from cloister.control.calling import Caller
 from cloister.protocol.merkle.notes import SignedTree, VerifierKey
 from cloister.trust.audit import Event, people, record
 from cloister.trust.audit.checkpoints import Signer
+from cloister.trust.audit.minimum import Gone, gone
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject, events
 from cloister.trust.audit.verify import Broken, Head, Intact, verify
 from cloister.trust.keys.client import KeyClient
@@ -51,6 +52,10 @@ class StoredAudit:
             if isinstance(event, int):
                 return await people.of_event(tx, project_ids, event)
             return await people.of_session(tx, project_ids, event)
+
+    async def gone(self) -> Gone | None:
+        async with self._database.reading() as tx:
+            return await gone(tx)
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
         # The signed tree first: the log read after it has everything that was signed, or was rolled back.

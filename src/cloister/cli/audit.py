@@ -20,6 +20,7 @@ from cloister.cli.audit_statements import (
     level_,
     statements,
     statements_of,
+    tell_pruned,
 )
 from cloister.cli.audit_targets import export_to
 from cloister.cli.failure import CommandError
@@ -137,6 +138,7 @@ def list_(
 def _events(session: Session, *, since: str | None, limit: int, before: int | None, **wanted: str | None) -> list[Json]:
     """Page by page, newest first."""
     rows: list[Json] = []
+    pruned = None
     while len(rows) < limit:
         asked = min(limit - len(rows), PAGE_ROWS)
         answer = session.api.get(EVENTS_PATH, **wanted, cursor=before, limit=asked)
@@ -144,9 +146,13 @@ def _events(session: Session, *, since: str | None, limit: int, before: int | No
         # Times are RFC 3339 in UTC with microseconds: their order is that of their text.
         recent = [event for event in found if since is None or str(event.get("at", "")) >= since]
         rows += recent
-        if len(found) < asked or (found and not recent):
+        if len(found) < asked:
+            pruned = answer.get("pruned")
+            break
+        if found and not recent:
             break
         before = int(found[-1]["seq"])
+    tell_pruned(session, pruned)
     return rows
 
 
@@ -289,6 +295,8 @@ def verify(
     elif verdict["is_intact"]:
         events = str(verdict["head"]).partition(":")[0]
         click.echo(f"intact: {events} events, head {verdict['head']}")
+        if verdict.get("pruned"):
+            click.echo(_pruned(verdict))
         if "checkpoint" in verdict:
             click.echo(_covered(int(events), verdict["checkpoint"], len(against)))
             for target, some in held:
@@ -435,6 +443,15 @@ def _opened(last: "SignedTree", key: "VerifierKey | None") -> "Checkpoint":
         raise CommandError(f"the last checkpoint kept here: {error}") from error
 
 
+def _pruned(verdict: Json) -> str:
+    older = (
+        f"; older than that, and held to nothing: {verdict['older']} of the heads and checkpoints"
+        if verdict.get("older")
+        else ""
+    )
+    return f"pruned below {verdict['pruned'] + 1} on {verdict['pruned_at'][:10]}, and an event says so{older}"
+
+
 def _covered(events: int, size: int | None, files: int) -> str:
     """What the signatures say about these events."""
     signed = "no checkpoint was signed yet" if size is None else f"signed: the first {size}"
@@ -447,7 +464,14 @@ def _verdict(outcome: "Intact | Broken") -> Json:
     from cloister.trust.audit.verify import Intact  # noqa: PLC0415 - heavy
 
     if isinstance(outcome, Intact):
-        return {"is_intact": True, "head": str(outcome.head), "erased": outcome.erased}
+        return {
+            "is_intact": True,
+            "head": str(outcome.head),
+            "erased": outcome.erased,
+            "pruned": outcome.pruned,
+            "pruned_at": None if outcome.pruned_at is None else outcome.pruned_at.isoformat(),
+            "older": outcome.older,
+        }
     return {"is_intact": False, "broken_at": outcome.seq, "fault": outcome.fault.value}
 
 

@@ -144,6 +144,12 @@ def erase(
         session.show_list(rows, ERASURE_COLUMNS, empty="No erasure was asked for.")
 
 
+def tell_pruned(session: Session, pruned: str | None) -> None:
+    """A list that came to its end, because what was older is gone."""
+    if pruned and not session.is_json:
+        out.note(f"This is not all there ever was: {pruned}, and what is not here may be among them.\n")
+
+
 def _erasure_row(found: Json) -> Json:
     return {**found, "months": f"over before {found['up_to']}" if found.get("up_to") else "all"}
 
@@ -157,7 +163,10 @@ def statements_of(
     before: int | None = None
     erased = 0
     while len(rows) < limit:
-        segments = session.api.get(path, cursor=before, limit=SEGMENTS).get("segments") or []
+        answer = session.api.get(path, cursor=before, limit=SEGMENTS)
+        segments = answer.get("segments") or []
+        if not segments:
+            tell_pruned(session, answer.get("pruned"))
         erased += sum(each["count"] for each in segments if each.get("erased_at"))
         found = [each for it in segments for each in reversed(it["statements"])]
         recent = [each for each in found if since is None or each["at"] >= since]

@@ -54,7 +54,9 @@ async def said(land: Land, days: int | None, *, by: Caller = CALLER, what: Class
 
 
 async def agreed(land: Land, retention: Retention, by: Caller = ANOTHER) -> Retention:
-    found: Retention = await land.control.retentions.agree(by, OrgId(retention.org_id), retention.id)
+    found: Retention = await land.control.retentions.agree(
+        by, retention.org_id and OrgId(retention.org_id), retention.id
+    )
     return found
 
 
@@ -323,3 +325,30 @@ async def test_verifying_finds_a_month_that_ended_too_early(
     await as_owner(control_database, AGED)
     await prune(land)
     assert "statement_key/1" in str((await verify_segments(land.database)).wrong)
+
+
+async def test_two_operators_let_the_logs_own_events_end(
+    land: Land, project: ProjectId, control_database: ControlDatabase
+) -> None:
+    """As with an organization's record, and not among them: 400 days at least, the second person, a week."""
+    retentions = land.control.retentions
+    with pytest.raises(BadRequestError):
+        await said(land, 800, what=Class.EVENTS)
+    with pytest.raises(BadRequestError):
+        await retentions.set(CALLER, None, Class.STATEMENTS, 800, WHY)
+    for days in (399, 36_501):
+        with pytest.raises(BadRequestError):
+            await retentions.set(CALLER, None, Class.EVENTS, days, WHY)
+    asked = await retentions.set(CALLER, None, Class.EVENTS, 400, WHY)
+    assert (asked.org_id, asked.state) == (None, "asked")
+    with pytest.raises(ForbiddenError):
+        await retentions.agree(CALLER, None, asked.id)
+    with pytest.raises(NotFoundError):
+        await retentions.agree(ANOTHER, OrgId(ORG), asked.id)
+    assert (await retentions.agree(ANOTHER, None, asked.id)).state == "agreed"
+    await as_owner(control_database, A_WEEK_LATER)
+    assert [each.state for each in await retentions.find(None)] == ["holds"]
+    assert await retentions.find(OrgId(ORG)) == []
+    seen = await retentions.preview_events(None)
+    assert (seen.pruned, seen.up_to, seen.kept_by, seen.announced) == (0, 0, "age", None)
+    assert (await retentions.set(CALLER, None, Class.EVENTS, None, WHY)).state == "holds"

@@ -81,7 +81,7 @@ from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.control.projects.holds import Hold
 from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
-from cloister.control.projects.retention import Class, Old, Retention
+from cloister.control.projects.retention import Class, Old, Prunable, Retention
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reencryption.model import State as Reencrypted
@@ -101,6 +101,7 @@ from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import OF_ONESELF, OF_THE_PLATFORM, Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
+from cloister.trust.audit.minimum import Gone
 from cloister.trust.audit.people import Chain
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.statements import Segment
@@ -760,6 +761,9 @@ class FakeAudit:
         ][:limit]
 
     async def who(self, project_ids: Sequence[str] | None, event: int | str) -> Chain | None:
+        return None
+
+    async def gone(self) -> Gone | None:
         return None
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:
@@ -1606,16 +1610,19 @@ class FakeRetentions:
         state="asked",
     )
 
-    async def find(self, org_id: OrgId) -> list[Retention]:
+    async def find(self, org_id: OrgId | None) -> list[Retention]:
         return [self.it]
 
     async def preview(self, org_id: OrgId, what: Class, days: int | None) -> list[Old]:
         return [Old(what, PROJECT, "statement_key/1", 40, NOW, NOW, is_held=False)]
 
-    async def set(self, caller: Caller, org_id: OrgId, what: Class, days: int | None, reason: str) -> Retention:
-        return replace(self.it, what=what, days=days, reason=reason)
+    async def preview_events(self, days: int | None) -> Prunable:
+        return Prunable(0, 512, "age", None)
 
-    async def agree(self, caller: Caller, org_id: OrgId, retention_id: UUID) -> Retention:
+    async def set(self, caller: Caller, org_id: OrgId | None, what: Class, days: int | None, reason: str) -> Retention:
+        return replace(self.it, org_id=org_id, what=what, days=days, reason=reason)
+
+    async def agree(self, caller: Caller, org_id: OrgId | None, retention_id: UUID) -> Retention:
         if retention_id != self.it.id:
             raise NotFoundError(public="retention not found")
         return replace(self.it, agreed_by="bob@example.com", holds_from=NOW, state="agreed")

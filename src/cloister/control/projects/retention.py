@@ -23,6 +23,7 @@ from cloister.control.projects.erasures import Seals
 from cloister.control.repeating import repeat
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import timestamp
+from cloister.trust.audit.minimum import DAYS_MIN as EVENTS_DAYS_MIN
 from cloister.trust.keys.commands import OnBehalf
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ DAYS_MIN: Final = 365
 """Whoever did something hopes that it is forgotten before somebody looks: a year is what auditors ask for."""
 
 DAYS_MAX: Final = 36_500
+
+EVENTS_MAX: Final = 100_000
+# That a preview looks at.
 
 SHORTER_AFTER: Final = timedelta(days=7)
 """Between the word of the second person and a shorter retention."""
@@ -50,6 +54,8 @@ class Class(StrEnum):
     """What clients executed, a month at a time."""
     RECORDINGS = "recordings"
     """Of approved access, a session at a time."""
+    EVENTS = "events"
+    """The audit log's own, which no organization says: two operators do. They go in tiles (`trust/audit/pruning.py`), and no key ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class Retention:
     """What somebody said about a class. `days` None: without end."""
 
     id: UUID
-    org_id: str
+    org_id: str | None
+    """None: the platform's."""
     what: Class
     days: int | None
     reason: str
@@ -86,26 +93,60 @@ class Old:
     """By a legal hold: it stays."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prunable:
+    """What of the log's own events went, and what would."""
+
+    pruned: int
+    """The last event that went; 0: every event is there."""
+    up_to: int
+    """The last that would go."""
+    kept_by: str
+    """What keeps the next: `age`, `hold`, `statements`, `recording`, `sentinel`, `export` (migration 0029)."""
+    announced: int | None
+    """Up to which the log says that they go, and they are still there."""
+
+
 class RetentionService:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
-    async def find(self, org_id: OrgId) -> list[Retention]:
-        """What holds and what was asked for, newest first."""
+    async def find(self, org_id: OrgId | None) -> list[Retention]:
+        """What holds and what was asked for, newest first. Without an organization: of the log's own events."""
         async with self._database.reading() as tx:
             return [_retention(row) for row in await tx.fetch(_RETENTIONS, org_id, None, LISTED_MAX)]
 
     async def preview(self, org_id: OrgId, what: Class, days: int | None) -> list[Old]:
         """What would go today if `days` held, or does if nothing is said. Nothing does by asking."""
-        _check(days)
+        _check(what, days)
         async with self._database.reading() as tx:
             return await _old(tx, org_id=org_id, what=what, days=days)
 
-    async def set(self, caller: Caller, org_id: OrgId, what: Class, days: int | None, reason: str) -> Retention:
+    async def preview_events(self, days: int | None) -> Prunable:
+        """As `preview`, of the log's own events."""
+        _check(Class.EVENTS, days)
+        async with self._database.reading() as tx:
+            held = days if days is not None else await tx.fetch_value("SELECT retention_of(NULL, 'events')")
+            row = await tx.fetch_row("SELECT up_to, kept_by FROM audit_prunable($1, $2)", held, EVENTS_MAX)
+            assert row is not None
+            return Prunable(
+                pruned=await tx.fetch_value(
+                    "SELECT coalesce(max(seq), 0) FROM audit_minimum WHERE reached_at IS NOT NULL"
+                ),
+                up_to=row["up_to"],
+                kept_by=row["kept_by"],
+                announced=await tx.fetch_value("SELECT seq FROM audit_minimum WHERE reached_at IS NULL"),
+            )
+
+    async def set(self, caller: Caller, org_id: OrgId | None, what: Class, days: int | None, reason: str) -> Retention:
         """If it is no shorter than what holds, it holds at once; otherwise somebody else has to agree. Raises ForbiddenError."""
         require_a_person(caller)
-        _check(days)
+        _check(what, days)
+        if (org_id is None) is not (what is Class.EVENTS):
+            raise BadRequestError(
+                public="the log's own events are kept as the platform says, everything else as its organization does"
+            )
         retention_id = uuid4()
         async with self._database.transaction() as tx:
             await tx.execute("SELECT FROM organization WHERE id = $1 FOR NO KEY UPDATE", org_id)
@@ -123,10 +164,12 @@ class RetentionService:
             action = Action.AUDIT_RETENTION_ASK if it.holds_from is None else Action.AUDIT_RETENTION_SET
             details = _details(it, before) | ({} if it.holds_from is None else {"is_shorter": False})
             resource = f"retention/{retention_id}"
-            await record(tx, caller.event(action, org_id=org_id, resource=resource, reason=reason, details=details))
+            await record(
+                tx, caller.event(action, org_id=org_id or "", resource=resource, reason=reason, details=details)
+            )
         return it
 
-    async def agree(self, caller: Caller, org_id: OrgId, retention_id: UUID) -> Retention:
+    async def agree(self, caller: Caller, org_id: OrgId | None, retention_id: UUID) -> Retention:
         """Raises NotFoundError, ForbiddenError, ConflictError; UnprocessableError if something else was set since.
 
         1. Whoever agrees is a person, and another than who asked, not long ago.
@@ -136,7 +179,7 @@ class RetentionService:
         async with self._database.transaction() as tx:
             await tx.execute("SELECT FROM organization WHERE id = $1 FOR NO KEY UPDATE", org_id)
             row = await tx.fetch_row(
-                "SELECT * FROM audit_retention WHERE org_id = $1 AND id = $2", org_id, retention_id
+                "SELECT * FROM audit_retention WHERE org_id IS NOT DISTINCT FROM $1 AND id = $2", org_id, retention_id
             )
             if row is None:
                 raise NotFoundError(public="retention not found")
@@ -160,7 +203,7 @@ class RetentionService:
         }
         event = caller.event(
             Action.AUDIT_RETENTION_SET,
-            org_id=it.org_id,
+            org_id=it.org_id or "",
             resource=f"retention/{it.id}",
             reason=it.reason,
             details=details,
@@ -221,9 +264,10 @@ def _pruned(old: Old, head: str) -> Event:
     )
 
 
-def _check(days: int | None) -> None:
-    if days is not None and not DAYS_MIN <= days <= DAYS_MAX:
-        raise BadRequestError(public=f"a record is kept for {DAYS_MIN} to {DAYS_MAX} days, or without end")
+def _check(what: Class, days: int | None) -> None:
+    least = EVENTS_DAYS_MIN if what is Class.EVENTS else DAYS_MIN
+    if days is not None and not least <= days <= DAYS_MAX:
+        raise BadRequestError(public=f"these are kept for {least} to {DAYS_MAX} days, or without end")
 
 
 def _details(it: Retention, before: int | None) -> dict[str, object]:
@@ -290,14 +334,14 @@ _RETENTIONS: Final = """
                 WHEN r.agreed_by IS NULL THEN 'asked' ELSE 'agreed' END AS state
       FROM audit_retention r
       CROSS JOIN LATERAL (SELECT max(number) AS number FROM audit_retention f
-                           WHERE f.org_id = r.org_id AND f.class = r.class AND f.holds_from <= clock_timestamp()) held
+                           WHERE f.org_id IS NOT DISTINCT FROM r.org_id AND f.class = r.class AND f.holds_from <= clock_timestamp()) held
       JOIN account asker ON asker.id = r.asked_by
       LEFT JOIN account agreer ON agreer.id = r.agreed_by
-     WHERE r.org_id = $1 AND ($2::uuid IS NULL OR r.id = $2)
+     WHERE r.org_id IS NOT DISTINCT FROM $1 AND ($2::uuid IS NULL OR r.id = $2)
      ORDER BY r.asked_at DESC LIMIT $3"""
 
 
-async def _get(tx: Transaction, org_id: str, retention_id: UUID) -> Retention:
+async def _get(tx: Transaction, org_id: str | None, retention_id: UUID) -> Retention:
     row = await tx.fetch_row(_RETENTIONS, org_id, retention_id, 1)
     if row is None:
         raise NotFoundError(public="retention not found")

@@ -41,6 +41,7 @@ ACTS: Final[dict[str, Act]] = {
     "agree_to_forget": Act("erase somebody in the audit log"),
     "agree_to_lift_audit_hold": Act("lift a legal hold"),
     "agree_to_audit_retention": Act("keep what was recorded for less long"),
+    "agree_to_events_retention": Act("let old events of the audit log end"),
     # What destroys.
     "delete_project": Act("delete a project"),
     "disable_project_keys": Act("disable the keys of a project"),

@@ -13,6 +13,7 @@ from cloister.trust.access.keys import ApiKey, NewKey
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
 from cloister.trust.audit import Event
+from cloister.trust.audit.minimum import Gone
 from cloister.trust.audit.people import Chain
 from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.verify import Broken, Head, Intact
@@ -64,6 +65,10 @@ class AuditLog(Protocol):
 
     async def who(self, project_ids: Sequence[str] | None, event: int | str) -> Chain | None:
         """From an event's number or a session's id to a person; None if it is none of these projects'."""
+        ...
+
+    async def gone(self) -> Gone | None:
+        """Which events were pruned; None: every one is there."""
         ...
 
     async def verify(self, noted: Sequence[Head]) -> tuple[Intact | Broken, SignedTree]:

@@ -28,7 +28,7 @@ def tile_path(kind: int | str, number: int, width: int = WIDTH) -> str:
 
 
 class Tiler:
-    """Cuts a stream of entries. `add` each, then `finish`; both give the files that are complete, with their names."""
+    """Cuts a stream of entries. `add` each, then `finish`; all give the files that are complete, with their names."""
 
     def __init__(self) -> None:
         self._bundle: list[bytes] = []
@@ -43,8 +43,20 @@ class Tiler:
         if len(self._bundle) == WIDTH:
             yield tile_path("entries", self._done[0]), b"".join(self._bundle)
             self._bundle = []
-        self._levels[0].append(leaf_hash(entry))
-        level = 0
+        yield from self._append(0, leaf_hash(entry))
+
+    def skip(self, root: bytes) -> Iterator[tuple[str, bytes]]:
+        """A full tile of leaves that are gone, by its root: it and its bundle are left out, and what is above them is as it was."""
+        if self._bundle:
+            raise ValueError("a tile that was begun is not skipped")
+        self._done[0] += 1
+        if len(self._levels) == 1:
+            self._levels.append([])
+            self._done.append(0)
+        yield from self._append(1, root)
+
+    def _append(self, level: int, digest: bytes) -> Iterator[tuple[str, bytes]]:
+        self._levels[level].append(digest)
         while len(self._levels[level]) == WIDTH:
             hashes = self._levels[level]
             yield tile_path(level, self._done[level]), b"".join(hashes)

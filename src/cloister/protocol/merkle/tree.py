@@ -42,6 +42,12 @@ class Tree:
         if any(len(peak) != HASH_BYTES for peak in self.peaks):
             raise ValueError("a peak is not a hash")
 
+    @classmethod
+    def over(cls, roots: Sequence[bytes], width: int) -> "Tree":
+        """A tree by the roots of its perfect subtrees of `width` leaves, a power of two: its leaves are not needed."""
+        above = cls().extended(roots)
+        return cls(above.size * width, above.peaks)
+
     @property
     def root(self) -> bytes:
         if not self.peaks:

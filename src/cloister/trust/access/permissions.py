@@ -25,7 +25,7 @@ class Permission(StrEnum):
     AUDIT_ERASE = "audit:erase"
     """Ask for the erasing of what clients executed, or of one person in a project's events, or agree to what another asked for."""
     AUDIT_FORGET = "audit:forget"
-    """Ask for the erasing of one person in the audit log as a whole, or agree to what another asked for."""
+    """Ask for the erasing of one person in the audit log as a whole, or for an end of its events, or agree to what another asked for."""
     AUDIT_HOLD = "audit:hold"
     """Place a legal hold on what is recorded; ask for its end, or agree to what another asked for."""
     AUDIT_LEVEL_LOWER = "audit:level_lower"

@@ -46,6 +46,8 @@ class Action(StrEnum):
     AUDIT_HOLD_LIST = "audit.hold_list"
     AUDIT_LEVEL_GET = "audit.level_get"
     AUDIT_LEVEL_SET = "audit.level_set"
+    AUDIT_MINIMUM = "audit.minimum"
+    """The events up to `details.up_to` go, as the platform's retention says. The database writes this one itself."""
     AUDIT_MISMATCH = "audit.mismatch"
     """The log does not extend what was signed of it."""
     AUDIT_PRUNE = "audit.prune"

@@ -22,6 +22,7 @@ from cloister.protocol.merkle.tree import Tree, consistency_proof, leaf_hash
 from cloister.trust.audit.actions import Action
 from cloister.trust.audit.events import Event
 from cloister.trust.audit.log import record
+from cloister.trust.audit.minimum import pruned
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +94,27 @@ class Checkpoints:
         """Have everything signed that is committed by now. The tree that is signed then."""
         if self._tree is None:
             last = await self._signer.last_checkpoint()
-            self._tree = Tree(last.size, tuple(last.peaks))
+            self._tree = await self._after_what_was_pruned(Tree(last.size, tuple(last.peaks)))
         while leaves := await self._leaves(self._tree.size):
             tree = self._tree.extended(leaves)
             await self._signer.sign_checkpoint(tree, consistency_proof(self._tree, leaves))
             self._tree = tree
         return self._tree
+
+    async def _after_what_was_pruned(self, signed: Tree) -> Tree:
+        """A new notary, which has signed nothing, begins with the hashes that stayed. To one that has signed less than what went,
+        nothing proves any more that the tree extends it."""
+        async with self._database.reading() as tx:
+            gone = await pruned(tx)
+        if gone is None or signed.size >= gone.seq:
+            return signed
+        tree = gone.tree()
+        if signed.size or tree is None:
+            raise ConflictError(
+                public=f"{signed.size} events were signed, and the first {gone.seq} were pruned: it was rolled back"
+            )
+        await self._signer.sign_checkpoint(tree, [])
+        return tree
 
     async def _leaves(self, size: int) -> list[bytes]:
         """The hashes of events behind the first `size`."""

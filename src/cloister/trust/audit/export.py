@@ -19,11 +19,15 @@ from cloister.protocol.merkle.notes import SignedTree, VerifierKey
 from cloister.protocol.merkle.tiles import Tiler
 from cloister.protocol.merkle.tree import Tree, leaf_hash
 from cloister.trust.audit.checkpoints import BATCH_ROWS, entry
+from cloister.trust.audit.minimum import Pruned, pruned
 
 CHECKPOINT: Final = "checkpoint"
 KEY: Final = "key"
 PERSONAL: Final = "personal"
 """A line an event: `{"seq": …, "personal": "…"}`, the text to which its body commits."""
+
+MINIMUM: Final = "minimum"
+"""The index of the first entry that the log still has: bundles and tiles of leaves before it are there only from earlier exports."""
 
 
 async def export(database: Database, signed: SignedTree, directory: Path) -> int:
@@ -31,6 +35,11 @@ async def export(database: Database, signed: SignedTree, directory: Path) -> int
     Raises ConflictError if the log is not what was signed, or not what was exported before."""
     checkpoint = VerifierKey.parse(signed.key).opened(signed.note)
     tiler, tree, written, personal = Tiler(), Tree(), 0, list[str]()
+    async with database.reading() as tx:
+        gone = await pruned(tx)
+    if gone is not None:
+        tree = _whole(gone)
+        written += sum(_add(directory, *file) for root in gone.tiles for file in tiler.skip(root))
     while tree.size < checkpoint.size:
         async with database.reading() as tx:
             rows = await tx.fetch(
@@ -46,12 +55,20 @@ async def export(database: Database, signed: SignedTree, directory: Path) -> int
         tree = tree.extended([leaf_hash(each) for each in entries])
         written += sum(_add(directory, *file) for each in entries for file in tiler.add(each))
     written += sum(_add(directory, *file) for file in tiler.finish())
-    if tree.root != checkpoint.root:
+    if (tree.size, tree.root) != (checkpoint.size, checkpoint.root):
         raise ConflictError(public=f"the first {checkpoint.size} events are not those that were signed")
     _add(directory, KEY, f"{signed.key}\n".encode())
+    write_durably(directory / MINIMUM, f"{0 if gone is None else gone.seq}\n".encode())
     write_durably(directory / PERSONAL, "".join(personal).encode(), mode=0o600)
     write_durably(directory / CHECKPOINT, signed.note.encode())
     return written
+
+
+def _whole(gone: Pruned) -> Tree:
+    tree = gone.tree()
+    if tree is None or not gone.is_whole():
+        raise ConflictError(public=f"the hashes of the first {gone.seq} events, which were pruned, are not theirs")
+    return tree
 
 
 def _line(seq: int, personal: str) -> str:

@@ -65,7 +65,7 @@ _ACTIONS: Final = {
         service_account.update snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
-    ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.prune branch.delete branch.purge egress.remove
+    ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
         on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
     Shape(

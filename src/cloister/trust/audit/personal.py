@@ -40,8 +40,10 @@ class _Told:
 class Personal:
     """`feed` each event, in order; then ask `first_wrong`. `lists`: erasure → the events that it erased."""
 
-    def __init__(self, lists: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, lists: Mapping[str, Sequence[int]], *, after: int = 0) -> None:
+        """`after`: the events up to this one were pruned, erased or not."""
         self._lists = lists
+        self._after = after
         self._marked: defaultdict[str, list[int]] = defaultdict(list)
         self._told: dict[str, _Told] = {}
 
@@ -73,6 +75,7 @@ class Personal:
             if not told.fits(meant):
                 wrong.append((told.seq, Fault.MISTOLD))
                 continue
+            meant = [each for each in meant if each > self._after]
             wrong += [(each, Fault.ERASED) for each in sorted({*marked} - {*meant})[:1]]
             wrong += [(each, Fault.BACK) for each in sorted({*meant} - {*marked})[:1]]
         return min(wrong, default=None)

@@ -229,7 +229,13 @@ async def verify_segments(database: Database) -> Held:
         assert counts is not None
         wrong: str | None = await tx.fetch_value(_FIRST_WRONG_SEGMENT, Action.STATEMENTS_SEAL.value)
         if wrong is None:
-            wrong = await tx.fetch_value(_FIRST_SILENT_ERASURE, Action.AUDIT_ERASE.value, Action.AUDIT_PRUNE.value)
+            wrong = await tx.fetch_value(
+                _FIRST_SILENT_ERASURE,
+                Action.AUDIT_ERASE.value,
+                Action.AUDIT_PRUNE.value,
+                Action.RECORDING_START.value,
+                Action.RECORDING_END.value,
+            )
         if wrong is None:
             wrong = await tx.fetch_value(
                 _FIRST_EARLY_END,
@@ -260,6 +266,8 @@ _FIRST_SILENT_ERASURE: Final = """
            SELECT FROM audit_event e
             WHERE e.action IN ($1, $2) AND e.project_id = k.project_id
               AND e.body::jsonb ->> 'resource' = format('statement_key/%s', k.generation))
+       AND (NOT EXISTS (SELECT FROM audit_minimum WHERE reached_at IS NOT NULL)
+            OR EXISTS (SELECT FROM statement_segment s WHERE s.project_id = k.project_id AND s.generation = k.generation))
      UNION ALL
     SELECT format('recording/%s of %s was erased, and no event says so', c.id, c.project_id)
       FROM recording c
@@ -267,7 +275,11 @@ _FIRST_SILENT_ERASURE: Final = """
            SELECT FROM audit_event e
             WHERE e.action = $2 AND e.project_id = c.project_id
               AND e.body::jsonb ->> 'resource' = format('recording/%s', c.id))
+       AND (NOT EXISTS (SELECT FROM audit_minimum WHERE reached_at IS NOT NULL)
+            OR EXISTS (SELECT FROM audit_event e WHERE e.action IN ($3, $4) AND e.body::jsonb ->> 'resource' = c.id::text))
      LIMIT 1"""
+# Where the log's own events were pruned, the event of an erasure goes after those of what was erased, and with the last of these nothing
+# is left that it tells of.
 
 _FIRST_EARLY_END: Final = """
     SELECT format('%s of %s was erased by its age, and was younger than a year', a.body::jsonb ->> 'resource', a.project_id)

@@ -5,20 +5,24 @@ one snapshot, so that the log may grow meanwhile.
 
 What this finds: a row edited, deleted, moved, added or cut off by anybody who cannot also recompute every later hash
 and the head. A superuser of the control database can do that. What shows it lies elsewhere: checkpoints that the key
-broker signed, and heads noted earlier; `verify` takes both and holds the log to them (docs/adr/0006, 0017).
+broker signed, and heads noted earlier; `verify` takes both and holds the log to them (docs/adr/0006, 0017). Where the oldest
+events went, it begins after them, and holds the hashes that stay to the event that says so (`minimum.py`).
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from cloister.base.database import Database
 from cloister.protocol.merkle.notes import Checkpoint
 from cloister.protocol.merkle.tree import Tree, leaf_hash
+from cloister.trust.audit import minimum
 from cloister.trust.audit.checkpoints import entry
 from cloister.trust.audit.faults import Fault
+from cloister.trust.audit.minimum import Minima, Pruned
 from cloister.trust.audit.personal import Personal
 
 GENESIS: Final = hashlib.sha256(b"cloister audit log 1").digest()
@@ -68,6 +72,11 @@ class Intact:
     head: Head
     erased: int = 0
     """Of so many of them what is personal was erased, and events say so."""
+    pruned: int = 0
+    """The events up to this one went, and an event says so."""
+    pruned_at: datetime | None = None
+    older: int = 0
+    """So many of the heads and checkpoints given are from among those: there is nothing any more that they could be held to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +106,23 @@ class Replay:
         noted: Sequence[Head] = (),
         checkpoints: Sequence[Checkpoint] = (),
         erasures: Mapping[str, Sequence[int]] | None = None,
+        pruned: Pruned | None = None,
     ) -> None:
         self._head = head
         self._noted = noted
         self._roots = [(each.size, each.root) for each in checkpoints]
+        self._pruned = pruned
         self._tree = Tree()
         self._last = Head(0, GENESIS)
-        self._personal = Personal(erasures or {})
+        self._personal = Personal(erasures or {}, after=pruned.seq if pruned else 0)
+        self._minima = Minima(pruned)
+        self._older = 0
+        self._wrong = self._begin_after(pruned) if pruned else None
 
     def feed(self, rows: Sequence[Row]) -> Broken | None:
         """The first broken link among these rows, or None. After a broken link the replay is over."""
+        if self._wrong is not None:
+            return self._wrong
         for position, row in enumerate(rows):
             expected = self._last.seq + 1
             if row.seq > self._head.seq:
@@ -123,12 +139,15 @@ class Replay:
                 return Broken(row.seq, Fault.MISFILED)
             if not self._personal.feed(row.seq, fields, row.personal):
                 return Broken(row.seq, Fault.REPLACED)
+            self._minima.feed(row.seq, fields)
             self._last = Head(row.seq, row.hash)
             if any(mark.seq == row.seq and mark != self._last for mark in self._noted):
                 return Broken(row.seq, Fault.ROLLED_BACK)
         return self._grow(rows)
 
     def finish(self) -> Intact | Broken:
+        if self._wrong is not None:
+            return self._wrong
         if self._last.seq < self._head.seq:
             return self._truncated()
         if self._last != self._head:
@@ -138,9 +157,37 @@ class Replay:
             return Broken(self._last.seq + 1, Fault.ROLLED_BACK)
         if any(root != Tree().root for size, root in self._roots if size == 0):
             return Broken(0, Fault.ROLLED_BACK)
-        if (wrong := self._personal.first_wrong()) is not None:
+        if (wrong := self._minima.first_wrong() or self._personal.first_wrong()) is not None:
             return Broken(*wrong)
-        return Intact(self._last, self._personal.erased)
+        if self._pruned is None:
+            return Intact(self._last, self._personal.erased)
+        return Intact(self._last, self._personal.erased, self._pruned.seq, self._pruned.reached_at, self._older)
+
+    def _begin_after(self, pruned: Pruned) -> Broken | None:
+        """Where events went: the chain and the tree go on from the hashes that stayed.
+
+        1. The tiles' roots make the tree that they are said to be of.
+        2. A checkpoint of whole tiles is held to them, a head at their end to the chain's hash; one between is older than what is there.
+        3. One of the checkpoints given must be later: nothing went before it was signed.
+        """
+        if not pruned.is_whole():  # 1.
+            return Broken(pruned.seq, Fault.UNPROVEN)
+        self._last = Head(pruned.seq, pruned.hash)
+        for size, root in self._roots:  # 2.
+            if 0 < size <= pruned.seq and (tree := pruned.tree(size)) is not None and tree.root != root:
+                return Broken(size, Fault.ROLLED_BACK)
+        self._older = sum(1 for size, _ in self._roots if 0 < size < pruned.seq and pruned.tree(size) is None)
+        for mark in self._noted:
+            if mark.seq == pruned.seq and mark != self._last:
+                return Broken(pruned.seq, Fault.ROLLED_BACK)
+            self._older += mark.seq < pruned.seq
+        signed = [size for size, _ in self._roots if size > 0]
+        if signed and max(signed) < pruned.seq:  # 3.
+            return Broken(pruned.seq, Fault.ROLLED_BACK)
+        tree = pruned.tree()
+        assert tree is not None
+        self._tree = tree
+        return None
 
     def _grow(self, rows: Sequence[Row]) -> Broken | None:
         """The tree with these rows, which the chain has found in order."""
@@ -177,7 +224,7 @@ async def verify(
             return Broken(0, Fault.HEAD)
         erasures = await tx.fetch("SELECT id::text AS id, events FROM audit_forgetting WHERE events IS NOT NULL")
         lists = {row["id"]: row["events"] for row in erasures}
-        replay = Replay(Head(head["seq"], head["hash"]), noted, checkpoints, lists)
+        replay = Replay(Head(head["seq"], head["hash"]), noted, checkpoints, lists, await minimum.pruned(tx))
         after: int | None = None
         while True:
             found = await tx.fetch(

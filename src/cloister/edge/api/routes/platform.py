@@ -54,7 +54,13 @@ async def list_audit_events(call: Call[NoBody, ListAuditEvents]) -> wire.AuditEv
     return wire.AuditEventList(
         events=[wire.audit_event(it) for it in found],
         pagination=CursorPage(cursor=str(found[-1].seq)) if found else None,
+        pruned=await pruned(call),
     )
+
+
+async def pruned(call: Call[Any, Any]) -> str | None:
+    gone = await call.services.audit.gone()
+    return None if gone is None else str(gone)
 
 
 class AskWho(msgspec.Struct, frozen=True):
@@ -73,7 +79,7 @@ async def get_audit_who(call: Call[NoBody, AskWho]) -> wire.AuditWho:
         raise BadRequestError(public="event or session_id must be given")
     found = await call.services.audit.who(await _visible_projects(call, None), asked)
     if found is None:
-        raise NotFoundError(public="event not found")
+        raise NotFoundError(public="; ".join(filter(None, ["event not found", await pruned(call)])))
     return wire.who(found)
 
 

@@ -7,6 +7,7 @@ import msgspec
 from cloister.control.projects.retention import Class
 from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
 from cloister.edge.api.endpoint import endpoint
+from cloister.edge.api.routes.platform import pruned
 from cloister.edge.api.wire import erasures, holds, retentions
 from cloister.edge.api.wire import statements as wire
 from cloister.edge.api.wire.common import CursorPage
@@ -56,6 +57,7 @@ async def list_statements(call: Call[NoBody, ListStatements]) -> wire.SegmentLis
     return wire.SegmentList(
         segments=[wire.segment(it) for it in found],
         pagination=CursorPage(cursor=str(found[-1].id)) if found else None,
+        pruned=await pruned(call),
     )
 
 

@@ -28,6 +28,8 @@ class AuditEventView(Wire, frozen=True, kw_only=True):
 class AuditEventList(Wire, frozen=True, kw_only=True):
     events: list[AuditEventView]
     pagination: CursorPage | None = None
+    pruned: str | None = None
+    """In words, which events there are none of here any more. Left out: every one is there."""
 
 
 class AuditPerson(Wire, frozen=True, kw_only=True):
@@ -75,6 +77,11 @@ class AuditVerdict(Wire, frozen=True, kw_only=True):
     fault: str | None = None
     erased: int = 0
     """Of so many events what is personal was erased, and the log says by whom."""
+    pruned: int = 0
+    """The events up to this one went, and the log says so."""
+    pruned_at: str | None = None
+    older: int = 0
+    """So many of the heads noted are from among those: there is nothing any more that they could be held to."""
     checkpoint: int
     """How many events the key broker had signed: the log was held to them."""
     note: str
@@ -144,9 +151,17 @@ def who(it: Chain) -> AuditWho:
 
 def verdict(it: Intact | Broken, last: SignedTree) -> AuditVerdict:
     match it:
-        case Intact(head, erased):
+        case Intact():
             return AuditVerdict(
-                is_intact=True, head=str(head), erased=erased, checkpoint=last.size, note=last.note, key=last.key
+                is_intact=True,
+                head=str(it.head),
+                erased=it.erased,
+                pruned=it.pruned,
+                pruned_at=None if it.pruned_at is None else timestamp(it.pruned_at),
+                older=it.older,
+                checkpoint=last.size,
+                note=last.note,
+                key=last.key,
             )
         case Broken(seq, fault):
             return AuditVerdict(

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import msgspec
 
-from cloister.control.projects.retention import DAYS_MAX, DAYS_MIN, Class, Old, Retention
+from cloister.control.projects.retention import DAYS_MAX, DAYS_MIN, Class, Old, Prunable, Retention
 from cloister.edge.api.wire.common import Wire
+from cloister.trust.audit.minimum import DAYS_MIN as EVENTS_DAYS_MIN
 
 Days = Annotated[int, msgspec.Meta(ge=DAYS_MIN, le=DAYS_MAX)]
 
@@ -19,9 +20,20 @@ class SetRetention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """It is in the audit log for good."""
 
 
+EventsDays = Annotated[int, msgspec.Meta(ge=EVENTS_DAYS_MIN, le=DAYS_MAX)]
+
+
+class SetEventsRetention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    days: EventsDays | None
+    """null: without end."""
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+    """It is in the audit log for as long as this event is."""
+
+
 class RetentionView(Wire, frozen=True, kw_only=True):
     id: str
-    org_id: str
+    org_id: str | None = None
+    """Left out: the platform's."""
     record: str
     days: int | None = None
     """Left out: without end."""
@@ -43,6 +55,19 @@ class RetentionList(Wire, frozen=True, kw_only=True):
     """A record of which nothing here holds is kept without end."""
 
     retentions: list[RetentionView]
+
+
+class PrunableAnswer(Wire, frozen=True, kw_only=True):
+    """Of the audit log's own events."""
+
+    pruned: int
+    """The last that went; 0: every event is there."""
+    up_to: int
+    """The last that would go."""
+    kept_by: str
+    """What keeps the next: `age`, `hold`, `statements`, `recording`, `sentinel`, `export`."""
+    announced: int | None = None
+    """Up to which the log says that they go, and they are still there."""
 
 
 class OldView(Wire, frozen=True, kw_only=True):
@@ -75,6 +100,10 @@ def retention(it: Retention) -> RetentionView:
         holds_from=it.holds_from,
         state=it.state,
     )
+
+
+def prunable(it: Prunable) -> PrunableAnswer:
+    return PrunableAnswer(pruned=it.pruned, up_to=it.up_to, kept_by=it.kept_by, announced=it.announced)
 
 
 def old(it: Old) -> OldView:

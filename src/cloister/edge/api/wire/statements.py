@@ -30,6 +30,8 @@ class SegmentView(Wire, frozen=True, kw_only=True):
 class SegmentList(Wire, frozen=True, kw_only=True):
     segments: list[SegmentView]
     pagination: CursorPage | None = None
+    pruned: str | None = None
+    """In words, which events of the audit log were pruned, and with them what could not be read any more. Left out: none."""
 
 
 def segment(it: Segment) -> SegmentView:
