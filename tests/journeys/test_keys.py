@@ -128,3 +128,20 @@ def test_a_rotation_is_not_noticed_and_a_destruction_can_be_called_off(instance:
     assert keys(instance, tenant, "cancel")["state"] == "disabled"
     keys(instance, tenant, "enable")
     assert tenant.psql("SELECT n FROM kept").stdout == "8\n"
+
+
+def test_a_backup_of_the_keystore_opens_what_it_must(instance: Instance, tmp_path: Path) -> None:
+    """By the broker that runs, and again by what is there without it: no project sleeps or wakes for it."""
+    instance.create_project("kept")
+    here = ("--state-dir", str(instance.state_dir))
+    try:
+        said = instance.cloister("keys", "backup", "--to", str(tmp_path), *here).stdout
+        assert "seals of epoch" in said
+        (file,) = tmp_path.iterdir()
+        assert "projects open" in instance.cloister("keys", "drill", str(file), *here).stdout
+        refused = instance.cloister("keys", "restore", str(file), *here, check=False)
+        assert (refused.returncode, "never replaced" in refused.stderr) == (1, True)
+    finally:
+        instance.paths.key_backup.unlink(missing_ok=True)
+    events = [it["event"] for it in instance.api("GET", "/cloister/audit/events?action=key.drill")["events"]]
+    assert events[0]["details"]["with_shares"] is False

@@ -123,6 +123,8 @@ class Paths:
         """Which root keys there are, where it is not `root_key` alone."""
         self.key_shares = self.secrets / "key-shares.json"
         """That the root key is in several hands, and when they were last tried. Nothing of a share."""
+        self.key_backup = self.secrets / "key-backup.json"
+        """That the keystore was copied, of which epoch, and when a copy was last tried. Nothing of it."""
         self.admin_key = self.secrets / "admin.key"
         """The first API key, 0600 root: the CLI on the server itself uses it."""
         self.mock_key = self.secrets / "mock.key"

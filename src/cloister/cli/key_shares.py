@@ -143,6 +143,11 @@ def _held(paths: Paths) -> tuple[bytes, str]:
     return key, fingerprint(key)
 
 
+def key_of(files: tuple[Path, ...]) -> bytes:
+    """What these shares give. Raises CommandError, BadRequestError."""
+    return _joined(files)[0]
+
+
 def _joined(files: tuple[Path, ...]) -> tuple[bytes, str, int]:
     """A key from shares, its version, and how many there were."""
     from cloister.trust.keys.providers.provider import KEY_BYTES, fingerprint  # noqa: PLC0415 - heavy

@@ -8,6 +8,7 @@ import click
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.failure import CommandError
+from cloister.cli.key_backup import backup, drill, restore
 from cloister.cli.key_shares import shares
 from cloister.cli.output import Column
 from cloister.cli.progress import Progress
@@ -73,7 +74,8 @@ def keys() -> None:
     """
 
 
-keys.add_command(shares)
+for command in (shares, backup, restore, drill):
+    keys.add_command(command)
 
 
 @keys.command("list")

@@ -50,7 +50,7 @@ _ACTIONS: Final = {
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.forget_list audit.hold_list audit.level_get
         audit.read audit.retention_get branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
-        endpoint.list finding.list group.list issuer.list jwks.list key.list member.list on_call.list
+        endpoint.list finding.list group.list issuer.list jwks.list key.backup key.drill key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
         review.list role.get role.list role.reveal_password service_account.list snapshot.list
         snapshot.schedule_get user.get""",

@@ -36,6 +36,7 @@ from cloister.trust.keys.asking import By
 from cloister.trust.keys.commands import (
     AnyCommand,
     ChangeRing,
+    CopyKeystore,
     CreateKey,
     DestroyKeys,
     EraseStatements,
@@ -67,6 +68,7 @@ log = logging.getLogger(__name__)
 
 MAY: Final[dict[type[Command[Any]], Service]] = {
     ChangeRing: Service.API,
+    CopyKeystore: Service.AGENT,
     CreateKey: Service.API,
     DestroyKeys: Service.API,
     EraseStatements: Service.API,
@@ -272,6 +274,8 @@ class KeyBroker:
                 count = await keeper.reload_roots(_by(peer))
                 await asyncio.to_thread(self._notary.reopen)
                 return Answer(count)
+            case CopyKeystore():
+                return Answer(await keeper.copy_keystore(_by(peer)))
             case GetCheckpoint():
                 return Answer(await asyncio.to_thread(self._notary.last))
             case SignCheckpoint():

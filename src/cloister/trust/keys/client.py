@@ -23,6 +23,7 @@ from cloister.protocol.merkle.tree import Tree
 from cloister.trust.keys.commands import (
     WAITING_DAYS_MAX,
     ChangeRing,
+    CopyKeystore,
     CreateKey,
     DestroyKeys,
     EraseStatements,
@@ -32,6 +33,7 @@ from cloister.trust.keys.commands import (
     GetRing,
     KeyInfo,
     KeyPolicy,
+    KeystoreCopy,
     KeystoreInfo,
     ListKeys,
     MakeRecordingKey,
@@ -119,6 +121,11 @@ class KeyClient:
         """As root. Raises PreconditionError, UnavailableError if the new root cannot be used; then nothing changed."""
         count, _ = await self._ask(ReloadRoots())
         return count
+
+    async def copy_keystore(self) -> KeystoreCopy:
+        """As root."""
+        copy, _ = await self._ask(CopyKeystore())
+        return copy
 
     async def last_checkpoint(self) -> SignedTree:
         signed, _ = await self._ask(GetCheckpoint())

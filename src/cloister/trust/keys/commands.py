@@ -57,6 +57,19 @@ class KeystoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The current one first; a project that is still being moved counts under each of its roots."""
 
 
+class KeystoreCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup needs beside the seals, which whoever asks reads themselves."""
+
+    epoch: int
+    made_at: str
+    sha256: str
+    """Of the seals."""
+    provider: str
+    root_version: str
+    epoch_key: bytes
+    """Wrapped by the root key, and bound to the above."""
+
+
 class OnBehalf(msgspec.Struct, frozen=True, kw_only=True):
     """For whom the API asks, as the audit log names them. Its word is taken: it may append to the log itself."""
 
@@ -259,6 +272,12 @@ class ReloadRoots(Command[int], frozen=True):
     reply: ClassVar[type] = int
 
 
+class CopyKeystore(Command[KeystoreCopy], frozen=True):
+    """The epoch's key, for a backup, wrapped by the root key. Allowed to root on this host (`cloister keys backup`)."""
+
+    reply: ClassVar[type] = KeystoreCopy
+
+
 class ListKeys(Command[list[KeyInfo]], frozen=True):
     """Allowed to the API."""
 
@@ -301,6 +320,7 @@ AnyCommand = (
     | GetKeyPolicy
     | GetKeystore
     | ReloadRoots
+    | CopyKeystore
     | ListKeys
     | GetCheckpoint
     | SignCheckpoint

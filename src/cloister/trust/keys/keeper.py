@@ -17,9 +17,10 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, CloisterError, ConflictError, NotFoundError, PreconditionError
 from cloister.trust.audit import Action, record
-from cloister.trust.keys import rotation, store
+from cloister.trust.audit.events import timestamp
+from cloister.trust.keys import backup, rotation, store
 from cloister.trust.keys.asking import By, attempt, record_failure
-from cloister.trust.keys.commands import KeyInfo, KeystoreInfo, RootCount
+from cloister.trust.keys.commands import KeyInfo, KeystoreCopy, KeystoreInfo, RootCount
 from cloister.trust.keys.envelopes import Chain, Envelopes
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
@@ -268,6 +269,32 @@ class Keeper:
         await self.rotations.move_to_current_root()  # 4.
         await self.rotations.rotate_what_is_old()  # 5.
         await self.rotations.let_superseded_go()  # 6.
+
+    async def copy_keystore(self, by: By) -> KeystoreCopy:
+        """The epoch's key, under the root key, for a backup.
+
+        1. Record it, and commit.
+        2. Wrap the key, bound to the seals that belong to it, while nobody is erased.
+        """
+        root, made_at = self._roots.current, timestamp(self.clock.now())
+        async with self._database.transaction() as tx:  # 1.
+            details = {"epoch": self._keystore.epoch, "provider": root.name, "root_version": root.root_version}
+            await record(tx, by.event(Action.KEY_BACKUP, details=details))
+
+        def bound(epoch: int, content: bytes) -> Context:
+            return backup.context_of(epoch, made_at, backup.digest(content))
+
+        epoch, content, wrapped = await self._patience.asked(  # 2.
+            root.is_remote, lambda: self._keystore.copied(root, bound)
+        )
+        return KeystoreCopy(
+            epoch=epoch,
+            made_at=made_at,
+            sha256=backup.digest(content),
+            provider=root.name,
+            root_version=root.root_version,
+            epoch_key=wrapped,
+        )
 
     async def keystore(self) -> KeystoreInfo:
         """Which root keys there are, and how many projects stand under each."""

@@ -5,7 +5,7 @@ sealed with it. So has every month of its statement log and of its recordings, u
 its seals away and begins a new epoch: the seals that stay are wrapped anew under a new epoch key, and the old epoch key is
 destroyed.
 
-    keystore/seals.json             the seals, each wrapped by the epoch key: back this up after every erasure
+    keystore/seals.json             the seals, each wrapped by the epoch key: `backup.py` copies it, after every erasure too
     epochs/epoch-000007.key         the epoch key: in no backup, on something that can forget
 
 So a backup of the control database opens for whoever still has a seal today, and for nobody else; a backup of the seals
@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from cloister.base.durable import sync_directory, write_durably
 from cloister.base.errors import PreconditionError
 from cloister.trust.keys.memory import SecretPage
 from cloister.trust.keys.providers.file import read_key, write_private
-from cloister.trust.keys.providers.provider import KEY_BYTES, OVERHEAD_BYTES, Context, RootKey
+from cloister.trust.keys.providers.provider import KEY_BYTES, OVERHEAD_BYTES, Context, Provider, RootKey
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,20 @@ class Keystore:
             self._forget_other_epochs()
             return True
 
+    def copied(self, provider: Provider, bind: Callable[[int, bytes], Context]) -> tuple[int, bytes, bytes]:
+        """The epoch, the content of the seals' file, and the epoch's key, which `provider` wraps for what `bind` says of the two: all of
+        one moment, in which nobody is erased."""
+        with self._changing:
+            epoch, content = self._state.epoch, self._path.read_bytes()
+            with read_key(self._file(epoch)) as page:
+                return epoch, content, provider.wrap(page.buffer, bind(epoch, content))
+
+    def try_all(self) -> None:
+        """Open every seal. Raises KeyDamagedError for the first that the epoch's key does not open."""
+        with self._using, SecretPage(KEY_BYTES) as page:
+            for name, seal in self._state.seals.items():
+                self._epoch_key.unwrap_into(seal, Context(name, "seal", self._state.epoch), page.buffer)
+
     def close(self) -> None:
         self._epoch_key.close()
 
@@ -189,17 +203,26 @@ class Keystore:
         write_durably(self._path, msgspec.json.encode(seals), mode=0o600)
 
     def _file(self, epoch: int) -> Path:
-        return self._epochs / f"epoch-{epoch:06d}.key"
+        return epoch_file(self._epochs, epoch)
 
     def _known_epochs(self) -> set[int]:
-        found = (_EPOCH_FILE.fullmatch(entry.name) for entry in self._epochs.iterdir())
-        return {int(match[1]) for match in found if match is not None}
+        return known_epochs(self._epochs)
 
     def _forget_other_epochs(self) -> None:
         """Those before are over; one after was begun and never used. That of the seals on disk stays in any case."""
         for epoch in self._known_epochs() - {self._state.epoch, self._stored().epoch}:
             log.info("destroying the key of keystore epoch %d", epoch)
             _destroy(self._file(epoch))
+
+
+def epoch_file(epochs: Path, epoch: int) -> Path:
+    return epochs / f"epoch-{epoch:06d}.key"
+
+
+def known_epochs(epochs: Path) -> set[int]:
+    """Whose keys are there."""
+    found = (_EPOCH_FILE.fullmatch(entry.name) for entry in epochs.iterdir())
+    return {int(match[1]) for match in found if match is not None}
 
 
 def part_of(project_id: str, what: str, number: int) -> str:

@@ -21,6 +21,13 @@ class FileProvider(RootKey):
         """Reads the key. Raises PreconditionError if the file is not what it must be."""
         super().__init__(read_key(path))
 
+    @classmethod
+    def of(cls, page: SecretPage) -> "FileProvider":
+        """Of a key that is in no file here. Takes the page over."""
+        it = cls.__new__(cls)
+        RootKey.__init__(it, page)
+        return it
+
     @property
     def root_version(self) -> str:
         return self.fingerprint
