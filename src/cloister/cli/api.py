@@ -51,12 +51,19 @@ class Api:
     """Calls on one platform, over one connection that is opened when first needed."""
 
     def __init__(
-        self, target: Target, *, timeout_s: float = REQUEST_TIMEOUT_S, product: str = PRODUCT, signs: bool = True
+        self,
+        target: Target,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        product: str = PRODUCT,
+        signs: bool = True,
+        busy_patience_s: float = BUSY_PATIENCE_S,
     ) -> None:
         """`signs`: where a passkey is asked for, somebody is there who has one."""
         self._target = target
         self._signs = signs
         self._timeout_s = timeout_s
+        self._busy_patience_s = busy_patience_s
         self._product = product
         self._connection: Connection | None = None
         self.change = ""
@@ -135,7 +142,7 @@ class Api:
             headers["Content-Type"] = "application/json"
         given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
         url = self._target.path + path + (f"?{urlencode(given)}" if given else "")
-        deadline = time.monotonic() + BUSY_PATIENCE_S
+        deadline = time.monotonic() + self._busy_patience_s
         while True:
             status, answer = self._exchange(method, url, content, headers)
             if status in (423, 503, *((429,) if self.waits_its_turn else ())) and time.monotonic() < deadline:

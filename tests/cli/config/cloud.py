@@ -42,6 +42,9 @@ class Cloud:
         self.answers: dict[str, Json] = {}
         self.asked: list[tuple[str, str, Json | None]] = []
         self.before: Callable[[str, str], None] = lambda method, path: None
+        self.change = ""
+        self.changes: list[str] = []
+        """What was said of each call that changes something."""
         self._numbers = itertools.count(1)
 
     # ── as cloister.cli.api.Api ──
@@ -74,6 +77,7 @@ class Cloud:
         if method != "POST":
             self.before(method, path)
         self.asked.append((method, path, body))
+        self.changes.append(self.change)
         return self._routed(method, path, body, query)
 
     def _routed(self, method: str, path: str, body: Json | None, query: Json) -> Json:
@@ -164,6 +168,7 @@ class Cloud:
         }
         project = self.projects[project_id] = {
             "id": project_id,
+            "org_id": ORG,
             "name": new["name"],
             "pg_version": new.get("pg_version", 17),
             "store_passwords": new.get("store_passwords", False),
@@ -172,9 +177,10 @@ class Cloud:
             "default_endpoint_settings": DEFAULTS | new.get("default_endpoint_settings", {}),
         }
         self.audit_levels[project_id] = "base"
-        branch = self._add_branch(project_id, new["branch"]["name"], None) | {"default": True}
+        first = {"name": "main", "role_name": "owner", "database_name": "db"} | new.get("branch", {})
+        branch = self._add_branch(project_id, first["name"], None) | {"default": True}
         self.branches[branch["id"]] = branch
-        role, database = new["branch"]["role_name"], new["branch"]["database_name"]
+        role, database = first["role_name"], first["database_name"]
         self.roles[branch["id"], role] = {"name": role, "authentication_method": "password", "password": PASSWORD}
         self.databases[branch["id"], database] = {"name": database, "owner_name": role}
         endpoint = self._add_endpoint(project_id, {"branch_id": branch["id"], "type": "read_write"})
@@ -201,7 +207,8 @@ class Cloud:
     def _listed(self, rows: dict[str, Json], field: str, method: str, ids: list[str], said: Json) -> Json:
         if method == "POST":
             row_id = self._new("row-")
-            rows[row_id] = {"id": row_id, "project_id": ids[0], **said}
+            rows[row_id] = {"id": row_id, "project_id": ids[0], "host": f"/egress/{row_id}", **said}
+            return {field: [rows[row_id]], field.removesuffix("s"): rows[row_id]}
         if method == "DELETE":
             del rows[ids[1]]
         return {field: [each for each in rows.values() if each["project_id"] == ids[0]]}
@@ -222,11 +229,13 @@ class Cloud:
             return {"branches": [each for each in self.branches.values() if each["project_id"] == ids[0]]}
         said = body.get("branch", {})
         if method == "POST":
-            branch = self._add_branch(ids[0], said["name"], said["parent_id"])
+            default = (
+                each["id"] for each in self.branches.values() if each["default"] and each["project_id"] == ids[0]
+            )
+            parent = said.get("parent_id") or next(default)
+            branch = self._add_branch(ids[0], said["name"], parent)
             for rows in (self.roles, self.databases):
-                copied = {
-                    (branch["id"], name): dict(row) for (of, name), row in rows.items() if of == said["parent_id"]
-                }
+                copied = {(branch["id"], name): dict(row) for (of, name), row in rows.items() if of == parent}
                 rows.update(copied)
         else:
             branch = _there(self.branches, ids[1])
@@ -257,6 +266,7 @@ class Cloud:
         endpoint_id = self._new("ep-")
         self.endpoints[endpoint_id] = {
             "id": endpoint_id,
+            "host": f"{endpoint_id}.db.example",
             "project_id": project_id,
             "created_at": endpoint_id,
             "disabled": False,
@@ -279,6 +289,8 @@ class Cloud:
         return {"endpoint": endpoint, "operations": []}
 
     def _projects_branches_roles(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "GET" and len(ids) == 3:
+            return {"role": _there(self.roles, (ids[1], ids[2]))}
         if method == "GET":
             return {"roles": [row for (branch, _), row in self.roles.items() if branch == ids[1]]}
         name = body["role"]["name"] if method == "POST" else ids[2]

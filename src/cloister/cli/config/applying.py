@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloister.cli.api import Api, ApiError, Json, segment
-from cloister.cli.config.nouns import KINDS, NEVER, Settings, Trail, Value, address, schedule_item
+from cloister.cli.config.nouns import NEVER, Settings, Trail, Value, address, schedule_item
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, NAME, Item, Plan
-from cloister.cli.config.platform import Platform, settings_of
+from cloister.cli.config.platform import Platform, body_of, or_none, settings_of
 from cloister.cli.failure import CommandError
 from cloister.cli.waiting import wait_for
 
@@ -119,7 +119,7 @@ class Applier:
         said = {path.partition(".")[2]: value for path, value in item.settings.items()}
         match item.call:
             case "keys":
-                said |= {"reencrypt_days": _or_none(said.get("reencrypt_days"), NEVER)}
+                said |= {"reencrypt_days": or_none(said.get("reencrypt_days"), NEVER)}
                 return self._api.put(f"{base}/key_policy", said)
             case "passkeys":
                 return self._api.put(f"{base}/passkey_policy", said)
@@ -145,7 +145,7 @@ class Applier:
         body = {
             "name": name,
             "org_id": self._plan.organization_id,
-            **_body("project", item.settings),
+            **body_of("project", item.settings),
             "branch": {"name": branch, "role_name": role, "database_name": database},
         }
         answer = self._create_once(
@@ -181,20 +181,20 @@ class Applier:
         if action != CREATE:
             answer = self._api.delete(f"{path}/{segment(item.id)}")
         if action != DESTROY:
-            answer = self._api.post(path, {"to": item.name, **_body("egress", item.settings)})
+            answer = self._api.post(path, {"to": item.name, **body_of("egress", item.settings)})
         return answer
 
     def _set_permission(self, item: Item, action: str) -> Json:
         path = f"{self._project_path(item)}/permissions"
         if action == DESTROY:
             return self._api.delete(f"{path}/{segment(item.id)}")
-        return self._api.post(path, {"email": item.name, **_body("permission", item.settings)})
+        return self._api.post(path, {"email": item.name, **body_of("permission", item.settings)})
 
     # ── branches and what is in them ──
 
     def _create_branch(self, item: Item) -> Json:
         parent = self._id((*item.trail[:1], ("branch", str(item.settings["parent"]))))
-        body = {"name": item.name, "parent_id": parent, **_body("branch", item.settings)}
+        body = {"name": item.name, "parent_id": parent, **body_of("branch", item.settings)}
         answer = self._api.post(f"{self._project_path(item)}/branches", {"branch": body})
         self._ids[item.trail] = answer["branch"]["id"]
         return answer
@@ -214,7 +214,7 @@ class Applier:
             if readers != int(item.name) - 1:
                 raise MovedError(f"{item.address}: the branch has {readers} readers now: make another plan")
         kind = "read_only" if item.kind == "reader" else "read_write"
-        body = {"branch_id": branch, "type": kind, **_body(item.kind, item.settings)}
+        body = {"branch_id": branch, "type": kind, **body_of(item.kind, item.settings)}
         return self._create_once(
             path, {"endpoint": body}, item, lambda made: self._api.get(f"{path}/{segment(made['endpoint']['id'])}")
         )
@@ -224,7 +224,7 @@ class Applier:
         return self._api.post(f"{self._branch_path(item)}/roles", {"role": role})
 
     def _create_database(self, item: Item) -> Json:
-        database = {"name": item.name, **_body("database", item.settings)}
+        database = {"name": item.name, **body_of("database", item.settings)}
         return self._api.post(f"{self._branch_path(item)}/databases", {"database": database})
 
     # ── where ──
@@ -293,25 +293,4 @@ def _of_listed(item: Item, found: Iterable[Any]) -> Settings:
 def _changed(item: Item) -> Json:
     new = {each.path: each.new for each in item.changes if each.new is not None}
     name = new.pop(NAME, None)
-    return ({} if name is None else {NAME: name}) | _body(item.kind, new, nulls=True)
-
-
-def _body(kind: str, settings: Settings, *, nulls: bool = False) -> Json:
-    """The settings where the API has them. `nulls`: what never is has to be said."""
-    body: Json = {}
-    for setting in KINDS[kind].settings:
-        if not setting.at or setting.path not in settings:
-            continue
-        value = _or_none(settings[setting.path], NEVER)
-        if value is None and not nulls:
-            continue
-        inner = body
-        *groups, last = setting.at.split(".")
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = value
-    return body
-
-
-def _or_none(value: Any, word: str) -> Any:
-    return None if value == word else value
+    return ({} if name is None else {NAME: name}) | body_of(item.kind, new, nulls=True)

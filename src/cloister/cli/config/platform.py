@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cloister.cli.api import Api, ApiError, Json, segment
-from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, FormError, Node, Value, schedule_text
+from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, FormError, Node, Settings, Value, schedule_text
 from cloister.cli.failure import CommandError
 
 ORGANIZATIONS: Final = "/users/me/organizations"
@@ -254,6 +254,27 @@ def settings_of(kind: str, thing: Json) -> dict[str, Value]:
             if value is not None:  # of another version than ours: shown as it is, and no file can say it
                 settings[setting.path] = value
     return settings
+
+
+def body_of(kind: str, settings: Settings, *, nulls: bool = False) -> Json:
+    """The settings where the API has them. `nulls`: what never is has to be said."""
+    body: Json = {}
+    for setting in KINDS[kind].settings:
+        if not setting.at or setting.path not in settings:
+            continue
+        value = or_none(settings[setting.path], NEVER)
+        if value is None and not nulls:
+            continue
+        inner = body
+        *groups, last = setting.at.split(".")
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return body
+
+
+def or_none(value: Any, word: str) -> Any:
+    return None if value == word else value
 
 
 _EVERYTHING: Final = frozenset({"audit_level", "egress", "permission", "role", "snapshots"})
