@@ -175,8 +175,13 @@ link_package() {
         site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         printf '%s\n' "$root/src" >"$site/cloister-checkout.pth"
     fi
-    if [[ ! -x $venv/bin/cloister ]]; then
-        printf '#!/bin/sh\nexec "%s" -P -m cloister "$@"\n' "$venv/bin/python" >"$venv/bin/cloister"
-        chmod 755 "$venv/bin/cloister"
-    fi
+    link_command cloister cloister
+    link_command terraform-provider-cloister cloister.cli.terraform.command
+}
+
+# link_command NAME MODULE
+link_command() {
+    [[ ! -x $venv/bin/$1 ]] || return 0
+    printf '#!/bin/sh\nexec "%s" -P -m %s "$@"\n' "$venv/bin/python" "$2" >"$venv/bin/$1"
+    chmod 755 "$venv/bin/$1"
 }

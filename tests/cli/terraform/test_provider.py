@@ -1,0 +1,287 @@
+"""What Terraform is answered, against the API in memory."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from cloister.cli.api import ApiError
+from cloister.cli.config.nouns import KINDS
+from cloister.cli.terraform.resource import name_of
+from cloister.cli.terraform.resources import RESOURCES
+from cloister.cli.terraform.sources import EPHEMERAL, SOURCES
+from cloister.cli.terraform.values import UNKNOWN
+from tests.cli.config.cloud import ORG, PASSWORD, Cloud
+from tests.cli.config.scene import COMPUTE, OF_PROJECT
+from tests.cli.terraform.core import Core, RefusedError
+
+PROJECT = "cloister_project"
+BRANCH = "cloister_branch"
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    return Cloud()
+
+
+@pytest.fixture
+def core(cloud: Cloud) -> Core:
+    return Core(cloud)
+
+
+@pytest.fixture
+def shop(core: Core) -> dict[str, Any]:
+    return core.made(PROJECT, name="shop", branch_name="main", role_name="app", database_name="shop")
+
+
+def _main(core: Core, shop: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return core.made(BRANCH, project_id=shop["id"], name="main", adopt=True, **more)
+
+
+def test_a_project_comes_with_what_the_platform_decided(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    assert shop["org_id"] == ORG
+    assert shop["audit_level"] == "base"
+    assert shop["default_branch_id"] in cloud.branches
+    assert shop["host"].startswith(shop["default_endpoint_id"])
+    said = {"name": "shop", "branch_name": "main", "role_name": "app", "database_name": "shop"}
+    assert core.plan(PROJECT, core.read(PROJECT, shop), said).changes == {}
+
+
+def test_what_nobody_set_stays_what_it_is(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    cloud.projects[shop["id"]]["history_retention_seconds"] = 7
+    assert core.plan(PROJECT, core.read(PROJECT, shop), {"name": "shop"}).changes == {
+        "branch_name": None, "role_name": None, "database_name": None,
+    }  # fmt: skip
+
+
+def test_what_was_set_and_is_otherwise_now_is_found(core: Core, cloud: Cloud) -> None:
+    said = {"name": "shop", "ip_allow_addresses": ["192.0.2.7"], "ip_allow_protected_only": True}
+    made = core.made(PROJECT, **said)
+    cloud.projects[made["id"]]["settings"]["allowed_ips"]["ips"] = ["0.0.0.0/0"]
+    plan = core.plan(PROJECT, core.read(PROJECT, made), said)
+    assert plan.changes == {"ip_allow_addresses": ["192.0.2.7"]}
+    plan.applied()
+    assert cloud.asked[-1][2] == {"project": {"settings": {"allowed_ips": {"ips": ["192.0.2.7"]}}}}
+
+
+def test_another_spelling_of_the_same_is_no_change(core: Core, shop: dict[str, Any]) -> None:
+    said = {
+        "project_id": shop["id"], "name": "dev",
+        "snapshots": ["daily retention_seconds=604800 hour=3"], "expires_at": "2027-01-31T13:00:00+01:00",
+    }  # fmt: skip
+    made = core.made(BRANCH, **said)
+    assert core.plan(BRANCH, core.read(BRANCH, made), said).changes == {}
+
+
+def test_what_cannot_be_changed_makes_another_thing(core: Core, shop: dict[str, Any]) -> None:
+    main = _main(core, shop)
+    made = core.made(BRANCH, project_id=shop["id"], name="dev", parent_id=main["id"])
+    plan = core.plan(BRANCH, made, {"project_id": shop["id"], "name": "dev", "parent_id": made["id"]})
+    assert plan.replaces == ["parent_id"]
+    plan = core.plan(BRANCH, made, {"project_id": shop["id"], "name": "dev", "parent_id": UNKNOWN})
+    assert plan.replaces == ["parent_id"]
+
+
+def test_a_project_that_nobody_knows_of_is_not_made_again(cloud: Cloud, shop: dict[str, Any]) -> None:
+    """An apply that was cut off had made it."""
+    with pytest.raises(RefusedError, match=f"import ADDRESS {shop['id']}"):
+        Core(cloud).made(PROJECT, name="shop")
+    knowing = Core(cloud)
+    knowing.read(PROJECT, shop)
+    assert knowing.made(PROJECT, name="shop")["id"] != shop["id"]
+
+
+def test_one_configuration_may_have_two_projects_of_a_name(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    assert core.made(PROJECT, name="shop")["id"] != shop["id"]
+    assert len(cloud.projects) == 2
+
+
+def test_an_import_finds_what_is_there_and_destroys_nothing(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    main = _main(core, shop)
+    endpoint = core.made("cloister_endpoint", project_id=shop["id"], branch_id=main["id"], adopt=True, max_cu=2)
+    role = core.made("cloister_role", project_id=shop["id"], branch_id=main["id"], name="etl")
+    base = core.made("cloister_database", project_id=shop["id"], branch_id=main["id"], name="etl", owner="etl")
+    way = core.made("cloister_egress", project_id=shop["id"], to="db.example.com:5432")
+    right = core.made("cloister_permission", project_id=shop["id"], email="Ada@example.com", role="viewer")
+    for kind, state, words in (
+        (PROJECT, shop, shop["id"]),
+        (BRANCH, main, f"{shop['id']}/{main['id']}"),
+        ("cloister_endpoint", endpoint, f"{shop['id']}/{endpoint['id']}"),
+        ("cloister_role", role, f"{shop['id']}/{main['id']}/etl"),
+        ("cloister_database", base, f"{shop['id']}/{main['id']}/etl"),
+        ("cloister_egress", way, f"{shop['id']}/{way['id']}"),
+        ("cloister_permission", right, f"{shop['id']}/ada@example.com"),
+    ):
+        resource = RESOURCES[kind]
+        found = core.imported(kind, words)
+        assert found is not None
+        told = {name: value for name, value in state.items() if name not in resource.said_once and name != "email"}
+        assert {name: found[name] for name in told} == told
+        said = {each.name: state[each.name] for each in resource.schema.attributes if each.may_be_set}
+        assert core.plan(kind, found, said).replaces == []
+    asked = len(cloud.asked)
+    with pytest.raises(RefusedError, match="PROJECT_ID/BRANCH_ID/NAME"):
+        core.imported("cloister_role", "etl")
+    assert core.imported(PROJECT, "calm-lake-99999999") is None
+    assert len(cloud.asked) == asked
+
+
+def test_what_was_taken_over_stays_when_it_is_forgotten(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    main = _main(core, shop, protected=True)
+    assert cloud.branches[main["id"]]["protected"]
+    main = core.changed(BRANCH, main, project_id=shop["id"], name="main", adopt=True, protected=False)
+    core.destroyed(BRANCH, main)
+    assert main["id"] in cloud.branches
+    assert core.warnings == ["main stays: it was taken over, not made"]
+
+
+def test_taking_over_what_is_another_thing_is_refused(core: Core, shop: dict[str, Any]) -> None:
+    dev = core.made(BRANCH, project_id=shop["id"], name="dev")
+    with pytest.raises(RefusedError, match="another parent_id") as refused:
+        core.made(BRANCH, project_id=shop["id"], name="main", adopt=True, parent_id=dev["id"])
+    assert refused.value.attributes == ["parent_id"]
+
+
+def test_protected_things_are_not_destroyed_by_any_plan(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    dev = core.made(BRANCH, project_id=shop["id"], name="dev", protected=True)
+    asked = len(cloud.asked)
+    for kind, state in ((BRANCH, dev), (PROJECT, shop)):
+        with pytest.raises(RefusedError, match="protected"):
+            core.destroyed(kind, state)
+    assert len(cloud.asked) == asked
+
+    def before(method: str, path: str) -> None:
+        raise ApiError(422, "cannot delete protected branch")
+
+    cloud.before = before
+    with pytest.raises(RefusedError, match="cannot delete protected branch") as refused:
+        core.destroyed(BRANCH, dev | {"protected": False}, plans=False)  # the platform's own word
+    assert refused.value.state is not None
+
+
+def test_what_is_gone_is_made_again(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    dev = core.made(BRANCH, project_id=shop["id"], name="dev")
+    del cloud.branches[dev["id"]]
+    assert core.read(BRANCH, dev) is None
+    core.destroyed(BRANCH, dev)
+
+
+def test_what_was_made_is_known_though_the_rest_failed(core: Core, cloud: Cloud) -> None:
+    def before(method: str, path: str) -> None:
+        if path.endswith("audit_level"):
+            raise ApiError(403, "audit_level may only be set by admins")
+
+    cloud.before = before
+    with pytest.raises(RefusedError, match="only be set by admins") as refused:
+        core.made(PROJECT, name="shop", audit_level="extended")
+    assert refused.value.attributes == ["audit_level"]
+    assert refused.value.state is not None
+    assert refused.value.state["id"] in cloud.projects
+
+
+def test_a_database_gets_another_name_where_it_stands(core: Core, shop: dict[str, Any]) -> None:
+    said = {"project_id": shop["id"], "branch_id": shop["default_branch_id"], "owner": "app"}
+    made = core.made("cloister_database", name="orders", **said)
+    plan = core.plan("cloister_database", made, {**said, "name": "sales"})
+    assert plan.changes == {"name": "sales", "id": UNKNOWN}
+    assert plan.applied()["id"].endswith("/sales")
+
+
+def test_no_answer_holds_a_password(core: Core, shop: dict[str, Any]) -> None:
+    """The API's answers to these did."""
+    role = core.made("cloister_role", project_id=shop["id"], branch_id=shop["default_branch_id"], name="etl")
+    for state in (shop, role):
+        assert PASSWORD not in json.dumps(state)
+    schemas = [*(each.schema for each in RESOURCES.values()), *(each.schema for each in SOURCES.values())]
+    names = {each.name for schema in schemas for each in schema.attributes}
+    assert {name for name in names if "password" in name or "key" in name} == {"store_passwords"}
+    assert [each.name for each in EPHEMERAL["cloister_role_password"].attributes if each.is_sensitive] == ["password"]
+
+
+def test_whatever_a_file_can_say_can_be_said_here() -> None:
+    kinds = {"project": PROJECT, "branch": BRANCH, "compute": "cloister_endpoint", "reader": "cloister_endpoint"}
+    elsewhere = {"default_branch", "parent"}
+    for kind, noun in KINDS.items():
+        if kind != "organization":
+            names = RESOURCES[kinds.get(kind, f"cloister_{kind}")].schema.types
+            assert {name_of(each.path) for each in noun.settings if each.path not in elsewhere} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "attribute"),
+    [
+        (PROJECT, {"name": "a", "ip_allow_addresses": ["nowhere"]}, "ip_allow_addresses"),
+        (PROJECT, {"name": "a", "audit_level": "loud"}, "audit_level"),
+        (PROJECT, {"name": "a", "defaults_max_cu": 0}, "defaults_max_cu"),
+        (BRANCH, {"project_id": "p", "name": "a", "expires_at": "tomorrow"}, "expires_at"),
+        (BRANCH, {"project_id": "p", "name": "a", "snapshots": ["sometimes"]}, "snapshots"),
+        ("cloister_permission", {"project_id": "p", "email": "ada", "role": "viewer"}, "email"),
+        ("cloister_egress", {"project_id": "p", "to": "nowhere"}, "to"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_is_asked(
+    core: Core, cloud: Cloud, kind: str, said: dict[str, Any], attribute: str
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        core.plan(kind, None, said)
+    assert refused.value.attributes == [attribute]
+    assert cloud.asked == []
+
+
+def test_a_change_names_what_terraform_shows_of_it(cloud: Cloud) -> None:
+    """`terraform show -json` has both, so that somebody else computes the same."""
+    core = Core(cloud, commit="1b" * 20)
+    plan = core.plan("cloister_project", None, {"name": "shop"})
+    plan.applied()
+    after = {name: value for name, value in plan.planned.items() if value is not UNKNOWN and not name.endswith("_id")}
+    shown = json.dumps(
+        {"after": after, "before": None, "type": "cloister_project"}, sort_keys=True, separators=(",", ":")
+    )
+    digest = hashlib.sha256(shown.encode()).hexdigest()
+    assert set(cloud.changes) == {f"plan={digest};commit={'1b' * 20}"}
+    assert cloud.change == ""
+
+
+def test_a_commit_is_digits() -> None:
+    with pytest.raises(RefusedError) as refused:
+        Core(Cloud(), commit="main\r\nX: y")
+    assert refused.value.attributes == ["commit"]
+
+
+def test_data_sources_look_up_by_name(core: Core, shop: dict[str, Any]) -> None:
+    def look(kind: str, **said: Any) -> dict[str, Any]:
+        from cloister.cli.terraform import values
+
+        config = values.encode(dict.fromkeys(SOURCES[kind].schema.types) | said)
+        core.call("ValidateDataResourceConfig", type_name=kind, config=config)
+        state = core.call("ReadDataSource", type_name=kind, config=config)["state"]
+        found = values.decode(state, SOURCES[kind].schema.types)
+        assert found is not None
+        return found
+
+    assert look(PROJECT, name="shop")["id"] == shop["id"]
+    assert look(BRANCH, project_id=shop["id"])["name"] == "main"
+    assert look("cloister_endpoint", project_id=shop["id"], branch_id=shop["default_branch_id"])["host"] == shop["host"]
+    with pytest.raises(RefusedError, match="none with name blog"):
+        look(PROJECT, name="blog")
+
+
+def _flat(said: dict[str, Any]) -> dict[str, Any]:
+    return {name_of(path): value for path, value in said.items()}
+
+
+@settings(deadline=None)
+@given(OF_PROJECT, OF_PROJECT, COMPUTE, COMPUTE)
+def test_from_any_state_an_apply_leads_to_what_was_wanted(
+    project: dict[str, Any], then: dict[str, Any], compute: dict[str, Any], later: dict[str, Any]
+) -> None:
+    core = Core(Cloud())
+    state = core.made(PROJECT, name="shop", **_flat(project))
+    place = {"project_id": state["id"], "branch_id": state["default_branch_id"], "adopt": True}
+    endpoint = core.made("cloister_endpoint", **place, **_flat(compute))
+    state = core.changed(PROJECT, state, name="blog", **_flat(then))
+    endpoint = core.changed("cloister_endpoint", endpoint, **place, **_flat(later))
+    assert core.plan(PROJECT, core.read(PROJECT, state), {"name": "blog"} | _flat(then)).changes == {}
+    assert core.plan("cloister_endpoint", core.read("cloister_endpoint", endpoint), place | _flat(later)).changes == {}

