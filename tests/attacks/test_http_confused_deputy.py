@@ -56,6 +56,8 @@ BODIES: dict[str, Any] = {
     "reencrypt_project": {"now": True},
     "set_key_policy": {"rotate_days": 90},
     "allow_egress": {"to": "db.example.com:5432"},
+    "change_project_tags": {"remove": ["pii"]},
+    "change_branch_tags": {"remove": ["pii"]},
     "set_audit_level": {"level": "base"},
     "ask_statement_erasure": {"reason": "asked for by whom it is about"},
     "ask_to_forget_in_project": {"kind": "role", "subject": "app", "reason": "asked for by whom it is about"},

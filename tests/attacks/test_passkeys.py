@@ -163,6 +163,8 @@ async def test_whoever_has_none_is_asked_where_the_organization_demands_it(scene
         "agree_to_lift_audit_hold",
         "agree_to_statement_erasure",
         "allow_egress",
+        "change_branch_tags",
+        "change_project_tags",
         "delete_project",
         "disable_project_keys",
         "grant_permission",

@@ -90,6 +90,7 @@ def _compute_state(branch: Json, endpoints: list[Json]) -> str:
 
 def _notes(branch: Json, endpoints: list[Json]) -> str:
     notes = [word for word in ("default", "protected") if branch.get(word)]
+    notes += branch.get("tags") or []
     if branch.get("init_source") == "schema-only":
         notes.append("schema only")
     if branch.get("expires_at"):

@@ -24,6 +24,7 @@ COLUMNS: Final = (
     Column("Name", "name", may_cut=True),
     Column("Default", "default"),
     Column("Protected", "protected"),
+    Column("Tags", "tags"),
     Column("State", "current_state"),
     Column("Size", "logical_size", out.size),
     Column("Expires", "expires_at", out.ahead),

@@ -14,6 +14,7 @@ COLUMNS: Final = (
     Column("Id", "id"),
     Column("Name", "name", may_cut=True),
     Column("PostgreSQL", "pg_version"),
+    Column("Tags", "tags"),
     Column("Created", "created_at", out.ago),
 )
 DELETED: Final = (

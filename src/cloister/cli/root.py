@@ -24,6 +24,7 @@ CLIENT: Final[Mapping[str, str]] = {
     "ip-allow": "cloister.cli.ip_allow:ip_allow",
     "jwks": "cloister.cli.jwks:jwks",
     "egress": "cloister.cli.egress:egress",
+    "tags": "cloister.cli.tags:tags",
     "connection-string": "cloister.cli.connecting:connection_string",
     "psql": "cloister.cli.connecting:psql",
     "login": "cloister.cli.logins:login",

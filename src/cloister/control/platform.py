@@ -85,6 +85,7 @@ from cloister.control.roles.service import RoleService
 from cloister.control.service_accounts.keeper import ServiceAccountKeeper
 from cloister.control.service_accounts.service import ServiceAccountService
 from cloister.control.services import Control
+from cloister.control.tags.service import TagService
 from cloister.node.commands import AnyEvent
 from cloister.trust.audit.segments import Former
 from cloister.trust.audit.statements import Broker as StatementKeys
@@ -260,6 +261,7 @@ class ControlPlane:
             forgettings=ForgettingService(database, clock),
             holds=HoldService(database, clock),
             retentions=RetentionService(database, clock),
+            tags=TagService(database),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

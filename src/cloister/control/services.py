@@ -6,7 +6,7 @@ transaction, and returns at once: the operations it returns do the work. Errors 
 door has already checked the permission; a service checks what is possible.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -58,7 +58,7 @@ from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, L
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.control.projects.holds import Hold
-from cloister.control.projects.model import NewProject, Project, ProjectChange, ProjectCreated
+from cloister.control.projects.model import About, NewProject, Project, ProjectChange, ProjectCreated, Tagged
 from cloister.control.projects.retention import Class, Old, Prunable, Retention
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
@@ -105,6 +105,10 @@ class Projects(Protocol):
         """`and_deleted`: also one that can be recovered."""
         ...
 
+    async def about(self, project_id: ProjectId, about: About, *, and_deleted: bool = False) -> Tagged:
+        """The same, with the tags of what in it is asked about."""
+        ...
+
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
     ) -> tuple[Project, list[Operation]]: ...
@@ -125,6 +129,21 @@ class Egress(Protocol):
     async def find(self, project: Project) -> list[EgressRule]: ...
     async def allow(self, caller: Caller, project: Project, to: str, ca_pem: str | None) -> EgressRule: ...
     async def remove(self, caller: Caller, project: Project, rule_id: UUID) -> EgressRule: ...
+
+
+class Tags(Protocol):
+    """Of projects and branches: control/tags/service.py."""
+
+    async def change(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId | None,
+        *,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        reason: str = "",
+    ) -> frozenset[str]: ...
 
 
 class Organizations(Protocol):
@@ -524,6 +543,7 @@ class Control:
     holds: Holds
     retentions: Retentions
     egress: Egress
+    tags: Tags
     access: Access
     reviews: Reviews
     service_accounts: ServiceAccounts

@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloister.base.errors import BusyError, ConflictError, UnavailableError
+from cloister.control.projects.model import About
 from cloister.edge.api import content
 from cloister.edge.api.endpoint import Public
 from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS
+from cloister.trust.access.decisions import Decider
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
-from tests.edge.api.world import ADA, BRANCH, NO_PROJECT, OTHER_PROJECT, PROJECT, World
+from tests.edge.api.world import ADA, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, World
 
 P = f"/projects/{PROJECT}"
 ROLES = f"{P}/branches/{BRANCH}/roles"
@@ -331,3 +335,34 @@ def _references(value: Any) -> set[str]:
     if isinstance(value, list):
         return set().union(*(_references(inner) for inner in value))
     return set()
+
+
+FORBIDDEN_BY_TAG = """
+forbid (principal, action in [Action::"branch:read", Action::"branch:unprotect", Action::"tag:lift"], resource)
+when { resource.tags.contains("frozen") };
+"""
+
+
+@pytest.fixture
+def world_of_rules(tmp_path: Path) -> World:
+    own = tmp_path / "policies"
+    own.mkdir(mode=0o755)
+    (own / "ours.cedar").write_text(FORBIDDEN_BY_TAG)
+    return World(decider=Decider(own=own))
+
+
+async def test_tags_of_what_the_path_names_reach_every_decision(world_of_rules: World) -> None:
+    """The route's own permission, what it may need besides, and what its handler asks."""
+    world = world_of_rules
+    lift = f"/cloister{P}/branches/{BRANCH}/tags", {"remove": ["pii"]}
+    async with world.client() as client:
+        assert (await client.get(f"{P}/branches/{BRANCH}")).status_code == 200
+        assert (await client.patch(lift[0], json=lift[1])).status_code == 200
+        world.projects.rows[PROJECT] = replace(world.projects.rows[PROJECT], tags=frozenset({"frozen"}))
+        assert (await client.get(f"{P}/branches/{BRANCH}")).status_code == 403
+        assert (await client.patch(lift[0], json=lift[1])).status_code == 403
+        assert world.projects.asked[-1] == About(branch_id=BRANCH)
+        await client.get(f"{P}/endpoints/{ENDPOINT}")
+        assert world.projects.asked[-1] == About(endpoint_id=ENDPOINT)
+        await client.get(f"{P}/branches")
+        assert world.projects.asked[-1] == About()

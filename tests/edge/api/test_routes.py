@@ -423,6 +423,8 @@ CASES = [
     Case("list_egress_rules", f"/cloister{P}/egress", 200, {}),
     Case("allow_egress", f"/cloister{P}/egress", 201, {}, {"to": "db.example.com:5432"}),
     Case("remove_egress_rule", f"/cloister{P}/egress/{EGRESS_RULE}", 200, {}),
+    Case("change_project_tags", f"/cloister{P}/tags", 200, {}, {"add": ["pii"]}),
+    Case("change_branch_tags", f"/cloister{P}/branches/{BRANCH}/tags", 200, {}, {"add": ["pii"]}),
     Case("list_volume_keys", "/cloister/keys", 200, {}),
     Case("get_project_keys", f"/cloister{P}/keys", 200, {}),
     Case("rotate_project_keys", f"/cloister{P}/keys/rotate", 200, {}),

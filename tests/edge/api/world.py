@@ -5,7 +5,7 @@ of `control/services.py` and `edge/api/ports.py` and remember what was asked of 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from cloister.base.errors import (
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
 from cloister.base.settings import Address, Settings
+from cloister.base.tags import KEPT
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
 from cloister.control.access.service import Credentials, Replayed
@@ -80,7 +81,15 @@ from cloister.control.people.model import Begin, Begun, Finish, Group, Issuer, L
 from cloister.control.projects.erasures import Erasure
 from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.control.projects.holds import Hold
-from cloister.control.projects.model import EndpointDefaults, NewProject, Project, ProjectChange, ProjectSettings
+from cloister.control.projects.model import (
+    About,
+    EndpointDefaults,
+    NewProject,
+    Project,
+    ProjectChange,
+    ProjectSettings,
+    Tagged,
+)
 from cloister.control.projects.retention import Class, Old, Prunable, Retention
 from cloister.control.projects.settings import checked_defaults, checked_settings, merged_settings
 from cloister.control.reencryption.model import Reencryption, Wish
@@ -197,7 +206,13 @@ class FakeDecider:
         self.refused: set[Permission] = set()
 
     def authorize(
-        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
+        self,
+        principal: Principal,
+        permission: Permission,
+        *,
+        org_id: str | None = None,
+        project_id: str | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         self.asked.append((principal.email, permission))
         if permission in self.refused or (permission is Permission.PLATFORM_READ and not principal.is_operator):
@@ -210,6 +225,22 @@ class FakeDecider:
             raise NotFoundError
         if role != "admin" and permission in _EDITORS_MAY_NOT:
             raise ForbiddenError
+
+
+class FakeTags:
+    async def change(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId | None,
+        *,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        reason: str = "",
+    ) -> frozenset[str]:
+        if not KEPT.isdisjoint(remove):
+            caller.require(Permission.TAG_LIFT)
+        return frozenset(add)
 
 
 class FakeEgress:
@@ -1060,6 +1091,7 @@ class FakeProjects:
     hard: list[bool] = field(default_factory=list)
     created: list[NewProject] = field(default_factory=list)
     changes: list[ProjectChange] = field(default_factory=list)
+    asked: list[About] = field(default_factory=list)
     error: Exception | None = None
 
     async def create(self, caller: Caller, new: NewProject) -> ProjectCreated:
@@ -1098,6 +1130,11 @@ class FakeProjects:
         if project_id not in there:
             raise NotFoundError(f"no project {project_id}", public="project not found")
         return there[project_id]
+
+    async def about(self, project_id: ProjectId, about: About, *, and_deleted: bool = False) -> Tagged:
+        self.asked.append(about)
+        found = await self.get(project_id, and_deleted=and_deleted)
+        return Tagged(found, found.tags)
 
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange
@@ -1670,6 +1707,7 @@ class World:
         self.passkeys = FakePasskeys()
         self.proofs = FakeProofs()
         self.egress = FakeEgress()
+        self.tags = FakeTags()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
         self.service_accounts = FakeServiceAccounts()
@@ -1700,6 +1738,7 @@ class World:
                 holds=self.holds,
                 retentions=self.retentions,
                 egress=self.egress,
+                tags=self.tags,
                 access=self.access,
                 reviews=self.reviews,
                 service_accounts=self.service_accounts,

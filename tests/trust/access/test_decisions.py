@@ -182,6 +182,19 @@ def test_an_operators_rule_forbids_it_to_everybody(own: Path) -> None:
         Decider(own=own).authorize(principal({HERE: "admin"}), Permission.BRANCH_UNPROTECT, org_id=HERE)
 
 
+def test_an_operators_rule_goes_by_tags(own: Path) -> None:
+    write(
+        own,
+        """forbid (principal, action == Action::"branch:create", resource) when { resource.tags.contains("prod") };""",
+    )
+    decider, editor = Decider(own=own), principal({HERE: "editor"})
+    for project_id in (PROJECT, None):
+        for tags in ((), ("pii", "production")):
+            decider.authorize(editor, Permission.BRANCH_CREATE, org_id=HERE, project_id=project_id, tags=tags)
+        with pytest.raises(ForbiddenError):
+            decider.authorize(editor, Permission.BRANCH_CREATE, org_id=HERE, project_id=project_id, tags=["x", "prod"])
+
+
 def test_no_directory_and_other_files_are_no_rules(own: Path) -> None:
     (own / "README").write_text("not a rule")
     for decider in (Decider(own=own), Decider(own=own / "nothing")):
@@ -191,6 +204,9 @@ def test_no_directory_and_other_files_are_no_rules(own: Path) -> None:
 SPOILED = {
     "no syntax": lambda own: write(own, "permit ("),
     "not in the schema": lambda own: write(own, 'permit (principal, action == Action::"project:steal", resource);'),
+    "tags as if everything had some": lambda own: write(
+        own, 'forbid (principal, action == Action::"api_key:create", resource) when { resource.tags.contains("pii") };'
+    ),
     "writable by others": lambda own: write(own, PERMIT_ONE).chmod(0o666),
     "writable by a group": lambda own: write(own, PERMIT_ONE).chmod(0o664),
     "in a directory that others may write to": lambda own: write(own, PERMIT_ONE) and own.chmod(0o777),

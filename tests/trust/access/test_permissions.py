@@ -6,6 +6,7 @@ which there is no permission any more, and a cell that says something else than 
 
 import csv
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -55,11 +56,13 @@ PRINCIPALS = {
     "unknown role": _principal({ORGANIZATION: "owner"}, "owner"),
 }
 
-RESOURCES: dict[str, dict[str, str | None]] = {
+RESOURCES: dict[str, dict[str, Any]] = {
     "oneself": {},
     "platform": {},
     "organization": {"org_id": ORGANIZATION},
     "project": {"org_id": ORGANIZATION, "project_id": PROJECT},
+    "project, pii": {"org_id": ORGANIZATION, "project_id": PROJECT, "tags": ["pii"]},
+    "project, prod": {"org_id": ORGANIZATION, "project_id": PROJECT, "tags": ["prod", "protected", "team-a"]},
     "other project": {"org_id": ORGANIZATION, "project_id": OTHER_PROJECT},
 }
 
@@ -71,7 +74,7 @@ def asked_of(permission: Permission) -> list[str]:
         return ["platform"]
     if permission in OF_AN_ORGANIZATION:
         return ["organization"]
-    return ["organization", "project", "other project"]
+    return ["organization", "project", "project, pii", "project, prod", "other project"]
 
 
 def cells() -> dict[tuple[str, str, str], str]:
@@ -109,10 +112,22 @@ def test_a_row_says_what_the_policies_say(permission: str, of: str) -> None:
     assert decided == {who: CELLS[permission, of, who] for who in PRINCIPALS}
 
 
+def test_a_tag_takes_away_a_machines_way_out_and_nothing_else() -> None:
+    """`prod`, and what an organization calls something, is for its own rules."""
+    differs = {
+        (permission, of, who)
+        for permission, of, who in CELLS
+        if of.startswith("project, ") and CELLS[permission, of, who] != CELLS[permission, "project", who]
+    }
+    assert differs == {
+        ("egress:manage", "project, pii", who) for who in ("organization's key", "service account, project admin")
+    }
+
+
 def test_a_shift_lets_a_viewer_decide_about_access_and_do_nothing_else() -> None:
     rows = {(permission, of) for permission, of, _ in CELLS}
     differs = {row for row in rows if CELLS[*row, "viewer on call"] != CELLS[*row, "viewer"]}
-    assert differs == {("access:approve", of) for of in ("organization", "project", "other project")}
+    assert differs == {("access:approve", of) for of in asked_of(Permission.ACCESS_APPROVE)}
     for who, other in (
         ("collaborator on call", "collaborator"),
         ("viewer on call elsewhere", "viewer"),

@@ -36,6 +36,8 @@ class Branch:
     updated_at: datetime
     deleted_at: datetime | None = None
     """Set: it can be recovered for a while, and is not there for anything else."""
+    tags: frozenset[str] = frozenset()
+    """Its own. The database adds what follows the data (migration 0028)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,8 @@ class Snapshot:
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    tags: frozenset[str] = frozenset()
+    """Its branch's, when it was taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -152,4 +152,5 @@ def _snapshot(row: Any) -> Snapshot:
         expires_at=row["expires_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        tags=frozenset(row["tags"]),
     )

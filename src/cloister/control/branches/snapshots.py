@@ -13,6 +13,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, BusyError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, new_branch_id, new_snapshot_id, new_timeline_id
+from cloister.base.tags import KEPT
 from cloister.control.branches import endings, protection, schedules, snapshot_store, store, timelines
 from cloister.control.branches.children import Child, Children, Origin, new_child, origin_of
 from cloister.control.branches.freshness import Freshness
@@ -198,7 +199,7 @@ class SnapshotService:
         branch_id = new_branch_id()
         name = branch_id if name is None else checked_name("branch name", name)
         point = Point(at=snapshot.taken_at)
-        wanted = new_child(branch_id, name, parent, point, self._clock.now())
+        wanted = replace(new_child(branch_id, name, parent, point, self._clock.now()), tags=snapshot.tags & KEPT)
         child: Child = await self._children.add(
             tx, caller, wanted, origin, [NewEndpoint(branch_id=branch_id)], replaces_id=target_id
         )

@@ -97,8 +97,8 @@ async def add(tx: Transaction, branch: Branch, *, created_by: object, replaces_i
     await require_free_name(tx, branch.project_id, branch.name)
     row = await tx.fetch_row(
         """INSERT INTO branch (id, project_id, parent_id, parent_lsn, parent_timestamp, init_source, timeline_id, name,
-                               is_default, is_protected, state, expires_at, ttl_interval_seconds, created_by, replaces_id)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, $13, $14) RETURNING *""",
+                               is_default, is_protected, state, expires_at, ttl_interval_seconds, created_by, replaces_id, tags)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, false, $9, $10, $11, $12, $13, $14, $15) RETURNING *""",
         branch.id,
         branch.project_id,
         branch.parent_id,
@@ -113,6 +113,7 @@ async def add(tx: Transaction, branch: Branch, *, created_by: object, replaces_i
         branch.ttl_interval_seconds,
         created_by,
         replaces_id,
+        sorted(branch.tags),
     )
     assert row is not None
     return branch_of(row)
@@ -336,4 +337,5 @@ def branch_of(row: Any) -> Branch:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         deleted_at=row["deleted_at"],
+        tags=frozenset(row["tags"]),
     )

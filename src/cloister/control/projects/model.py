@@ -69,6 +69,26 @@ class Project:
     updated_at: datetime
     deleted_at: datetime | None = None
     """From here on it can be recovered, as long as a branch can (branches/rules.py)."""
+    tags: frozenset[str] = frozenset()
+    """Its own, which are its branches' besides theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What in a project is asked about: a branch, directly or by what belongs to it. Nothing of them: all there is."""
+
+    branch_id: str | None = None
+    endpoint_id: str | None = None
+    snapshot_id: str | None = None
+    access_id: UUID | None = None
+    """A request for access to a branch's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    project: Project
+    tags: frozenset[str]
+    """Its own and those of what is asked about, `protected` included. Of an id that leads nowhere: as if it were not given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

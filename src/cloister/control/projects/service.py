@@ -30,12 +30,14 @@ from cloister.control.operations.model import Operation
 from cloister.control.projects import store
 from cloister.control.projects.engines import Engines
 from cloister.control.projects.model import (
+    About,
     EndpointDefaults,
     NewProject,
     Project,
     ProjectChange,
     ProjectCreated,
     ProjectSettings,
+    Tagged,
 )
 from cloister.control.projects.operations import (
     CLOSE_PROJECT,
@@ -146,6 +148,13 @@ class ProjectService:
                 if not and_deleted:
                     raise
                 return await store.get_deleted(tx, project_id, self._recoverable_since)
+
+    async def about(self, project_id: ProjectId, about: About, *, and_deleted: bool = False) -> Tagged:
+        async with self._database.reading() as tx:
+            asked = await store.about(tx, project_id, about, and_deleted=and_deleted)
+            if asked.project.deleted_at is not None:
+                await store.get_deleted(tx, project_id, self._recoverable_since)
+            return asked
 
     async def update(
         self, caller: Caller, project_id: ProjectId, change: ProjectChange

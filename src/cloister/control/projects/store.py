@@ -11,7 +11,7 @@ from cloister.base.database import Transaction, jsonb
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId, OrgId, ProjectId, TimelineId
 from cloister.control.calling import Page
-from cloister.control.projects.model import EndpointDefaults, Project, ProjectSettings
+from cloister.control.projects.model import About, EndpointDefaults, Project, ProjectSettings, Tagged
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,36 @@ async def get(tx: Transaction, project_id: ProjectId) -> Project:
     if row is None:
         raise NotFoundError(f"no project {project_id}", public="project not found")
     return project_of(row)
+
+
+async def about(tx: Transaction, project_id: ProjectId, about: About, *, and_deleted: bool) -> Tagged:
+    """One statement: every call about a project takes it. Whether a deleted one can be recovered is not looked at."""
+    row = await tx.fetch_row(
+        """SELECT p.*, ARRAY(SELECT unnest(p.tags)
+                           UNION SELECT unnest(b.tags || CASE WHEN b.is_protected THEN '{protected}' ELSE '{}' END::text[])
+                                   FROM branch b
+                                  WHERE b.project_id = p.id AND (b.tags <> '{}' OR b.is_protected) AND b.purged_at IS NULL
+                                    AND (about.branch_id IS NULL OR b.id = about.branch_id)
+                           UNION SELECT unnest(s.tags) FROM snapshot s
+                                  WHERE s.project_id = p.id AND s.tags <> '{}' AND s.deleted_at IS NULL
+                                    AND (about.branch_id IS NULL OR s.id = $4)) AS tags_about
+             FROM project p,
+                  (SELECT coalesce((SELECT id FROM branch WHERE id = $2 AND project_id = $1),
+                                   (SELECT branch_id FROM endpoint WHERE id = $3 AND project_id = $1),
+                                   (SELECT branch_id FROM snapshot WHERE id = $4 AND project_id = $1),
+                                   (SELECT branch_id FROM access_request WHERE id = $5 AND project_id = $1)) AS branch_id
+                  ) AS about
+            WHERE p.id = $1 AND (p.deleted_at IS NULL OR $6)""",
+        project_id,
+        about.branch_id,
+        about.endpoint_id,
+        about.snapshot_id,
+        about.access_id,
+        and_deleted,
+    )
+    if row is None:
+        raise NotFoundError(f"no project {project_id}", public="project not found")
+    return Tagged(project_of(row), frozenset(row["tags_about"]))
 
 
 # A project that was deleted and can be recovered still has its volume; one that is destroyed has not.
@@ -248,6 +278,7 @@ def project_of(row: Any) -> Project:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         deleted_at=row["deleted_at"],
+        tags=frozenset(row["tags"]),
     )
 
 

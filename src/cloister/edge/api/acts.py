@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cloister.base.tags import KEPT
+
 
 @dataclass(frozen=True, slots=True)
 class Act:
@@ -25,6 +27,8 @@ class Act:
     def is_it(self, body: Any) -> bool:
         return self.when is None or self.when(body)
 
+
+_LIFTING: Final = Act("take the tag pii or prod off", when=lambda body: not KEPT.isdisjoint(body.remove))
 
 ACTS: Final[dict[str, Act]] = {
     # Access to data.
@@ -42,6 +46,8 @@ ACTS: Final[dict[str, Act]] = {
     "agree_to_lift_audit_hold": Act("lift a legal hold"),
     "agree_to_audit_retention": Act("keep what was recorded for less long"),
     "agree_to_events_retention": Act("let old events of the audit log end"),
+    "change_project_tags": _LIFTING,
+    "change_branch_tags": _LIFTING,
     # What destroys.
     "delete_project": Act("delete a project"),
     "disable_project_keys": Act("disable the keys of a project"),

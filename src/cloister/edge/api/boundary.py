@@ -12,7 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ from cloister.base.ids import OrgId, ProjectId
 from cloister.control.calling import named
 from cloister.control.passkeys.model import PrivilegedRequest
 from cloister.control.people.logins import LoginRefusedError
-from cloister.control.projects.model import Project
+from cloister.control.projects.model import About, Project
 from cloister.edge.api import content, errors, paths
 from cloister.edge.api.acts import ACTS, Act
 from cloister.edge.api.call import Call, NoBody, Services
@@ -82,6 +82,9 @@ _RESOURCES: Final = (
     "shift_id",
 )
 """Of a path's parameters, those that name what it is about and have no field of their own in an event."""
+
+_TAGGED: Final = tuple(each.name for each in fields(About))
+"""Of a path's parameters, those that say whose tags count."""
 
 _TARGET_CHARS_MAX: Final = 1024
 # For a person to read before they sign; what they sign is the digest of all of it.
@@ -138,6 +141,8 @@ class _Where:
     """Besides what is in these organizations."""
     project: Project | None = None
     """The one that the path names."""
+    tags: frozenset[str] = frozenset()
+    """Of what in it the path names."""
 
 
 class Boundary:
@@ -229,7 +234,8 @@ class Boundary:
             path=trace.path,
             query=query,
             body=body,
-            grants=self._grants(principal, route, where.project),
+            grants=self._grants(principal, route, where),
+            tags=where.tags,
         )
 
         # (8) What is privileged takes a passkey, shown for this very request, from whoever has one or is asked for one. Before
@@ -278,14 +284,17 @@ class Boundary:
             return _Where()
         if "project_id" in trace.path and not route.from_outside:
             try:
-                project = await self._services.control.projects.get(
-                    ProjectId(trace.path["project_id"]), and_deleted=route.and_deleted
+                asked = await self._services.control.projects.about(
+                    ProjectId(trace.path["project_id"]),
+                    About(**{name: trace.path.get(name) for name in _TAGGED}),
+                    and_deleted=route.and_deleted,
                 )
-                decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
+                project = asked.project
+                decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id, tags=asked.tags)
             except NotFoundError:
                 raise NotFoundError(public="project not found") from None
             trace.org_id = project.org_id
-            return _Where((project.org_id,), project=project)
+            return _Where((project.org_id,), project=project, tags=asked.tags)
         if "org_id" in trace.path:
             try:
                 decider.authorize(principal, permission, org_id=trace.path["org_id"])
@@ -320,13 +329,15 @@ class Boundary:
             raise ForbiddenError(str(refusal), public=refusal.public if refusal.kind is Kind.FORBIDDEN else None)
         return _Where(tuple(org_ids), tuple(project_ids))
 
-    def _grants(self, principal: Principal, route: Route, project: Project | None) -> frozenset[Permission]:
+    def _grants(self, principal: Principal, route: Route, where: _Where) -> frozenset[Permission]:
         """Of what the route may need, what the principal holds."""
-        held = set()
+        held, project = set(), where.project
         for permission in route.may_need:
             assert project is not None, "may_need is about a project"
             try:
-                self._services.decider.authorize(principal, permission, org_id=project.org_id, project_id=project.id)
+                self._services.decider.authorize(
+                    principal, permission, org_id=project.org_id, project_id=project.id, tags=where.tags
+                )
             except (ForbiddenError, NotFoundError):
                 continue
             held.add(permission)

@@ -75,6 +75,8 @@ class Call(Generic[B_co, Q_co]):
     """Projects of other organizations in which it is held: granted for them alone."""
     grants: frozenset[Permission] = frozenset()
     """Of the route's `may_need`, what the principal holds on the path's project."""
+    tags: frozenset[str] = frozenset()
+    """Of what in the path's project the path names."""
     client: str = ""
     """The program, as it calls itself (`content.client`)."""
     change: str = ""
@@ -226,7 +228,9 @@ class Call(Generic[B_co, Q_co]):
         org_id = None if self.project is None else self.project.org_id
         project_id = None if self.project is None else self.project.id
         try:
-            self.services.decider.authorize(self.principal, permission, org_id=org_id, project_id=project_id)
+            self.services.decider.authorize(
+                self.principal, permission, org_id=org_id, project_id=project_id, tags=self.tags
+            )
         except CloisterError:
             return False
         return True

@@ -3,7 +3,7 @@
 `trust/` provides these; `app/` puts them in; tests put in fakes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from cloister.base.secret import Secret
@@ -40,7 +40,13 @@ class ApiKeys(Protocol):
 
 class Decider(Protocol):
     def authorize(
-        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
+        self,
+        principal: Principal,
+        permission: Permission,
+        *,
+        org_id: str | None = None,
+        project_id: str | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         """Raises ForbiddenError, or NotFoundError where the principal may not know that it exists."""
         ...

@@ -10,6 +10,7 @@ something to everybody. They are read once, at the start.
 
 import logging
 import stat
+from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -53,15 +54,21 @@ class Decider:
             log.critical("every request will be denied: %s", self.problem)
 
     def authorize(
-        self, principal: Principal, permission: Permission, *, org_id: str | None = None, project_id: str | None = None
+        self,
+        principal: Principal,
+        permission: Permission,
+        *,
+        org_id: str | None = None,
+        project_id: str | None = None,
+        tags: Iterable[str] = (),
     ) -> None:
         """Returns if `principal` may do `permission`: in the organization, to its project, or, for what is asked of
-        neither (`OF_ONESELF`, `OF_THE_PLATFORM`), at all.
+        neither (`OF_ONESELF`, `OF_THE_PLATFORM`), at all. `tags`: of what of the project is asked about.
 
         Raises NotFoundError where the principal may not even know that the thing exists, ForbiddenError otherwise. That
         the project belongs to the organization is the caller's to know.
         """
-        question = _Question(principal, permission, org_id, project_id)
+        question = _Question(principal, permission, org_id, project_id, sorted(tags))
         if self._is_allowed(question.about(permission.value)):
             return
         detail = f"{principal.actor} may not {permission} in {org_id}" + (f" to {project_id}" if project_id else "")
@@ -89,7 +96,12 @@ class _Question:
     """
 
     def __init__(
-        self, principal: Principal, permission: Permission, org_id: str | None, project_id: str | None
+        self,
+        principal: Principal,
+        permission: Permission,
+        org_id: str | None,
+        project_id: str | None,
+        tags: list[str],
     ) -> None:
         person = principal.holder is Holder.PERSON
         self._principal = _uid("Account", str(principal.account_id)) if person else _uid("Key", str(principal.key_id))
@@ -111,9 +123,9 @@ class _Question:
             ]
             return
         assert org_id is not None, f"{permission} is asked of an organization"
-        self._ask_of_tenant(principal, org_id, None if permission in OF_AN_ORGANIZATION else project_id)
+        self._ask_of_tenant(principal, org_id, None if permission in OF_AN_ORGANIZATION else project_id, tags)
 
-    def _ask_of_tenant(self, principal: Principal, org_id: str, project_id: str | None) -> None:
+    def _ask_of_tenant(self, principal: Principal, org_id: str, project_id: str | None, tags: list[str]) -> None:
         members, viewers, editors, admins = (
             _uid("Group", f"organization/{org_id}/{name}") for name in ("members", "viewers", "editors", "admins")
         )
@@ -144,7 +156,7 @@ class _Question:
         self._entities = [
             _entity(self._principal, parents=held),
             *inner,
-            _entity(self._resource, {name: _reference(uid) for name, uid in groups.items()}),
+            _entity(self._resource, {name: _reference(uid) for name, uid in groups.items()} | {"tags": tags}),
         ]
 
     def about(self, action: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -101,6 +101,10 @@ class Permission(StrEnum):
     SNAPSHOT_MANAGE = "snapshot:manage"
     """Take, rename, expire, delete, schedule. Restoring one is `branch:create` or `branch:restore`."""
     SNAPSHOT_READ = "snapshot:read"
+    TAG_LIFT = "tag:lift"
+    """In addition, where `pii` or `prod` is taken off."""
+    TAG_SET = "tag:set"
+    """Of a project, of a branch; also to take off what is not `tag:lift`."""
     USER_READ = "user:read"
 
 

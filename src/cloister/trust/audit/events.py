@@ -94,6 +94,7 @@ PERSONAL_REASONS: Final = frozenset(
         Action.KEY_SCHEDULE,
         Action.PASSKEY_RECOVER,
         Action.RECORDING_START,
+        Action.TAG_LIFT,
     }
 )
 """Actions whose reason a person wrote. The others' is one of our own words, and stays."""

@@ -33,6 +33,7 @@ from cloister.edge.api.routes import (
     service_accounts,
     snapshots,
     statements,
+    tags,
 )
 
 _NOUNS: Final[tuple[ModuleType, ...]] = (
@@ -53,6 +54,7 @@ _NOUNS: Final[tuple[ModuleType, ...]] = (
     permissions,
     jwks,
     egress,
+    tags,
     access,
     reviews,
     platform,

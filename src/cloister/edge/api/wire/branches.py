@@ -42,7 +42,7 @@ class Recovery(Wire, frozen=True, kw_only=True):
 
 class BranchView(Wire, frozen=True, kw_only=True):
     """Neon's branch, and beside its `logical_size` the bytes that Cloister can tell: what deleting it would give back, and
-    what its history takes."""
+    what its history takes. `tags` are not Neon's either: its own, without its project's."""
 
     id: str
     project_id: str
@@ -60,6 +60,7 @@ class BranchView(Wire, frozen=True, kw_only=True):
     primary: bool
     default: bool
     protected: bool
+    tags: list[str]
     cpu_used_sec: int
     compute_time_seconds: int
     active_time_seconds: int
@@ -201,6 +202,7 @@ def branch(it: Branch, usage: Usage | None = None) -> BranchView:
         primary=it.is_default,
         default=it.is_default,
         protected=it.is_protected,
+        tags=sorted(it.tags),
         cpu_used_sec=0,
         compute_time_seconds=0,
         active_time_seconds=0,

@@ -86,6 +86,7 @@ class ProjectListItem(Wire, frozen=True, kw_only=True):
     branch_logical_size_limit: int
     branch_logical_size_limit_bytes: int
     store_passwords: bool
+    tags: list[str]
     active_time: int
     cpu_used_sec: int
     creation_source: str
@@ -111,6 +112,7 @@ class ProjectView(Wire, frozen=True, kw_only=True):
     branch_logical_size_limit: int
     branch_logical_size_limit_bytes: int
     store_passwords: bool
+    tags: list[str]
     cpu_used_sec: int
     data_storage_bytes_hour: int
     data_transfer_bytes: int
@@ -271,6 +273,7 @@ def list_item(it: Project, settings: Settings) -> ProjectListItem:
         branch_logical_size_limit=0,
         branch_logical_size_limit_bytes=0,
         store_passwords=it.store_passwords,
+        tags=sorted(it.tags),
         active_time=0,
         cpu_used_sec=0,
         creation_source=CREATION_SOURCE,
@@ -300,6 +303,7 @@ def project(it: Project, settings: Settings, now: datetime) -> ProjectView:
         branch_logical_size_limit=0,
         branch_logical_size_limit_bytes=0,
         store_passwords=it.store_passwords,
+        tags=sorted(it.tags),
         cpu_used_sec=0,
         data_storage_bytes_hour=0,
         data_transfer_bytes=0,
