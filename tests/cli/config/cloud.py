@@ -174,6 +174,7 @@ class Cloud:
             "store_passwords": new.get("store_passwords", False),
             "history_retention_seconds": new.get("history_retention_seconds", 86_400),
             "settings": settings,
+            "tags": [],
             "default_endpoint_settings": DEFAULTS | new.get("default_endpoint_settings", {}),
         }
         self.audit_levels[project_id] = "base"
@@ -221,6 +222,7 @@ class Cloud:
             raise ApiError(409, "branch already exists")
         branch_id = self._new("br-")
         branch = {"id": branch_id, "project_id": project_id, "name": name, "protected": False, "default": False}
+        branch["tags"] = list(self.branches[parent_id]["tags"]) if parent_id is not None else []
         self.branches[branch_id] = branch | ({} if parent_id is None else {"parent_id": parent_id})
         return self.branches[branch_id]
 
@@ -245,6 +247,19 @@ class Cloud:
             del self.branches[ids[1]]
         branch.update({key: said[key] for key in ("name", "protected", "expires_at") if key in said})
         return {"branch": branch, "operations": []}
+
+    def _projects_tags(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        return self._tagged(_there(self.projects, ids[0]), body)
+
+    def _projects_branches_tags(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        return self._tagged(_there(self.branches, ids[1]), body)
+
+    @staticmethod
+    def _tagged(thing: Json, body: Json) -> Json:
+        assert not set(body["add"]) & set(thing["tags"]), "what is there already is not set"
+        assert set(body["remove"]) <= set(thing["tags"])
+        thing["tags"] = sorted({*thing["tags"], *body["add"]} - set(body["remove"]))
+        return {"tags": thing["tags"]}
 
     def _projects_branches_backup_schedule(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
         if method == "PUT":

@@ -47,7 +47,9 @@ def some(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Value]
 
 
 COMPUTE = some(min_cu=SIZES, max_cu=SIZES, suspend_timeout_seconds=SUSPEND, disabled=st.booleans(), pg_settings=PAIRS)
+TAGS = st.lists(st.sampled_from(["pii", "prod", "team-a"]), unique=True).map(sorted)
 OF_PROJECT = some(
+    tags=TAGS,
     history_retention_seconds=st.integers(0, 2_592_000),
     audit_level=st.sampled_from(["off", "base", "full"]),
     block_public_connections=st.booleans(),
@@ -74,7 +76,9 @@ def branches(draw: st.DrawFn) -> tuple[Node, ...]:
     for name in ["main", *(each for each in names if each != "main")]:
         settings = draw(
             some(
-                protected=st.booleans(), snapshots=st.sampled_from([[], ["daily hour=3"], ["monthly", "weekly day=7"]])
+                protected=st.booleans(),
+                tags=TAGS,
+                snapshots=st.sampled_from([[], ["daily hour=3"], ["monthly", "weekly day=7"]]),
             )
         )
         if made:

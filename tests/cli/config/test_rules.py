@@ -29,6 +29,7 @@ statements_days = 800
 [project.shop]
 whole = ["egress", "permission", "branch"]
 audit_level = "extended"
+tags = ["prod"]
 history_retention_seconds = 86400
 block_public_connections = true
 require_channel_binding = true
@@ -39,6 +40,7 @@ ip_allow.protected_only = false
 role = "editor"
 [project.shop.branch.main]
 protected = true
+tags = ["pii", "team-a"]
 snapshots = ["daily hour=3 retention_seconds=604800"]
 whole = ["compute", "reader", "role", "database"]
 [project.shop.branch.main.compute]
@@ -107,6 +109,11 @@ PASSES = "passes"
         ("require_channel_binding = true", "require_channel_binding = false", "no-channel-binding"),
         ('audit_level = "extended"', 'audit_level = "base"', "lower-audit"),
         ('audit_level = "extended"', 'audit_level = "full"', PASSES),
+        ('tags = ["prod"]', "tags = []", "lift-tags"),
+        ('tags = ["prod"]', 'tags = ["team-a", "pii", "prod"]', PASSES),
+        ('tags = ["pii", "team-a"]', 'tags = ["team-a"]', "lift-tags"),
+        ('tags = ["pii", "team-a"]', 'tags = ["pii"]', PASSES),
+        (DEV, DEV + '[project.shop.branch.masked]\nparent = "main"\ntags = []\n', "lift-tags"),
         ("history_retention_seconds = 86400", "history_retention_seconds = 86399", "shorten-history"),
         ("history_retention_seconds = 86400", "history_retention_seconds = 86401", PASSES),
         ("hour=3 retention_seconds=604800", "hour=3 retention_seconds=3600", "fewer-snapshots"),

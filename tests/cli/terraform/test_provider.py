@@ -66,6 +66,17 @@ def test_what_was_set_and_is_otherwise_now_is_found(core: Core, cloud: Cloud) ->
     assert cloud.asked[-1][2] == {"project": {"settings": {"allowed_ips": {"ips": ["192.0.2.7"]}}}}
 
 
+def test_tags_have_a_call_of_their_own_which_says_what_comes_and_what_goes(
+    core: Core, shop: dict[str, Any], cloud: Cloud
+) -> None:
+    main = _main(core, shop, tags=["pii", "team-a"])
+    assert cloud.branches[main["id"]]["tags"] == ["pii", "team-a"]
+    said = {"project_id": shop["id"], "name": "main", "adopt": True, "tags": ["pii", "team-b"]}
+    core.plan(BRANCH, core.read(BRANCH, main), said).applied()
+    assert cloud.asked[-1][2] == {"add": ["team-b"], "remove": ["team-a"], "reason": "Terraform"}
+    assert core.made(PROJECT, name="other", tags=["prod"])["tags"] == ["prod"]
+
+
 def test_another_spelling_of_the_same_is_no_change(core: Core, shop: dict[str, Any]) -> None:
     said = {
         "project_id": shop["id"], "name": "dev",

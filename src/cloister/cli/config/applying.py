@@ -53,6 +53,8 @@ class Applier:
         match item.kind, item.action:
             case "organization", _:
                 return self._change_organization(item)
+            case _, "change" if item.call == "tags":
+                return self._change_tags(item)
             case "project", "create":
                 return self._create_project(item)
             case "project", "change":
@@ -174,6 +176,17 @@ class Applier:
                 return self._api.post(f"{self._project_path(item)}/branches/{segment(branch)}/set_as_default")
             case _:
                 return self._api.patch(self._project_path(item), {"project": _changed(item)})
+
+    def _change_tags(self, item: Item) -> Json:
+        """What comes and what goes: whatever somebody else sets meanwhile stays."""
+        (change,) = item.changes
+        old, new = (set(it) if isinstance(it, list) else set() for it in (change.old, change.new))
+        body = {
+            "add": sorted(new - old),
+            "remove": sorted(old - new),
+            "reason": f"configuration, plan {self._plan.hash[:12]}",
+        }
+        return self._api.patch(f"/cloister{self._path(item)}/tags", body)
 
     def _set_egress(self, item: Item, action: str) -> Json:
         """The API changes none: it is removed and allowed again, and in between there is no way out."""

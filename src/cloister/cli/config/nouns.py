@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
+from cloister.base import tags
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.egress import Target
 from cloister.base.errors import CloisterError
@@ -96,6 +97,17 @@ def _addresses(value: Any) -> Value:
         except CloisterError as error:
             raise FormError(error.public) from None
     return sorted({each.strip() for each in value})
+
+
+def _tags(value: Any) -> Value:
+    """In no order."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise FormError("a list of tags, a word each")
+    try:
+        tags.require_room(tags.checked(value))
+    except CloisterError as error:
+        raise FormError(error.public) from None
+    return sorted(set(value))
 
 
 def _schedule(value: Any) -> Value:
@@ -238,6 +250,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("store_passwords", _flag, "store_passwords", is_fixed=True),
             Setting("history_retention_seconds", _whole(0, 2_592_000), "history_retention_seconds"),
             Setting("audit_level", _word(*AuditLevel), call="audit_level"),
+            Setting("tags", _tags, "tags", call="tags"),
             Setting("default_branch", _text(NAME_CHARS_MAX), call="default_branch"),
             Setting("block_public_connections", _flag, "settings.block_public_connections"),
             Setting("require_channel_binding", _flag, "settings.require_channel_binding"),
@@ -267,6 +280,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("protected", _flag, "protected"),
             Setting("expires_at", _moment, "expires_at"),
             Setting("snapshots", _schedule, call="snapshots"),
+            Setting("tags", _tags, "tags", call="tags"),
         ),
         holds=("compute", "reader", "role", "database"),
         is_renamed=True,

@@ -134,14 +134,14 @@ class _Planner:
         made = Node(
             kind="branch",
             name=branch.name,
-            settings={"protected": False, "expires_at": NEVER, "snapshots": []},
+            settings={"protected": False, "expires_at": NEVER, "snapshots": [], "tags": []},
             children={
                 "compute": (Node(kind="compute", name="compute"),),
                 "role": (Node(kind="role", name=role, settings={"login": True}),),
                 "database": (Node(kind="database", name=database.name, settings={"owner": role}),),
             },
         )
-        settings = settings | {"default_branch": branch.name}
+        settings = settings | {"default_branch": branch.name, "tags": []}
         return replace(wanted, was="", settings=settings, children={"branch": (made,)})
 
     def _first_branch(self, wanted: Node, trail: Trail) -> Node:
@@ -180,7 +180,8 @@ class _Planner:
         said = {
             path: value for path, value in wanted.settings.items() if KINDS["branch"].by_path[path].call == "itself"
         }
-        settings = {"protected": False, "expires_at": NEVER, "snapshots": [], **said}
+        inherited = {"tags": begins_with.settings.get("tags", [])}
+        settings = {"protected": False, "expires_at": NEVER, "snapshots": [], **inherited, **said}
         self._add(CREATE, "branch", trail, changes=_made(said), settings=said)
         copied = {kind: begins_with.of(kind) for kind in ("role", "database")}
         return replace(wanted, was="", settings=settings, children=copied)
@@ -201,7 +202,8 @@ class _Planner:
                 self._problem(
                     (*trail, ("role", role.name)), f"it would be destroyed, and owns {', '.join(map(toml_key, owned))}"
                 )
-        return replace(there, name=wanted.name, children=after)
+        tags = {path: value for path, value in wanted.settings.items() if path == "tags"}
+        return replace(there, name=wanted.name, settings={**there.settings, **tags}, children=after)
 
     def _refuse_uprooting(
         self, others: Sequence[Node], inside: Mapping[str, Node], default: Value | None, trail: Trail

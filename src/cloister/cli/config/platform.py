@@ -257,10 +257,10 @@ def settings_of(kind: str, thing: Json) -> dict[str, Value]:
 
 
 def body_of(kind: str, settings: Settings, *, nulls: bool = False) -> Json:
-    """The settings where the API has them. `nulls`: what never is has to be said."""
+    """The settings where the API has them, but for those with a call of their own. `nulls`: what never is has to be said."""
     body: Json = {}
     for setting in KINDS[kind].settings:
-        if not setting.at or setting.path not in settings:
+        if not setting.at or setting.call != "itself" or setting.path not in settings:
             continue
         value = or_none(settings[setting.path], NEVER)
         if value is None and not nulls:

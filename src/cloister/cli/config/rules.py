@@ -13,6 +13,7 @@ from typing import Any, Final
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import CloisterError
 from cloister.base.ipallow import IpRange
+from cloister.base.tags import KEPT
 from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, Value, address, schedule_item
 from cloister.cli.config.parsing import FILE_BYTES_MAX, ConfigurationError
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, Change, Item
@@ -111,6 +112,11 @@ def _takes_fewer(old: Value | None, new: Value | None) -> bool:
     return any(not any(covers(each, gone) for each in after) for gone in before)
 
 
+def _lifts(old: Value | None, new: Value | None) -> bool:
+    before, after = (set(it) if isinstance(it, list) else set() for it in (old, new))
+    return not KEPT.isdisjoint(before - after)
+
+
 def _is_lower_level(old: Value | None, new: Value | None) -> bool:
     return old is not None and AuditLevel(str(new)).is_lower_than(AuditLevel(str(old)))
 
@@ -158,6 +164,7 @@ BUILT_IN: Final = (
         _of_old(_when("expires_at", _ends_sooner)),
     ),
     Rule("unprotect", "a protected branch can then be deleted and reset", _when("protected", _was_and_is_not)),
+    Rule("lift-tags", "what is not pii or prod any more is held to less", _when("tags", _lifts)),
     Rule("open-to-all", "half of all addresses or more may knock then", _when("ip_allow.addresses", _lets_all_in)),
     Rule(
         "no-allow-list",

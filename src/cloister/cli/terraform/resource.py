@@ -47,6 +47,7 @@ TYPES: Final[Mapping[str, Type]] = {
     "protected": Type.FLAG,
     "expires_at": Type.TEXT,
     "snapshots": Type.SET,
+    "tags": Type.SET,
     "login": Type.FLAG,
     "owner": Type.TEXT,
 }

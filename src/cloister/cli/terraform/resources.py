@@ -106,6 +106,8 @@ class Project(Resource):
             platform.finish(api.patch(path, {"project": body}))
         if "audit_level" in changed:
             platform.finish(api.put(f"/cloister{path}/audit_level", {"level": changed["audit_level"]}))
+        if "tags" in changed:
+            _change_tags(platform, path, state, changed)
 
     def delete(self, platform: Platform, state: State) -> None:
         platform.finish(platform.api.delete(f"/projects/{segment(state['id'])}"))
@@ -114,6 +116,13 @@ class Project(Resource):
         branches = platform.api.pages(f"/projects/{segment(state['id'])}/branches", "branches")
         names = [str(each["name"]) for each in branches if each["protected"]]
         return f"cannot delete project with protected branches: {', '.join(names)}" if names else ""
+
+
+def _change_tags(platform: Platform, path: str, state: State, changed: State) -> None:
+    """What comes and what goes: whatever somebody else sets meanwhile stays."""
+    old, new = set(state["tags"] or ()), set(changed["tags"])
+    body = {"add": sorted(new - old), "remove": sorted(old - new), "reason": "Terraform"}
+    platform.finish(platform.api.patch(f"/cloister{path}/tags", body))
 
 
 def _writer(api: Api, project: str, branch_id: str) -> Json | None:
@@ -178,6 +187,8 @@ class Branch(Resource):
         if "snapshots" in changed:
             schedule = [schedule_item(each) for each in changed["snapshots"]]
             platform.finish(platform.api.put(f"{path}/backup_schedule", {"schedule": schedule}))
+        if "tags" in changed:
+            _change_tags(platform, path, state, changed)
 
     def delete(self, platform: Platform, state: State) -> None:
         platform.finish(platform.api.delete(f"{project_path(state)}/branches/{segment(state['id'])}"))
