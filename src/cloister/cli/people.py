@@ -31,6 +31,16 @@ GROUPS: Final = (
     Column("Since", "created_at", out.ago),
 )
 ACCOUNT: Final = (Column("Id", "id"), Column("E-mail", "email"), Column("Name", "name"), Column("Disabled", "disabled"))
+SCIM: Final = (
+    Column("Organization", "org_id"),
+    Column("Enabled", "enabled_at", out.ago),
+    Column("Last used", "last_used_at", out.ago),
+    Column("From", "last_used_from_addr"),
+    Column("Users", "users"),
+    Column("Active", "active"),
+    Column("Linked", "linked"),
+    Column("Groups", "groups"),
+)
 
 
 @click.group()
@@ -151,3 +161,62 @@ def disable(session: Session, *, email: str) -> None:
 def enable(session: Session, *, email: str) -> None:
     """Let somebody in again, with what is theirs. For operators of the platform."""
     session.show(session.api.patch("/cloister/accounts", {"email": email, "disabled": False}), ACCOUNT)
+
+
+@people.group()
+def scim() -> None:
+    """Let your identity provider say who is there and who is not any more (SCIM 2.0).
+
+    \b
+    cloister people scim enable     # its address, and the token, once: give both to your identity provider
+    cloister people scim rotate     # another token; the one before opens nothing from now on
+    cloister people scim status
+
+    Whoever is deactivated there has nothing in the organization from the next call on. Nobody gets a role by it.
+    """  # noqa: D301 - click leaves the lines after \b as they are
+
+
+@scim.command("enable")
+@org_option
+@client_command
+def scim_enable(session: Session, *, org_id: str | None) -> None:
+    """Give the organization a directory, and a token that is shown once."""
+    _show_token(session, session.api.post(_scim_path(session, org_id)))
+
+
+@scim.command("rotate")
+@org_option
+@client_command
+def scim_rotate(session: Session, *, org_id: str | None) -> None:
+    """Make another token. The one before ends at once."""
+    _show_token(session, session.api.post(_scim_path(session, org_id) + "/rotate"))
+
+
+@scim.command("disable")
+@org_option
+@client_command
+def scim_disable(session: Session, *, org_id: str | None) -> None:
+    """Let nobody speak any more. Who was deactivated stays so."""
+    session.show(session.api.delete(_scim_path(session, org_id)), SCIM)
+
+
+@scim.command("status")
+@org_option
+@client_command
+def scim_status(session: Session, *, org_id: str | None) -> None:
+    """Tell whether the directory speaks, and of how many it has said that they are there."""
+    session.show(session.api.get(_scim_path(session, org_id)), SCIM)
+
+
+def _scim_path(session: Session, org_id: str | None) -> str:
+    return f"/cloister{org_path(session, org_id)}/scim"
+
+
+def _show_token(session: Session, answer: Json) -> None:
+    if session.is_json:
+        out.show_json(answer)
+        return
+    session.show(answer["scim"] | {"token": answer["token"]}, (*SCIM, Column("Token", "token")))
+    out.note(
+        "\nThe token is shown this once: give it to your identity provider now, with the API's address and /scim/v2."
+    )

@@ -82,6 +82,7 @@ from cloister.control.roles.databases import DatabaseService
 from cloister.control.roles.operations import RolesWorld
 from cloister.control.roles.passwords import Vault
 from cloister.control.roles.service import RoleService
+from cloister.control.scim.service import ScimService
 from cloister.control.service_accounts.keeper import ServiceAccountKeeper
 from cloister.control.service_accounts.service import ServiceAccountService
 from cloister.control.services import Control
@@ -253,6 +254,7 @@ class ControlPlane:
             offers=OfferService(database, clock),
             issuers=IssuerService(database, asked_issuers, login_keys, clock),
             logins=LoginService(database, asked_issuers, login_keys, clock),
+            scim=ScimService(database, clock),
             passkeys=PasskeyService(database, settings.domain, clock),
             proofs=Proofs(database, settings.domain, clock),
             jwks=JwksService(database, fetcher, self.gateways, clock),

@@ -6,7 +6,7 @@ transaction, and returns at once: the operations it returns do the work. Errors 
 door has already checked the permission; a service checks what is possible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -63,7 +63,10 @@ from cloister.control.projects.retention import Class, Old, Prunable, Retention
 from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reviews.model import Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role, RoleChanged
+from cloister.control.scim import model as scim
+from cloister.control.scim.service import GroupsOf
 from cloister.control.service_accounts.model import Change, KeyWish, NewServiceAccount, ServiceAccount
+from cloister.protocol.scim import GroupAttributes, UserAttributes
 from cloister.protocol.webauthn import Assertion, Registration
 from cloister.trust.audit.statements import Segment
 
@@ -498,6 +501,37 @@ class Logins(Protocol):
         ...
 
 
+class Scim(Protocol):
+    """An organization's directory: control/scim/service.py. With a new token comes the token itself, this once."""
+
+    async def status(self, org_id: OrgId) -> scim.Status: ...
+    async def enable(self, caller: Caller, org_id: OrgId) -> tuple[scim.Status, Secret[str]]: ...
+    async def rotate(self, caller: Caller, org_id: OrgId) -> tuple[scim.Status, Secret[str]]: ...
+    async def disable(self, caller: Caller, org_id: OrgId) -> scim.Status: ...
+
+    async def authenticate(self, bearer: str, address: str) -> scim.Directory:
+        """Raises UnauthenticatedError."""
+        ...
+
+    async def users(self, by: scim.Speaking, wanted: scim.Wanted) -> tuple[int, list[scim.User], GroupsOf]: ...
+    async def user(self, by: scim.Speaking, user_id: UUID) -> tuple[scim.User, GroupsOf]: ...
+    async def create_user(self, by: scim.Speaking, wanted: UserAttributes) -> scim.User: ...
+    async def change_user(
+        self, by: scim.Speaking, user_id: UUID, change: Callable[[UserAttributes], UserAttributes]
+    ) -> tuple[scim.User, GroupsOf]: ...
+    async def delete_user(self, by: scim.Speaking, user_id: UUID) -> None: ...
+
+    async def groups(
+        self, by: scim.Speaking, wanted: scim.Wanted, *, with_members: bool
+    ) -> tuple[int, list[scim.Group]]: ...
+    async def group(self, by: scim.Speaking, group_id: UUID) -> scim.Group: ...
+    async def create_group(self, by: scim.Speaking, wanted: GroupAttributes) -> scim.Group: ...
+    async def change_group(
+        self, by: scim.Speaking, group_id: UUID, change: Callable[[GroupAttributes], GroupAttributes]
+    ) -> scim.Group: ...
+    async def delete_group(self, by: scim.Speaking, group_id: UUID) -> None: ...
+
+
 class Passkeys(Protocol):
     """Of the caller, and what organizations demand: control/passkeys/service.py."""
 
@@ -534,6 +568,7 @@ class Control:
     offers: Offers
     issuers: Issuers
     logins: Logins
+    scim: Scim
     passkeys: Passkeys
     proofs: Proofs
     jwks: KeySets

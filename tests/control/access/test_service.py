@@ -223,6 +223,19 @@ async def test_a_role_that_cannot_be_dropped_yet_is_tried_again(scene: Scene, mo
     assert dropped == []
 
 
+async def test_who_is_deactivated_by_their_directory_has_no_access_any_more(scene: Scene) -> None:
+    """They are of the organization still, and nothing of that holds (control/scim)."""
+    active, waiting = await scene.approved(), await scene.asked()
+    await scene.begin(active)
+    async with scene.land.database.transaction() as tx:
+        await tx.execute("UPDATE membership SET suspended_at = now() WHERE account_id = $1", DEV)
+    await scene.land.plane.access_keeper.pass_once()
+    assert (await scene.state(active), await scene.state(waiting)) == (State.REVOKED, State.EXPIRED)
+    assert await scene.roles() == {}
+    with pytest.raises(ForbiddenError):
+        await scene.begin(active)
+
+
 async def test_nobody_answers_and_it_expires(scene: Scene) -> None:
     request = await scene.asked()
     scene.land.clock.advance(timedelta(hours=1))

@@ -96,6 +96,7 @@ from cloister.control.reencryption.model import Reencryption, Wish
 from cloister.control.reencryption.model import State as Reencrypted
 from cloister.control.reviews.model import Item, Kind, Policy, Review
 from cloister.control.roles.model import DatabaseInfo, Role
+from cloister.control.scim.model import Status as ScimStatus
 from cloister.control.service_accounts.model import Change, KeyWish, NewServiceAccount, ServiceAccount
 from cloister.control.service_accounts.model import Key as ServiceKey
 from cloister.control.services import Control, ProjectCreated, RoleChanged
@@ -508,6 +509,50 @@ ISSUER: Final = Issuer(
     created_at=NOW,
 )
 GROUP: Final = Group(id=ISSUER.id, issuer="company", name="dba", org_id=ORG, role="editor", created_at=NOW)
+
+
+SCIM: Final = ScimStatus(
+    org_id=ORG,
+    is_enabled=True,
+    enabled_at=NOW,
+    last_used_at=None,
+    last_used_from=None,
+    users=0,
+    active=0,
+    linked=0,
+    groups=0,
+)
+
+
+class FakeScim:
+    """What people say about a directory. What one says itself is tried on a real database (tests/edge/api/scim)."""
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+
+    async def status(self, org_id: OrgId) -> ScimStatus:
+        return SCIM
+
+    async def enable(self, caller: Caller, org_id: OrgId) -> tuple[ScimStatus, Secret[str]]:
+        self.changes.append("enable")
+        return SCIM, Secret("scim_" + "t" * 43)
+
+    async def rotate(self, caller: Caller, org_id: OrgId) -> tuple[ScimStatus, Secret[str]]:
+        self.changes.append("rotate")
+        return SCIM, Secret("scim_" + "u" * 43)
+
+    async def disable(self, caller: Caller, org_id: OrgId) -> ScimStatus:
+        self.changes.append("disable")
+        return SCIM
+
+    async def authenticate(self, bearer: str, address: str) -> Any:
+        raise UnauthenticatedError
+
+    async def _unreached(self, *_args: Any, **_named: Any) -> Any:
+        raise AssertionError("nobody is authenticated here")
+
+    users = user = create_user = change_user = delete_user = _unreached
+    groups = group = create_group = change_group = delete_group = _unreached
 
 
 class FakeIssuers:
@@ -1703,6 +1748,7 @@ class World:
         self.offers = FakeOffers()
         self.consumption = FakeConsumption()
         self.issuers = FakeIssuers()
+        self.scim = FakeScim()
         self.logins = FakeLogins()
         self.passkeys = FakePasskeys()
         self.proofs = FakeProofs()
@@ -1744,6 +1790,7 @@ class World:
                 service_accounts=self.service_accounts,
                 issuers=self.issuers,
                 logins=self.logins,
+                scim=self.scim,
                 passkeys=self.passkeys,
                 proofs=self.proofs,
                 incidents=FakeIncidents(),

@@ -129,7 +129,7 @@ async def overdue(tx: Transaction, now: datetime) -> list[Request]:
 
 
 async def of_people_who_left(tx: Transaction, now: datetime) -> list[Request]:
-    """Those that wait or are active, of people who are not of the project's organization any more, or were disabled; and of who is
+    """Those that wait or are active, of people who are not of the project's organization any more, or were disabled or deactivated; and of who is
     of it by an issuer's groups, once no session of theirs is open: what groups give holds in sessions and for nothing else."""
     rows = await tx.fetch(
         f"""{_REQUEST} WHERE r.state IN ('pending', 'active')
@@ -137,7 +137,7 @@ async def of_people_who_left(tx: Transaction, now: datetime) -> list[Request]:
                                  JOIN account a ON a.id = m.account_id
                                  LEFT JOIN api_key k ON k.issuer_id = m.issuer_id AND k.account_id = m.account_id
                                                     AND k.revoked_at IS NULL AND k.expires_at > $1
-                                WHERE p.id = r.project_id AND m.account_id = r.account_id AND a.disabled_at IS NULL
+                                WHERE p.id = r.project_id AND m.account_id = r.account_id AND a.disabled_at IS NULL AND m.suspended_at IS NULL
                                   AND (m.issuer_id IS NULL OR k.id IS NOT NULL))
              ORDER BY r.requested_at FOR UPDATE OF r""",
         now,

@@ -113,6 +113,7 @@ class OfferService:
             """SELECT o.org_id, o.offered_by
                  FROM project_offer o JOIN project p ON p.id = o.project_id JOIN api_key k ON k.id = o.key_id
                  JOIN account a ON a.id = o.offered_by
+                 JOIN membership m ON m.org_id = o.org_id AND m.account_id = o.offered_by AND m.suspended_at IS NULL
                 WHERE o.digest = $1 AND o.project_id = $2 AND o.expires_at > $3
                   AND p.deleted_at IS NULL AND k.revoked_at IS NULL AND a.disabled_at IS NULL""",
             _digest(offer_id),
@@ -126,7 +127,9 @@ class OfferService:
 
 async def _has_role_still(tx: Transaction, org_id: OrgId, account_id: UUID, known: Mapping[str, str]) -> bool:
     role = await tx.fetch_value(
-        "SELECT role FROM membership WHERE org_id = $1 AND account_id = $2 FOR SHARE", org_id, account_id
+        "SELECT role FROM membership WHERE org_id = $1 AND account_id = $2 AND suspended_at IS NULL FOR SHARE",
+        org_id,
+        account_id,
     )
     return role is not None and role == known.get(org_id)
 

@@ -23,6 +23,7 @@ from cloister.control.people import roles, store
 from cloister.control.people.asking import IssuerError, Issuers
 from cloister.control.people.model import Begin, Begun, Finish, Issuer, LoggedIn, Pending
 from cloister.control.people.sealing import LoginKeys
+from cloister.control.scim import store as scim
 from cloister.protocol.openid import (
     Identity,
     IdentityError,
@@ -40,6 +41,8 @@ LOGIN_LASTS: Final = timedelta(minutes=10)
 # To type a password, find the second factor, and be called away once.
 
 _NOTHING: Final = "no group of yours opens anything here"
+
+_NOT_THERE: Final = "your organization's directory says that you are not there any more"
 
 PORT_MIN: Final = 1024
 SCOPE: Final = "openid email profile"
@@ -115,7 +118,7 @@ class LoginService:
         3. What the code stands for, from the issuer itself, over TLS, with the PKCE verifier.
         4. The ID token, held to the keys that the issuer publishes at this moment, to our client's id and to the nonce.
         5. The groups. An issuer that says nothing about them has not said that there are none.
-        6. In one transaction: whose account it is, that it is not disabled, what the groups give and what they gave before and
+        6. In one transaction: whose account it is, that it is not disabled, what directories say of them, what the groups give and what they gave before and
            do not any more, the session, and the events.
         """
         # 1. The login.
@@ -179,22 +182,25 @@ class LoginService:
     ) -> LoggedIn | LoginRefusedError:
         """A refusal that is returned is one after which what was taken away stays so."""
         issuer, now = pending.issuer, self._clock.now()
-        given = roles.given(await store.mapped(tx, issuer.id), groups)
         is_operator = issuer.operators is not None and issuer.operators in groups
         events: list[Event] = []
 
         account_id = await store.account_of(tx, issuer.id, identity.subject)
         if pending.account_id is not None:
             account_id = await self._link(tx, caller, pending, identity, account_id=account_id, events=events)
-        elif account_id is None:
+        gone, lacking = await self._meet(tx, issuer, identity, account_id)
+        mapped = await store.mapped(tx, issuer.id)
+        given = roles.given([it for it in mapped if it[1] not in gone and (it[1], it[0]) not in lacking], groups)
+        if account_id is None:
             if not given and not is_operator:
-                raise LoginRefusedError("login_no_role", f"{identity.subject!r}: no group of theirs", public=_NOTHING)
+                raise _nothing_left(gone, f"{identity.subject!r}: no group of theirs")
             account_id = await self._make_account(tx, caller, issuer, identity, events)
         account = await store.hold_account(tx, account_id)
         if account["disabled_at"] is not None:
             raise LoginRefusedError("account_disabled", f"{account_id} is disabled", actor=f"user:{account_id}")
 
-        held = await store.held(tx, account_id)
+        # Where a directory says that they are not there, nothing is changed: it holds again when they are.
+        held = {org_id: it for org_id, it in (await store.held(tx, account_id)).items() if org_id not in gone}
         change = roles.changes(held, given, issuer.id)
         for org_id, role in change.add.items():
             events.append(_by_groups(Action.MEMBER_ADD, caller, issuer, org_id, account, role=role))
@@ -205,19 +211,17 @@ class LoginService:
         for org_id, was in change.remove.items():
             events.append(_by_groups(Action.MEMBER_REMOVE, caller, issuer, org_id, account, was=was))
             await organizations.remove_member(tx, org_id, account_id)
-        was_operator = await store.logged_in(tx, issuer.id, account_id, now, is_operator=is_operator)
+        was_operator = await store.logged_in(
+            tx, issuer.id, account_id, now, is_operator=is_operator, email=identity.email
+        )
+        await scim.link_all(tx, account_id, [*held, *given])
         by_hand = {org_id: it.role for org_id, it in held.items() if it.issuer_id is None}
         by_groups = {
             org_id: role for org_id, role in given.items() if org_id not in held or held[org_id].issuer_id == issuer.id
         }
         if not by_hand and not by_groups and not is_operator and not account["is_operator"]:
             await record(tx, *events)
-            return LoginRefusedError(
-                "login_no_role",
-                f"{identity.subject!r}: nothing is left",
-                public=_NOTHING,
-                actor=f"user:{account_id}",
-            )
+            return _nothing_left(gone, f"{identity.subject!r}: nothing is left", actor=f"user:{account_id}")
 
         await store.end_sessions(tx, now, issuer_id=issuer.id, account_id=account_id)
         key, expires_at = new_api_key(), now + issuer.session
@@ -243,6 +247,16 @@ class LoginService:
             key_id=key_id,
             key=key,
             expires_at=expires_at,
+        )
+
+    async def _meet(
+        self, tx: Transaction, issuer: Issuer, identity: Identity, account_id: UUID | None
+    ) -> tuple[frozenset[OrgId], frozenset[tuple[OrgId, str]]]:
+        """What directories say of them (`control/scim`): it takes away from what their groups give, and adds nothing."""
+        account = None if account_id is None else await store.hold_account(tx, account_id)
+        addresses = [identity.email or "", "" if account is None else account["email"]]
+        return await scim.meet(
+            tx, account_id=account_id, issuer_id=issuer.id, subject=identity.subject, addresses=addresses
         )
 
     async def _link(
@@ -312,6 +326,11 @@ def _address(issuer: Issuer, identity: Identity) -> str:
             public=f"{issuer.name} has not verified {email}, or does not speak for its domain",
         )
     return email
+
+
+def _nothing_left(gone: frozenset[OrgId], detail: str, *, actor: str = "") -> LoginRefusedError:
+    why = "login_deactivated" if gone else "login_no_role"
+    return LoginRefusedError(why, detail, public=_NOT_THERE if gone else _NOTHING, actor=actor)
 
 
 def _named(issuer: Issuer, subject: str) -> str:

@@ -186,17 +186,20 @@ async def link(tx: Transaction, issuer_id: UUID, subject: str, account_id: UUID,
     )
 
 
-async def logged_in(tx: Transaction, issuer_id: UUID, account_id: UUID, now: datetime, *, is_operator: bool) -> bool:
-    """Whether they were an operator before."""
+async def logged_in(
+    tx: Transaction, issuer_id: UUID, account_id: UUID, now: datetime, *, is_operator: bool, email: str | None
+) -> bool:
+    """Whether they were an operator before. `email`: as the issuer tells it now."""
     was = await tx.fetch_value(
         "SELECT is_operator FROM identity WHERE issuer_id = $1 AND account_id = $2 FOR UPDATE", issuer_id, account_id
     )
     await tx.execute(
-        "UPDATE identity SET last_login_at = $3, is_operator = $4 WHERE issuer_id = $1 AND account_id = $2",
+        "UPDATE identity SET last_login_at = $3, is_operator = $4, email = $5 WHERE issuer_id = $1 AND account_id = $2",
         issuer_id,
         account_id,
         now,
         is_operator,
+        email,
     )
     return bool(was)
 

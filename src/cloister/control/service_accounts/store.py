@@ -114,7 +114,7 @@ async def member_by_email(tx: Transaction, org_id: OrgId, email: str) -> UUID | 
     """Somebody of the organization who may come in."""
     found: UUID | None = await tx.fetch_value(
         """SELECT a.id FROM account a JOIN membership m ON m.account_id = a.id
-            WHERE m.org_id = $1 AND lower(a.email) = lower($2) AND a.disabled_at IS NULL""",
+            WHERE m.org_id = $1 AND lower(a.email) = lower($2) AND a.disabled_at IS NULL AND m.suspended_at IS NULL""",
         org_id,
         email,
     )
@@ -171,13 +171,15 @@ async def newly_orphaned(tx: Transaction, now: datetime) -> list[ServiceAccount]
         """UPDATE service_account s SET orphaned_at = NULL
             WHERE s.orphaned_at IS NOT NULL AND s.removed_at IS NULL
               AND EXISTS (SELECT FROM membership m JOIN account a ON a.id = m.account_id
-                           WHERE m.org_id = s.org_id AND m.account_id = s.owner_id AND a.disabled_at IS NULL)"""
+                           WHERE m.org_id = s.org_id AND m.account_id = s.owner_id AND a.disabled_at IS NULL
+                             AND m.suspended_at IS NULL)"""
     )
     rows = await tx.fetch(
         """UPDATE service_account s SET orphaned_at = $1
             WHERE s.orphaned_at IS NULL AND s.removed_at IS NULL
               AND NOT EXISTS (SELECT FROM membership m JOIN account a ON a.id = m.account_id
-                               WHERE m.org_id = s.org_id AND m.account_id = s.owner_id AND a.disabled_at IS NULL)
+                               WHERE m.org_id = s.org_id AND m.account_id = s.owner_id AND a.disabled_at IS NULL
+                             AND m.suspended_at IS NULL)
            RETURNING s.org_id, s.id""",
         now,
     )

@@ -62,6 +62,8 @@ ACTS: Final[dict[str, Act]] = {
     "create_invitations": Act("take somebody into the organization"),
     "update_member": Act("change somebody's role"),
     "map_group": Act("let a group of an issuer have a role"),
+    "enable_scim": Act("let an identity provider say who is of the organization"),
+    "rotate_scim": Act("make a new token of the identity provider's"),
     "create_shift": Act("put somebody on call"),
     "grant_permission": Act("grant a project to somebody"),
     "set_project_member_role": Act("change somebody's role in a project"),

@@ -1,4 +1,4 @@
-"""The ASGI application: the API under `/api/v2`, a signpost at `/`, a page at `/passkeys`, and the same headers on every answer."""
+"""The ASGI application: the API under `/api/v2`, SCIM under `/scim/v2`, a signpost at `/`, a page at `/passkeys`, and the same headers on every answer."""
 
 import uuid
 from functools import cache
@@ -20,6 +20,8 @@ from cloister.edge.api.endpoint import Route
 from cloister.edge.api.errors import HttpError, json_response, response
 from cloister.edge.api.router import Router
 from cloister.edge.api.routes import ROUTES
+from cloister.edge.api.scim import PREFIX as SCIM_PREFIX
+from cloister.edge.api.scim import Scim
 
 PREFIX: Final = b"/api/v2"
 
@@ -110,6 +112,7 @@ def create_app(services: Services) -> Starlette:
         routes=[
             StarletteRoute(f"{PREFIX.decode()}/openapi.json", describe, methods=["GET"]),
             Mount(PREFIX.decode(), app=Api(boundary)),
+            Mount(SCIM_PREFIX, app=Scim(services, boundary.refusals)),
             StarletteRoute("/", signpost, methods=["GET"]),
             StarletteRoute(pages.PATH, sign, methods=["GET"]),
         ],

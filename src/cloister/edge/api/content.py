@@ -46,8 +46,8 @@ def client(request: Request) -> str:
     return match[0] if match else ""
 
 
-def check_declared(request: Request) -> None:
-    """Refuse by the headers alone. Raises HttpError 413, 415, 431 or BadRequestError."""
+def check_declared(request: Request, kinds: frozenset[str] = frozenset({"application/json"})) -> None:
+    """Refuse by the headers alone; `kinds`: of a body. Raises HttpError 413, 415, 431 or BadRequestError."""
     if request.scope["http_version"] not in ("1.0", "1.1"):
         raise BadRequestError(public="this server speaks HTTP/1.1")
     if sum(len(name) + len(value) for name, value in request.scope["headers"]) > HEAD_BYTES_MAX:
@@ -63,9 +63,9 @@ def check_declared(request: Request) -> None:
         raise HttpError(415, "compressed bodies are not accepted")
     has_body = declared.strip("0") != "" or "transfer-encoding" in request.headers
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if has_body and kind != "application/json":
+    if has_body and kind not in kinds:
         # A form of another site's page cannot send this type without asking first (CORS), and we never say yes.
-        raise HttpError(415, "the body must be application/json")
+        raise HttpError(415, f"the body must be {' or '.join(sorted(kinds))}")
 
 
 async def read(request: Request) -> bytes:

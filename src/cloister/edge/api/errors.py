@@ -103,7 +103,7 @@ def status_of(error: CloisterError) -> int:
     return error.status if isinstance(error, HttpError) else STATUS[error.kind]
 
 
-def response(error: CloisterError, request_id: str) -> Response:
+def headers_of(error: CloisterError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if isinstance(error, HttpError):
         headers |= error.headers
@@ -113,11 +113,15 @@ def response(error: CloisterError, request_id: str) -> Response:
         headers["Retry-After"] = str(math.ceil(RETRY_AFTER_S))
     if error.kind is Kind.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def response(error: CloisterError, request_id: str) -> Response:
     said = {"request_id": request_id, "code": error.code, "message": error.public}
     body: GeneralError | PasskeyDemand = (
         PasskeyDemand(**said, passkey=error.ceremony) if isinstance(error, PasskeyNeededError) else GeneralError(**said)
     )
-    return json_response(msgspec.json.encode(body), status_of(error), request_id, headers)
+    return json_response(msgspec.json.encode(body), status_of(error), request_id, headers_of(error))
 
 
 def json_response(

@@ -98,7 +98,7 @@ class ApiKeys:
            digests, which tell nothing about keys. Nothing of this is remembered: what is taken away is gone at the
            next call.
         3. Refuse what was not found or is revoked, has expired, comes from elsewhere, or is of a person or a service account that
-           was disabled. What an organization's key may is not its maker's.
+           was disabled, or of a person whose every organization's directory says that they are not there. What an organization's key may is not its maker's.
         4. Note the use, if that was not done within the last minute.
         """
         # 1. The digest.
@@ -113,15 +113,17 @@ class ApiKeys:
                                WHERE i.account_id = account.id AND i.issuer_id = api_key.issuer_id AND i.is_operator
                           ) AS is_operator,
                           (SELECT jsonb_object_agg(m.org_id, m.role) FROM membership m
-                            WHERE m.account_id = account.id
+                            WHERE m.account_id = account.id AND m.suspended_at IS NULL
                               AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS memberships,
                           (SELECT jsonb_object_agg(g.project_id, jsonb_build_object('org_id', g.org_id, 'role', g.role))
                              FROM project_grant g JOIN membership m USING (org_id, account_id)
-                            WHERE g.account_id = account.id
+                            WHERE g.account_id = account.id AND m.suspended_at IS NULL
                               AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS grants,
                           (SELECT coalesce(array_agg(o.org_id), '{}') FROM on_call o JOIN membership m USING (org_id, account_id)
                             WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2
-                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call,
+                              AND m.suspended_at IS NULL AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call,
+                          EXISTS (SELECT FROM membership m WHERE m.account_id = account.id AND m.suspended_at IS NOT NULL)
+                              AND NOT EXISTS (SELECT FROM membership m WHERE m.account_id = account.id AND m.suspended_at IS NULL) AS is_suspended,
                           EXISTS (SELECT FROM passkey p WHERE p.account_id = account.id) AS has_passkey,
                           service.name AS service_name, service.role AS service_role,
                           service.disabled_at IS NOT NULL OR service.removed_at IS NOT NULL AS service_is_off,
@@ -142,6 +144,8 @@ class ApiKeys:
             raise KeyRefusedError(row["id"], "key_from_elsewhere")
         if row["disabled_at"] is not None and row["org_id"] is None:
             raise KeyRefusedError(row["id"], "account_disabled")
+        if row["is_suspended"] and not row["is_operator"] and row["org_id"] is None:
+            raise KeyRefusedError(row["id"], "account_deactivated")
         if row["service_is_off"]:
             raise KeyRefusedError(row["id"], "service_account_disabled")
         # 4. The note.

@@ -71,6 +71,7 @@ PERSONAL_DETAILS: Final = frozenset(
         "role_names",
         "subject",
         "to",
+        "user_name",
         "was_owner",
     }
 )

@@ -44,7 +44,7 @@ _ACTIONS: Final = {
     ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
         audit.forget_ask audit.hold audit.hold_lift_ask audit.retention_ask branch.create egress.allow endpoint.create export.add group.map
         identity.link issuer.add jwks.create key.create member.add on_call.add organization.create passkey.add
-        project.create project.offer review.start role.create service_account.create service_account.rotate
+        project.create project.offer review.start role.create scim.enable scim.group_create scim.rotate scim.user_create service_account.create service_account.rotate
         snapshot.create volume.create""",
     Shape(
         6003, 2
@@ -52,7 +52,7 @@ _ACTIONS: Final = {
         audit.read audit.retention_get branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
         endpoint.list finding.list group.list issuer.list jwks.list key.backup key.drill key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
-        review.list role.get role.list role.reveal_password service_account.list snapshot.list
+        review.list role.get role.list role.reveal_password scim.get scim.read service_account.list snapshot.list
         snapshot.schedule_get user.get""",
     Shape(
         6003, 3
@@ -61,13 +61,13 @@ _ACTIONS: Final = {
         endpoint.suspend endpoint.update finding.acknowledge finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
-        role.empower role.reset_password service_account.disable service_account.enable service_account.orphan
+        role.empower role.reset_password scim.group_update scim.user_activate scim.user_deactivate scim.user_update service_account.disable service_account.enable service_account.orphan
         service_account.update snapshot.restore snapshot.schedule snapshot.update""",
     Shape(
         6003, 4
     ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
-        on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete service_account.remove snapshot.delete""",
+        on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete""",
     Shape(
         6003, 99
     ): """access.end access.expire audit.mismatch branch.finalize certificate.strange compute.aged compute.crashed
@@ -174,9 +174,9 @@ def _of_class(event: Event, shape: Shape) -> dict[str, Any]:
 
 
 def _user(actor: str) -> dict[str, Any]:
-    """`user:…`, `key:…`, `role:…` are somebody's; `platform:…` and a bare uid are the system's."""
+    """`user:…`, `key:…`, `role:…` are somebody's; `platform:…`, `scim:…` and a bare uid are the system's."""
     kind, _, name = actor.partition(":")
-    is_system = kind in ("platform", "uid")
+    is_system = kind in ("platform", "scim", "uid")
     known = {"uid": actor or "unknown", "name": name or actor or "unknown"}
     return known | ({"type_id": 3, "type": "System"} if is_system else {"type_id": 1, "type": "User"})
 
