@@ -102,9 +102,11 @@ class TestHost:
         assert host.decide_cgroups("v1", {"memory", "pids", "cpu", "blkio"}).level is Level.OK
         assert host.decide_cgroups("v1", {"pids", "cpu"}).level is Level.WARNING
         assert "without io" in host.decide_cgroups("v2", {"memory", "pids", "cpu"}).seen
-        assert host.decide_swap({}).level is Level.OK
-        assert host.decide_swap({"/dev/zram0": True}).level is Level.OK
-        assert "/dev/sda2" in host.decide_swap({"/dev/zram0": True, "/dev/sda2": False}).seen
+        assert host.decide_swap([], inside=["api"]).level is Level.OK
+        assert host.decide_swap(["/dev/sda2"], inside=[]).level is Level.OK
+        assert host.decide_swap(["/dev/sda2"], inside=None).level is Level.WARNING
+        found = host.decide_swap(["/dev/sda2"], inside=["api"])
+        assert (found.level, "/dev/sda2" in found.seen, "api" in found.seen) == (Level.FAIL, True, True)
         assert host.decide_core_dumps("core").level is Level.OK
         assert "/usr/lib/x" in host.decide_core_dumps("|/usr/lib/x %p").seen
 

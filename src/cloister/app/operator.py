@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cloister import __version__
-from cloister.app import kernel, layout, reach
+from cloister.app import kernel, layout, reach, swap
 from cloister.app.listening import listen
 from cloister.app.supervisor import Announcement, Supervisor
 from cloister.base.database import embedded
@@ -44,6 +44,8 @@ def up(settings: Settings, *, detach: bool) -> int:
     settings.validate()
     if is_running(settings.paths):
         return 0
+    if warning := swap.refuse(settings):
+        log.warning("%s", warning)
     layout.prepare(settings)
     if settings.database_url is None:
         embedded.check(settings.paths)

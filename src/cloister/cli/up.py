@@ -51,6 +51,11 @@ class AddressType(click.ParamType[Address]):
 @click.option(
     "--opener", type=click.Choice(["auto", "dm-crypt", "qemu-storage-daemon"]), help="What opens a LUKS volume."
 )
+@click.option(
+    "--open-swap",
+    type=click.Choice(["refuse", "allow"]),
+    help="Whether to start where memory may be swapped to a disk in clear (refuse).",
+)
 @click.option("--gateway-workers", type=int, metavar="N", help="Gateway processes (default: 2).")
 @click.option(
     "--database-url",

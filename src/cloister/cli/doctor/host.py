@@ -1,11 +1,13 @@
 """What the kernel and the machine offer."""
 
+import json
 import os
 import platform
 import shutil
 from pathlib import Path
 from typing import Final
 
+from cloister.app import swap as keeping_out
 from cloister.cli import output
 from cloister.cli.doctor.finding import Finding, Subject, fail, ok, warning
 
@@ -102,21 +104,37 @@ def decide_cgroups(version: str, controllers: set[str]) -> Finding:
     )
 
 
-def swap(_subject: Subject) -> list[Finding]:
-    devices = [line.split()[0] for line in Path("/proc/swaps").read_text().splitlines()[1:]]
-    return [decide_swap({device: _is_safe_swap(device) for device in devices})]
+def swap(subject: Subject) -> list[Finding]:
+    return [decide_swap(keeping_out.open_devices(), inside=_inside(subject))]
 
 
-def decide_swap(is_safe: dict[str, bool]) -> Finding:
-    if not is_safe:
-        return ok("swap", "none")
-    if clear := sorted(device for device, safe in is_safe.items() if not safe):
+def decide_swap(devices: list[str], *, inside: list[str] | None) -> Finding:
+    """`inside`: of what runs, the processes that could be swapped out; None: nothing runs."""
+    if not devices:
+        return ok("swap", "none, or encrypted, or in memory")
+    named = f"{', '.join(devices)} is not encrypted"
+    if inside is None:
         return warning(
-            "swap",
-            f"{', '.join(clear)} is not encrypted",
-            "keys and tenants' data may be written there: swapoff -a, or encrypt it with a random key",
+            "swap", named, "`cloister up` keeps out of it or says that it cannot; better swapoff -a, or encrypt it"
         )
-    return ok("swap", "encrypted, or in memory")
+    if not inside:
+        return ok("swap", f"{named}, and no process of the platform may use it")
+    return fail(
+        "swap",
+        f"{named}, and memory of {', '.join(inside)} may be written there",
+        "keys and tenants' data are in it: swapoff -a, or encrypt it with a random key, and start again",
+    )
+
+
+def _inside(subject: Subject) -> list[str] | None:
+    if subject.settings is None or subject.settings.storage == "plain":
+        return None
+    try:
+        status = json.loads(subject.platform.paths.status.read_text())
+    except FileNotFoundError:
+        return None
+    pids = {"supervisor": status["pid"], **{name: it["pid"] for name, it in status["processes"].items()}}
+    return sorted(name for name, pid in pids.items() if pid is not None and not keeping_out.is_kept_out(pid))
 
 
 def core_dumps(_subject: Subject) -> list[Finding]:
@@ -176,12 +194,3 @@ def _is_module(name: str) -> bool:
         for list_ in (folder / "modules.dep", folder / "modules.builtin")
         if list_.exists()
     )
-
-
-def _is_safe_swap(device: str) -> bool:
-    """Encrypted by dm-crypt, or zram, which is memory."""
-    name = os.path.basename(os.path.realpath(device))
-    if name.startswith("zram"):
-        return True
-    uuid = Path("/sys/block") / name / "dm" / "uuid"
-    return uuid.exists() and uuid.read_text().startswith("CRYPT-")
