@@ -51,7 +51,7 @@ from cloister.node.postgres.tuning import (
 )
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
-from cloister.node.sandbox.cgroups import Cgroups, Disk, Group, Limits, detect
+from cloister.node.sandbox.cgroups import Cgroups, Disk, Group, Limits, detect, disk_number
 from cloister.node.sandbox.launch import Launch, Launched, ended, launch
 from cloister.node.sandbox.launch import program_of as launched_by
 from cloister.node.sandbox.mounts import Room
@@ -516,8 +516,7 @@ class Computes:
 
 def _disk_of(directory: Path, cpu_cores: float) -> Disk:
     """Of the volume, a device of the project's own; under `plain` the host's."""
-    device = os.stat(directory).st_dev
-    return Disk(device=f"{os.major(device)}:{os.minor(device)}", bytes_per_s=int(DISK_BYTES_PER_S * (1 + cpu_cores)))
+    return Disk(device=disk_number(os.stat(directory).st_dev), bytes_per_s=int(DISK_BYTES_PER_S * (1 + cpu_cores)))
 
 
 def _is_directory_of(path: Path, uid: int) -> bool:

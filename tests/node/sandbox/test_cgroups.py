@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloister.node.sandbox import cgroups as module
-from cloister.node.sandbox.cgroups import Cgroups, Disk, Limits, detect
+from cloister.node.sandbox.cgroups import Cgroups, Disk, Limits, detect, disk_number
 
 LIMITS = Limits(memory_bytes=1024**3, cpu_cores=0.25, processes=136, disk=Disk(device="7:3", bytes_per_s=167_772_160))
 
@@ -147,3 +147,19 @@ def test_a_group_that_stays_full_is_an_error_and_a_missing_one_is_not(
         OSError, match="not empty"
     ):  # A plain directory with files in it; a real group's are the kernel's.
         group.remove()
+
+
+def test_of_a_partition_the_disk_is_limited(tmp_path: Path) -> None:
+    """The kernel takes no limit for a partition, and `plain` storage is often on one."""
+    disk = tmp_path / "devices" / "pci0" / "sda"
+    (disk / "sda2").mkdir(parents=True)
+    (disk / "dev").write_text("8:0\n")
+    (disk / "sda2" / "dev").write_text("8:2\n")
+    (disk / "sda2" / "partition").write_text("2\n")
+    links = tmp_path / "block"
+    links.mkdir()
+    for number, place in (("8:0", disk), ("8:2", disk / "sda2")):
+        (links / number).symlink_to(place)
+    assert disk_number(os.makedev(8, 2), links) == "8:0"
+    assert disk_number(os.makedev(8, 0), links) == "8:0"
+    assert disk_number(os.makedev(0, 30), links) == "0:30", "a tmpfs is nobody's"

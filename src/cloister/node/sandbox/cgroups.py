@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+DEVICES: Final = Path("/sys/dev/block")
 
 HOST_CORES: Final = os.cpu_count() or 1
 # A compute that may use every core needs no quota, and is spared its accounting.
@@ -87,6 +88,16 @@ class Cgroups(Protocol):
         The first move of a process in a while makes the kernel wait for a grace period, 10 ms on an idle host, before
         it holds all forks; moves soon after it find the way prepared. So we move ourselves to where we are."""
         ...
+
+
+def disk_number(device: int, devices: Path = DEVICES) -> str:
+    """`MAJOR:MINOR` of the disk that a device is, or is a partition of: only a disk can be slowed down. What has no place in sysfs
+    (a tmpfs, a Btrfs) is named as it is."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    place = devices / number
+    if (place / "partition").exists():
+        return (place.resolve().parent / "dev").read_text().strip()
+    return number
 
 
 def detect(instance: str, root: Path = CGROUP_ROOT) -> Cgroups:
@@ -305,7 +316,7 @@ def _move_to_own(tree: Path, controller: str) -> None:
 
 
 def _write_if_a_disk(path: Path, text: str) -> None:
-    """A file system without a disk of its own (a tmpfs, a Btrfs, a partition) has none that could be slowed down."""
+    """A file system without a disk of its own (a tmpfs, a Btrfs) has none that could be slowed down."""
     try:
         path.write_text(text)
     except OSError as error:
