@@ -58,34 +58,41 @@ async def get(tx: Transaction, project_id: ProjectId) -> Project:
     return project_of(row)
 
 
+_OF_BRANCH: Final = "b.tags || CASE WHEN b.is_protected THEN '{protected}'::text[] ELSE '{}'::text[] END"
+_IN: Final = "FROM project p WHERE p.id = $1 AND (p.deleted_at IS NULL OR $2)"
+
+_ABOUT_ALL: Final = f"""SELECT p.*, ARRAY(SELECT unnest({_OF_BRANCH}) FROM branch b
+                               WHERE b.project_id = p.id AND (b.tags <> '{{}}' OR b.is_protected) AND b.purged_at IS NULL)
+                       || ARRAY(SELECT unnest(s.tags) FROM snapshot s
+                               WHERE s.project_id = p.id AND s.tags <> '{{}}' AND s.deleted_at IS NULL) AS tags_about {_IN}"""  # noqa: S608 - literals
+
+_ABOUT_ONE: Final = {
+    "branch_id": f"""SELECT p.*, (SELECT {_OF_BRANCH} FROM branch b
+                                  WHERE b.id = $3 AND b.project_id = p.id) AS tags_about {_IN}""",  # noqa: S608 - literals
+    "endpoint_id": f"""SELECT p.*, (SELECT {_OF_BRANCH} FROM endpoint e JOIN branch b ON b.id = e.branch_id
+                                    WHERE e.id = $3 AND e.project_id = p.id) AS tags_about {_IN}""",  # noqa: S608 - literals
+    "snapshot_id": f"""SELECT p.*, (SELECT s.tags || {_OF_BRANCH} FROM snapshot s JOIN branch b ON b.id = s.branch_id
+                                    WHERE s.id = $3 AND s.project_id = p.id) AS tags_about {_IN}""",  # noqa: S608 - literals
+    "access_id": f"""SELECT p.*, (SELECT {_OF_BRANCH} FROM access_request a JOIN branch b ON b.id = a.branch_id
+                                  WHERE a.id = $3 AND a.project_id = p.id) AS tags_about {_IN}""",  # noqa: S608 - literals
+}  # fmt: skip
+# One for each, and no more general one: PostgreSQL would plan that anew at every call, which takes longer than the look.
+
+
 async def about(tx: Transaction, project_id: ProjectId, about: About, *, and_deleted: bool) -> Tagged:
     """One statement: every call about a project takes it. Whether a deleted one can be recovered is not looked at."""
-    row = await tx.fetch_row(
-        """SELECT p.*, ARRAY(SELECT unnest(p.tags)
-                           UNION SELECT unnest(b.tags || CASE WHEN b.is_protected THEN '{protected}' ELSE '{}' END::text[])
-                                   FROM branch b
-                                  WHERE b.project_id = p.id AND (b.tags <> '{}' OR b.is_protected) AND b.purged_at IS NULL
-                                    AND (about.branch_id IS NULL OR b.id = about.branch_id)
-                           UNION SELECT unnest(s.tags) FROM snapshot s
-                                  WHERE s.project_id = p.id AND s.tags <> '{}' AND s.deleted_at IS NULL
-                                    AND (about.branch_id IS NULL OR s.id = $4)) AS tags_about
-             FROM project p,
-                  (SELECT coalesce((SELECT id FROM branch WHERE id = $2 AND project_id = $1),
-                                   (SELECT branch_id FROM endpoint WHERE id = $3 AND project_id = $1),
-                                   (SELECT branch_id FROM snapshot WHERE id = $4 AND project_id = $1),
-                                   (SELECT branch_id FROM access_request WHERE id = $5 AND project_id = $1)) AS branch_id
-                  ) AS about
-            WHERE p.id = $1 AND (p.deleted_at IS NULL OR $6)""",
-        project_id,
-        about.branch_id,
-        about.endpoint_id,
-        about.snapshot_id,
-        about.access_id,
-        and_deleted,
-    )
+    row = None
+    for name, query in _ABOUT_ONE.items():
+        if (named := getattr(about, name)) is not None:
+            row = await tx.fetch_row(query, project_id, and_deleted, named)
+            break
+    if (
+        row is None or row["tags_about"] is None
+    ):  # an id that leads nowhere, and a project that is not there: alike in time, too
+        row = await tx.fetch_row(_ABOUT_ALL, project_id, and_deleted)
     if row is None:
         raise NotFoundError(f"no project {project_id}", public="project not found")
-    return Tagged(project_of(row), frozenset(row["tags_about"]))
+    return Tagged(project_of(row), frozenset((*row["tags"], *row["tags_about"])))
 
 
 # A project that was deleted and can be recovered still has its volume; one that is destroyed has not.
