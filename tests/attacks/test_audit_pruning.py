@@ -322,9 +322,20 @@ CHANGES: Final = {
         f"{OLD + NEW + 1} (rolled back)",
     ),
     "the chain's hash changed": ("UPDATE audit_minimum SET hash = sha256('x')", "513 (edited)"),
+    "the chain's hash changed, and every later one to fit": (
+        """UPDATE audit_minimum SET hash = sha256('x');
+           DO $$ DECLARE digest bytea := sha256('x'); it record; BEGIN
+               FOR it IN SELECT seq, body FROM cloister.audit_event ORDER BY seq LOOP
+                   digest := sha256(digest || int8send(it.seq) || convert_to(it.body, 'UTF8'));
+                   UPDATE cloister.audit_event SET hash = digest WHERE seq = it.seq;
+               END LOOP;
+               UPDATE cloister.audit_head SET hash = digest;
+           END $$""",
+        "512 (not what was pruned)",
+    ),
     "one that went put back": ("INSERT INTO audit_event (seq, body, hash) VALUES (512, '{}', '')", "512 (added)"),
 }
-TABLES: Final = {"audit_event": "seq, body, hash", "audit_minimum": "*", "audit_tile": "*"}
+TABLES: Final = {"audit_event": "seq, body, hash", "audit_head": "*", "audit_minimum": "*", "audit_tile": "*"}
 
 
 def test_whoever_rules_the_database_is_found(old_log: OldLog) -> None:

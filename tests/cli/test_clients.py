@@ -410,3 +410,31 @@ def test_somebody_is_forgotten_in_a_project_or_everywhere_and_in_no_other_words(
     ):
         assert cloister("audit", "forget", "--platform", *wrong).code == 1
     assert len(api.asked) == before
+
+
+@pytest.mark.parametrize("words", [("list",), ("subject", "--role", "app"), ("table", "t"), ("statements",)])
+def test_a_list_that_ends_where_events_were_pruned_says_so(api: Any, cloister: Any, words: tuple[str, ...]) -> None:
+    """Rather than to answer with nothing."""
+    pruned = "the events up to 512 were pruned on 2026-05-01"
+    api.on("GET", "/cloister/audit/events", (200, {"events": [], "pruned": pruned}))
+    api.on("GET", "/cloister/projects/calm-forest-12345678/statements", (200, {"segments": [], "pruned": pruned}))
+    where = () if words[0] in ("list", "subject") else ("--project", "calm-forest-12345678")
+    said = cloister("audit", *words, *where)
+    assert pruned in said.out + said.err
+    assert pruned not in cloister("audit", *words, *where, "-o", "json").out
+
+
+def test_the_retention_of_the_logs_own_events_is_two_operators(api: Any, cloister: Any) -> None:
+    asked = {"id": "41d2", "record": "events", "days": 800, "reason": "policy", "asked_by": "ada@x", "state": "asked"}
+    api.on("POST", "/cloister/audit/retention", (201, {"retention": asked}))
+    said = cloister("audit", "retention", "set", "--platform", "--days", "800", "--reason", "policy")
+    assert "cloister audit retention set --platform --agree 41d2" in said.out + said.err
+    assert api.asked[-1].body == {"days": 800, "reason": "policy"}
+    seen = {"pruned": 512, "up_to": 1024, "kept_by": "hold"}
+    api.on("GET", "/cloister/audit/retention/preview", (200, seen))
+    said = cloister("audit", "retention", "show", "--platform", "--due")
+    assert "it is of a project under a legal hold" in said.out
+    cloister("audit", "retention", "set", "--platform", "--days", "400", "--dry-run")
+    assert api.asked[-1].query == {"days": "400"}
+    for wrong in (("--days", "399"), ("--days", "800", "--record", "statements"), ("--days", "800", "--org-id", "o")):
+        assert cloister("audit", "retention", "set", "--platform", *wrong, "--reason", "r").code != 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cloister.base.ids import BranchId
 from cloister.edge.api.routes import ROUTES
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Event
+from cloister.trust.audit.minimum import Gone
 from tests.edge.api.neon_fields import missing
 from tests.edge.api.world import (
     ACCESS,
@@ -837,3 +839,23 @@ async def test_consumption_is_asked_for_by_lists_within_what_is_ones_own() -> No
     assert (asked.org_ids, asked.granted, after, limit) == ((ORG,), (), None, 100)
     assert asked.project_ids == [PROJECT, OTHER_PROJECT, GONE_PROJECT]
     assert asked.branch_ids == [BRANCH]
+
+
+async def test_who_asks_for_events_is_told_what_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+
+    async def gone() -> Gone:
+        return Gone(512, datetime(2026, 5, 1, tzinfo=UTC))
+
+    monkeypatch.setattr(world.audit, "gone", gone)
+    async with world.client() as client:
+        assert (await client.get("/cloister/audit/events")).json()[
+            "pruned"
+        ] == "the events up to 512 were pruned on 2026-05-01"
+        statements = (await client.get(f"/cloister{P}/statements")).json()
+        assert statements["pruned"] == "the events up to 512 were pruned on 2026-05-01"
+        answer = await client.get("/cloister/audit/who?event=7")
+    assert (answer.status_code, answer.json()["message"]) == (
+        404,
+        "event not found; the events up to 512 were pruned on 2026-05-01",
+    )

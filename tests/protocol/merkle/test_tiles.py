@@ -47,3 +47,19 @@ def test_a_third_level_begins_with_the_65_536th_entry() -> None:
 def test_an_entry_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="65536 bytes"):
         list(Tiler().add(bytes(ENTRY_BYTES_MAX + 1)))
+
+
+def test_a_tile_that_is_skipped_is_left_out_and_all_others_are_the_same() -> None:
+    entries = [str(n).encode() for n in range(3 * 256 + 7)]
+    whole, skipping = Tiler(), Tiler()
+    files = dict([file for each in entries for file in whole.add(each)] + list(whole.finish()))
+    found = dict[str, bytes]()
+    for tile in range(2):
+        found.update(
+            skipping.skip(Tree().extended([leaf_hash(it) for it in entries[256 * tile : 256 * tile + 256]]).root)
+        )
+    found.update([file for each in entries[512:] for file in skipping.add(each)] + list(skipping.finish()))
+    gone = {f"tile/{kind}/{number}" for kind in (0, "entries") for number in ("000", "001")}
+    assert found == {name: content for name, content in files.items() if name not in gone}
+    with pytest.raises(ValueError, match="was begun"):
+        next(iter(skipping.skip(bytes(32))))

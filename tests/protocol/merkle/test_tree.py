@@ -76,3 +76,12 @@ def test_a_past_that_was_changed_has_no_proof(old_size: int, more: int, data: st
 def test_peaks_that_make_no_tree_of_that_size_are_refused(size: int, peaks: tuple[bytes, ...]) -> None:
     with pytest.raises(ValueError, match="peak"):
         Tree(size, peaks)
+
+
+@given(st.integers(0, 40), st.integers(0, 9))
+@settings(max_examples=60)
+def test_a_tree_grows_on_from_the_roots_of_whole_tiles(tiles: int, more: int) -> None:
+    """Its leaves below are not needed, and it is the same tree."""
+    leaves = [leaf_hash(bytes([n % 256, n // 256])) for n in range(tiles * 4 + more)]
+    roots = [Tree().extended(leaves[4 * n : 4 * n + 4]).root for n in range(tiles)]
+    assert Tree.over(roots, 4).extended(leaves[tiles * 4 :]) == Tree().extended(leaves)

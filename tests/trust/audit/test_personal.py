@@ -218,3 +218,20 @@ def test_only_what_was_told_is_erased(marked: set[int], meant: set[int]) -> None
     found = held(sorted(marked), told(*sorted(meant)), lists={"e-1": sorted(meant)})
     assert (found is None) == (marked == meant)
     assert found is None or found[0] in marked ^ meant
+
+
+def test_what_was_erased_and_then_pruned_is_not_missed() -> None:
+    """And what is left of an erasure is held to it as before."""
+    meant = [3, 5, 9]
+    body = {"action": Action.AUDIT_FORGET, "details": {"erasure": "e-1", "events": 3, "sha256": digest(meant)}}
+
+    def verdict(*marked: int, after: int) -> tuple[int, Fault] | None:
+        held = Personal({"e-1": meant}, after=after)
+        for seq in marked:
+            held.feed(seq, {"personal": "sha256:x"}, MARK)
+        held.feed(10, body, None)
+        return held.first_wrong()
+
+    assert verdict(9, after=5) is None
+    assert verdict(9, after=4) == (5, Fault.BACK)
+    assert verdict(7, 9, after=5) == (7, Fault.ERASED)
