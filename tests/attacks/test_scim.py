@@ -107,6 +107,7 @@ async def test_somebody_who_is_only_elsewhere_is_not_found_by_their_address(scen
     unknown = await scene.ask("POST", "/Users", {"userName": "nobody@example.com", "active": False})
     assert known.status_code == unknown.status_code == 201
     assert known.json().keys() == unknown.json().keys()
+    assert (await scene.scim.status(HERE)).linked == 0, "nor do its admins learn that there is such an account"
     assert await scene.memberships(key) == {THERE: "editor"}
 
 
