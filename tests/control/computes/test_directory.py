@@ -14,6 +14,7 @@ from cloister.control.computes.verifiers import READS_BURST, READS_PER_S, STALE_
 from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
 from cloister.protocol.scram import ITERATIONS_DEFAULT, Verifier
+from cloister.trust.audit.reader import events
 from tests.control.computes.test_reconcile import VERIFIER
 from tests.control.land import CALLER, Land
 
@@ -164,6 +165,30 @@ async def test_connection_events_are_recorded_and_nothing_else_can_be(land: Land
         await ask(land, Record([event, forged]))
     assert await land.actions() == ["connection.denied"] * 2
     assert await ask(land, Record([])) == 0
+
+
+async def test_what_a_session_read_is_recorded_with_the_kept_tags_of_where(land: Land) -> None:
+    """Its branch's and its project's, as they are when it ended."""
+    created = await land.project()
+
+    async def recorded(action: str = "connection.closed") -> Any:
+        event = ConnectionEvent(
+            action=action, at="2026-01-01T00:00:00.000000Z", session_id="s", branch_id=created.branch.id, bytes_out=7
+        )
+        nowhere = ConnectionEvent(action=action, at="2026-01-01T00:00:00.000000Z", session_id="t")
+        assert await ask(land, Record([event, nowhere])) == 2
+        async with land.database.reading() as tx:
+            found = await events(tx, project_ids=None, action=action, before_seq=None, limit=2)
+        details = [it.event.details for it in found]
+        assert "tags" not in details[0], "of no branch"
+        return details[1].get("tags")
+
+    assert await recorded() is None
+    await land.control.tags.change(CALLER, created.project.id, created.branch.id, add=["pii", "team-a"])
+    assert await recorded() == "pii"
+    await land.control.tags.change(CALLER, created.project.id, None, add=["prod"])
+    assert await recorded() == "pii, prod"
+    assert await recorded("connection.opened") is None
 
 
 async def test_an_answer_to_no_freeze_changes_nothing(land: Land) -> None:

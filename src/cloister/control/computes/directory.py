@@ -23,13 +23,14 @@ What a wake may cost is decided in `wake.py`. Only the gateways' Unix user may c
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.clock import Clock
-from cloister.base.database import Database
+from cloister.base.database import Database, Transaction
 from cloister.base.directory import (
     AnyCommand,
     AppendRecording,
@@ -56,6 +57,7 @@ from cloister.base.past import Past, joined, split
 from cloister.base.rpc import Connection, Server
 from cloister.base.secret import Secret
 from cloister.base.settings import Paths
+from cloister.base.tags import KEPT
 from cloister.control.access.model import is_access_role
 from cloister.control.computes import standby_store, store
 from cloister.control.computes.agent import Agent
@@ -380,7 +382,7 @@ class DirectoryServer:
                 )
             )
         async with self._database.transaction() as tx:
-            await record(tx, *events)
+            await record(tx, *await _with_tags(tx, events))
         return len(events)
 
     async def _record_statements(self, command: RecordStatements) -> int:
@@ -396,6 +398,26 @@ class DirectoryServer:
             gaps = [gap(_GATEWAY, each, count) for each, count in command.lost.items() if each in known]
             await self._statements.keep(kept, gaps, source=_GATEWAY)
         return len(command.statements)
+
+
+async def _with_tags(tx: Transaction, events: Sequence[Event]) -> list[Event]:
+    """What a session that ended read is weighed by the kept tags of where it read it, and of that its gateway knows nothing. One
+    statement for all that ended."""
+    branch_ids = sorted({it.branch_id for it in events if it.action == Action.CONNECTION_CLOSED and it.branch_id})
+    if not branch_ids:
+        return list(events)
+    rows = await tx.fetch(
+        """SELECT b.id, b.tags || p.tags AS tags FROM branch b JOIN project p ON p.id = b.project_id
+            WHERE b.id = ANY ($1::text[]) AND (b.tags <> '{}' OR p.tags <> '{}')""",
+        branch_ids,
+    )
+    kept = {row["id"]: ", ".join(sorted(KEPT.intersection(row["tags"]))) for row in rows}
+    return [
+        msgspec.structs.replace(it, details=it.details | {"tags": kept[it.branch_id]})
+        if it.action == Action.CONNECTION_CLOSED and kept.get(it.branch_id)
+        else it
+        for it in events
+    ]
 
 
 _GATEWAY: Final = "platform:gateway"

@@ -80,6 +80,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     week = _weeks(lambda _: opened | {"details": {"application_name": "web"}})
     read = {"action": Action.CONNECTION_CLOSED}
     reads = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5)}})
+    of_pii = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5), "tags": "pii"}})
     calls = _weeks(lambda _: person | {"action": Action.PROJECT_LIST})
     update = person | {"action": Action.PROJECT_UPDATE}
     asked = {"email": "dev@example.org"}
@@ -140,6 +141,11 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [*reads, (0, read | {"details": {"bytes_out": 900_000_000}})],
             [*reads, (0, read | {"details": {"bytes_out": 60_000_000}})],
         ),
+        "unusual-read-of-pii": (
+            [*of_pii, (0, read | {"details": {"bytes_out": 12_000_000, "tags": "pii, prod"}})],
+            # As much of what is not tagged.
+            [*of_pii, (0, read | {"details": {"bytes_out": 12_000_000}})],
+        ),
         "hostile-statement": (
             [(0, statement | {"reason": "COPY PROGRAM", "details": {"count": 1}})],
             [(0, statement | {"reason": "CREATE EXTENSION", "details": {"count": 1}})],
@@ -172,6 +178,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "protection-removed": (
             [(0, person | {"action": Action.BRANCH_UNPROTECT})],
             [(0, person | {"action": Action.BRANCH_PROTECT})],
+        ),
+        "tag-lifted": (
+            [(0, person | {"action": Action.TAG_LIFT, "resource": "main", "details": {"lifted": "pii"}})],
+            [(0, person | {"action": Action.TAG_SET, "resource": "main", "details": {"added": "pii", "removed": ""}})],
         ),
         "break-glass": (
             [(0, person | {"action": Action.ACCESS_REQUEST, "reason": "INC-7", "details": broken})],
