@@ -362,13 +362,18 @@ def test_what_goes_without_an_event_is_found(old_log: OldLog, change: str, found
     assert old_log.broken() == found
 
 
-def test_young_events_that_went_with_an_event_and_all_are_found(old_log: OldLog) -> None:
-    """By whoever rules the database, who can say so in the log as well: what is left is too young for that."""
+@pytest.mark.parametrize("later", ["0 days", "500 days"])
+def test_young_events_that_went_with_an_event_and_all_are_found(old_log: OldLog, later: str) -> None:
+    """By whoever rules the database, who can say so in the log as well: what is left is too young for that, also for an event that
+    gives itself a later time than it has."""
     old_log.run(
         FORGED,
-        """SELECT audit_chain(ARRAY[json_build_object('action', 'audit.minimum', 'at', to_char(clock_timestamp() AT TIME ZONE 'UTC',
+        """SELECT audit_chain(ARRAY[json_build_object('action', 'audit.minimum', 'at', to_char(
+               (clock_timestamp() + interval 'LATER') AT TIME ZONE 'UTC',
                'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'details', json_build_object(
-               'up_to', seq, 'hash', encode(hash, 'hex'), 'root', encode(root, 'hex')))::text], '{}', true) FROM audit_minimum""",
+               'up_to', seq, 'hash', encode(hash, 'hex'), 'root', encode(root, 'hex')))::text], '{}', true) FROM audit_minimum""".replace(
+            "LATER", later
+        ),
     )
     old_log.sign()
     assert old_log.broken() == "769 (pruned too early)"

@@ -6,12 +6,13 @@ that whoever rules the control database can write to: it is believed as far as t
 
 1. The log says it, once, in an event that it has: up to where, with the chain's hash and the tree's root there.
 2. The hashes that stay are those that it says.
-3. The first event that stays was older than `DAYS_MIN` when it was said: so were those before it.
+3. The first event that stays was older than `DAYS_MIN` when it was said, and is now: so were those before it. An event that says so
+   may lie about when; whoever verifies has a clock of their own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cloister.base.database import Transaction
@@ -91,8 +92,10 @@ class _Told:
 class Minima:
     """`feed` each event that is there, in order; then ask `first_wrong`."""
 
-    def __init__(self, pruned: Pruned | None) -> None:
+    def __init__(self, pruned: Pruned | None, now: datetime | None = None) -> None:
+        """`now`: None is the clock's."""
         self._pruned = pruned
+        self._now = now or datetime.now(UTC)
         self._told: dict[object, _Told] = {}
         self._first: tuple[int, object] | None = None
 
@@ -113,7 +116,9 @@ class Minima:
             return max(said, default=0) + 1, Fault.PRUNED
         if (told.hash, told.root) != (self._pruned.hash.hex(), self._pruned.root.hex()):  # 2.
             return self._pruned.seq, Fault.UNPROVEN
-        if self._first is not None and not _is_old(self._first[1], told.at):  # 3.
+        if self._first is not None and not all(  # 3.
+            _is_old(self._first[1], then) for then in (told.at, self._now)
+        ):
             return self._first[0], Fault.EARLY
         return None
 
