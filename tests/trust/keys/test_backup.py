@@ -8,10 +8,13 @@ import msgspec
 import pytest
 
 from cloister.base.database import Database
+from cloister.base.durable import write_durably
 from cloister.base.errors import CloisterError, ConflictError, PreconditionError
 from cloister.trust.keys import backup as backups
 from cloister.trust.keys import drill as drills
+from cloister.trust.keys import keystore as keystores
 from cloister.trust.keys.backup import Backup
+from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import ErasedError, Keystore, Seals
 from cloister.trust.keys.providers.provider import Context, KeyDamagedError
 from cloister.trust.keys.roots import Roots
@@ -29,7 +32,11 @@ async def rig(tmp_path: Path, database_as: DatabaseAs) -> Rig:
 
 async def made(rig: Rig) -> Backup:
     """As `cloister keys backup` makes it."""
-    copy = await rig.keeper().copy_keystore(ALICE)
+    return await made_by(rig, rig.keeper())
+
+
+async def made_by(rig: Rig, keeper: Keeper) -> Backup:
+    copy = await keeper.copy_keystore(ALICE)
     content = (rig.keystore_directory / "seals.json").read_bytes()
     assert backups.digest(content) == copy.sha256
     return Backup(
@@ -147,6 +154,30 @@ async def test_a_restore_that_was_cut_goes_on(rig: Rig, monkeypatch: pytest.Monk
     with pytest.raises(PreconditionError, match="is missing"):
         Keystore(rig.keystore_directory, rig.epochs, may_begin=False)
     assert put_back(rig, backup) == 1
+
+
+async def test_one_made_after_an_erasure_failed_in_its_last_step_comes_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker still holds the epoch before, and the seals on disk are of the next."""
+    keystore = rig.keystore()
+    keystore.ensure(ALIVE.project_id, ERASED.project_id)
+    sealed = keystore.seal(b"envelope", ALIVE)
+    keeper = rig.keeper()
+
+    def write_and_fail(path: Path, content: bytes, *, mode: int) -> None:
+        write_durably(path, content, mode=mode)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keystores, "write_durably", write_and_fail)
+        with pytest.raises(OSError, match="No space"):
+            keeper._keystore.erase({ERASED.project_id})
+    backup = await made_by(rig, keeper)
+    assert backup.epoch == 2
+    lose(rig, "keystore", "epochs")
+    assert put_back(rig, backup) == 1
+    assert rig.keystore().unseal(sealed, ALIVE) == b"envelope"
 
 
 async def test_the_making_of_one_is_recorded_before_it_is_made(

@@ -141,9 +141,10 @@ class Keystore:
 
     def copied(self, provider: Provider, bind: Callable[[int, bytes], Context]) -> tuple[int, bytes, bytes]:
         """The epoch, the content of the seals' file, and the epoch's key, which `provider` wraps for what `bind` says of the two: all of
-        one moment, in which nobody is erased."""
+        one moment, in which nobody is erased. Of a roll whose writing failed, the epoch is the file's."""
         with self._changing:
-            epoch, content = self._state.epoch, self._path.read_bytes()
+            content = self._path.read_bytes()
+            epoch = _parsed(self._path, content).epoch
             with read_key(self._file(epoch)) as page:
                 return epoch, content, provider.wrap(page.buffer, bind(epoch, content))
 
@@ -184,11 +185,7 @@ class Keystore:
 
     def _stored(self) -> Seals:
         """Raises FileNotFoundError, PreconditionError."""
-        content = self._path.read_bytes()
-        try:
-            return msgspec.json.decode(content, type=Seals)
-        except msgspec.DecodeError as error:
-            raise PreconditionError(public=f"{self._path}: {error}") from error
+        return _parsed(self._path, self._path.read_bytes())
 
     def _open(self, epoch: int) -> RootKey:
         path = self._file(epoch)
@@ -213,6 +210,14 @@ class Keystore:
         for epoch in self._known_epochs() - {self._state.epoch, self._stored().epoch}:
             log.info("destroying the key of keystore epoch %d", epoch)
             _destroy(self._file(epoch))
+
+
+def _parsed(path: Path, content: bytes) -> Seals:
+    """Raises PreconditionError."""
+    try:
+        return msgspec.json.decode(content, type=Seals)
+    except msgspec.DecodeError as error:
+        raise PreconditionError(public=f"{path}: {error}") from error
 
 
 def epoch_file(epochs: Path, epoch: int) -> Path:
