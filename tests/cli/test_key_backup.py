@@ -1,6 +1,7 @@
 """The keystore on another disk, as a person meets it: copied, put back from shares, refused; and what the doctor says of it."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -162,6 +163,30 @@ def test_a_drill_is_noted_and_leaves_nothing(paths: Paths, safe: Path, monkeypat
     noted = backups.marked(paths.key_backup)
     assert noted is not None
     assert noted.drilled_epoch == 1
+
+
+def test_a_drill_is_told_of_the_newest_epoch_that_is_known(
+    paths: Paths, safe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the epoch key that is there, and by what was noted: it fails where `restore` would refuse."""
+    known = []
+
+    async def tried(*_: object, newest_known: int, has_shares: bool) -> Drilled:
+        assert not has_shares
+        known.append(newest_known)
+        return Drilled(1, 2, 2, 0)
+
+    monkeypatch.setattr("cloister.base.database.owner.connected", lambda _settings: contextlib.nullcontext())
+    monkeypatch.setattr("cloister.trust.keys.drill.drill", tried)
+    file = str(safe / "old")
+    assert call(paths, "backup", "--to", file).exit_code == 0
+    assert call(paths, "drill", file).exit_code == 0
+    erase(paths)
+    assert call(paths, "drill", file).exit_code == 0
+    assert call(paths, "backup", "--to", str(safe / "new")).exit_code == 0
+    shutil.rmtree(paths.epochs)
+    assert call(paths, "drill", file).exit_code == 0
+    assert known == [1, 2, 2]
 
 
 def test_the_doctor_asks_for_a_backup_a_newer_one_and_a_drill(paths: Paths, safe: Path) -> None:

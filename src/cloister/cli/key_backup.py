@@ -108,16 +108,13 @@ def restore(
     from cloister.trust.keys import backup as backups  # noqa: PLC0415 - heavy
 
     paths = _paths(ctx, state_dir)
-    known = backups.marked(paths.key_backup)
-    newest = max(epoch or 0, 0 if known is None else known.epoch)
     for each in (paths.keystore, paths.epochs):
         if not each.is_dir():
             raise CommandError(
                 f"{each} is no directory: `cloister up` makes it, and then says that the keystore is missing"
             )
-    from cloister.trust.keys.keystore import known_epochs  # noqa: PLC0415
-
-    if not newest and not known_epochs(paths.epochs):
+    newest = max(epoch or 0, _newest_known(paths))
+    if not newest:
         raise CommandError("nothing here says how new a backup has to be: say --epoch, the newest that you know of")
     found = _read(file)
     with _opened(paths, shares) as roots, _as_broker():
@@ -142,7 +139,9 @@ def drill(ctx: click.Context, *, state_dir: Path | None, file: Path, shares: tup
 
     paths = _paths(ctx, state_dir)
     found = _read(file)
-    scratch = Path(tempfile.mkdtemp(prefix="cloister-drill-", dir=MEMORY if MEMORY.is_dir() else None))
+    if not MEMORY.is_dir():
+        raise CommandError(f"{MEMORY} is not there, and a drill is not put on a disk, which keeps it")
+    scratch = Path(tempfile.mkdtemp(prefix="cloister-drill-", dir=MEMORY))
     try:
         with _opened(paths, shares) as roots:
             outcome = asyncio.run(_drilled(paths, found, roots, scratch, has_shares=bool(shares)))
@@ -168,7 +167,7 @@ async def _drilled(paths: Paths, found: "Backup", roots: "Roots", scratch: Path,
     from cloister.trust.keys.drill import drill as tried  # noqa: PLC0415
 
     async with connected(load(paths.state_dir)) as database:
-        return await tried(database, found, roots, scratch, has_shares=has_shares)
+        return await tried(database, found, roots, scratch, newest_known=_newest_known(paths), has_shares=has_shares)
 
 
 # ── what it takes ──
@@ -178,6 +177,16 @@ def _paths(ctx: click.Context, state_dir: Path | None) -> Paths:
     if os.geteuid() != 0:
         raise CommandError("the keystore is handled by root, on the server itself")
     return load(directory(ctx, state_dir)).paths
+
+
+def _newest_known(paths: Paths) -> int:
+    """The epoch of the newest keystore that this server knows of; 0: of none."""
+    from cloister.trust.keys import backup as backups  # noqa: PLC0415 - heavy
+    from cloister.trust.keys.keystore import known_epochs  # noqa: PLC0415
+
+    known = backups.marked(paths.key_backup)
+    there = known_epochs(paths.epochs) if paths.epochs.is_dir() else set()
+    return max([0 if known is None else known.epoch, *there])
 
 
 def _made(paths: Paths) -> "Backup":

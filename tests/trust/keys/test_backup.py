@@ -13,6 +13,7 @@ from cloister.base.errors import CloisterError, ConflictError, PreconditionError
 from cloister.trust.keys import backup as backups
 from cloister.trust.keys import drill as drills
 from cloister.trust.keys import keystore as keystores
+from cloister.trust.keys import store
 from cloister.trust.keys.backup import Backup
 from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import ErasedError, Keystore, Seals
@@ -204,6 +205,37 @@ async def actions(database: Database) -> list[str]:
 # ── the drill ──
 
 
+async def test_a_drill_fails_where_restore_would_refuse_and_where_nothing_would_come_back(
+    rig: Rig, control_database: ControlDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells the log, and the epoch's key does not lie in its directory any more while the database is waited for."""
+    empty = await made(rig)
+    await rig.keeper().create(ALIVE.project_id, "volume", ALICE)
+    old = await made(rig)
+    scratch = rig.directory / "scratch"
+    scratch.mkdir()
+    owner = Database(url=control_database.url())
+    await owner.open()
+    try:
+        for backup, newest_known, why in ((old, 2, "what was erased since"), (empty, 1, "none of the 1 projects")):
+            with pytest.raises(PreconditionError, match=why):
+                await drills.drill(
+                    owner, backup, Roots(rig.root()), scratch, newest_known=newest_known, has_shares=False
+                )
+            assert (await actions(owner))[-1] == "key.drill"
+            assert [*scratch.iterdir()] == []
+
+        async def look(*_: object) -> None:
+            assert [*scratch.iterdir()] == []
+            raise PreconditionError(public="looked")
+
+        monkeypatch.setattr(store, "keys_of", look)
+        with pytest.raises(PreconditionError, match="looked"):
+            await drills.drill(owner, old, Roots(rig.root()), scratch, newest_known=1, has_shares=False)
+    finally:
+        await owner.close()
+
+
 async def test_a_drill_opens_the_keys_of_projects_and_tells_before(rig: Rig, control_database: ControlDatabase) -> None:
     keeper = rig.keeper()
     await keeper.create(ALIVE.project_id, "volume", ALICE)
@@ -215,8 +247,9 @@ async def test_a_drill_opens_the_keys_of_projects_and_tells_before(rig: Rig, con
     owner = Database(url=control_database.url())
     await owner.open()
     try:
-        found = await drills.drill(owner, backup, Roots(rig.root()), scratch, has_shares=True)
+        found = await drills.drill(owner, backup, Roots(rig.root()), scratch, newest_known=1, has_shares=True)
         assert (found.seals, found.projects, found.later) == (1, 1, 1)
+        assert [*scratch.iterdir()] == []
         assert (await actions(owner))[-3:] == ["key.unwrap", "key.unwrap", "key.drill"]
         shutil.rmtree(scratch)
         scratch.mkdir()
@@ -226,7 +259,7 @@ async def test_a_drill_opens_the_keys_of_projects_and_tells_before(rig: Rig, con
                 ALIVE.project_id,
             )
         with pytest.raises(CloisterError):
-            await drills.drill(owner, backup, Roots(rig.root()), scratch, has_shares=False)
+            await drills.drill(owner, backup, Roots(rig.root()), scratch, newest_known=1, has_shares=False)
         async with owner.reading() as tx:
             [last] = await tx.fetch("SELECT body FROM audit_event ORDER BY seq DESC LIMIT 1")
         assert '"action":"key.drill"' in last["body"]

@@ -1,6 +1,7 @@
 """The drill: a backup of the keystore is put back in a directory of its own, and opens some projects' keys. No volume is opened.
 
-1. Put it back, as `backup.restore` does: the root key opens it, every seal opens.
+1. Put it back, as `backup.restore` does, which refuses what it would refuse: the root key opens it, every seal opens. What was put
+   there goes as soon as it is read: who ends us leaves no epoch key behind, which the next erasure would not find.
 2. Choose projects at random among those that have a seal in it and a key that may be used.
 3. Record that their keys will be opened, and commit. (5. of ARCHITECTURE.md: a key's use is recorded before the key is used.)
 4. Open each project's own key, and the key of its volume, in a page that is wiped. None leaves this function.
@@ -8,13 +9,14 @@
 """
 
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cloister.base.database import Database
-from cloister.base.errors import CloisterError
+from cloister.base.errors import CloisterError, PreconditionError
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys import backup as backups
 from cloister.trust.keys import store
@@ -44,12 +46,14 @@ class Drilled:
     """Projects that have no seal in this backup: they are from after it, and would be lost."""
 
 
-async def drill(database: Database, backup: Backup, roots: Roots, scratch: Path, *, has_shares: bool) -> Drilled:
+async def drill(
+    database: Database, backup: Backup, roots: Roots, scratch: Path, *, newest_known: int, has_shares: bool
+) -> Drilled:
     """`database` as its owner, `scratch` an empty directory of nobody else's, which the caller removes. Raises what `backup.restore`
-    does, and KeyDamagedError for a key that does not open."""
+    does, PreconditionError where no project is in the backup, and KeyDamagedError for a key that does not open."""
     details: dict[str, object] = {"epoch": backup.epoch, "made_at": backup.made_at, "with_shares": has_shares}
     try:
-        found = await _tried(database, backup, roots, scratch)
+        found = await _tried(database, backup, roots, scratch, newest_known)
     except CloisterError as error:
         await _note(database, "failed", details | {"error": error.public})
         raise
@@ -57,17 +61,23 @@ async def drill(database: Database, backup: Backup, roots: Roots, scratch: Path,
     return found
 
 
-async def _tried(database: Database, backup: Backup, roots: Roots, scratch: Path) -> Drilled:
+async def _tried(database: Database, backup: Backup, roots: Roots, scratch: Path, newest_known: int) -> Drilled:
     directory, epochs = scratch / "keystore", scratch / "epochs"
     for each in (directory, epochs):
         each.mkdir(mode=0o700)
-    seals = backups.restore(backup, roots, directory, epochs, newest_known=0)  # 1.
-    keystore = Keystore(directory, epochs, may_begin=False)
+    try:
+        seals = backups.restore(backup, roots, directory, epochs, newest_known=newest_known)  # 1.
+        keystore = Keystore(directory, epochs, may_begin=False)
+    finally:
+        for each in (directory, epochs):
+            shutil.rmtree(each)
     try:
         async with database.transaction() as tx:  # 2. and 3.
             rows = await tx.fetch("SELECT project_id FROM key_ring WHERE state = 'enabled' ORDER BY project_id")
             living = [row["project_id"] for row in rows]
             sealed = [each for each in living if keystore.has(each)]
+            if living and not sealed:
+                raise PreconditionError(public=f"none of the {len(living)} projects has a seal in this backup")
             chosen = random.SystemRandom().sample(sealed, min(SAMPLE, len(sealed)))
             keys = await store.keys_of(tx, chosen)
             await record(tx, *(_use(key) for each in chosen for key in _used(keys[each])))
