@@ -24,6 +24,12 @@ class Kernel:
         (self.places.block / name / "dm").mkdir(parents=True)
         (self.places.block / name / "dm" / "uuid").write_text(uuid)
 
+    def compress(self, name: str, *, backing: str | None = None) -> None:
+        """`backing` None: a kernel that cannot write it to a disk."""
+        (self.places.block / name).mkdir()
+        if backing is not None:
+            (self.places.block / name / "backing_dev").write_text(f"{backing}\n")
+
     def group(self, pid: str, path: str, *, maximum: str | None = "max") -> Path:
         """Version 2; `maximum` None: a kernel that does not count swap."""
         (self.places.proc / pid).mkdir(exist_ok=True)
@@ -55,8 +61,19 @@ def test_open_is_what_is_neither_encrypted_nor_memory(kernel: Kernel) -> None:
     assert swap.open_devices(kernel.places) == []
     kernel.encrypt("dm-1", "CRYPT-PLAIN-cryptswap")
     kernel.encrypt("dm-2", "LVM-abc")
+    kernel.compress("zram0")
     kernel.turn_on("/dev/zram0", "/dev/dm-1", "/dev/dm-2", "/swap\\040file", "/dev/sda2")
     assert swap.open_devices(kernel.places) == ["/dev/dm-2", "/dev/sda2", "/swap\\040file"]
+
+
+def test_what_is_called_encrypted_or_memory_and_is_not_is_open(kernel: Kernel) -> None:
+    """A file with such a name, zram that writes to a disk, and device-mapper's targets that only check."""
+    kernel.compress("zram0", backing="none")
+    kernel.compress("zram1", backing="/dev/sdb1")
+    kernel.encrypt("dm-1", "CRYPT-LUKS2-0123-swap")
+    kernel.encrypt("dm-2", "CRYPT-INTEGRITY-swap")
+    kernel.turn_on("/zram.swap", "/dev/zram0", "/dev/zram1", "/dev/dm-1", "/dev/dm-2")
+    assert swap.open_devices(kernel.places) == ["/dev/dm-2", "/dev/zram1", "/zram.swap"]
 
 
 def test_the_group_that_the_platform_is_started_in_may_use_no_swap(kernel: Kernel, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_every_setting_can_be_given_as_an_option() -> None:
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     text = unit(HERE, Path("/opt/cloister/.venv/bin/python"))
     assert "ExecStart=/opt/cloister/.venv/bin/python -P -m cloister up --state-dir /srv/cloister\n" in text
-    assert {"Delegate=yes", "KillMode=mixed"} <= set(text.splitlines())
+    assert {"Delegate=yes", "KillMode=mixed", "MemorySwapMax=0"} <= set(text.splitlines())
     assert not re.search(r"[{}]", text)
     if shutil.which("systemd-analyze"):
         path = tmp_path / "cloister.service"

@@ -18,6 +18,8 @@ from cloister.base.settings import Settings
 
 _UNIFIED: Final = "0::"
 _MAXIMUM: Final = "memory.swap.max"
+_ENCRYPTED: Final = ("CRYPT-PLAIN-", "CRYPT-LUKS")
+# cryptsetup calls others so that encrypt nothing: CRYPT-INTEGRITY, CRYPT-VERITY.
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,12 @@ def _is_none(group: Path) -> bool:
 
 
 def _is_safe(device: str, places: Places) -> bool:
-    """Encrypted by dm-crypt, or zram, which is memory."""
+    """Encrypted by dm-crypt, or zram, which is memory unless it was given a disk to write to. By the device's own directory: a file may
+    be called as it likes."""
     name = os.path.basename(os.path.realpath(device))
-    if name.startswith("zram"):
-        return True
-    uuid = places.block / name / "dm" / "uuid"
-    return uuid.exists() and uuid.read_text().startswith("CRYPT-")
+    block = places.block / name
+    if name.startswith("zram") and block.is_dir():
+        backing = block / "backing_dev"  # none in a kernel that cannot write it anywhere
+        return not backing.exists() or backing.read_text().strip() == "none"
+    uuid = block / "dm" / "uuid"
+    return uuid.exists() and uuid.read_text().startswith(_ENCRYPTED)

@@ -32,6 +32,8 @@ Restart=on-failure
 RestartSec=1
 # Computes get cgroups of their own below this unit's.
 Delegate=yes
+# `up` sets it as well. Here it is systemd's own, which writes what its units say whenever it reads them again.
+MemorySwapMax=0
 # A compute that ran out of memory must not take the platform along.
 OOMPolicy=continue
 TasksMax=infinity
