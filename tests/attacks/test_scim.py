@@ -9,11 +9,13 @@ import pytest
 
 from cloister.base.errors import UnauthenticatedError
 from cloister.control.people.logins import LoginRefusedError
+from cloister.control.people.model import Begin
 from cloister.edge.api.content import BODY_BYTES_MAX
 from cloister.edge.api.routes import ROUTES
+from cloister.protocol.openid import challenge_of
 from cloister.protocol.scim.paths import OPERATIONS_MAX, PATCH
 from tests.attacks.test_http_confused_deputy import BODIES, path_of
-from tests.control.people.company import CALLER, HERE, THERE
+from tests.control.people.company import CALLER, HERE, SECRET, THERE
 from tests.control.scim.conftest import scene
 from tests.control.scim.scene import GROUP, USER, Scene
 
@@ -207,6 +209,47 @@ async def test_a_second_user_of_the_same_person_does_not_bring_them_back(scene: 
         await scene.memberships(session.key.reveal())
     with pytest.raises(LoginRefusedError):
         await scene.company.log_in(groups=["dba"])
+
+
+async def test_who_was_let_go_does_not_come_back_as_somebody_new(scene: Scene) -> None:
+    """By another subject at the issuer, and with another of their addresses, which no account here has."""
+    await scene.company.log_in(groups=["dba"])
+    user_id = await scene.create(emails=[{"value": "e.smith@example.com"}])
+    await scene.set_active(user_id, False)
+    for _ in range(2):
+        with pytest.raises(LoginRefusedError) as caught:
+            await scene.company.log_in(sub="u-2", email="e.smith@example.com", groups=["dba"])
+        assert caught.value.why == "login_deactivated"
+        assert (await scene.ask("DELETE", f"/Users/{user_id}")).status_code in (204, 404)
+
+
+async def test_who_was_let_go_does_not_come_back_by_another_identity(scene: Scene) -> None:
+    """Nor by an issuer that calls them otherwise than the directory does."""
+    session = await scene.company.log_in(groups=["dba"])
+    async with scene.company.database.transaction() as tx:
+        await tx.execute("DELETE FROM membership WHERE account_id = $1", session.account_id)
+        other = await tx.fetch_value(
+            """INSERT INTO issuer (id, name, url, client_id, client_secret, domains, groups_claim, session_s,
+                                   created_at)
+               SELECT gen_random_uuid(), 'partner', url || '/other', client_id, client_secret, domains, groups_claim, session_s,
+                      created_at FROM issuer RETURNING id"""
+        )
+        await tx.execute(
+            """INSERT INTO identity (issuer_id, subject, account_id, email, created_at, last_login_at)
+               VALUES ($1, 'e-7', $2, 'e.smith@example.com', now(), now())""",
+            other,
+            session.account_id,
+        )
+    for name, more in (("employee 7", {"externalId": "e-7"}), ("e.smith@example.com", {})):
+        user_id = await scene.create(name, active=False, **more)
+        begin = Begin(issuer="company", port=40_000, challenge=challenge_of(SECRET))
+        begun = await scene.company.logins.begin(begin, links=None)
+        with pytest.raises(LoginRefusedError) as caught:
+            await scene.company.finish(scene.company.issuer.authorize(begun.url))
+        assert caught.value.why == "login_deactivated"
+        assert (await scene.ask("DELETE", f"/Users/{user_id}")).status_code == 204
+        async with scene.company.database.transaction() as tx:
+            await tx.execute("DELETE FROM scim_user")
 
 
 async def test_a_directory_that_is_disabled_lets_nobody_back_in(scene: Scene) -> None:

@@ -366,26 +366,30 @@ async def meet(
     tx: Transaction, *, account_id: UUID | None, issuer_id: UUID, subject: str, addresses: Iterable[str]
 ) -> tuple[frozenset[OrgId], frozenset[tuple[OrgId, str]]]:
     """Of who logs in: organizations whose directory says that they are not there; and (organization, group) of each group that a
-    directory knows, and in which it does not have them."""
+    directory knows, and in which it does not have them. Looked for is by all that their account is known by, at other issuers, too;
+    and a user whose account is another's counts as well, against who comes with that user's address to a second account."""
     known = [one for one in addresses if one]
-    theirs = await tx.fetch(
+    found = await tx.fetch(
         """SELECT u.id, u.org_id, u.is_active, u.account_id, u.deleted_at FROM scim_user u
             WHERE u.account_id = $1
-               OR (u.account_id IS NULL
-                   AND (u.addresses && ARRAY(SELECT lower(one) FROM unnest($2::text[]) one) OR u.external_id = $3))
+               OR u.addresses && ARRAY(SELECT lower(one) FROM unnest($2::text[]) one
+                                        UNION SELECT lower(email) FROM identity WHERE account_id = $1 AND email IS NOT NULL)
+               OR u.external_id = $3 OR u.external_id IN (SELECT subject FROM identity WHERE account_id = $1)
             FOR UPDATE""",
         account_id,
         known,
         subject,
     )
-    gone = frozenset(OrgId(org_id) for org_id in {row["org_id"] for row in theirs} if not _is_there(theirs, org_id))
+    gone = frozenset(
+        OrgId(org_id) for org_id in {row["org_id"] for row in found} if not _is_there(found, org_id, account_id)
+    )
     rows = await tx.fetch(
         """SELECT g.org_id, g.display_name FROM scim_group g JOIN scim s ON s.org_id = g.org_id
             WHERE s.digest IS NOT NULL
               AND EXISTS (SELECT FROM issuer_group i
                            WHERE i.org_id = g.org_id AND i.name = g.display_name AND i.issuer_id = $2)
               AND NOT EXISTS (SELECT FROM scim_group_member m WHERE m.group_id = g.id AND m.user_id = ANY ($1))""",
-        [row["id"] for row in theirs],
+        [row["id"] for row in found if row["account_id"] in (None, account_id)],  # another's groups are not theirs
         issuer_id,
     )
     return gone, frozenset((OrgId(row["org_id"]), row["display_name"]) for row in rows)
@@ -402,16 +406,16 @@ async def link_all(tx: Transaction, account_id: UUID, org_ids: Collection[OrgId]
         list(org_ids),
         account_id,
     ):
-        if await link(tx, OrgId(row["org_id"]), row["id"]) is not None:
+        if await link(tx, OrgId(row["org_id"]), row["id"]) == account_id:
             await resume(tx, OrgId(row["org_id"]), account_id)
 
 
-def _is_there(rows: Iterable[Any], org_id: str) -> bool:
+def _is_there(rows: Iterable[Any], org_id: str, account_id: UUID | None) -> bool:
     """By the row of their account; without one, by every row that may be about them. One that was deleted counts where there is
     no other."""
     rows = [row for row in rows if row["org_id"] == org_id]
     live = [row for row in rows if row["deleted_at"] is None]
-    linked = [row for row in live if row["account_id"] is not None]
+    linked = [row for row in live if account_id is not None and row["account_id"] == account_id]
     return all(row["is_active"] for row in linked or live or rows)
 
 
