@@ -339,6 +339,24 @@ async def test_who_made_a_key_may_remove_it_and_who_is_alone_answers_for_it(
     assert answers(decided)["key ci"] == (Decision.KEPT if keeps else Decision.REMOVED)
 
 
+async def test_an_admin_whom_a_directory_suspended_is_none(
+    service: ReviewService,
+    organizations: OrganizationService,
+    keeper: ReviewKeeper,
+    database: Database,
+    clock: FakeClock,
+) -> None:
+    """A review that took the one who is left for one of two could never end."""
+    await organizations.change_role(CALLER, HERE, BOB, "admin")
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE membership SET suspended_at = now() WHERE org_id = $1 AND account_id = $2", HERE, BOB)
+    review = await start(service)
+    clock.advance(timedelta(days=14))
+    await keeper.pass_once()
+    closed = await service.get(HERE, review.id)
+    assert answers(closed) == {"member ada@example.com": Decision.HELD, "member bob@example.com": Decision.LAPSED}
+
+
 async def test_with_one_admin_everything_but_their_own_has_to_be_answered(
     service: ReviewService, organizations: OrganizationService
 ) -> None:

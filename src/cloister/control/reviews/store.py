@@ -148,9 +148,11 @@ async def close(tx: Transaction, review_id: UUID, now: datetime, report: str, di
 
 
 async def is_only_admin(tx: Transaction, org_id: OrgId, account_id: UUID) -> bool:
-    """And stays so until the transaction ends, or stays not so."""
+    """And stays so until the transaction ends, or stays not so. Whom a directory suspended is none, as for `admin_remains`."""
     rows = await tx.fetch(
-        "SELECT account_id FROM membership WHERE org_id = $1 AND role = 'admin' ORDER BY account_id FOR UPDATE", org_id
+        """SELECT account_id FROM membership WHERE org_id = $1 AND role = 'admin' AND suspended_at IS NULL
+            ORDER BY account_id FOR UPDATE""",
+        org_id,
     )
     return [row["account_id"] for row in rows] == [account_id]
 
