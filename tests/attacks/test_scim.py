@@ -327,6 +327,7 @@ async def test_bodies_and_patches_have_a_limit(scene: Scene) -> None:
         b'{"userName": "eve@example.com", "active": false, "Active": true}',
         b'{"userName": "eve@example.com", "active": false, "active": true}',
         b'{"userName": "eve@example.com", "username": "bob@example.com"}',
+        b'{"userName": "eve@example.com", "active": false, "urn:ietf:params:scim:schemas:core:2.0:User:active": true}',
     ],
 )
 async def test_an_attribute_said_twice_is_refused(scene: Scene, body: bytes) -> None:
@@ -345,6 +346,16 @@ async def test_case_makes_no_second_person_and_no_second_attribute(scene: Scene)
     for value in values:
         wrong = await scene.patch(f"/Users/{user_id}", {"op": "replace", "path": "active", "value": value})
         assert wrong.status_code == 400, value
+
+
+async def test_an_attribute_said_with_its_schema_is_not_passed_over(scene: Scene) -> None:
+    """It would be answered with 200, and nobody deactivated."""
+    user_id = await scene.create()
+    answer = await scene.patch(f"/Users/{user_id}", {"op": "replace", "value": {f"{USER}:active": False}})
+    assert answer.json()["active"] is False
+    other = await scene.create("bob@example.com")
+    whole = {"schemas": [USER], f"{USER}:userName": "bob@example.com", f"{USER.upper()}:ACTIVE": "False"}
+    assert (await scene.ask("PUT", f"/Users/{other}", whole)).json()["active"] is False
 
 
 async def test_one_operation_that_is_wrong_undoes_those_before_it(scene: Scene) -> None:

@@ -1,7 +1,7 @@
 """A JSON object as SCIM means it: names of attributes are the same in every case (RFC 7643 §2.1).
 
-So they are made lower here, once, and an object that says one attribute twice, in whatever spelling, is refused: two readers could
-take two different values of it.
+So they are made lower here, once, and so is a name that is said with its schema (RFC 7644 §3.10) made the short one. An object that
+says one attribute twice, in whatever spelling, is refused: two readers could take two different values of it.
 """
 
 import json
@@ -22,6 +22,8 @@ DEPTH_MAX: Final = 8
 
 TEXT_CHARS_MAX: Final = 256
 # Of one value. An e-mail address has at most 254.
+
+_CORE: Final = tuple(f"urn:ietf:params:scim:schemas:core:2.0:{kind}:" for kind in ("user", "group"))
 
 
 class ScimError(Exception):
@@ -75,6 +77,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name, value in pairs:
         # Of letters that are not ASCII no attribute has any, and "K" (U+212A) made lower would be a "k".
         key = name.lower() if name.isascii() else name
+        for schema in _CORE:
+            key = key.removeprefix(schema)
         if key in found:
             raise ScimError(INVALID_SYNTAX, f"the attribute {name[:60]!r} is there twice")
         found[key] = value
