@@ -16,7 +16,7 @@ from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGIN
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
-from tests.edge.api.world import ADA, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, World
+from tests.edge.api.world import ADA, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, SNAPSHOT, World
 
 P = f"/projects/{PROJECT}"
 ROLES = f"{P}/branches/{BRANCH}/roles"
@@ -366,3 +366,19 @@ async def test_tags_of_what_the_path_names_reach_every_decision(world_of_rules: 
         assert world.projects.asked[-1] == About(endpoint_id=ENDPOINT)
         await client.get(f"{P}/branches")
         assert world.projects.asked[-1] == About()
+
+
+async def test_of_what_is_about_another_branch_too_every_tag_counts(world_of_rules: World) -> None:
+    """Whose data comes, or which branch is replaced, is said by the body, or known to the service."""
+    world = world_of_rules
+    paths: tuple[tuple[str, dict[str, str]], ...] = (
+        (f"{P}/branches/{BRANCH}/restore", {"source_branch_id": BRANCH}),
+        (f"{P}/branches/{BRANCH}/reset_to_parent", {}),
+        (f"{P}/branches/{BRANCH}/finalize_restore", {}),
+        (f"{P}/snapshots/{SNAPSHOT}/restore", {"target_branch_id": BRANCH}),
+    )
+    async with world.client() as client:
+        for path, body in paths:
+            world.projects.asked.clear()
+            await client.post(path, json=body)
+            assert world.projects.asked == [About()], path

@@ -286,7 +286,7 @@ class Boundary:
             try:
                 asked = await self._services.control.projects.about(
                     ProjectId(trace.path["project_id"]),
-                    About(**{name: trace.path.get(name) for name in _TAGGED}),
+                    About() if route.of_others_too else About(**{name: trace.path.get(name) for name in _TAGGED}),
                     and_deleted=route.and_deleted,
                 )
                 project = asked.project

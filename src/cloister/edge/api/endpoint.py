@@ -57,6 +57,8 @@ class Route:
     """The path's project may be one that was deleted and can be recovered."""
     from_outside: bool = False
     """The path's project may be one that the principal may not know of."""
+    of_others_too: bool = False
+    """It is about more branches of the project than the path names."""
 
     @property
     def is_change(self) -> bool:
@@ -83,12 +85,14 @@ def endpoint(
     may_need: tuple[Permission, ...] = (),
     and_deleted: bool = False,
     from_outside: bool = False,
+    of_others_too: bool = False,
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. `audit=None` is only for public reads, which have nobody to name. `service_records` is
     for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
     caller for when the thing turns out to be protected; such a route's path names a project. `and_deleted`: for what is
     done to projects that were deleted, which for every other route are not there. `from_outside`: the permission is asked of
-    the principal's own organizations, and what leads to the path's project is something else, which the service looks at."""
+    the principal's own organizations, and what leads to the path's project is something else, which the service looks at.
+    `of_others_too`: the data of another branch, which the body or the service names, is read or replaced; the decision has the tags of all."""
     assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
     assert (audit is None) == (isinstance(permission, Public) and method == "GET"), (
         f"{method} {path}: who may, what is it?"
@@ -121,6 +125,7 @@ def endpoint(
             may_need=may_need,
             and_deleted=and_deleted,
             from_outside=from_outside,
+            of_others_too=of_others_too,
         )
 
     return make

@@ -189,6 +189,7 @@ async def set_as_primary(call: Plain) -> wire.BranchOperations:
     permission=Permission.BRANCH_RESTORE,
     may_need=(Permission.BRANCH_CREATE_FROM_PROTECTED,),
     audit=Action.BRANCH_RESTORE,
+    of_others_too=True,
 )
 async def restore_branch(call: Call[wire.RestoreBranch, NoQuery]) -> wire.BranchOperations:
     body = call.body
@@ -206,6 +207,7 @@ async def restore_branch(call: Call[wire.RestoreBranch, NoQuery]) -> wire.Branch
     permission=Permission.BRANCH_RESTORE,
     may_need=(Permission.BRANCH_CREATE_FROM_PROTECTED,),
     audit=Action.BRANCH_RESTORE,
+    of_others_too=True,
 )
 async def reset_to_parent(call: Call[wire.ResetBranch, NoQuery]) -> wire.BranchOperations:
     """Restore to the parent's head. Undocumented at Neon, and used by its older clients."""

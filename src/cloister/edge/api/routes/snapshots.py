@@ -85,6 +85,7 @@ class RestoreQuery(msgspec.Struct, frozen=True):
     permission=Permission.BRANCH_CREATE,
     may_need=(Permission.BRANCH_RESTORE, Permission.BRANCH_CREATE_FROM_PROTECTED),
     audit=Action.SNAPSHOT_RESTORE,
+    of_others_too=True,
 )
 async def restore_snapshot(call: Call[wire.RestoreSnapshot, RestoreQuery]) -> wire.SnapshotRestoredAnswer:
     body = call.body
@@ -120,7 +121,13 @@ async def _target_id(call: Call[wire.RestoreSnapshot, RestoreQuery]) -> BranchId
     return None
 
 
-@endpoint("POST", _BRANCH + "/finalize_restore", permission=Permission.BRANCH_RESTORE, audit=Action.BRANCH_FINALIZE)
+@endpoint(
+    "POST",
+    _BRANCH + "/finalize_restore",
+    permission=Permission.BRANCH_RESTORE,
+    audit=Action.BRANCH_FINALIZE,
+    of_others_too=True,
+)
 async def finalize_restore(call: Call[wire.FinalizeRestore, NoQuery]) -> branch_wire.OperationsAnswer:
     _, started = await call.control.snapshots.finalize(
         call.caller, call.project_id, call.branch_id, name=call.body.name
