@@ -252,6 +252,20 @@ async def test_who_was_let_go_does_not_come_back_by_another_identity(scene: Scen
             await tx.execute("DELETE FROM scim_user")
 
 
+async def test_an_address_that_nobody_verified_makes_nobody_another_user(scene: Scene) -> None:
+    """Who is taken for somebody else is not found when they themselves are let go."""
+    await scene.create("carol@example.com")
+    mallory: dict[str, Any] = {"sub": "u-2", "groups": ["dba"]}
+    await scene.company.log_in(**mallory, email="mallory@example.com")
+    session = await scene.company.log_in(**mallory, email="carol@example.com", email_verified=False)
+    user_id = await scene.create("mallory@example.com")
+    await scene.set_active(user_id, False)
+    with pytest.raises(UnauthenticatedError):
+        await scene.memberships(session.key.reveal())
+    with pytest.raises(LoginRefusedError):
+        await scene.company.log_in(**mallory)
+
+
 async def test_a_directory_that_is_disabled_lets_nobody_back_in(scene: Scene) -> None:
     await scene.company.log_in(groups=["dba"])
     await scene.set_active(await scene.create(), False)

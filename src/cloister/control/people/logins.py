@@ -211,9 +211,9 @@ class LoginService:
         for org_id, was in change.remove.items():
             events.append(_by_groups(Action.MEMBER_REMOVE, caller, issuer, org_id, account, was=was))
             await organizations.remove_member(tx, org_id, account_id)
-        was_operator = await store.logged_in(
-            tx, issuer.id, account_id, now, is_operator=is_operator, email=identity.email
-        )
+        # Directories' users are found by it, so it is kept only where it cannot be an address that somebody took for themselves.
+        email = identity.email if _vouches(issuer, identity) else None
+        was_operator = await store.logged_in(tx, issuer.id, account_id, now, is_operator=is_operator, email=email)
         await scim.link_all(tx, account_id, [*held, *given])
         by_hand = {org_id: it.role for org_id, it in held.items() if it.issuer_id is None}
         by_groups = {
@@ -315,17 +315,20 @@ def _address(issuer: Issuer, identity: Identity) -> str:
         raise LoginRefusedError(
             "login_no_address", "the token has no address", public=f"{issuer.name} does not tell your e-mail address"
         )
-    domain = email.rpartition("@")[2].lower()
-    is_theirs = (
-        identity.is_verified is not False and domain in issuer.domains if issuer.domains else identity.is_verified
-    )
-    if not is_theirs:
+    if not _vouches(issuer, identity):
         raise LoginRefusedError(
             "login_no_address",
             f"{email!r} is not verified by {issuer.name}",
             public=f"{issuer.name} has not verified {email}, or does not speak for its domain",
         )
     return email
+
+
+def _vouches(issuer: Issuer, identity: Identity) -> bool:
+    domain = (identity.email or "").rpartition("@")[2].lower()
+    if issuer.domains:
+        return identity.is_verified is not False and domain in issuer.domains
+    return identity.is_verified is True
 
 
 def _nothing_left(gone: frozenset[OrgId], detail: str, *, actor: str = "") -> LoginRefusedError:

@@ -189,7 +189,7 @@ async def link(tx: Transaction, issuer_id: UUID, subject: str, account_id: UUID,
 async def logged_in(
     tx: Transaction, issuer_id: UUID, account_id: UUID, now: datetime, *, is_operator: bool, email: str | None
 ) -> bool:
-    """Whether they were an operator before. `email`: as the issuer tells it now."""
+    """Whether they were an operator before. `email`: as the issuer vouches for it now."""
     was = await tx.fetch_value(
         "SELECT is_operator FROM identity WHERE issuer_id = $1 AND account_id = $2 FOR UPDATE", issuer_id, account_id
     )
