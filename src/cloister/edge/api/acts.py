@@ -64,6 +64,7 @@ ACTS: Final[dict[str, Act]] = {
     "map_group": Act("let a group of an issuer have a role"),
     "enable_scim": Act("let an identity provider say who is of the organization"),
     "rotate_scim": Act("make a new token of the identity provider's"),
+    "disable_scim": Act("hear no more from an identity provider who left"),
     "create_shift": Act("put somebody on call"),
     "grant_permission": Act("grant a project to somebody"),
     "set_project_member_role": Act("change somebody's role in a project"),
