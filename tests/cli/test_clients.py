@@ -45,8 +45,8 @@ def _world(api: Any) -> None:
 def test_a_list_is_a_table_for_people_and_the_apis_objects_for_programs(api: Any, cloister: Any) -> None:
     table = cloister("projects", "list")
     assert table.code == 0
-    assert table.out.splitlines()[0].split() == ["Id", "Name", "PostgreSQL", "Created"]
-    assert table.out.splitlines()[1].split() == [PROJECT["id"], "shop", "18", "2026-01-02"]
+    assert table.out.splitlines()[0].split() == ["Id", "Name", "PostgreSQL", "Tags", "Created"]
+    assert table.out.splitlines()[1].split() == [PROJECT["id"], "shop", "18", "-", "2026-01-02"]
     assert cloister("projects", "list", "-o", "json").json == [PROJECT]
 
 

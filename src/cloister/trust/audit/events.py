@@ -96,6 +96,7 @@ PERSONAL_REASONS: Final = frozenset(
         Action.PASSKEY_RECOVER,
         Action.RECORDING_START,
         Action.TAG_LIFT,
+        Action.TAG_SET,
     }
 )
 """Actions whose reason a person wrote. The others' is one of our own words, and stays."""

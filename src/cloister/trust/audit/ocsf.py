@@ -62,7 +62,7 @@ _ACTIONS: Final = {
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
         role.empower role.reset_password scim.group_update scim.user_activate scim.user_deactivate scim.user_update service_account.disable service_account.enable service_account.orphan
-        service_account.update snapshot.restore snapshot.schedule snapshot.update""",
+        service_account.update snapshot.restore snapshot.schedule snapshot.update tag.lift tag.set""",
     Shape(
         6003, 4
     ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge egress.remove
