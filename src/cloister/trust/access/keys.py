@@ -40,6 +40,10 @@ ADDRESSES_MAX: Final = 64
 USE_NOTED_EVERY: Final = timedelta(minutes=1)
 # `last_used_at` is for people. Written at every call, it would be the database's main work.
 
+_HOLDS: Final = "m.suspended_at IS NULL AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)"
+"""Of a membership `m`, for whoever comes with this key: no directory says that they are gone, and what groups of an issuer give, only
+that issuer's sessions have."""
+
 _ROLE_OF_ORGANIZATIONS_KEY: Final = "admin"
 _ROLE_OF_PROJECTS_KEY: Final = "editor"
 """As at Neon: a project's key does everything in it but delete it. What a key can never do, the policies say."""
@@ -107,23 +111,20 @@ class ApiKeys:
         now = self._clock.now()
         async with self._database.reading() as tx:
             row = await tx.fetch_row(
-                """SELECT api_key.*, account.email, account.name AS account_name, account.disabled_at,
+                f"""SELECT api_key.*, account.email, account.name AS account_name, account.disabled_at,
                           account.is_operator OR EXISTS (
                               SELECT FROM identity i
                                WHERE i.account_id = account.id AND i.issuer_id = api_key.issuer_id AND i.is_operator
                           ) AS is_operator,
                           (SELECT jsonb_object_agg(m.org_id, m.role) FROM membership m
-                            WHERE m.account_id = account.id AND m.suspended_at IS NULL
-                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS memberships,
+                            WHERE m.account_id = account.id AND {_HOLDS})::text AS memberships,
                           (SELECT jsonb_object_agg(g.project_id, jsonb_build_object('org_id', g.org_id, 'role', g.role))
                              FROM project_grant g JOIN membership m USING (org_id, account_id)
-                            WHERE g.account_id = account.id AND m.suspended_at IS NULL
-                              AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id))::text AS grants,
-                          (SELECT coalesce(array_agg(o.org_id), '{}') FROM on_call o JOIN membership m USING (org_id, account_id)
-                            WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2
-                              AND m.suspended_at IS NULL AND (m.issuer_id IS NULL OR m.issuer_id = api_key.issuer_id)) AS on_call,
-                          EXISTS (SELECT FROM membership m WHERE m.account_id = account.id AND m.suspended_at IS NOT NULL)
-                              AND NOT EXISTS (SELECT FROM membership m WHERE m.account_id = account.id AND m.suspended_at IS NULL) AS is_suspended,
+                            WHERE g.account_id = account.id AND {_HOLDS})::text AS grants,
+                          (SELECT coalesce(array_agg(o.org_id), '{{}}') FROM on_call o JOIN membership m USING (org_id, account_id)
+                            WHERE o.account_id = account.id AND o.starts_at <= $2 AND o.ends_at > $2 AND {_HOLDS}) AS on_call,
+                          (SELECT bool_and(m.suspended_at IS NOT NULL) FROM membership m
+                            WHERE m.account_id = account.id) AS is_suspended,
                           EXISTS (SELECT FROM passkey p WHERE p.account_id = account.id) AS has_passkey,
                           service.name AS service_name, service.role AS service_role,
                           service.disabled_at IS NOT NULL OR service.removed_at IS NOT NULL AS service_is_off,
@@ -131,7 +132,7 @@ class ApiKeys:
                              FROM service_account_grant g WHERE g.service_account_id = service.id)::text AS service_grants
                      FROM api_key JOIN account ON account.id = api_key.account_id
                      LEFT JOIN service_account service ON service.id = api_key.service_account_id
-                    WHERE api_key.digest = $1""",
+                    WHERE api_key.digest = $1""",  # noqa: S608 - literals
                 digest,
                 now,
             )
