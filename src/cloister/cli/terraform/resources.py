@@ -251,12 +251,45 @@ class Endpoint(Resource):
         return f"{project_path(state)}/endpoints/{segment(state['id'])}"
 
 
-class Role(Resource):
+class _OfBranch(Resource):
+    """What a branch has by its name. The API's word for it is `name`, and `name`s for all of them."""
+
+    identity = ("project_id", "branch_id", "name")
+    said_once = frozenset({"adopt"})
+
+    @abstractmethod
+    def _body(self, wanted: State) -> Json:
+        """What the API is sent to make one, beside its name."""
+
+    @abstractmethod
+    def _told(self, answer: Json) -> State:
+        """Its settings, as the API tells them."""
+
+    def create(self, platform: Platform, wanted: State) -> Made:
+        identity = {name: wanted[name] for name in self.identity}
+        if wanted["adopt"] and self.read(platform, wanted) is not None:
+            return Made(identity)
+        body = {self.name: {"name": wanted["name"], **self._body(wanted)}}
+        answer = platform.api.post(f"{branch_path(wanted)}/{self.name}s", body)
+        return Made(identity, answer.get("operations") or [])
+
+    def read(self, platform: Platform, state: State) -> State | None:
+        if (answer := or_gone(platform.api, self._path(state))) is None:
+            return None
+        identity = {name: state[name] for name in self.identity}
+        return identity | {"id": _joined(self, state)} | self._told(answer[self.name])
+
+    def delete(self, platform: Platform, state: State) -> None:
+        platform.finish(platform.api.delete(self._path(state)))
+
+    def _path(self, state: State) -> str:
+        return f"{branch_path(state)}/{self.name}s/{segment(state['name'])}"
+
+
+class Role(_OfBranch):
     """Its password is in the answer that makes it, and goes no further."""
 
     name = "role"
-    identity = ("project_id", "branch_id", "name")
-    said_once = frozenset({"adopt"})
     schema = Schema(
         "A role of a branch. Its password is not here: `ephemeral.cloister_role_password` has it where the project stores passwords, "
         "and `cloister roles reset-password` gives another one.",
@@ -270,32 +303,15 @@ class Role(Resource):
         ),
     )
 
-    def create(self, platform: Platform, wanted: State) -> Made:
-        identity = {name: wanted[name] for name in self.identity}
-        if not (wanted["adopt"] and self.read(platform, wanted) is not None):
-            role = {"name": wanted["name"], "no_login": wanted["login"] is False}
-            answer = platform.api.post(f"{branch_path(wanted)}/roles", {"role": role})
-            return Made(identity, answer.get("operations") or [])
-        return Made(identity)
+    def _body(self, wanted: State) -> Json:
+        return {"no_login": wanted["login"] is False}
 
-    def read(self, platform: Platform, state: State) -> State | None:
-        if (answer := or_gone(platform.api, self._path(state))) is None:
-            return None
-        login = answer["role"].get("authentication_method") != "no_login"
-        return {name: state[name] for name in self.identity} | {"id": _joined(self, state), "login": login}
-
-    def delete(self, platform: Platform, state: State) -> None:
-        platform.finish(platform.api.delete(self._path(state)))
-
-    @staticmethod
-    def _path(state: State) -> str:
-        return f"{branch_path(state)}/roles/{segment(state['name'])}"
+    def _told(self, answer: Json) -> State:
+        return {"login": answer.get("authentication_method") != "no_login"}
 
 
-class Database(Resource):
+class Database(_OfBranch):
     name = "database"
-    identity = ("project_id", "branch_id", "name")
-    said_once = frozenset({"adopt"})
     schema = Schema(
         "A database of a branch.",
         (
@@ -308,30 +324,15 @@ class Database(Resource):
         ),
     )
 
-    def create(self, platform: Platform, wanted: State) -> Made:
-        identity = {name: wanted[name] for name in self.identity}
-        if not (wanted["adopt"] and self.read(platform, wanted) is not None):
-            database = {"name": wanted["name"], **body_of("database", known_settings(wanted, "database"))}
-            answer = platform.api.post(f"{branch_path(wanted)}/databases", {"database": database})
-            return Made(identity, answer.get("operations") or [])
-        return Made(identity)
+    def _body(self, wanted: State) -> Json:
+        return body_of("database", known_settings(wanted, "database"))
 
-    def read(self, platform: Platform, state: State) -> State | None:
-        if (answer := or_gone(platform.api, self._path(state))) is None:
-            return None
-        told = {name: state[name] for name in self.identity} | {"id": _joined(self, state)}
-        return told | told_settings("database", answer["database"])
+    def _told(self, answer: Json) -> State:
+        return told_settings("database", answer)
 
     def change(self, platform: Platform, state: State, changed: State) -> None:
         body = given(changed, "name") | body_of("database", known_settings(changed, "database"), nulls=True)
         platform.finish(platform.api.patch(self._path(state), {"database": body}))
-
-    def delete(self, platform: Platform, state: State) -> None:
-        platform.finish(platform.api.delete(self._path(state)))
-
-    @staticmethod
-    def _path(state: State) -> str:
-        return f"{branch_path(state)}/databases/{segment(state['name'])}"
 
 
 def _joined(resource: Resource, state: State) -> str:

@@ -86,9 +86,8 @@ async def about(tx: Transaction, project_id: ProjectId, about: About, *, and_del
         if (named := getattr(about, name)) is not None:
             row = await tx.fetch_row(query, project_id, and_deleted, named)
             break
-    if (
-        row is None or row["tags_about"] is None
-    ):  # an id that leads nowhere, and a project that is not there: alike in time, too
+    # An id that leads nowhere, and a project that is not there: alike in time, too.
+    if row is None or row["tags_about"] is None:
         row = await tx.fetch_row(_ABOUT_ALL, project_id, and_deleted)
     if row is None:
         raise NotFoundError(f"no project {project_id}", public="project not found")

@@ -40,10 +40,15 @@ class Gone:
 
 async def gone(tx: Transaction) -> Gone | None:
     """None: every event is there."""
-    row = await tx.fetch_row(
-        "SELECT seq, reached_at FROM cloister.audit_minimum WHERE reached_at IS NOT NULL ORDER BY seq DESC LIMIT 1"
-    )
+    row = await _reached(tx)
     return None if row is None else Gone(row["seq"], row["reached_at"])
+
+
+async def _reached(tx: Transaction) -> Any:
+    return await tx.fetch_row(
+        """SELECT seq, hash, root, reached_at FROM cloister.audit_minimum
+            WHERE reached_at IS NOT NULL ORDER BY seq DESC LIMIT 1"""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +75,7 @@ class Pruned:
 
 async def pruned(tx: Transaction) -> Pruned | None:
     """None: every event is there."""
-    row = await tx.fetch_row(
-        """SELECT seq, hash, root, reached_at FROM cloister.audit_minimum
-            WHERE reached_at IS NOT NULL ORDER BY seq DESC LIMIT 1"""
-    )
+    row = await _reached(tx)
     if row is None:
         return None
     tiles = await tx.fetch(

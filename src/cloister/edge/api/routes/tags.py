@@ -1,5 +1,6 @@
 """What people say of a project or a branch in a word. Projects and branches show their tags themselves."""
 
+from cloister.base.ids import BranchId
 from cloister.edge.api.call import Call, NoQuery
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import tags as wire
@@ -15,11 +16,7 @@ from cloister.trust.audit import Action
     audit=Action.TAG_SET,
 )
 async def change_project_tags(call: Call[wire.ChangeTags, NoQuery]) -> wire.TagsAnswer:
-    body = call.body
-    tags = await call.control.tags.change(
-        call.caller, call.project_id, None, add=body.add, remove=body.remove, reason=body.reason or ""
-    )
-    return wire.TagsAnswer(tags=sorted(tags))
+    return await _changed(call, None)
 
 
 @endpoint(
@@ -30,8 +27,12 @@ async def change_project_tags(call: Call[wire.ChangeTags, NoQuery]) -> wire.Tags
     audit=Action.TAG_SET,
 )
 async def change_branch_tags(call: Call[wire.ChangeTags, NoQuery]) -> wire.TagsAnswer:
+    return await _changed(call, call.branch_id)
+
+
+async def _changed(call: Call[wire.ChangeTags, NoQuery], branch_id: BranchId | None) -> wire.TagsAnswer:
     body = call.body
     tags = await call.control.tags.change(
-        call.caller, call.project_id, call.branch_id, add=body.add, remove=body.remove, reason=body.reason or ""
+        call.caller, call.project_id, branch_id, add=body.add, remove=body.remove, reason=body.reason or ""
     )
     return wire.TagsAnswer(tags=sorted(tags))
