@@ -175,12 +175,12 @@ link_package() {
         site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         printf '%s\n' "$root/src" >"$site/cloister-checkout.pth"
     fi
-    link_command cloister cloister
-    link_command terraform-provider-cloister cloister.cli.terraform.command
+    link_program cloister cloister
+    link_program terraform-provider-cloister cloister.cli.terraform.command
 }
 
-# link_command NAME MODULE
-link_command() {
+# link_program NAME MODULE
+link_program() {
     [[ ! -x $venv/bin/$1 ]] || return 0
     printf '#!/bin/sh\nexec "%s" -P -m %s "$@"\n' "$venv/bin/python" "$2" >"$venv/bin/$1"
     chmod 755 "$venv/bin/$1"
