@@ -136,6 +136,7 @@ ensure_venv() {
         printf '%s\n' "$wanted" >"$stamp"
     fi
     link_package
+    compile_package
     build_guard
 }
 
@@ -177,6 +178,11 @@ link_package() {
     fi
     link_program cloister cloister
     link_program terraform-provider-cloister cloister.cli.terraform.command
+}
+
+# The services run as users who may not write here: what is not compiled now, each of them compiles again at every start.
+compile_package() {
+    "$venv/bin/python" -P -m compileall -q "$root/src/cloister" || die "a file of Cloister cannot be compiled"
 }
 
 # link_program NAME MODULE
