@@ -21,6 +21,9 @@ from cloister.trust.sentinel.correlations import Window
 
 SHIPPED: Final = resources.files("cloister.trust.sentinel") / "rules"
 
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The one in C, which a package built without libyaml lacks: it spares the sentinel half of its start.
+
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 _KNOWN: Final = {
@@ -96,7 +99,7 @@ def parse(texts: Iterable[str]) -> list[Rule]:
     found: dict[str, Rule] = {}
     for text in texts:
         try:
-            documents = list(yaml.safe_load_all(text))
+            documents = list(yaml.load_all(text, Loader=_LOADER))
         except yaml.YAMLError as error:
             raise RuleError(str(error)) from error
         for document in documents:
