@@ -2,8 +2,10 @@
 
 import gc
 import sys
+from functools import cache
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # so that plugins are found as `tests.fix_…`
@@ -16,6 +18,21 @@ settings.load_profile("cloister")
 
 # Python's 700 new objects are soon there: looking for cycles that often took a third of some files' time.
 gc.set_threshold(20_000)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that were not asked for are taken out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """scripts/test reads in the files which of them have tests for root: one that said it elsewhere would never run."""
+    for item in items:
+        if item.get_closest_marker("root") is not None and not _says_root(item.path):
+            raise pytest.UsageError(
+                f"{item.nodeid}: say pytest.mark.root in this file, where scripts/test looks for it"
+            )
+
+
+@cache
+def _says_root(path: Path) -> bool:
+    return path.name.startswith("test_") and "pytest.mark.root" in path.read_text()
 
 
 def pytest_collection_finish() -> None:

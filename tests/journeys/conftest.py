@@ -11,10 +11,15 @@ from tests.instance import Instance, Tenant, tail
 from tests.token_server import TokenServer
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that were not asked for are taken out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.journey)
+            if item.get_closest_marker("root") is None:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: a journey is for root, and scripts/test looks here for no other"
+                )
 
 
 @pytest.fixture(scope="session")
