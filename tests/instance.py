@@ -4,6 +4,7 @@ Started through `cloister up` as an operator does, driven through the API and re
 loop device, also when a test failed half-way.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -25,7 +26,7 @@ import asyncpg
 import httpx
 import psycopg
 
-from cloister.base.settings import Paths
+from cloister.base.settings import LAYOUT_VERSION, Paths
 from tests.trees import directories
 
 UP_TIMEOUT_S = 120
@@ -88,6 +89,36 @@ class Tenant:
         )  # fmt: skip
 
 
+class KeptEngines:
+    """What a platform makes once from each PostgreSQL of the host, in a third of its first start: its root file system and
+    its template, which are only read from then on. The first platform of a run makes them, and the next find them made,
+    as after an upgrade of Cloister. They know by a digest what they were made from."""
+
+    def __init__(self) -> None:
+        self._directory: Path | None = None
+
+    def keep(self, paths: Paths) -> None:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="cloister-engines-"))
+            atexit.register(shutil.rmtree, self._directory, ignore_errors=True)
+        for template in paths.engines.glob("*/template"):
+            if not (kept := self._directory / template.parent.name).exists():
+                _link_tree(template.parent, kept)
+
+    def give(self, paths: Paths) -> None:
+        if self._directory is not None:
+            paths.layout_version.write_text(f"{LAYOUT_VERSION}\n")  # or the directory would be somebody else's
+            _link_tree(self._directory, paths.engines)
+
+
+kept_engines = KeptEngines()
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The same files, with their owners, under other directories."""
+    subprocess.run(["cp", "--archive", "--link", source, target], check=True, timeout=60)
+
+
 class Instance:
     """One platform. Use as a context manager: up on entry, gone without trace on exit."""
 
@@ -136,8 +167,11 @@ class Instance:
         return done
 
     def up(self, *more: str) -> None:
+        if not self.paths.layout_version.exists():
+            kept_engines.give(self.paths)
         self.cloister("up", "--state-dir", str(self.state_dir), *self._options, *more, "--detach")
         self.hang_up()
+        kept_engines.keep(self.paths)
 
     def down(self, *more: str) -> None:
         self.cloister("down", "--state-dir", str(self.state_dir), *more)
