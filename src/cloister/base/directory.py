@@ -128,7 +128,7 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """One line of the connection audit."""
 
     action: str
-    """`connection.opened`, `connection.denied`, `connection.closed`, `connection.cancel`"""
+    """`connection.opened`, `connection.denied`, `connection.reading`, `connection.closed`, `connection.cancel`"""
     at: str
     """RFC 3339 UTC with microseconds."""
     session_id: str
@@ -152,6 +152,8 @@ class ConnectionEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     duration_ms: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    rows_out: int = 0
+    """To the client; 0 also where nobody counted them, at the audit level `off`."""
     was_cold: bool = False
 
 

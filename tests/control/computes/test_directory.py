@@ -168,7 +168,7 @@ async def test_connection_events_are_recorded_and_nothing_else_can_be(land: Land
 
 
 async def test_what_a_session_read_is_recorded_with_the_kept_tags_of_where(land: Land) -> None:
-    """Its branch's and its project's, as they are when it ended."""
+    """Its branch's and its project's, as they are when it is told."""
     created = await land.project()
 
     async def recorded(action: str = "connection.closed") -> Any:
@@ -188,6 +188,7 @@ async def test_what_a_session_read_is_recorded_with_the_kept_tags_of_where(land:
     assert await recorded() == "pii"
     await land.control.tags.change(CALLER, created.project.id, None, add=["prod"])
     assert await recorded() == "pii, prod"
+    assert await recorded("connection.reading") == "pii, prod"
     assert await recorded("connection.opened") is None
 
 

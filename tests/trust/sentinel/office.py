@@ -43,7 +43,16 @@ def denied(at: datetime, role: str, address: str) -> Event:
 
 
 def closed(at: datetime, role: str, address: str, sent: int) -> Event:
-    return _at(at, Action.CONNECTION_CLOSED, role, address, {"bytes_out": sent}, reason="client_left")
+    return _at(at, Action.CONNECTION_CLOSED, role, address, _received(sent), reason="client_left")
+
+
+def reading(at: datetime, role: str, address: str, sent: int) -> Event:
+    """It goes on."""
+    return _at(at, Action.CONNECTION_READING, role, address, _received(sent))
+
+
+def _received(sent: int) -> dict[str, Any]:
+    return {"bytes_out": sent, "rows_out": sent // 100}
 
 
 def called(at: datetime, who: str, address: str, action: Action, **changes: Any) -> Event:
@@ -93,6 +102,7 @@ def _day(midnight: datetime, number: int, random: Random) -> Iterator[Event]:
 def _night(clock: Any, number: int) -> Iterator[Event]:
     """The dump, which grows; rotation by policy; old snapshots and branches given up."""
     yield opened(clock(2), "report", "198.18.20.5", "pg_dump")
+    yield from (reading(clock(2, minute), "report", "198.18.20.5", (8 << minute) * _MB) for minute in range(6))
     yield closed(clock(2, 20), "report", "198.18.20.5", 400 * _MB + number * 3 * _MB)
     for project in range(40):
         yield did(clock(3, project / 10), Action.KEY_UNWRAP, f"other-project-{project:08}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.trust.audit import Event
+from cloister.trust.audit import Action, Event
 from cloister.trust.audit.events import timestamp
 from cloister.trust.sentinel import memory, rules, scenarios
 from cloister.trust.sentinel.baselines import DAY_S, RESTLESS_DAYS, VALUES_MAX, Deviation, Hours, Learning, NeverSeen
@@ -275,3 +275,27 @@ def test_a_habit_survives_a_restart() -> None:
     again = Hours(Learning(days=14, events=10))
     again.load(msgspec.json.decode(msgspec.json.encode(habit([9], 20).dump())))
     assert again.see(("r",), 20 * DAY_S, "") is not None
+
+
+def test_what_a_session_has_received_so_far_is_judged_and_teaches_nothing() -> None:
+    """A theft is found before its session ends; and what a session tells on its way counts once, at its end."""
+
+    def event(at: datetime, action: Action, received: int) -> Event:
+        return Event(action=action, actor="role:app", project_id="p", at=timestamp(at), details={"bytes_out": received})
+
+    def learned(*, with_readings: bool) -> Detector:
+        detector = Detector(RULES)
+        for n in range(40):
+            at = NOW + timedelta(hours=6 * n)
+            for so_far in (8_000_000, 16_000_000, 32_000_000) if with_readings else ():
+                assert detector.feed(n, event(at, Action.CONNECTION_READING, so_far)) == []
+            detector.feed(n, event(at, Action.CONNECTION_CLOSED, 40_000_000))
+        return detector
+
+    usual, taught = learned(with_readings=False), learned(with_readings=True)
+    assert taught.dump()["memories"] == usual.dump()["memories"]
+    now = NOW + timedelta(days=11)
+    stolen = [event(now, Action.CONNECTION_READING, received) for received in (64_000_000, 128_000_000, 256_000_000)]
+    alarms = [[it.rule for it in taught.feed(n, each)] for n, each in enumerate(stolen)]
+    assert alarms == [[], ["unusual-read"], ["unusual-read"]]
+    assert Detector(RULES).feed(1, stolen[-1]) == [], "who has learned nothing judges nothing"

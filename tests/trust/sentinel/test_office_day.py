@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
+import msgspec
 import pytest
 
 from cloister.trust.audit import Action, Event
@@ -40,6 +41,11 @@ MALIGN: dict[str, Callable[[], list[Event]]] = {
     "new-network": lambda: [office.opened(NIGHT, "web", "203.0.113.9", "web-0a1b2c3d-00000 v1.0.0")],
     "new-program": lambda: [office.opened(NIGHT, "web", "198.18.40.10", "sqlmap")],
     "unusual-read": lambda: [office.closed(NOON, "ada", "198.18.10.20", 900_000_000)],
+    "unusual-rows": lambda: [
+        msgspec.structs.replace(
+            office.reading(NOON, "web", "198.18.40.10", 0), details={"bytes_out": 40_000_000, "rows_out": 2_000_000}
+        )
+    ],
     "api-new-network": lambda: [office.called(NIGHT, "key:ci", "203.0.113.9", Action.BRANCH_LIST)],
     "failed-logins": lambda: [office.denied(NOON + timedelta(seconds=n), "ben", "198.18.10.77") for n in range(10)],
     "deletion-spree": lambda: [

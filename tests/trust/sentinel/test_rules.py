@@ -105,6 +105,10 @@ GOOD = "name: x\ntitle: X\nlevel: low\nsummary: s\nresponse: r\n"
         GOOD + "correlation: {type: event_count, rules: [x], group-by: [a], timespan: 5m, condition: {lt: 2}}",
         GOOD + "correlation: {type: median, rules: [x], group-by: [a], timespan: 5m}",
         GOOD + "baseline: {type: never_seen, rules: [x], group-by: [a], field: b}",
+        GOOD + "baseline: {type: dormant, rules: [], judges: [], group-by: [a], days: 3}",
+        GOOD
+        + "baseline: {type: deviation, rules: [], judges: [y], group-by: [a], field: b, learn_days: 1, learn_events: 1, "
+        "factor: 2, floor: 1}",
         "name: x\ntitle: X\nlevel: low\ndetection: {selection: {a: b}, condition: selection}",
         "name: x\ntitle: X\nlevel: loud\nsummary: s\nresponse: r\ndetection: {selection: {a: b}, condition: selection}",
         "name: [",

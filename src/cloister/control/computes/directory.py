@@ -79,9 +79,10 @@ EVENTS_MAX: Final = 2_000
 
 ROLES_UNKNOWN: Final = "the roles of this branch are not known: add a read-write compute to it, which asks its data"
 
-_CONNECTION_ACTIONS: Final = frozenset(
-    {Action.CONNECTION_OPENED, Action.CONNECTION_DENIED, Action.CONNECTION_CLOSED, Action.CONNECTION_CANCEL}
-)
+_READS: Final = frozenset({Action.CONNECTION_READING, Action.CONNECTION_CLOSED})
+# They say how much a session has received.
+
+_CONNECTION_ACTIONS: Final = _READS | {Action.CONNECTION_OPENED, Action.CONNECTION_DENIED, Action.CONNECTION_CANCEL}
 
 _ROUTE: Final = """
 SELECT e.id, b.project_id, b.id AS branch_id, e.state, e.socket_dir, e.generation,
@@ -401,9 +402,9 @@ class DirectoryServer:
 
 
 async def _with_tags(tx: Transaction, events: Sequence[Event]) -> list[Event]:
-    """What a session that ended read is weighed by the kept tags of where it read it, and of that its gateway knows nothing. One
-    statement for all that ended."""
-    branch_ids = sorted({it.branch_id for it in events if it.action == Action.CONNECTION_CLOSED and it.branch_id})
+    """What a session read is weighed by the kept tags of where it read it, and of that its gateway knows nothing. One
+    statement for all of them."""
+    branch_ids = sorted({it.branch_id for it in events if it.action in _READS and it.branch_id})
     if not branch_ids:
         return list(events)
     rows = await tx.fetch(
@@ -414,7 +415,7 @@ async def _with_tags(tx: Transaction, events: Sequence[Event]) -> list[Event]:
     kept = {row["id"]: ", ".join(sorted(KEPT.intersection(row["tags"]))) for row in rows}
     return [
         msgspec.structs.replace(it, details=it.details | {"tags": kept[it.branch_id]})
-        if it.action == Action.CONNECTION_CLOSED and kept.get(it.branch_id)
+        if it.action in _READS and kept.get(it.branch_id)
         else it
         for it in events
     ]
@@ -424,7 +425,7 @@ _GATEWAY: Final = "platform:gateway"
 
 _DETAILS: Final = (
     "session_id", "database", "application_name", "point", "jwks_id", "subject", "tls_version", "tls_cipher", "duration_ms", "bytes_in", "bytes_out",
-    "was_cold",
+    "rows_out", "was_cold",
 )  # fmt: skip
 
 

@@ -71,6 +71,12 @@ AUDIT_RETRY_S: Final = 0.5
 # About 5 MB of events, ten seconds of refusals at full speed. With the queue full, nobody new comes in.
 AUDIT_FLUSH_AT_END_S: Final = 5.0
 
+METER_LOOK_S: Final = 5.0
+# A look costs a microsecond for each session, and what is found is found by so much later.
+METER_BYTES_MIN: Final = 8 * 1024 * 1024
+METER_ROWS_MIN: Final = 100_000
+# The least that the sentinel remarks: what is less needs no telling before the session's end.
+
 STATEMENT_TEXT_CHARS_MAX: Final = 4_096
 # Of a statement that is recorded: what it did. Longer ones are mostly values.
 STATEMENT_BATCH_MAX: Final = 1_000

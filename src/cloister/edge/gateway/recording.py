@@ -79,6 +79,10 @@ class Recorder:
         self._share.hold(self._observer.held_bytes)
 
     @property
+    def rows_out(self) -> int:
+        return self._observer.rows_out
+
+    @property
     def is_stored(self) -> bool:
         return self._storing is None and not self._has_failed
 
@@ -178,6 +182,10 @@ class RecordedRelay(Relay):
             self.refuse(refusal)
         else:
             super().start(first, rest)
+
+    @property
+    def rows_out(self) -> int:
+        return self._recorder.rows_out
 
     def _heard_client(self, data: bytes | bytearray | memoryview) -> None:
         try:

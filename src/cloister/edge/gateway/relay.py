@@ -83,6 +83,11 @@ class Relay:
         return self._from_compute.bytes_out
 
     @property
+    def rows_out(self) -> int:
+        """Of a session that is watched. Another's messages are not looked at: docs/adr/0049-reading.md has what it would cost."""
+        return 0 if self._watch is None else self._watch.rows_out
+
+    @property
     def is_unanswered(self) -> bool:
         return self._from_client.is_unanswered
 

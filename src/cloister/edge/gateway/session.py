@@ -26,6 +26,7 @@ from cloister.base.ipallow import IpAddress
 from cloister.edge.gateway import errors, limits
 from cloister.edge.gateway.compute import ComputeSession, as_refusal
 from cloister.edge.gateway.errors import ClientLeftError, RefusedError
+from cloister.edge.gateway.meters import CLOSED
 from cloister.edge.gateway.recording import RecordedRelay
 from cloister.edge.gateway.relay import Relay
 from cloister.edge.gateway.sessions import Running
@@ -260,7 +261,6 @@ class Session:
         running.backend_pid, running.backend_secret = login.pid, login.secret
         running.socket_dir = compute.socket_dir
         visit.record("connection.opened", was_cold=compute.was_cold)
-        opened_at = self._loop.time()
         wire.write(proof.last_word + AUTHENTICATION_OK + login.greeting + key + READY_FOR_QUERY_IDLE + login.rest)
         watch = visit.watch(running)
         if visit.recorder is None:
@@ -268,19 +268,15 @@ class Session:
         else:
             relay = RecordedRelay(wire.transport, wire.tunnel, compute.transport, visit.recorder, watch)
         running.relay = relay
+        meter = visit.metered(relay)
         try:
             relay.start(proof.rest + wire.take(), login.rest)
             reason = await relay.closed
         finally:
+            meter.stop()
             if watch is not None:
                 watch.end()
-        visit.record(
-            "connection.closed",
-            reason=reason,
-            duration_ms=round((self._loop.time() - opened_at) * 1000),
-            bytes_in=relay.bytes_in,
-            bytes_out=relay.bytes_out,
-        )
+        meter.tell(CLOSED, reason)
         return reason
 
     # -- saying no

@@ -13,6 +13,7 @@ from cloister.edge.gateway.cancels import Cancels
 from cloister.edge.gateway.certificates import Certificates
 from cloister.edge.gateway.directory import Directory
 from cloister.edge.gateway.memory import Memory
+from cloister.edge.gateway.meters import Meters
 from cloister.edge.gateway.sessions import Sessions
 from cloister.edge.gateway.spares import Spares
 from cloister.edge.gateway.statements import StatementTrail
@@ -81,6 +82,7 @@ class Gateway:
         )
     )
     """What observers keep of sessions that are recorded."""
+    meters: Meters = field(default_factory=Meters)
     mock_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     """For verifiers that cannot be read: they fail like wrong passwords."""
     password_checks: int = 0

@@ -269,6 +269,10 @@ class Watch:
         """How this client is stopped, where it can be."""
         self._hold = hold
 
+    @property
+    def rows_out(self) -> int:
+        return self._observer.rows_out
+
     async def room(self) -> None:
         """For who cannot be held: wait until this project has room."""
         await self._trail.room(self._project_id)

@@ -81,8 +81,12 @@ class Trail(Batches):
     def check_room(self) -> None:
         """Raises RefusedError where a new connection could not be recorded. Half the queue is kept for the ends of
         connections that were let in, which cannot be refused any more."""
-        if len(self._queue) >= self._queue_max // 2:
+        if not self.has_room():
             raise audit_unavailable()
+
+    def has_room(self) -> bool:
+        """For more than the ends of connections."""
+        return len(self._queue) < self._queue_max // 2
 
     def add(self, event: ConnectionEvent) -> None:
         if len(self._queue) >= self._queue_max:

@@ -24,6 +24,7 @@ from cloister.edge.gateway.certificates import ServerTls
 from cloister.edge.gateway.compute import ComputeSession, reach
 from cloister.edge.gateway.errors import RefusedError
 from cloister.edge.gateway.memory import Share
+from cloister.edge.gateway.meters import Meter, Moved
 from cloister.edge.gateway.pooled import reach_pooled
 from cloister.edge.gateway.recording import Recorder
 from cloister.edge.gateway.sessions import Running
@@ -284,6 +285,10 @@ class Visit:
 
     # -- (6): writing down
 
+    def metered(self, moved: Moved) -> Meter:
+        """From here on, until it is stopped, what has moved is told while the session goes on."""
+        return self._gateway.meters.start(self.record, moved)
+
     def record_refusal(self, refusal: RefusedError) -> None:
         # Whoever never said who they are is a scanner or a health check: in the log, not in the audit.
         is_worth_recording = self.startup is not None or refusal.reason in ("insecure", "rate_limited")
@@ -302,6 +307,7 @@ class Visit:
         duration_ms: int = 0,
         bytes_in: int = 0,
         bytes_out: int = 0,
+        rows_out: int = 0,
         was_cold: bool = False,
     ) -> None:
         startup, route, tls = self.startup, self.route, self.tls
@@ -327,6 +333,7 @@ class Visit:
                 duration_ms=duration_ms,
                 bytes_in=bytes_in,
                 bytes_out=bytes_out,
+                rows_out=rows_out,
                 was_cold=was_cold,
             )
         )

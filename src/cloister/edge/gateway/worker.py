@@ -149,6 +149,7 @@ class GatewayWorker:
                 connection = background.create_task(directory.run())
                 recording = background.create_task(trail.run())
                 keeping = background.create_task(statements.run())
+                metering = background.create_task(self._gateway.meters.run(trail.has_room))
                 watching = background.create_task(self._watch(certificates))
                 await cancels.start()
                 async with asyncio.TaskGroup() as self._tasks:
@@ -164,7 +165,7 @@ class GatewayWorker:
                     await self._drain(sessions)
                 await trail.finish(recording)
                 await statements.finish(keeping)
-                for task in (watching, recording, keeping, connection):
+                for task in (watching, metering, recording, keeping, connection):
                     task.cancel()
                     await asyncio.wait([task])
         finally:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
+from cloister.edge.gateway.meters import CLOSED, Meter
 from cloister.edge.gateway.visit import Visit
 from cloister.edge.sql.request import Head
 
@@ -19,9 +20,9 @@ class Guest:
         """What they said of themselves when they proved it."""
         self.bytes_in = 0
         self.bytes_out = 0
-        self._opened_at: float | None = None
+        self.rows_out = 0
+        self._meter: Meter | None = None
         self._requests = 0
-        self._loop = asyncio.get_running_loop()
 
     def is_who(self, head: Head) -> bool:
         """Another token is another visit, be it of the same role: it may speak of somebody else."""
@@ -45,20 +46,15 @@ class Guest:
 
     def opened(self, *, was_cold: bool) -> None:
         """With the connection's first query. Twice is once."""
-        if self._opened_at is None:
-            self._opened_at = self._loop.time()
+        if self._meter is None:
+            self._meter = self.visit.metered(self)
             self.visit.record("connection.opened", was_cold=was_cold)
 
     def left(self, reason: str) -> None:
-        if self._opened_at is not None:
-            self.visit.record(
-                "connection.closed",
-                reason=reason,
-                duration_ms=round((self._loop.time() - self._opened_at) * 1000),
-                bytes_in=self.bytes_in,
-                bytes_out=self.bytes_out,
-            )
-            self._opened_at = None
+        if self._meter is not None:
+            self._meter.stop()
+            self._meter.tell(CLOSED, reason)
+            self._meter = None
 
 
 class Guests:

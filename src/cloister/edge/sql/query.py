@@ -44,6 +44,7 @@ class Query(asyncio.Protocol):
         self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.bytes_in = 0
         self.bytes_out = 0
+        self.rows_out = 0
         self.is_reusable = False
         self._transport = compute.transport
         self._early = compute.login.rest
@@ -139,6 +140,7 @@ class Query(asyncio.Protocol):
     def _receive(self, kind: int, body: bytes) -> None:
         match chr(kind):
             case "D":
+                self.rows_out += 1
                 writer = self._writer
                 writer.row(data_row(body, writer.columns))
             case "T":

@@ -196,6 +196,7 @@ class Serving:
                 watch.end()
             guest.bytes_in += query.bytes_in
             guest.bytes_out += query.bytes_out
+            guest.rows_out += query.rows_out
             if not (query.is_reusable and visit.keep(running, compute)):
                 query.close()
             visit.leave(running)

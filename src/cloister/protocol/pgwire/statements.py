@@ -194,6 +194,8 @@ class Observer:
     def __init__(self) -> None:
         self.transaction = "I"
         """As the last ReadyForQuery said: I idle, T in a transaction, E in one that failed."""
+        self.rows_out = 0
+        """To the client so far: DataRow messages, and those of a COPY, which are a row each."""
         self._client = Skimmer(_FROM_CLIENT)
         self._server = Skimmer(_FROM_SERVER)
         self._pending: deque[_Work] = deque()
@@ -342,9 +344,11 @@ class Observer:
             case "D", "Q" | "E":
                 assert head is not None
                 head.rows_sent += 1
+                self.rows_out += 1
                 head.bytes_sent += frame.length
             case "d", "Q" | "E":
                 assert head is not None
+                self.rows_out += 1
                 head.bytes_sent += frame.length
             case "C", "Q" | "E":
                 assert head is not None

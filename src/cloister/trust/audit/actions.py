@@ -83,6 +83,8 @@ class Action(StrEnum):
     CONNECTION_CLOSED = "connection.closed"
     CONNECTION_DENIED = "connection.denied"
     CONNECTION_OPENED = "connection.opened"
+    CONNECTION_READING = "connection.reading"
+    """A session goes on, and has received `details.bytes_out` since it was opened; told each time that has doubled."""
     CONNECTION_URI_READ = "connection_uri.read"
     CONSUMPTION_READ = "consumption.read"
     DATABASE_CREATE = "database.create"

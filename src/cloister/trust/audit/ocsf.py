@@ -74,7 +74,7 @@ _ACTIONS: Final = {
         compute.start compute.stop connection.cancel egress.closed egress.opened egress.refused flow.closed flow.open
         key.denied key.overdue log.secret operation.failed passkey.use platform.start platform.stop sentinel.probe
         statement.refused volume.failed""",
-    Shape(6005, 1): "audit.statements_read database.get schema.read",
+    Shape(6005, 1): "audit.statements_read connection.reading database.get schema.read",
     Shape(6005, 2): "database.update",
     Shape(6005, 4): "statements.seal",
     Shape(6005, 6): "database.create",

@@ -125,8 +125,7 @@ class Deviation(_Learned):
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
         entry = self._groups.touched(key, at)
-        spread = max(entry.deviation, _DEVIATION_FLOOR * entry.mean)
-        edge = max(self._floor, entry.mean + self._factor * spread)
+        edge = self._edge(entry)
         is_known = self._learning.is_over(entry.first, at, entry.count)
         usual, is_unusual = entry.mean, is_known and value > edge
         taken = min(float(value), edge) if is_known else float(value)
@@ -136,9 +135,25 @@ class Deviation(_Learned):
             entry.deviation += _WEIGHT * (abs(taken - entry.mean) - entry.deviation)
             entry.mean += _WEIGHT * (taken - entry.mean)
         entry.note(at)
-        if not is_unusual:
+        return _remark(value, usual, edge) if is_unusual else None
+
+    def judge(self, key: Key, at: float, value: Any) -> str | None:
+        """As `see`, and nothing is learned of it: it is not all yet, and all of it will be seen."""
+        entry = self._groups.known(key)
+        if entry is None or not isinstance(value, int | float) or isinstance(value, bool):
             return None
-        return f"{value:,.0f}, where {usual:,.0f} is usual and {edge:,.0f} the most that would not be remarked"
+        edge = self._edge(entry)
+        if value <= edge or not self._learning.is_over(entry.first, at, entry.count):
+            return None
+        return _remark(value, entry.mean, edge)
+
+    def _edge(self, entry: _Seen) -> float:
+        spread = max(entry.deviation, _DEVIATION_FLOOR * entry.mean)
+        return max(self._floor, entry.mean + self._factor * spread)
+
+
+def _remark(value: float, usual: float, edge: float) -> str:
+    return f"{value:,.0f}, where {usual:,.0f} is usual and {edge:,.0f} the most that would not be remarked"
 
 
 class Dormant(_Learned):

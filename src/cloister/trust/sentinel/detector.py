@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloister.trust.audit import Event
-from cloister.trust.sentinel.baselines import Baseline
+from cloister.trust.sentinel.baselines import Baseline, Deviation
 from cloister.trust.sentinel.correlations import Hit, Window
 from cloister.trust.sentinel.events import Lists, moment, view, weight
 from cloister.trust.sentinel.rules import Level, Rule
@@ -101,12 +101,18 @@ class Detector:
             fired[rule.name] = weight_
             return ""
         of = [name for name in rule.of if name in fired]
-        if not of or any(name not in fields for name in (*rule.group_by, *filter(None, (rule.field,)))):
+        is_judged = any(name in fired for name in rule.judges)
+        if not (of or is_judged) or any(name not in fields for name in (*rule.group_by, *filter(None, (rule.field,)))):
             return None
         key = tuple(str(fields[name]) for name in rule.group_by)
         value = fields[rule.field] if rule.field else ""
         if rule.baseline is not None:
-            why = self._learned[rule.name].see(key, self._now, value)
+            learned = self._learned[rule.name]
+            if of:
+                why = learned.see(key, self._now, value)
+            else:
+                assert isinstance(learned, Deviation)  # `rules` gives no other what is only judged
+                why = learned.judge(key, self._now, value)
             if why is not None:
                 fired[rule.name] = 1
             return why

@@ -53,6 +53,10 @@ class Groups(Generic[E]):
             self._entries.move_to_end(key)
         return entry
 
+    def known(self, key: Key) -> E | None:
+        """The group's entry, left as it is, and where it is."""
+        return self._entries.get(key)
+
     def dump(self) -> list[Any]:
         """The oldest first."""
         return [[list(key), entry.dump()] for key, entry in self._entries.items()]

@@ -54,6 +54,8 @@ class Rule:
     falsepositives: tuple[str, ...]
     of: tuple[str, ...] = ()
     """The rules whose events it looks at."""
+    judges: tuple[str, ...] = ()
+    """Those whose events are held to what is usual, and teach nothing: they say how far something is that ends with one of `of`."""
     concerns: str = ""
     """The field with the mail address of the person whom it is about, and who is to know."""
     group_by: tuple[str, ...] = ()
@@ -160,7 +162,13 @@ def _meaning(document: dict[str, Any]) -> dict[str, Any]:
     }[kind]
     if given["type"] not in types:
         raise RuleError(f"unknown type {given['type']!r}")
-    meaning: dict[str, Any] = {"of": tuple(given["rules"]), "group_by": tuple(given["group-by"]), kind: given}
+    # What is judged besides is no part of what was learned: a rule that judges more goes on with what it knows.
+    learns = {name: value for name, value in given.items() if name != "judges"}
+    meaning: dict[str, Any] = {"of": tuple(given["rules"]), "group_by": tuple(given["group-by"]), kind: learns}
+    if "judges" in given:
+        if given["type"] != "deviation":
+            raise RuleError("only of a deviation something is judged that teaches nothing")
+        meaning["judges"] = tuple(given["judges"])
     if kind == "correlation":
         meaning["span_s"] = _span(given["timespan"])
         if given["type"] in ("event_count", "value_count"):
@@ -196,7 +204,7 @@ def _ordered(rules: Mapping[str, Rule]) -> list[Rule]:
         if name in under_way:
             raise RuleError(f"{name} refers to itself")
         under_way.add(name)
-        for each in rules[name].of:
+        for each in (*rules[name].of, *rules[name].judges):
             visit(each)
         done[name] = rules[name]
 

@@ -79,8 +79,11 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     day = 86_400.0
     week = _weeks(lambda _: opened | {"details": {"application_name": "web"}})
     read = {"action": Action.CONNECTION_CLOSED}
+    reading = {"action": Action.CONNECTION_READING}
     reads = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5)}})
     of_pii = _weeks(lambda n: read | {"details": {"bytes_out": 1_000_000 + 50_000 * (n % 5), "tags": "pii"}})
+    of_rows = _weeks(lambda n: read | {"details": {"bytes_out": 200_000, "rows_out": 2_000 + 100 * (n % 5)}})
+    of_pii_rows = _weeks(lambda n: read | {"details": {"bytes_out": 200_000, "rows_out": 2_000 + n % 5, "tags": "pii"}})
     calls = _weeks(lambda _: person | {"action": Action.PROJECT_LIST})
     update = person | {"action": Action.PROJECT_UPDATE}
     asked = {"email": "dev@example.org"}
@@ -142,9 +145,18 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [*reads, (0, read | {"details": {"bytes_out": 60_000_000}})],
         ),
         "unusual-read-of-pii": (
-            [*of_pii, (0, read | {"details": {"bytes_out": 12_000_000, "tags": "pii, prod"}})],
+            # It goes on.
+            [*of_pii, (0, reading | {"details": {"bytes_out": 12_000_000, "tags": "pii, prod"}})],
             # As much of what is not tagged.
             [*of_pii, (0, read | {"details": {"bytes_out": 12_000_000}})],
+        ),
+        "unusual-rows": (
+            [*of_rows, (0, reading | {"details": {"bytes_out": 30_000_000, "rows_out": 1_500_000}})],
+            [*of_rows, (0, reading | {"details": {"bytes_out": 30_000_000, "rows_out": 900_000}})],
+        ),
+        "unusual-rows-of-pii": (
+            [*of_pii_rows, (0, read | {"details": {"bytes_out": 4_000_000, "rows_out": 120_000, "tags": "pii"}})],
+            [*of_pii_rows, (0, read | {"details": {"bytes_out": 4_000_000, "rows_out": 120_000}})],
         ),
         "hostile-statement": (
             [(0, statement | {"reason": "COPY PROGRAM", "details": {"count": 1}})],
