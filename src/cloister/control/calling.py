@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cloister.base import reviewed
 from cloister.base.errors import ForbiddenError
+from cloister.base.versions import Condition
 from cloister.control.operations.model import Operation
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
@@ -26,6 +27,13 @@ class Caller:
     """The program, as it calls itself: a hint for whoever reads the log, and nothing to decide by."""
     change: str = ""
     """The reviewed change it belongs to, as they say (`base/reviewed.py`)."""
+    condition: Condition | None = None
+    """Which version of the thing they have seen, where they say so."""
+
+    def require_version(self, version: str) -> None:
+        """Of the thing as it is now, held by the transaction that changes it. Raises MovedError."""
+        if self.condition is not None:
+            self.condition.require(version)
 
     def require(self, permission: Permission) -> None:
         """Raises ForbiddenError. A route that forgot to state what it may need is refused, not let through."""

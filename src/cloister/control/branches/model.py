@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from cloister.base import versions
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
 from cloister.control.computes.model import Endpoint, NewEndpoint
@@ -38,6 +39,22 @@ class Branch:
     """Set: it can be recovered for a while, and is not there for anything else."""
     tags: frozenset[str] = frozenset()
     """Its own. The database adds what follows the data (migration 0028)."""
+
+    @property
+    def version(self) -> str:
+        """Restored, it has other data, and is another version. Without its schedule, which has a route and a version of its own."""
+        return versions.version(
+            "branch",
+            self.id,
+            self.parent_id,
+            self.timeline_id,
+            self.name,
+            self.is_default,
+            self.is_protected,
+            self.expires_at,
+            sorted(self.tags),
+            self.deleted_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from cloister.base import versions
 from cloister.base.errors import BadRequestError
+from cloister.base.ids import BranchId
 from cloister.control.branches.model import ScheduleItem
 
 FREQUENCIES: Final = ("hourly", "daily", "weekly", "monthly", "yearly")
@@ -50,6 +52,10 @@ def checked(items: list[ScheduleItem]) -> list[ScheduleItem]:
         if item.retention_seconds is not None and item.retention_seconds < RETENTION_MIN_S:
             raise BadRequestError("retention", public=f"retention_seconds must be at least {RETENTION_MIN_S}")
     return items
+
+
+def version_of(branch_id: BranchId, items: list[ScheduleItem]) -> str:
+    return versions.version("schedule", branch_id, items)
 
 
 def due(items: Iterable[ScheduleItem], since: datetime, now: datetime) -> ScheduleItem | None:

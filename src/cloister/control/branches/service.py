@@ -165,7 +165,9 @@ class BranchService:
     ) -> tuple[Branch, list[Operation]]:
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
+            await store.hold(tx, branch_id)
             old = await store.get(tx, project_id, branch_id)
+            caller.require_version(old.version)
             protection.require_protection_change(caller, old, change.is_protected)
             wanted = await self._changed(tx, old, change)
             if wanted.name != old.name:
@@ -226,7 +228,7 @@ class BranchService:
         self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, hard: bool = False
     ) -> tuple[Branch, list[Operation]]:
         async with self._database.transaction() as tx:
-            branch, operation = await self._delete(tx, project_id, branch_id, hard=hard)
+            branch, operation = await self._delete(tx, project_id, branch_id, hard=hard, caller=caller)
             assert branch.deleted_at is not None
             age_s = int((branch.deleted_at - branch.created_at).total_seconds())
             details = {"is_final": hard, "age_s": age_s}
@@ -252,10 +254,13 @@ class BranchService:
         self._engine.kick_all([operation])
 
     async def _delete(
-        self, tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, hard: bool
+        self, tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, hard: bool, caller: Caller | None = None
     ) -> tuple[Branch, Operation]:
         await claim_branch(tx, project_id, branch_id)
+        await store.hold(tx, branch_id)
         branch = await store.get(tx, project_id, branch_id, and_deleted=hard)
+        if caller is not None:
+            caller.require_version(branch.version)
         protection.refuse_delete(branch)
         rules.refuse_delete(branch, await store.children_of(tx, branch_id))
         if branch.deleted_at is None:

@@ -260,7 +260,9 @@ class SnapshotService:
         items = schedules.checked(items)
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
+            await store.hold(tx, branch_id)
             branch = await store.get(tx, project_id, branch_id)
+            caller.require_version(schedules.version_of(branch_id, await snapshot_store.schedule_of(tx, branch_id)))
             await snapshot_store.set_schedule(tx, branch_id, items, self._clock.now())
             await record(
                 tx,

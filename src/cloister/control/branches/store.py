@@ -54,6 +54,11 @@ async def get(tx: Transaction, project_id: ProjectId, branch_id: BranchId, *, an
     return branch_of(row)
 
 
+async def hold(tx: Transaction, branch_id: BranchId) -> None:
+    """Nobody changes the row before the transaction ends; operations do so without holding the project."""
+    await tx.execute("SELECT FROM branch WHERE id = $1 FOR NO KEY UPDATE", branch_id)
+
+
 async def load(tx: Transaction, branch_id: str) -> Branch:
     """Whatever became of it. For machines, whose branch was there when they were submitted."""
     row = await tx.fetch_row("SELECT * FROM branch WHERE id = $1", branch_id)

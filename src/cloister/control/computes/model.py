@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from cloister.base import versions
 from cloister.base.ids import BranchId, EndpointId, ProjectId
 
 READ_WRITE: Final = "read_write"
@@ -55,6 +56,20 @@ class Endpoint:
     @property
     def is_awake(self) -> bool:
         return self.state is State.ACTIVE if self.is_reader else self.socket_dir is not None
+
+    @property
+    def version(self) -> str:
+        """The same while its compute wakes and sleeps."""
+        return versions.version(
+            "endpoint",
+            self.id,
+            self.branch_id,
+            self.min_cu,
+            self.max_cu,
+            self.suspend_timeout_seconds,
+            self.pg_settings,
+            self.is_disabled,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,9 @@ class EndpointService:
         """Limits and settings apply at the next start; the suspend timeout at once; disabling suspends."""
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
+            await store.hold(tx, endpoint_id)
             old = await store.get(tx, project_id, endpoint_id)
+            caller.require_version(old.version)
             wanted = _changed(old, change)
             check_endpoint(wanted, await store.pg_version_of(tx, project_id))
             operations_: list[Operation] = []
@@ -111,7 +113,9 @@ class EndpointService:
     ) -> tuple[Endpoint, list[Operation]]:
         async with self._database.transaction() as tx:
             await claim_endpoint(tx, project_id, endpoint_id)
+            await store.hold(tx, endpoint_id)
             endpoint = await store.get(tx, project_id, endpoint_id)
+            caller.require_version(endpoint.version)
             protection.refuse_endpoint(
                 protection.CANNOT_DELETE_ENDPOINT, is_protected=await store.is_protected(tx, endpoint_id)
             )

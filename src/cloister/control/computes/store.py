@@ -49,6 +49,11 @@ async def get(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -
     return endpoint_of(row)
 
 
+async def hold(tx: Transaction, endpoint_id: EndpointId) -> None:
+    """Nobody changes the row before the transaction ends; operations do so without holding the project."""
+    await tx.execute("SELECT FROM endpoint WHERE id = $1 FOR NO KEY UPDATE", endpoint_id)
+
+
 async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool = False) -> Placed:
     """Raises NotFoundError."""
     row = await tx.fetch_row(

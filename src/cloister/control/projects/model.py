@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from cloister.base import versions
 from cloister.base.ids import OrgId, ProjectId
 from cloister.base.secret import Secret
 from cloister.control.branches.model import Branch
@@ -71,6 +72,21 @@ class Project:
     """From here on it can be recovered, as long as a branch can (branches/rules.py)."""
     tags: frozenset[str] = frozenset()
     """Its own, which are its branches' besides theirs."""
+
+    @property
+    def version(self) -> str:
+        """Without the audit level, which has a route and a version of its own."""
+        return versions.version(
+            "project",
+            self.id,
+            self.org_id,
+            self.name,
+            self.history_retention_seconds,
+            self.settings,
+            self.default_endpoint_settings,
+            sorted(self.tags),
+            self.deleted_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

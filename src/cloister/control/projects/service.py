@@ -163,6 +163,7 @@ class ProjectService:
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
             old = await store.get(tx, project_id)
+            caller.require_version(old.version)
             project = dataclasses.replace(
                 old,
                 name=old.name if change.name is None else checked_name("project name", change.name),
@@ -188,6 +189,7 @@ class ProjectService:
         destroys the keys and the bytes, also of one that was deleted before."""
         async with self._database.transaction() as tx:
             project = await self._claim(tx, project_id, and_deleted=hard)
+            caller.require_version(project.version)
             protection.refuse_deleting_project(await branches.protected_of(tx, project_id))
             if project.deleted_at is None:
                 await store.delete(tx, project_id)

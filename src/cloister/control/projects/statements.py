@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cloister.base import versions
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Database
 from cloister.base.errors import NotFoundError
@@ -12,6 +13,10 @@ from cloister.control.computes.gateways import Gateways
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action, record
 from cloister.trust.audit.statements import Segment, StatementLog
+
+
+def version_of(project_id: ProjectId, level: AuditLevel) -> str:
+    return versions.version("audit_level", project_id, level)
 
 
 class StatementService:
@@ -41,6 +46,7 @@ class StatementService:
             if row is None:
                 raise NotFoundError(f"no project {project_id}", public="project not found")
             before = AuditLevel(row["audit_level"])
+            caller.require_version(version_of(project_id, before))
             if level.is_lower_than(before):
                 caller.require(Permission.AUDIT_LEVEL_LOWER)
             await tx.execute("UPDATE project SET audit_level = $2 WHERE id = $1", project_id, level.value)

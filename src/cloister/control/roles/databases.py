@@ -64,7 +64,9 @@ class DatabaseService:
     ) -> tuple[DatabaseInfo, list[Operation]]:
         async with self._database.transaction() as tx:
             change = await Change.begin(tx, caller, project_id, branch_id, name)
+            await store.hold_database(tx, branch_id, name)
             old = await store.get_database(tx, branch_id, name)
+            caller.require_version(old.version)
             new_name = new_database_name(new_name) if new_name is not None else name
             owner_name = owner_name if owner_name is not None else old.owner_name
             if (new_name, owner_name) == (old.name, old.owner_name):
@@ -91,7 +93,9 @@ class DatabaseService:
     ) -> tuple[DatabaseInfo, list[Operation]]:
         async with self._database.transaction() as tx:
             change = await Change.begin(tx, caller, project_id, branch_id, name)
+            await store.hold_database(tx, branch_id, name)
             database = await store.get_database(tx, branch_id, name)
+            caller.require_version(database.version)
             operation = await change.submit(tx, self._engine, operations.DROP_DATABASE, Action.DATABASE_DELETE)
         self._engine.kick(operation.id)
         return database, [operation]

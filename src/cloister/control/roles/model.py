@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from cloister.base import versions
 from cloister.base.ids import BranchId
 from cloister.base.secret import Secret
 from cloister.control.operations.model import Operation
@@ -18,6 +19,11 @@ class Role:
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def version(self) -> str:
+        """One that was dropped and made again is another; one with another password is the same."""
+        return versions.version("role", self.branch_id, self.name, self.can_login, self.created_at)
+
 
 @dataclass(frozen=True, slots=True)
 class DatabaseInfo:
@@ -27,6 +33,10 @@ class DatabaseInfo:
     owner_name: str
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def version(self) -> str:
+        return versions.version("database", self.branch_id, self.id, self.name, self.owner_name)
 
 
 @dataclass(frozen=True, slots=True)

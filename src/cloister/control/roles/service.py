@@ -72,7 +72,9 @@ class RoleService:
     ) -> tuple[Role, list[Operation]]:
         async with self._database.transaction() as tx:
             change = await Change.begin(tx, caller, project_id, branch_id, name)
+            await store.hold_role(tx, branch_id, name)
             role = await store.get_role(tx, branch_id, name)
+            caller.require_version(role.version)
             if any(database.owner_name == name for database in await store.databases_of(tx, branch_id)):
                 raise UnprocessableError(
                     f"{name!r} owns a database of {branch_id}",

@@ -72,6 +72,11 @@ async def get_role(tx: Transaction, branch_id: BranchId, name: str) -> Role:
     return _role(row)
 
 
+async def hold_role(tx: Transaction, branch_id: BranchId, name: str) -> None:
+    """Nobody changes the row before the transaction ends; the catalog is read without holding the project."""
+    await tx.execute("SELECT FROM pg_role WHERE branch_id = $1 AND name = $2 FOR NO KEY UPDATE", branch_id, name)
+
+
 async def has_role(tx: Transaction, branch_id: BranchId, name: str) -> bool:
     return bool(
         await tx.fetch_value("SELECT EXISTS (SELECT FROM pg_role WHERE branch_id = $1 AND name = $2)", branch_id, name)
@@ -179,6 +184,11 @@ async def get_database(tx: Transaction, branch_id: BranchId, name: str) -> Datab
     if row is None:
         raise NotFoundError(f"no database {name!r} in {branch_id}", public="database not found")
     return _database(row)
+
+
+async def hold_database(tx: Transaction, branch_id: BranchId, name: str) -> None:
+    """As `hold_role`."""
+    await tx.execute("SELECT FROM pg_database WHERE branch_id = $1 AND name = $2 FOR NO KEY UPDATE", branch_id, name)
 
 
 async def has_database(tx: Transaction, branch_id: BranchId, name: str) -> bool:

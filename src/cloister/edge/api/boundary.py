@@ -20,7 +20,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cloister.base import reviewed
+from cloister.base import reviewed, versions
 from cloister.base.errors import (
     BadRequestError,
     CloisterError,
@@ -37,7 +37,7 @@ from cloister.control.people.logins import LoginRefusedError
 from cloister.control.projects.model import About, Project
 from cloister.edge.api import content, errors, paths
 from cloister.edge.api.acts import ACTS, Act
-from cloister.edge.api.call import Call, NoBody, Services
+from cloister.edge.api.call import Call, NoBody, Services, Versioned
 from cloister.edge.api.endpoint import Public, Route
 from cloister.edge.api.errors import HttpError, PasskeyNeededError, json_response
 from cloister.edge.api.idempotency import Answer, Slot
@@ -185,10 +185,11 @@ class Boundary:
     ) -> Response:
         now = self._services.clock.now()
 
-        # (2) What the head says: its own size, the size and the type of the body, which reviewed change this is. The body
-        #     itself is not read yet.
+        # (2) What the head says: its own size, the size and the type of the body, which reviewed change this is, and which
+        #     version it is for. The body itself is not read yet.
         content.check_declared(request)
         trace.change = reviewed.parse(request.headers.getlist(reviewed.HEADER))
+        condition = versions.parse(request.headers.getlist(versions.HEADER))
         try:
             route, parameters = find_route()
         except HttpError:
@@ -198,6 +199,7 @@ class Boundary:
         trace.route = route
 
         if isinstance(route.permission, Public):
+            _require_compared(condition, route)
             return await self._answer_publicly(route, request, trace, now)
 
         # (3) Who asks.  (4) How often.
@@ -215,6 +217,7 @@ class Boundary:
             principal = replace(principal, with_passkey=True)
         where = await self._authorize(principal, route, route.permission, trace)
         trace.is_permitted = True
+        _require_compared(condition, route)
 
         # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
         raw = await content.read(request) if route.body is not NoBody else b""
@@ -236,6 +239,7 @@ class Boundary:
             body=body,
             grants=self._grants(principal, route, where),
             tags=where.tags,
+            condition=condition,
         )
 
         # (8) What is privileged takes a passkey, shown for this very request, from whoever has one or is asked for one. Before
@@ -254,10 +258,13 @@ class Boundary:
         #     is recorded here as well.
         answer = await self._run(route, call)
         if route.is_recorded_here:
+            if condition is not None:
+                condition.require(answer.version)
             await self._services.audit.record(trace.event("ok"))
         elif answer.status == 204 != route.status:
             await self._services.audit.record(trace.event("ok", details={"was_there": False}))
-        return json_response(answer.body, answer.status, trace.request_id)
+        headers = {versions.ANSWER: versions.tag(answer.version)} if answer.version else None
+        return json_response(answer.body, answer.status, trace.request_id, headers)
 
     async def _identify(self, request: Request, trace: _Trace, now: datetime) -> Principal:
         """Steps (3) and (4). Raises UnauthenticatedError, TooManyRequestsError."""
@@ -411,6 +418,8 @@ class Boundary:
         if result is None:
             assert route.answer_is_optional or route.status == 204
             return Answer(204, b"")
+        if isinstance(result, Versioned):
+            return Answer(route.status, msgspec.json.encode(result.answer), result.version)
         return Answer(route.status, msgspec.json.encode(result))
 
     async def _record_failure(self, trace: _Trace, error: CloisterError) -> None:
@@ -447,6 +456,12 @@ def _bearer(request: Request) -> str:
     if match is None:
         raise UnauthenticatedError(public="authentication required: send Authorization: Bearer <API key>")
     return match[1]
+
+
+def _require_compared(condition: versions.Condition | None, route: Route) -> None:
+    """Who asks for a version is not answered as if they had not."""
+    if condition is not None and not route.versioned:
+        raise BadRequestError(public=f"{versions.HEADER} is not compared here: {route.method} {route.path}")
 
 
 def _target(request: Request) -> bytes:

@@ -17,6 +17,7 @@ from cloister.base.clock import Clock
 from cloister.base.errors import CloisterError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectId, SnapshotId
 from cloister.base.settings import Settings
+from cloister.base.versions import Condition, MovedError
 from cloister.control.calling import Caller
 from cloister.control.projects.model import Project
 from cloister.control.services import Control
@@ -27,6 +28,7 @@ from cloister.trust.access.principals import Principal
 
 B_co = TypeVar("B_co", covariant=True)
 Q_co = TypeVar("Q_co", covariant=True)
+A_co = TypeVar("A_co", covariant=True)
 
 
 class NoBody(msgspec.Struct, frozen=True):
@@ -81,6 +83,8 @@ class Call(Generic[B_co, Q_co]):
     """The program, as it calls itself (`content.client`)."""
     change: str = ""
     """The reviewed change it belongs to, as it says."""
+    condition: Condition | None = None
+    """Which version of the path's thing the caller has seen."""
 
     @property
     def caller(self) -> Caller:
@@ -91,6 +95,7 @@ class Call(Generic[B_co, Q_co]):
             grants=self.grants,
             client=self.client,
             change=self.change,
+            condition=self.condition,
         )
 
     @property
@@ -213,6 +218,11 @@ class Call(Generic[B_co, Q_co]):
     def key_id(self) -> int:
         return cast("int", self.path["key_id"])
 
+    def require_no_version(self) -> None:
+        """What is not there has none that the caller could have seen. Raises MovedError."""
+        if self.condition is not None:
+            raise MovedError
+
     def within(self, org_id: OrgId) -> tuple[tuple[OrgId, ...], tuple[ProjectId, ...]]:
         """Of one organization, where the principal holds the route's permission: in all of it, or in single projects. Raises
         NotFoundError for one in which they hold it nowhere."""
@@ -242,6 +252,14 @@ class Call(Generic[B_co, Q_co]):
             self.services.decider.authorize(self.principal, permission, org_id=org_id)
         except NotFoundError:
             raise NotFoundError(public="organization not found") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[A_co]):
+    """An answer, and the version that its thing has now."""
+
+    answer: A_co
+    version: str
 
 
 Plain: TypeAlias = Call[NoBody, NoQuery]

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from cloister.edge.api import paths
-from cloister.edge.api.call import Call
+from cloister.edge.api.call import Call, Versioned
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
 
@@ -59,6 +59,8 @@ class Route:
     """The path's project may be one that the principal may not know of."""
     of_others_too: bool = False
     """It is about more branches of the project than the path names."""
+    versioned: bool = False
+    """The path's thing has a version, which `If-Match` may be about."""
 
     @property
     def is_change(self) -> bool:
@@ -86,13 +88,15 @@ def endpoint(
     and_deleted: bool = False,
     from_outside: bool = False,
     of_others_too: bool = False,
+    versioned: bool = False,
 ) -> Callable[[Handler], Route]:
     """Make a handler a route. `audit=None` is only for public reads, which have nobody to name. `service_records` is
     for a read that is recorded below, like a change; other reads are recorded here. `may_need`: what the service asks the
     caller for when the thing turns out to be protected; such a route's path names a project. `and_deleted`: for what is
     done to projects that were deleted, which for every other route are not there. `from_outside`: the permission is asked of
     the principal's own organizations, and what leads to the path's project is something else, which the service looks at.
-    `of_others_too`: the data of another branch, which the body or the service names, is read or replaced; the decision has the tags of all."""
+    `of_others_too`: the data of another branch, which the body or the service names, is read or replaced; the decision has the tags of all.
+    `versioned`: a look answers with the version (`Versioned`), and a change compares it in the service, in its transaction."""
     assert not may_need or "{project_id}" in path, f"{method} {path}: may_need is about a project"
     assert (audit is None) == (isinstance(permission, Public) and method == "GET"), (
         f"{method} {path}: who may, what is it?"
@@ -103,6 +107,11 @@ def endpoint(
         hints = typing.get_type_hints(handler)
         answer = hints.pop("return")
         (call,) = hints.values()
+        if typing.get_origin(answer) is Versioned:
+            assert versioned, f"{handler.__name__} answers with a version"
+            (answer,) = typing.get_args(answer)
+        else:
+            assert not versioned or method == "DELETE", f"{handler.__name__} must answer with a version"
         assert typing.get_origin(call) is Call, f"{handler.__name__} must take a Call"
         body, query = typing.get_args(call)
         alternatives = [one for one in typing.get_args(answer) if one is not type(None)]
@@ -126,6 +135,7 @@ def endpoint(
             and_deleted=and_deleted,
             from_outside=from_outside,
             of_others_too=of_others_too,
+            versioned=versioned,
         )
 
     return make

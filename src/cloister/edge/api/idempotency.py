@@ -59,6 +59,8 @@ class Slot:
 class Answer:
     status: int
     body: bytes
+    version: str = ""
+    """Of the thing it is about. Not kept: what is made anew has none to compare."""
 
 
 class Answers:

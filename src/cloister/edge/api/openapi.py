@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cloister.base import versions
 from cloister.edge.api.acts import ACTS
 from cloister.edge.api.call import NoBody
 from cloister.edge.api.endpoint import Public, Route
@@ -44,6 +45,15 @@ _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "shift_id": {"type": "string", "format": "uuid"},
     "snapshot_id": {"type": "string", "pattern": "^snap-[a-z0-9-]{1,55}$"},
 }
+
+_IF_MATCH: Final = {
+    "name": versions.HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": f"the version that is meant, as {versions.ANSWER} gave it: 412 if it is another by now",
+}
+_ETAG: Final = {versions.ANSWER: {"description": "its version", "schema": {"type": "string"}}}
 
 
 def document(routes: Sequence[Route], version: str) -> bytes:
@@ -93,6 +103,10 @@ def _operation(route: Route, schemas: dict[type, dict[str, Any]], components: di
             },
         },
     }
+    if route.versioned:
+        operation["parameters"].append(_IF_MATCH)
+        if route.method != "DELETE":
+            operation["responses"][str(route.status)]["headers"] = _ETAG
     if route.status == 204:
         operation["responses"]["204"] = {"description": "done"}
     elif route.answer_is_optional:

@@ -23,7 +23,7 @@ from cloister.control.calling import Page
 from cloister.control.computes.model import NewEndpoint
 from cloister.control.operations.model import Operation
 from cloister.edge.api import paths, points
-from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
+from cloister.edge.api.call import Call, NoBody, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import branches as wire
 from cloister.edge.api.wire import connections, databases, endpoints, roles
@@ -77,11 +77,11 @@ async def count_branches(call: Call[NoBody, CountBranches]) -> wire.BranchCount:
     return wire.BranchCount(count=await call.control.branches.count(call.project_id, call.query.search))
 
 
-@endpoint("GET", _ONE, permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET)
-async def get_branch(call: Plain) -> wire.BranchAnswer:
+@endpoint("GET", _ONE, permission=Permission.BRANCH_READ, audit=Action.BRANCH_GET, versioned=True)
+async def get_branch(call: Plain) -> Versioned[wire.BranchAnswer]:
     it = await call.control.branches.get(call.project_id, call.branch_id)
     usage = await call.control.branches.usage(call.project_id, it.id)
-    return wire.BranchAnswer(branch=wire.branch(it, usage), annotation=wire.annotation(it))
+    return Versioned(wire.BranchAnswer(branch=wire.branch(it, usage), annotation=wire.annotation(it)), it.version)
 
 
 # -- making, changing, deleting --
@@ -129,8 +129,9 @@ async def create_branch(call: Call[wire.CreateBranch, NoQuery]) -> wire.BranchCr
     permission=Permission.BRANCH_UPDATE,
     may_need=(Permission.BRANCH_PROTECT, Permission.BRANCH_UNPROTECT),
     audit=Action.BRANCH_UPDATE,
+    versioned=True,
 )
-async def update_branch(call: Call[wire.UpdateBranch, NoQuery]) -> wire.BranchOperations:
+async def update_branch(call: Call[wire.UpdateBranch, NoQuery]) -> Versioned[wire.BranchOperations]:
     body = call.body.branch
     expiry = None if body.expires_at is msgspec.UNSET else body.expires_at
     change = BranchChange(
@@ -139,7 +140,8 @@ async def update_branch(call: Call[wire.UpdateBranch, NoQuery]) -> wire.BranchOp
         expires_at=points.optional_moment("expires_at", expiry),
         never_expires=body.expires_at is None,
     )
-    return _changed(call, await call.control.branches.update(call.caller, call.project_id, call.branch_id, change))
+    it, started = await call.control.branches.update(call.caller, call.project_id, call.branch_id, change)
+    return Versioned(_changed(call, (it, started)), it.version)
 
 
 class DeleteBranch(msgspec.Struct, frozen=True):
@@ -147,13 +149,14 @@ class DeleteBranch(msgspec.Struct, frozen=True):
     """At once and for good, instead of recoverable for seven days."""
 
 
-@endpoint("DELETE", _ONE, permission=Permission.BRANCH_DELETE, audit=Action.BRANCH_DELETE)
+@endpoint("DELETE", _ONE, permission=Permission.BRANCH_DELETE, audit=Action.BRANCH_DELETE, versioned=True)
 async def delete_branch(call: Call[NoBody, DeleteBranch]) -> wire.BranchOperations | None:
     try:
         deleted = await call.control.branches.delete(
             call.caller, call.project_id, call.branch_id, hard=call.query.hard_delete
         )
     except NotFoundError:
+        call.require_no_version()
         return None  # as at Neon: deleted twice is deleted
     return _changed(call, deleted)
 

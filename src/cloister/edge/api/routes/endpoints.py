@@ -4,7 +4,7 @@ from cloister.base.errors import NotFoundError
 from cloister.control.computes.model import Endpoint, EndpointChange, NewEndpoint
 from cloister.control.operations.model import Operation
 from cloister.edge.api import paths
-from cloister.edge.api.call import Call, NoQuery, Plain
+from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import endpoints as wire
 from cloister.edge.api.wire.operations import operations
@@ -33,10 +33,10 @@ async def list_branch_endpoints(call: Plain) -> wire.EndpointList:
     return wire.EndpointList(endpoints=[wire.endpoint(it, call.settings) for it in found])
 
 
-@endpoint("GET", _ONE, permission=Permission.ENDPOINT_READ, audit=Action.ENDPOINT_GET)
-async def get_endpoint(call: Plain) -> wire.EndpointAnswer:
+@endpoint("GET", _ONE, permission=Permission.ENDPOINT_READ, audit=Action.ENDPOINT_GET, versioned=True)
+async def get_endpoint(call: Plain) -> Versioned[wire.EndpointAnswer]:
     it = await call.control.endpoints.get(call.project_id, call.endpoint_id)
-    return wire.EndpointAnswer(endpoint=wire.endpoint(it, call.settings))
+    return Versioned(wire.EndpointAnswer(endpoint=wire.endpoint(it, call.settings)), it.version)
 
 
 @endpoint("POST", _COLLECTION, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_CREATE, status=201)
@@ -54,8 +54,8 @@ async def create_endpoint(call: Call[wire.CreateEndpoint, NoQuery]) -> wire.Endp
     return _answer(call, await call.control.endpoints.create(call.caller, call.project_id, new))
 
 
-@endpoint("PATCH", _ONE, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_UPDATE)
-async def update_endpoint(call: Call[wire.UpdateEndpoint, NoQuery]) -> wire.EndpointOperations:
+@endpoint("PATCH", _ONE, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_UPDATE, versioned=True)
+async def update_endpoint(call: Call[wire.UpdateEndpoint, NoQuery]) -> Versioned[wire.EndpointOperations]:
     body = call.body.endpoint
     change = EndpointChange(
         min_cu=body.autoscaling_limit_min_cu,
@@ -64,14 +64,16 @@ async def update_endpoint(call: Call[wire.UpdateEndpoint, NoQuery]) -> wire.Endp
         pg_settings=None if body.settings is None else body.settings.pg_settings,
         is_disabled=body.disabled,
     )
-    return _answer(call, await call.control.endpoints.update(call.caller, call.project_id, call.endpoint_id, change))
+    it, started = await call.control.endpoints.update(call.caller, call.project_id, call.endpoint_id, change)
+    return Versioned(_answer(call, (it, started)), it.version)
 
 
-@endpoint("DELETE", _ONE, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_DELETE)
+@endpoint("DELETE", _ONE, permission=Permission.ENDPOINT_MANAGE, audit=Action.ENDPOINT_DELETE, versioned=True)
 async def delete_endpoint(call: Plain) -> wire.EndpointOperations | None:
     try:
         return _answer(call, await call.control.endpoints.delete(call.caller, call.project_id, call.endpoint_id))
     except NotFoundError:
+        call.require_no_version()
         return None  # as at Neon: deleted twice is deleted
 
 

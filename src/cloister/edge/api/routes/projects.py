@@ -11,7 +11,7 @@ from cloister.control.calling import Page
 from cloister.control.computes.model import Endpoint
 from cloister.control.projects.model import NewProject, ProjectChange
 from cloister.edge.api import paths
-from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
+from cloister.edge.api.call import Call, NoBody, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import branches as branch_wire
 from cloister.edge.api.wire import connections, databases, endpoints, projects, roles
@@ -98,14 +98,21 @@ async def create_project(call: Call[projects.CreateProject, NoQuery]) -> project
     )
 
 
-@endpoint("GET", "/projects/{project_id}", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET)
-async def get_project(call: Plain) -> projects.ProjectAnswer:
+@endpoint("GET", "/projects/{project_id}", permission=Permission.PROJECT_READ, audit=Action.PROJECT_GET, versioned=True)
+async def get_project(call: Plain) -> Versioned[projects.ProjectAnswer]:
     assert call.project is not None
-    return projects.ProjectAnswer(project=projects.project(call.project, call.settings, call.now))
+    answer = projects.ProjectAnswer(project=projects.project(call.project, call.settings, call.now))
+    return Versioned(answer, call.project.version)
 
 
-@endpoint("PATCH", "/projects/{project_id}", permission=Permission.PROJECT_UPDATE, audit=Action.PROJECT_UPDATE)
-async def update_project(call: Call[projects.UpdateProject, NoQuery]) -> projects.ProjectOperations:
+@endpoint(
+    "PATCH",
+    "/projects/{project_id}",
+    permission=Permission.PROJECT_UPDATE,
+    audit=Action.PROJECT_UPDATE,
+    versioned=True,
+)
+async def update_project(call: Call[projects.UpdateProject, NoQuery]) -> Versioned[projects.ProjectOperations]:
     body = call.body.project
     change = ProjectChange(
         name=body.name,
@@ -114,9 +121,10 @@ async def update_project(call: Call[projects.UpdateProject, NoQuery]) -> project
         default_endpoint_settings=projects.given(body.default_endpoint_settings),
     )
     project, started = await call.control.projects.update(call.caller, call.project_id, change)
-    return projects.ProjectOperations(
+    answer = projects.ProjectOperations(
         project=projects.project(project, call.settings, call.now), operations=operations(started, call.now)
     )
+    return Versioned(answer, project.version)
 
 
 class DeleteQuery(msgspec.Struct, frozen=True):
@@ -130,6 +138,7 @@ class DeleteQuery(msgspec.Struct, frozen=True):
     permission=Permission.PROJECT_DELETE,
     audit=Action.PROJECT_DELETE,
     and_deleted=True,
+    versioned=True,
 )
 async def delete_project(call: Call[NoBody, DeleteQuery]) -> projects.ProjectOperations:
     project, started = await call.control.projects.delete(call.caller, call.project_id, hard=call.query.hard_delete)

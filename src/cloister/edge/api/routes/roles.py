@@ -3,7 +3,7 @@
 from cloister.base.errors import NotFoundError
 from cloister.control.roles.model import RoleChanged
 from cloister.edge.api import paths
-from cloister.edge.api.call import Call, NoQuery, Plain
+from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import roles as wire
 from cloister.edge.api.wire.operations import operations
@@ -20,10 +20,10 @@ async def list_roles(call: Plain) -> wire.RoleList:
     return wire.RoleList(roles=[wire.role(it) for it in found])
 
 
-@endpoint("GET", _ONE, permission=Permission.ROLE_READ, audit=Action.ROLE_GET)
-async def get_role(call: Plain) -> wire.RoleAnswer:
+@endpoint("GET", _ONE, permission=Permission.ROLE_READ, audit=Action.ROLE_GET, versioned=True)
+async def get_role(call: Plain) -> Versioned[wire.RoleAnswer]:
     it = await call.control.roles.get(call.project_id, call.branch_id, call.role_name)
-    return wire.RoleAnswer(role=wire.role(it))
+    return Versioned(wire.RoleAnswer(role=wire.role(it)), it.version)
 
 
 @endpoint("POST", _COLLECTION, permission=Permission.ROLE_MANAGE, audit=Action.ROLE_CREATE, status=201)
@@ -36,11 +36,12 @@ async def create_role(call: Call[wire.CreateRole, NoQuery]) -> wire.RoleOperatio
     )
 
 
-@endpoint("DELETE", _ONE, permission=Permission.ROLE_MANAGE, audit=Action.ROLE_DELETE)
+@endpoint("DELETE", _ONE, permission=Permission.ROLE_MANAGE, audit=Action.ROLE_DELETE, versioned=True)
 async def delete_role(call: Plain) -> wire.RoleOperations | None:
     try:
         it, started = await call.control.roles.delete(call.caller, call.project_id, call.branch_id, call.role_name)
     except NotFoundError:
+        call.require_no_version()
         return None  # as at Neon: deleted twice is deleted
     return wire.RoleOperations(role=wire.role(it), operations=operations(started, call.now))
 

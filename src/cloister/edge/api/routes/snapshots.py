@@ -7,9 +7,10 @@ import msgspec
 
 from cloister.base.errors import NotFoundError
 from cloister.base.ids import BranchId
+from cloister.control.branches import schedules
 from cloister.control.branches.model import SnapshotChange
 from cloister.edge.api import paths, points
-from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
+from cloister.edge.api.call import Call, NoBody, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.routes.branches import shown_once
 from cloister.edge.api.wire import branches as branch_wire
@@ -23,6 +24,7 @@ from cloister.trust.audit import Action
 _COLLECTION = "/projects/{project_id}/snapshots"
 _ONE = _COLLECTION + "/{snapshot_id}"
 _BRANCH = "/projects/{project_id}/branches/{branch_id}"
+_SCHEDULE = _BRANCH + "/backup_schedule"
 
 
 @endpoint("GET", _COLLECTION, permission=Permission.SNAPSHOT_READ, audit=Action.SNAPSHOT_LIST)
@@ -135,14 +137,22 @@ async def finalize_restore(call: Call[wire.FinalizeRestore, NoQuery]) -> branch_
     return branch_wire.OperationsAnswer(operations=operations(started, call.now))
 
 
-@endpoint("GET", _BRANCH + "/backup_schedule", permission=Permission.SNAPSHOT_READ, audit=Action.SNAPSHOT_SCHEDULE_GET)
-async def get_backup_schedule(call: Plain) -> wire.Schedule:
+@endpoint(
+    "GET",
+    _SCHEDULE,
+    permission=Permission.SNAPSHOT_READ,
+    audit=Action.SNAPSHOT_SCHEDULE_GET,
+    versioned=True,
+)
+async def get_backup_schedule(call: Plain) -> Versioned[wire.Schedule]:
     items = await call.control.snapshots.schedule(call.project_id, call.branch_id)
-    return wire.Schedule(schedule=[wire.schedule_item(it) for it in items])
+    return Versioned(
+        wire.Schedule(schedule=[wire.schedule_item(it) for it in items]), schedules.version_of(call.branch_id, items)
+    )
 
 
-@endpoint("PUT", _BRANCH + "/backup_schedule", permission=Permission.SNAPSHOT_MANAGE, audit=Action.SNAPSHOT_SCHEDULE)
-async def set_backup_schedule(call: Call[wire.Schedule, NoQuery]) -> wire.Empty:
+@endpoint("PUT", _SCHEDULE, permission=Permission.SNAPSHOT_MANAGE, audit=Action.SNAPSHOT_SCHEDULE, versioned=True)
+async def set_backup_schedule(call: Call[wire.Schedule, NoQuery]) -> Versioned[wire.Empty]:
     items = [wire.asked_item(it) for it in call.body.schedule]
-    await call.control.snapshots.set_schedule(call.caller, call.project_id, call.branch_id, items)
-    return wire.Empty()
+    now = await call.control.snapshots.set_schedule(call.caller, call.project_id, call.branch_id, items)
+    return Versioned(wire.Empty(), schedules.version_of(call.branch_id, now))

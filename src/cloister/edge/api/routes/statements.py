@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 
 from cloister.control.projects.retention import Class
-from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
+from cloister.control.projects.statements import version_of
+from cloister.edge.api.call import Call, NoBody, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.routes.platform import pruned
 from cloister.edge.api.wire import erasures, holds, retentions
@@ -21,9 +22,10 @@ _HOLDS = "/cloister/projects/{project_id}/audit_holds"
 _RETENTION = "/cloister/organizations/{org_id}/audit_retention"
 
 
-@endpoint("GET", _LEVEL, permission=Permission.PROJECT_READ, audit=Action.AUDIT_LEVEL_GET)
-async def get_audit_level(call: Plain) -> wire.AuditLevelAnswer:
-    return wire.AuditLevelAnswer(level=await call.control.statements.level(call.project_id))
+@endpoint("GET", _LEVEL, permission=Permission.PROJECT_READ, audit=Action.AUDIT_LEVEL_GET, versioned=True)
+async def get_audit_level(call: Plain) -> Versioned[wire.AuditLevelAnswer]:
+    level = await call.control.statements.level(call.project_id)
+    return Versioned(wire.AuditLevelAnswer(level=level), version_of(call.project_id, level))
 
 
 @endpoint(
@@ -32,10 +34,11 @@ async def get_audit_level(call: Plain) -> wire.AuditLevelAnswer:
     permission=Permission.AUDIT_LEVEL_SET,
     may_need=(Permission.AUDIT_LEVEL_LOWER,),
     audit=Action.AUDIT_LEVEL_SET,
+    versioned=True,
 )
-async def set_audit_level(call: Call[wire.AuditLevelBody, NoQuery]) -> wire.AuditLevelAnswer:
+async def set_audit_level(call: Call[wire.AuditLevelBody, NoQuery]) -> Versioned[wire.AuditLevelAnswer]:
     level = await call.control.statements.set_level(call.caller, call.project_id, call.body.level)
-    return wire.AuditLevelAnswer(level=level)
+    return Versioned(wire.AuditLevelAnswer(level=level), version_of(call.project_id, level))
 
 
 class ListStatements(msgspec.Struct, frozen=True):
