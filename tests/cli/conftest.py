@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from cloister.cli import run
 
-Answer = tuple[int, Any]
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 
 @dataclass
@@ -155,10 +155,12 @@ def _server(fake: FakeApi, context: ssl.SSLContext) -> http.server.ThreadingHTTP
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
             asked = Asked(self.command, parts.path, dict(parse_qsl(parts.query)), dict(self.headers), body)
-            status, answer = fake.find(asked)
+            status, answer, *more = fake.find(asked)
             content = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
+            for name, value in (more[0] if more else {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
 

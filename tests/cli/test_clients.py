@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloister.cli.api import Json
+from cloister.cli import target
+from cloister.cli.api import Api, ApiError, Json
 from cloister.protocol.merkle.notes import VerifierKey
 from cloister.protocol.merkle.tree import Tree
 from tests.edge.api.world import FakeNotary
@@ -132,6 +133,35 @@ def test_names_are_segments_of_a_path_whatever_they_hold(api: Any, cloister: Any
            (200, {"role": {"name": "x", "password": "npg_new"}, "operations": []}))  # fmt: skip
     done = cloister("roles", "reset-password", 'a/../b?c "🐘', "-o", "json")
     assert done.json == {"name": "x", "password": "npg_new"}
+
+
+def test_a_name_that_is_a_step_in_a_path_is_refused(api: Any, cloister: Any) -> None:
+    """Whatever stands between would make `/roles/..` of it the branch itself."""
+    for name in (".", "..", ""):
+        done = cloister("roles", "delete", name)
+        assert (done.code, "cannot be named to the API" in done.err) == (1, True), name
+    assert [asked.method for asked in api.asked if asked.method == "DELETE"] == []
+
+
+def test_what_was_seen_is_what_is_changed(api: Any) -> None:
+    """A client that keeps versions sends the last one that it saw, of that path alone; one that keeps none sends none."""
+    seen = iter(["1", "2"])
+    api.on("GET", P, lambda _: (200, {"project": PROJECT}, {"ETag": f'"{next(seen)}"'}))
+    api.on("PATCH", P, (412, {"message": "it moved", "code": "VERSION_MOVED"}), (200, {}, {"ETag": '"3"'}), (200, {}))
+    client = Api(target.find(os.environ, None))
+    client.versions = {}
+    client.get(P)
+    with pytest.raises(ApiError, match="it moved") as refused:
+        client.patch(P, {})
+    assert refused.value.code == "VERSION_MOVED"
+    client.get(P)
+    client.patch(P, {})
+    client.patch(P, {})
+    client.versions = None
+    client.patch(P, {})
+    asked = [each.headers.get("If-Match") for each in api.asked if each.method == "PATCH"]
+    assert asked == ['"1"', '"2"', '"3"', None]
+    client.close()
 
 
 def test_a_busy_project_is_asked_again(api: Any, cloister: Any) -> None:

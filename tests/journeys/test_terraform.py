@@ -142,7 +142,12 @@ def test_from_nothing_to_nothing(instance: Instance, tmp_path: Path) -> None:
     staging = instance.api("POST", f"{path}/branches", {"branch": {"name": "staging", "parent_id": main_id}})["branch"][
         "id"
     ]
-    assert '- "0.0.0.0/0"' in terraform("plan", "-detailed-exitcode", code=2)
+    assert '- "0.0.0.0/0"' in terraform("plan", "-detailed-exitcode", "-out=late", code=2)
+
+    # What moves between a plan and its apply is not overwritten: the platform compares, and Terraform does not.
+    instance.api("PATCH", path, {"project": {"settings": {"allowed_ips": {"ips": ["::/0"]}}}})
+    assert "it is not as If-Match says" in terraform("apply", "late", code=1)
+    assert instance.api("GET", path)["project"]["settings"]["allowed_ips"]["ips"] == ["::/0"]
 
     # What is protected is not destroyed, nor is anything beside it.
     assert CANNOT_DELETE in terraform("destroy", "-auto-approve", code=1)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from cloister import __version__
-from cloister.base import reviewed
+from cloister.base import reviewed, versions
 from cloister.cli.failure import CommandError
 from cloister.cli.target import CA_VARIABLE, HOST_VARIABLE, KEY_VARIABLE, Target
 
@@ -40,11 +40,12 @@ PRODUCT: Final = "cloister-cli"
 
 
 class ApiError(CommandError):
-    """The API refused. `status` is HTTP's; the message is the API's own."""
+    """The API refused. `status` is HTTP's; the message is the API's own, and so is `code`, where it has one."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 class Api:
@@ -68,6 +69,8 @@ class Api:
         self._connection: Connection | None = None
         self.change = ""
         """The reviewed change that the calls from here on belong to: `plan=HASH`, or `plan=HASH;commit=HEX`."""
+        self.versions: dict[str, str] | None = None
+        """Where there is one: the version in which a thing was last seen, by its path. A change of it is for that version alone."""
         self.waits_its_turn = False
         """Whether to wait where the platform says that it is asked too often: for who reads a thousand projects."""
 
@@ -136,6 +139,8 @@ class Api:
             headers["Idempotency-Key"] = idempotency_key or secrets.token_hex(16)
         if self.change and method != "GET":
             headers[reviewed.HEADER] = self.change
+        if method not in ("GET", "POST") and (seen := (self.versions or {}).get(path)):
+            headers[versions.HEADER] = seen
         content: bytes | None = None
         if body is not None:
             content = json.dumps(body).encode()
@@ -144,7 +149,7 @@ class Api:
         url = self._target.path + path + (f"?{urlencode(given)}" if given else "")
         deadline = time.monotonic() + self._busy_patience_s
         while True:
-            status, answer = self._exchange(method, url, content, headers)
+            status, answer, version = self._exchange(method, url, content, headers)
             if status in (423, 503, *((429,) if self.waits_its_turn else ())) and time.monotonic() < deadline:
                 headers.pop(ASSERTION, None)  # it was good once
                 time.sleep(BUSY_PAUSE_S)
@@ -153,7 +158,10 @@ class Api:
                 self.close()  # nobody knows how long it takes to find a security key
                 headers[ASSERTION] = self._sign(answer)
                 continue
-            return _accepted(status, answer)
+            accepted = _accepted(status, answer)
+            if self.versions is not None and version:
+                self.versions[path] = version
+            return accepted
 
     def _sign(self, answer: bytes) -> str:
         """What a privileged request is repeated with. Raises CommandError."""
@@ -165,8 +173,11 @@ class Api:
 
         return signing.header(signing.sign(self._target, ceremony, "use your passkey there"))
 
-    def _exchange(self, method: str, url: str, content: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        """One request and its answer, on a new connection if the kept one had been closed meanwhile."""
+    def _exchange(
+        self, method: str, url: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes, str]:
+        """One request, its answer and the version that the answer is of, on a new connection if the kept one had been closed
+        meanwhile."""
         for attempt in (1, 2):
             is_kept = self._connection is not None
             try:
@@ -192,7 +203,7 @@ class Api:
                 raise CommandError(f"{self._target.url} sent more than {BODY_BYTES_MAX} bytes")
             if response.will_close:
                 self.close()
-            return response.status, answer
+            return response.status, answer, response.getheader(versions.ANSWER, "")
         raise AssertionError
 
 
@@ -293,7 +304,7 @@ def _accepted(status: int, answer: bytes) -> Any:
     request_id = document.get("request_id") if isinstance(document, dict) else None
     if status >= 500 and request_id:
         message = f"{message} (the server's log has more under request id {request_id})"
-    raise ApiError(status, message)
+    raise ApiError(status, message, str(document.get("code") or "") if isinstance(document, dict) else "")
 
 
 def _distrust(target: Target, error: ssl.SSLCertVerificationError) -> str:
@@ -322,5 +333,8 @@ def _text(value: Any) -> str:
 
 
 def segment(text: str) -> str:
-    """A name as one segment of a path."""
+    """A name as one segment of a path. Raises CommandError for what would be another path: whoever passes it on may take `..` for a
+    step up, however it is written (RFC 3986, 6.2.2), and nothing for nothing."""
+    if text in ("", ".", ".."):
+        raise CommandError(f"{text!r} cannot be named to the API: it would be a step within a path, and no name")
     return quote(text, safe="")

@@ -1,10 +1,12 @@
 """The API in memory, as far as a configuration is about it: same paths, same bodies, same answers. No network, no clock."""
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cloister.base.versions import MOVED
 from cloister.cli.api import ApiError, Json
 
 ORG = "org-calm-lake-00000001"
@@ -19,6 +21,12 @@ DEFAULTS: Json = {
 QUOTA = [
     "active_time_seconds", "compute_time_seconds", "written_data_bytes", "data_transfer_bytes", "logical_size_bytes"
 ]  # fmt: skip
+
+
+_VERSIONED = re.compile(
+    r"/projects/[^/]+(/branches/[^/]+(/(roles|databases)/[^/]+|/backup_schedule)?|/endpoints/[^/]+)?|/cloister/projects/[^/]+/audit_level"
+)
+"""Paths of what has a version."""
 
 
 class Cloud:
@@ -45,12 +53,15 @@ class Cloud:
         self.change = ""
         self.changes: list[str] = []
         """What was said of each call that changes something."""
+        self.versions: dict[str, str] | None = None
         self._numbers = itertools.count(1)
 
     # ── as cloister.cli.api.Api ──
 
     def get(self, path: str, **query: Any) -> Json:
-        return self._routed("GET", path, None, query)
+        answer = self._routed("GET", path, None, query)
+        self._note(path)
+        return answer
 
     def pages(self, path: str, field: str, **query: Any) -> Iterator[Json]:
         yield from self.get(path, **query)[field]
@@ -76,9 +87,28 @@ class Cloud:
     def _changed(self, method: str, path: str, body: Json | None, query: Json) -> Json:
         if method != "POST":
             self.before(method, path)
+            seen = (self.versions or {}).get(path)
+            if seen is not None and seen != self._version(path):
+                raise ApiError(412, "it is not as If-Match says", MOVED)
         self.asked.append((method, path, body))
         self.changes.append(self.change)
-        return self._routed(method, path, body, query)
+        answer = self._routed(method, path, body, query)
+        if method in ("PATCH", "PUT"):
+            self._note(path)
+        return answer
+
+    def _note(self, path: str) -> None:
+        if self.versions is not None and (version := self._version(path)):
+            self.versions[path] = version
+
+    def _version(self, path: str) -> str:
+        """Of what has one; empty for what is gone, or has another path by now."""
+        if not _VERSIONED.fullmatch(path):
+            return ""
+        try:
+            return json.dumps(self._routed("GET", path, None, {}), sort_keys=True)
+        except ApiError:
+            return ""
 
     def _routed(self, method: str, path: str, body: Json | None, query: Json) -> Json:
         words = path.strip("/").split("/")

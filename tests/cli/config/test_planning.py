@@ -209,6 +209,50 @@ def test_a_step_whose_thing_moved_since_is_not_taken() -> None:
     assert cloud.asked == []
 
 
+@pytest.mark.parametrize(
+    ("text", "method"),
+    [
+        ("[project.shop]\nhistory_retention_seconds = 7", "PATCH"),
+        ("[project.shop]\naudit_level = 'off'", "PUT"),
+        ("[project.shop.branch.main]\nsnapshots = ['hourly']", "PUT"),
+        ("[project.shop.branch.main]\nwhole = ['database']", "DELETE"),
+    ],
+)
+def test_what_moves_between_the_look_and_the_call_is_refused_by_the_platform(text: str, method: str) -> None:
+    """The last moment there is: whoever applies has looked, and the call is under way."""
+    cloud = shop()
+    plan = scene.planned(cloud, scene.configuration(text).wanted)
+    cloud.asked.clear()
+
+    def meanwhile(called: str, path: str) -> None:
+        assert called == method
+        (project_id,), branch = cloud.projects, next(iter(cloud.branches))
+        cloud.projects[project_id]["name"] = "taken"
+        cloud.audit_levels[project_id] = "full"
+        cloud.schedules[branch] = [{"frequency": "yearly"}]
+        for row in cloud.databases.values():
+            row["owner_name"] = "somebody"
+
+    cloud.before = meanwhile
+    with pytest.raises(MovedError, match="was changed while the step was taken"):
+        scene.applied(cloud, plan)
+    assert cloud.asked == []
+
+
+def test_what_is_otherwise_than_the_plan_showed_is_not_destroyed() -> None:
+    cloud = shop()
+    plan = scene.planned(cloud, scene.configuration("[project.shop.branch.main]\nwhole = ['database']").wanted)
+    (key,) = cloud.databases
+    cloud.databases[key]["owner_name"] = "somebody"
+    cloud.asked.clear()
+    with pytest.raises(MovedError, match="owner is 'somebody'"):
+        scene.applied(cloud, plan)
+    del cloud.databases[key]
+    with pytest.raises(MovedError, match="is gone"):
+        scene.applied(cloud, plan)
+    assert cloud.asked == []
+
+
 def test_what_somebody_else_made_stricter_since_is_not_put_back() -> None:
     """An organization's policy is put as a whole: also what the plan does not change must be as it was."""
     cloud = shop()

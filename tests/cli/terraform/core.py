@@ -33,6 +33,8 @@ class Core:
 
     def __init__(self, cloud: Cloud, **provider: str) -> None:
         self.warnings: list[str] = []
+        self._kept: dict[tuple[str, ...], bytes] = {}
+        """What the provider gave to be kept beside a state, and shown to nobody."""
 
         class InMemory(Platform):
             @property
@@ -72,6 +74,7 @@ class Core:
             prior_state=values.encode(state),
             proposed_new_state=values.encode(proposed),
             config=values.encode(config),
+            prior_private=self._kept.get(self._place(kind, state)),
         )
         planned = values.decode(answer["planned_state"], resource.schema.types)
         assert planned is not None
@@ -91,14 +94,30 @@ class Core:
 
     def read(self, kind: str, state: dict[str, Any]) -> dict[str, Any] | None:
         answer = self.call("ReadResource", type_name=kind, current_state=values.encode(state))
+        self.keep(kind, state, answer.get("private"))
         return values.decode(answer["new_state"], RESOURCES[kind].schema.types)
+
+    def keep(self, kind: str, state: dict[str, Any], private: bytes | None) -> None:
+        self._kept[self._place(kind, state)] = private or b""
+
+    @staticmethod
+    def _place(kind: str, state: dict[str, Any] | None) -> tuple[str, ...]:
+        return (kind, *(str((state or {}).get(name)) for name in RESOURCES[kind].identity))
 
     def destroyed(self, kind: str, state: dict[str, Any], *, plans: bool = True) -> None:
         gone = values.encode(None)
         before = values.encode(state)
         if plans:
             self.call("PlanResourceChange", type_name=kind, prior_state=before, proposed_new_state=gone, config=gone)
-        self.call("ApplyResourceChange", type_name=kind, prior_state=before, planned_state=gone, config=gone)
+        kept = self._kept.get(self._place(kind, state))
+        self.call(
+            "ApplyResourceChange",
+            type_name=kind,
+            prior_state=before,
+            planned_state=gone,
+            config=gone,
+            planned_private=kept,
+        )
 
     def imported(self, kind: str, words: str) -> dict[str, Any] | None:
         answer = self.call("ImportResourceState", type_name=kind, id=words)
@@ -138,6 +157,7 @@ class Plan:
         state = values.decode(answer["new_state"], RESOURCES[self._kind].schema.types)
         assert state is not None
         assert values.known(state)
+        self._core.keep(self._kind, state, answer.get("private"))
         for name, value in self.planned.items():
             if value is not UNKNOWN:
                 assert state[name] == value, f"inconsistent result after apply: {name}"

@@ -66,6 +66,74 @@ def test_what_was_set_and_is_otherwise_now_is_found(core: Core, cloud: Cloud) ->
     assert cloud.asked[-1][2] == {"project": {"settings": {"allowed_ips": {"ips": ["192.0.2.7"]}}}}
 
 
+def test_what_moved_since_it_was_read_is_not_changed(core: Core, cloud: Cloud) -> None:
+    """Terraform compares nothing between a plan and its apply: the platform does."""
+    made = core.made(PROJECT, name="shop", history_retention_seconds=7)
+    plan = core.plan(PROJECT, core.read(PROJECT, made), {"name": "shop", "history_retention_seconds": 8})
+    cloud.projects[made["id"]]["settings"]["allowed_ips"]["ips"] = ["192.0.2.1"]
+    asked = len(cloud.asked)
+    with pytest.raises(RefusedError, match="If-Match"):
+        plan.applied()
+    assert (len(cloud.asked), cloud.projects[made["id"]]["history_retention_seconds"]) == (asked, 7)
+    said = {"name": "shop", "history_retention_seconds": 8}
+    assert core.plan(PROJECT, core.read(PROJECT, made), said).applied()["history_retention_seconds"] == 8
+
+
+def test_changes_of_one_apply_are_none_of_somebody_elses(core: Core, cloud: Cloud) -> None:
+    """Each answer has the next version."""
+    made = core.made(PROJECT, name="shop", audit_level="off", tags=["prod"], history_retention_seconds=7)
+    now = core.changed(PROJECT, made, name="store", audit_level="full", tags=["team-a"], history_retention_seconds=8)
+    assert (now["name"], now["audit_level"], now["tags"]) == ("store", "full", ["team-a"])
+    again = core.plan(PROJECT, now, {"name": "shop", "audit_level": "base"}).applied()
+    assert (again["name"], again["audit_level"]) == ("shop", "base")
+
+
+def test_what_moved_is_not_destroyed_and_what_is_gone_is(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    main = _main(core, shop)
+    base = core.made("cloister_database", project_id=shop["id"], branch_id=main["id"], name="etl", owner="app")
+    key = main["id"], "etl"
+    cloud.databases[key]["owner_name"] = "somebody"
+    with pytest.raises(RefusedError, match="If-Match"):
+        core.destroyed("cloister_database", base)
+    assert key in cloud.databases
+    del cloud.databases[key]
+    core.destroyed("cloister_database", base)
+
+
+def test_a_state_of_before_there_were_versions_is_good(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    said = {"name": "shop", "branch_name": "main", "role_name": "app", "database_name": "shop"}
+    for number, private in enumerate((None, b"", b"x", b"[]", b'{"versions": 1}')):
+        cloud.projects[shop["id"]]["by_hand"] = number
+        core.keep(PROJECT, shop, private)
+        assert core.plan(PROJECT, shop, said | {"history_retention_seconds": number}).applied()
+
+
+def test_a_reader_of_a_number_is_made_once(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    """Terraform was cut off after the platform had made it, and knows of nothing."""
+    main = _main(core, shop)
+    said = {"project_id": shop["id"], "branch_id": main["id"], "type": "read_only"}
+    endpoint = "cloister_endpoint"
+    first, second = (core.made(endpoint, **said, number=number) for number in (1, 2))
+    again = Core(cloud).made(endpoint, **said, number=1)
+    assert (again["id"] == first["id"], second["id"] == first["id"]) == (True, False)
+    # One that was destroyed since must not pass for a new one; without a number, each is another.
+    core.destroyed(endpoint, first)
+    anew = core.made(endpoint, **said, number=1)
+    others = {core.made(endpoint, **said)["id"] for _ in range(2)}
+    assert len({first["id"], second["id"], anew["id"]} | others) == 5
+
+
+def test_a_name_that_is_a_step_in_a_path_is_not_sent(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    main, asked = _main(core, shop), len(cloud.asked)
+    for name in (".", "..", ""):
+        role = {"project_id": shop["id"], "branch_id": main["id"], "name": name, "login": None, "adopt": None}
+        with pytest.raises(RefusedError, match="step within a path"):
+            core.destroyed("cloister_role", role | {"id": name}, plans=False)
+        with pytest.raises(RefusedError):
+            core.read("cloister_project", dict.fromkeys(shop) | {"id": name})
+    assert len(cloud.asked) == asked
+
+
 def test_tags_have_a_call_of_their_own_which_says_what_comes_and_what_goes(
     core: Core, shop: dict[str, Any], cloud: Cloud
 ) -> None:

@@ -1,7 +1,7 @@
 """Has a plan carried out: a call of the API for each step, in the plan's order, waiting for what each begins.
 
-What must stay true: a step is only taken while the platform is as it was when the plan was made; the first failure ends it
-all; and what is done already is done, so that making a plan again goes on from there. A password that an answer holds is
+What must stay true: a step is only taken while the platform is as it was when the plan was made, which is looked at right before,
+and the platform holds the call to the version that was seen; the first failure ends it all; and what is done already is done, so that making a plan again goes on from there. A password that an answer holds is
 dropped: nobody sees it, and whoever needs one resets it.
 """
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from cloister.base.versions import MOVED
 from cloister.cli.api import Api, ApiError, Json, segment
 from cloister.cli.config.nouns import NEVER, Settings, Trail, Value, address, schedule_item
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, NAME, Item, Plan
@@ -42,12 +43,19 @@ class Applier:
         self._wait = wait
         self._clock = clock
         self._ids: dict[Trail, str] = dict(plan.ids)
+        api.versions = {}
 
     def take(self, item: Item) -> None:
         """One step. Raises MovedError, ApiError, CommandError."""
-        if item.action == CHANGE:
+        if item.action == CHANGE or (item.action == DESTROY and not item.is_fresh):
             self._require_unmoved(item)
-        self._wait(self._api, self._taken(item).get("operations") or [])
+        try:
+            answer = self._taken(item)
+        except ApiError as error:
+            if error.code != MOVED:
+                raise
+            raise MovedError(f"{item.address} was changed while the step was taken: make another plan") from error
+        self._wait(self._api, answer.get("operations") or [])
 
     def _taken(self, item: Item) -> Json:
         match item.kind, item.action:
@@ -90,6 +98,8 @@ class Applier:
         before = {change.path: change.old for change in item.changes}
         if item.kind == "organization":  # what is put there says all that the call is about, what stays included
             before = {**item.settings, **before}
+        if item.action == DESTROY:  # as the plan showed it, as far as it is told again
+            before = {path: value for path, value in item.settings.items() if path in now}
         for path, old in before.items():
             if old is not None and now.get(path) != old:
                 raise MovedError(

@@ -47,7 +47,7 @@ class Item:
     """Of the thing on the platform."""
     changes: tuple[Change, ...] = ()
     settings: Settings = field(default_factory=dict)
-    """All that the call says, what stays included."""
+    """All that the call says, what stays included; of what is destroyed, all that it had."""
     is_fresh: bool = False
     """It is about something that is made by the same plan."""
     first: tuple[str, str, str] = ("", "", "")
@@ -348,7 +348,7 @@ class _Planner:
         for node in nodes:
             place = (*trail, (node.kind, node.word))
             self.ids[place] = node.id
-            self._add(DESTROY, node.kind, place, id=node.id, is_fresh=is_fresh)
+            self._add(DESTROY, node.kind, place, id=node.id, settings=node.settings, is_fresh=is_fresh)
 
     def _add(self, action: str, kind: str, trail: Trail, **more: Any) -> None:
         prefixes = [trail[: length + 1] for length in range(len(trail))]

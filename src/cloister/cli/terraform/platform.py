@@ -60,6 +60,16 @@ class Platform:
         return self._said_org_id
 
     @contextlib.contextmanager
+    def seeing(self, before: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """While it lasts, what this thread looks at is noted, with its version; what it changes has to be as it was last seen, and
+        `before` as it is there."""
+        versions = self.api.versions = dict(before)
+        try:
+            yield versions
+        finally:
+            self.api.versions = None
+
+    @contextlib.contextmanager
     def change(self, project_id: str, digest: str) -> Iterator[None]:
         """While it lasts, this thread's calls belong to that change, and no other thread changes anything in the project."""
         with self._lock:

@@ -6,6 +6,7 @@ A plan is made without asking the platform, from what was read before: (1) what 
 Terraform knows of it. What is there in another spelling than the configuration's is given in the configuration's.
 """
 
+import json
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloister.base.errors import CloisterError
+from cloister.base.versions import MOVED
 from cloister.cli import target
 from cloister.cli.api import ApiError
 from cloister.cli.config.nouns import FormError
@@ -147,11 +149,12 @@ class Provider:
 
     def _read(self, resource: Resource, asked: Said) -> dict[str, Any]:
         before = values.decode(asked.get("current_state"), resource.schema.types) or {}
-        private = {"private": asked.get("private")}
-        if (told := resource.read(self.platform, before)) is None:
-            return {"new_state": values.encode(None), **private}
+        with self.platform.seeing({}) as versions:
+            told = resource.read(self.platform, before)
+        if told is None:
+            return {"new_state": values.encode(None)}
         self._notice(resource, before)
-        return {"new_state": values.encode(_kept(resource, before, told)), **private}
+        return {"new_state": values.encode(_kept(resource, before, told)), "private": _private(versions)}
 
     def _notice(self, resource: Resource, state: State) -> None:
         if resource.name == "project":
@@ -205,13 +208,16 @@ class Provider:
         before = values.decode(asked.get("prior_state"), types)
         planned = values.decode(asked.get("planned_state"), types)
         project_id = (planned or before or {}).get("project_id") or (before or {}).get("id") or ""
-        private = {"private": asked.get("planned_private")}
-        with self.platform.change(str(project_id), change_digest(type_name, before, planned)):
+        # (4) What was read for the plan is what is changed: the platform refuses if it moved since.
+        seen = _versions(asked.get("planned_private"))
+        with (
+            self.platform.change(str(project_id), change_digest(type_name, before, planned)),
+            self.platform.seeing(seen) as versions,
+        ):
             if planned is None:
                 return self._deleted(resource, before or {})
-            if before is None:
-                return self._created(resource, planned) | private
-            return self._changed(resource, before, planned) | private
+            done = self._created(resource, planned) if before is None else self._changed(resource, before, planned)
+        return done | {"private": _private(versions)}
 
     def _created(self, resource: Resource, planned: State) -> dict[str, Any]:
         made = resource.create(self.platform, planned)
@@ -277,9 +283,32 @@ class Provider:
         try:
             resource.delete(self.platform, before)
         except (CommandError, CloisterError) as error:
-            if not (isinstance(error, ApiError) and error.status == 404):
+            if not (isinstance(error, ApiError) and self._is_gone(resource, before, error)):
                 return {"new_state": values.encode(before), "diagnostics": [_diagnostic(error)]}
         return {"new_state": values.encode(None)}
+
+    def _is_gone(self, resource: Resource, before: State, error: ApiError) -> bool:
+        """What is gone is of no version, and what Terraform wanted is so."""
+        if error.code != MOVED:
+            return error.status == 404
+        try:
+            return resource.read(self.platform, before) is None
+        except (CommandError, CloisterError):
+            return False
+
+
+def _private(versions: Mapping[str, str]) -> bytes:
+    """What Terraform keeps beside a state and shows nobody: in which version it was read."""
+    return json.dumps({"versions": versions}, sort_keys=True).encode()
+
+
+def _versions(private: bytes | None) -> dict[str, str]:
+    """None of a state that an older provider wrote."""
+    try:
+        said = json.loads(private or b"{}").get("versions", {})
+    except (ValueError, AttributeError):
+        return {}
+    return {str(path): str(version) for path, version in said.items()} if isinstance(said, dict) else {}
 
 
 def _differing(resource: Resource, now: State, planned: State) -> State:

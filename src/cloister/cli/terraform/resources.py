@@ -4,6 +4,8 @@ What must stay true: a password or key that an answer holds is dropped here, so 
 every kind to that.
 """
 
+import hashlib
+import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -200,7 +202,7 @@ class Branch(Resource):
 class Endpoint(Resource):
     name = "endpoint"
     identity = ("project_id", "id")
-    said_once = frozenset({"adopt"})
+    said_once = frozenset({"adopt", "number"})
     schema = Schema(
         "An endpoint: a server for a branch, which clients connect to.",
         (
@@ -212,6 +214,13 @@ class Endpoint(Resource):
                 use=Use.KEPT,
                 replaces=True,
                 text="read_write, of which a branch has one (default), or read_only.",
+            ),
+            Attribute(
+                "number",
+                Type.NUMBER,
+                Use.FREE,
+                text="Of a branch's read_only endpoints, which one it is. Said, an apply that was cut off and is repeated within a day "
+                "makes none twice.",
             ),
             *settings("compute"),
             ADOPT,
@@ -227,10 +236,21 @@ class Endpoint(Resource):
             if there is not None:
                 return Made({"project_id": wanted["project_id"], "id": there["id"]})
         body = {"branch_id": wanted["branch_id"], "type": kind, **body_of("compute", known_settings(wanted, "compute"))}
-        answer = platform.api.post(f"{path}/endpoints", {"endpoint": body})
+        answer = self._made(platform.api, f"{path}/endpoints", {"endpoint": body}, wanted["number"])
         return Made(
             {"project_id": wanted["project_id"], "id": answer["endpoint"]["id"]}, answer.get("operations") or []
         )
+
+    @staticmethod
+    def _made(api: Api, path: str, body: Json, number: int | None) -> Json:
+        """One of a number is made once: the platform gives its first answer again. Where what it made then is gone, another is made."""
+        if number is None:
+            return api.post(path, body)
+        said = json.dumps([path, body, number], sort_keys=True)
+        answer = api.post(path, body, idempotency_key=f"terraform {hashlib.sha256(said.encode()).hexdigest()}")
+        if or_gone(api, f"{path}/{segment(answer['endpoint']['id'])}") is None:
+            answer = api.post(path, body)
+        return answer
 
     def read(self, platform: Platform, state: State) -> State | None:
         if (answer := or_gone(platform.api, self._path(state))) is None:
