@@ -25,6 +25,23 @@ def test_a_project_and_its_branches_are_listed_with_what_is_derived(cloister: An
     assert [(it["name"], it["tags"]) for it in done.json] == [("shop", ["team-a"]), ("main", ["pii", "protected"])]
 
 
+@pytest.mark.parametrize(
+    ("changed", "is_said"),
+    [
+        ({"protected": False, "default": True}, True),
+        ({"protected": False, "default": False}, True),
+        ({"protected": False, "default": False, "parent_id": "br-old-hill-bbbbbbbb"}, False),
+        ({"protected": False, "default": False, "expires_at": "2026-01-01T00:00:00Z"}, False),
+        ({"protected": False, "default": True, "tags": []}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_tagged_and_not_protected_is_said(cloister: Any, api: Any, changed: Json, is_said: bool) -> None:
+    api.on("GET", f"{P}/branches", (200, {"branches": [MAIN | changed], "pagination": {}}))
+    said = cloister("tags", "list").err
+    assert said == ("\nmain is not protected: cloister branches protect main\n" if is_said else "")
+
+
 def test_what_is_changed_is_said_and_of_what(cloister: Any, api: Any) -> None:
     assert cloister("tags", "add", "x", "team-a").out == "Tags: team-a, x\n"
     assert api.asked[-1].body == {"add": ["x", "team-a"]}

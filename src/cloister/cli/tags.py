@@ -4,6 +4,7 @@ from typing import Final
 
 import click
 
+from cloister.base.tags import KEPT
 from cloister.cli import output as out
 from cloister.cli.api import Json, segment
 from cloister.cli.output import Column
@@ -36,10 +37,17 @@ def list_(session: Session, *, project_id: str | None) -> None:
     path = project_path(session.project_id(project_id))
     project = session.api.get(path)["project"]
     rows: list[Json] = [{"of": "project", "id": project["id"], "name": project["name"], "tags": project["tags"]}]
+    unguarded = []
     for branch in session.api.pages(f"{path}/branches", "branches"):
         derived = ["protected"] if branch["protected"] else []
+        is_kept = not KEPT.isdisjoint([*branch["tags"], *project["tags"]]) and not branch.get("expires_at")
+        if is_kept and not derived and (branch["default"] or not branch.get("parent_id")):
+            unguarded.append(branch["name"])
         rows.append({"of": "branch", "id": branch["id"], "name": branch["name"], "tags": branch["tags"] + derived})
     session.show_list(rows, COLUMNS, empty="")
+    if not session.is_json:
+        for name in unguarded:
+            out.note(f"\n{out.printable(name)} is not protected: cloister branches protect {out.printable(name)}")
 
 
 @tags.command()

@@ -14,6 +14,7 @@ from cloister.control.roles.model import Role
 from tests.edge.api.world import BRANCH, CHILD, NOW, branch, project
 from tests.house.source import ROOT
 
+PII = frozenset({"pii"})
 SAFE_SETTINGS = ProjectSettings(allowed_ips=AllowedIps(ips=["192.0.2.0/24", "2001:db8::/32"]))
 MAIN = branch(BRANCH, is_protected=True)
 DEV = branch(CHILD, is_default=False, parent_id=BRANCH)
@@ -50,6 +51,8 @@ def test_a_project_with_nothing_to_say_about_has_no_finding() -> None:
         (posture(settings=allowing("2000::/16")), advisors.WIDE_RANGE),
         (posture(settings=allowing("192.0.2.7", protected_branches_only=True)), advisors.OPEN_BRANCHES),
         (posture(branches=(replace(MAIN, is_protected=False), DEV)), advisors.DEFAULT_UNPROTECTED),
+        (posture(branches=(replace(MAIN, is_protected=False, tags=PII), DEV)), advisors.TAGGED_UNPROTECTED),
+        (posture(branches=(MAIN, replace(DEV, parent_id=None)), tags=PII), advisors.TAGGED_UNPROTECTED),
         (posture(roles=(role(BRANCH, "one"), role(CHILD, "one"))), advisors.SHARED_PASSWORD),
         (posture(store_passwords=True), advisors.STORED_PASSWORDS),
         (posture(history_retention_seconds=86_399), advisors.SHORT_HISTORY),
@@ -71,6 +74,9 @@ def test_what_is_found(looked_at: Posture, check: Check) -> None:
         posture(branches=(MAIN, replace(DEV, parent_id=None)), roles=(role(BRANCH, "one"), role(CHILD, "one"))),
         posture(roles=(role(BRANCH, "one"), role(CHILD, "one", "bob"))),
         posture(roles=(role(BRANCH, None), role(CHILD, None))),
+        posture(branches=(MAIN, replace(DEV, tags=PII))),
+        posture(branches=(MAIN, replace(DEV, parent_id=None, expires_at=NOW)), tags=PII),
+        posture(branches=(MAIN, replace(DEV, parent_id=None)), tags=frozenset({"team-a"})),
         posture(roles=(role(BRANCH, "one"), role(CHILD, "one", can_login=False))),
     ],
 )
@@ -94,5 +100,5 @@ def test_the_gravest_comes_first_and_every_finding_has_a_key_of_its_own() -> Non
 
 def test_every_finding_names_a_page_that_is_there() -> None:
     checks = [it for it in vars(advisors).values() if isinstance(it, Check)]
-    assert len(checks) == 7
+    assert len(checks) == 8
     assert [it.explained_in for it in checks if not (ROOT / "docs" / it.explained_in).exists()] == []

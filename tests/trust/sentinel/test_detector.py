@@ -299,3 +299,16 @@ def test_what_a_session_has_received_so_far_is_judged_and_teaches_nothing() -> N
     alarms = [[it.rule for it in taught.feed(n, each)] for n, each in enumerate(stolen)]
     assert alarms == [[], ["unusual-read"], ["unusual-read"]]
     assert Detector(RULES).feed(1, stolen[-1]) == [], "who has learned nothing judges nothing"
+
+
+def test_what_happened_to_another_branch_is_another_finding() -> None:
+    """Where a rule says so: the advice of one is not over with the other's."""
+    detector = Detector(RULES)
+    alarms = [
+        alarm
+        for branch in ("br-one", "br-two", "br-one")
+        for alarm in detector.feed(
+            1, Event(action=Action.BRANCH_ADVISE, actor="platform:api", project_id="p", branch_id=branch)
+        )
+    ]
+    assert len({alarm.fingerprint for alarm in alarms}) == 2

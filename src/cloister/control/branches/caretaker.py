@@ -1,9 +1,10 @@
 """What happens to branches without anybody asking: history is kept, and what has had its time goes.
 
-Two loops, which hold no state that a crash could lose; each thing done is an operation or can be repeated.
+Three loops, which hold no state that a crash could lose; each thing done is an operation or can be repeated.
 
 - By the clock: branches and snapshots that expired are deleted, deleted branches that nobody recovered are purged, what a
   branch was before the window is given up, and scheduled snapshots are taken.
+- By what it is said to hold: who has data that is tagged and no protection is told so (`advising.py`).
 - By the volume of change: a running timeline gets a place to recover from every HISTORY_EVERY_BYTES of WAL, so that going
   back to any point replays at most that much; how many bytes everything takes is written down. A sleeping one is pruned
   once a day, until its whole window is past: retention holds for projects that sleep as well.
@@ -17,7 +18,7 @@ from typing import Final, TypeVar
 
 from cloister.base.clock import Clock
 from cloister.base.errors import BusyError, CloisterError, NotFoundError
-from cloister.control.branches import endings, rules, schedules, snapshot_store, timelines
+from cloister.control.branches import advising, endings, rules, schedules, snapshot_store, timelines
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.branches.operations import DELETE_TIMELINE, TIMELINE_RESOURCE
 from cloister.control.branches.service import BranchService
@@ -35,6 +36,8 @@ _DOING: Final = "looking after branches"
 
 CLOCK_EVERY_S: Final = 10.0
 # An expiry is a matter of hours; a schedule's snapshot is due on the hour.
+TAGS_EVERY_S: Final = 60.0
+# Advice is a day late on purpose; that it was followed is seen within a minute.
 HISTORY_EVERY_S: Final = 60.0
 # Between two looks a busy server writes some gigabytes at worst: the replay of a minute.
 
@@ -68,6 +71,7 @@ class Caretaker:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(repeat(self.by_the_clock, CLOCK_EVERY_S, _log, _DOING, at_once=False))
+            tasks.create_task(repeat(self.by_the_tags, TAGS_EVERY_S, _log, _DOING, at_once=False))
             tasks.create_task(repeat(self.by_the_bytes, HISTORY_EVERY_S, _log, _DOING, at_once=False))
 
     # ── by the clock ──
@@ -103,6 +107,12 @@ class Caretaker:
                 input={"timeline_id": timeline.timeline_id},
             )
         self._engine.kick(operation.id)
+
+    # ── by the tags ──
+
+    async def by_the_tags(self) -> None:
+        async with self._world.database.transaction() as tx:
+            await advising.look(tx, self._clock.now())
 
     # ── by the bytes ──
 

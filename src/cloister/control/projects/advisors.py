@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 from cloister.base.ipallow import AllowList
+from cloister.base.tags import KEPT
 from cloister.control.branches.model import Branch
 from cloister.control.projects.model import Project
 from cloister.control.roles.model import Role
@@ -94,6 +95,14 @@ DEFAULT_UNPROTECTED: Final = Check(
     "Whoever may work on the project can delete or reset the branch that everything else comes from.",
     "protected-branches.md",
 )
+TAGGED_UNPROTECTED: Final = Check(
+    "tagged_branch_unprotected",
+    "A branch with data about people, or that customers rely on, is not protected",
+    Severity.ERROR,
+    False,
+    "Whoever may work on the project can delete it, reset it and copy it.",
+    "tags.md",
+)
 SHARED_PASSWORD: Final = Check(
     "password_shared_with_child",
     "A branch's role has the password that it has on the branch's parent",
@@ -152,9 +161,15 @@ def _is_wide(entry: str) -> bool:
     return int(allowed.last) - int(allowed.first) + 1 >= 1 << free_bits
 
 
-def _default_branch(posture: Posture) -> Iterator[Finding]:
+def _protection(posture: Posture) -> Iterator[Finding]:
     for branch in posture.branches:
-        if branch.is_default and not branch.is_protected:
+        if branch.is_protected:
+            continue
+        tags = KEPT & (branch.tags | posture.project.tags)
+        if tags and branch.expires_at is None and (branch.is_default or branch.parent_id is None):
+            detail = f"Branch {branch.name} is tagged {' and '.join(sorted(tags))} and is not protected."
+            yield Finding(TAGGED_UNPROTECTED, detail, _of(branch))
+        elif branch.is_default:
             yield Finding(DEFAULT_UNPROTECTED, f"Branch {branch.name} is not protected.", _of(branch))
 
 
@@ -183,7 +198,7 @@ def _of(branch: Branch) -> tuple[tuple[str, str], ...]:
 
 _LOOKS: Final[tuple[Callable[[Posture], Iterator[Finding]], ...]] = (
     _addresses,
-    _default_branch,
+    _protection,
     _passwords,
     _history,
 )

@@ -59,6 +59,8 @@ class Action(StrEnum):
     AUDIT_RETENTION_SET = "audit.retention_set"
     """How long a class of what is recorded is kept. Where `details.is_shorter`, `details.asked_by` and the actor agreed on it."""
     AUDIT_STATEMENTS_READ = "audit.statements_read"
+    BRANCH_ADVISE = "branch.advise"
+    """Its data is tagged `details.tags`, and it is not protected."""
     BRANCH_CREATE = "branch.create"
     BRANCH_DELETE = "branch.delete"
     BRANCH_FINALIZE = "branch.finalize"

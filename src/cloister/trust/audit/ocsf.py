@@ -70,7 +70,7 @@ _ACTIONS: Final = {
         on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete""",
     Shape(
         6003, 99
-    ): """access.end access.expire audit.mismatch branch.finalize certificate.strange compute.aged compute.crashed
+    ): """access.end access.expire audit.mismatch branch.advise branch.finalize certificate.strange compute.aged compute.crashed
         compute.start compute.stop connection.cancel egress.closed egress.opened egress.refused flow.closed flow.open
         key.denied key.overdue log.secret operation.failed passkey.use platform.start platform.stop sentinel.probe
         statement.refused volume.failed""",

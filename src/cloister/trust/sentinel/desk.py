@@ -2,6 +2,7 @@
 sentinel's own side is `store.py`."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -127,6 +128,31 @@ async def get(tx: Transaction, finding_id: str) -> Finding:
         finding_id,
     )
     return _finding(row, tuple(dict(each) for each in alerts))
+
+
+async def settled(tx: Transaction, rule: str, branch_ids: Sequence[str], *, actor: str, note: str) -> list[Event]:
+    """What this rule found of these branches is over, by itself: the findings are resolved. The events that say so, for the caller
+    to record."""
+    rows = await tx.fetch(
+        """UPDATE finding SET state = 'resolved', changed_by = $3, note = $4
+            WHERE rule = $1 AND subject ->> 'branch_id' = ANY ($2) AND state <> 'resolved' AND NOT is_test
+        RETURNING id, rule, subject ->> 'project_id' AS project_id, subject ->> 'branch_id' AS branch_id""",
+        rule,
+        list(branch_ids),
+        actor,
+        note,
+    )
+    return [
+        Event(
+            action=Action.FINDING_RESOLVE,
+            actor=actor,
+            project_id=row["project_id"] or "",
+            branch_id=row["branch_id"],
+            resource=row["id"],
+            details={"rule": row["rule"], "note": note},
+        )
+        for row in rows
+    ]
 
 
 def event(action: Action, caller: Calling, finding: Finding, details: dict[str, Any]) -> Event:

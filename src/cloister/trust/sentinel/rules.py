@@ -2,8 +2,8 @@
 
 A document has one of `detection` (Sigma: one event), `correlation` (Sigma: several rules' events together) and `baseline`
 (ours, in the manner of a correlation: what is unusual for a group). `summary` and `response` are ours, too: what the alarm
-says, with `{fields}` of the event, and what to do first; and so is `concerns`, the field with the mail address of whom it is
-about. A rule that only serves others has no `level` and raises no alarm. Everything unknown is an error: a rule that was misread must not sit there and never fire.
+says, with `{fields}` of the event, and what to do first; and so are `concerns`, the field with the mail address of whom it is
+about, and `each`, the field by which what happened to another is another finding. A rule that only serves others has no `level` and raises no alarm. Everything unknown is an error: a rule that was misread must not sit there and never fire.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +29,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _KNOWN: Final = {
     "title", "name", "id", "status", "level", "description", "falsepositives", "tags", "logsource", "detection",
     "correlation", "baseline", "summary", "response", "concerns",
+    "each",
 }  # fmt: skip
 
 
@@ -150,9 +151,10 @@ def _meaning(document: dict[str, Any]) -> dict[str, Any]:
     if "detection" in document:
         # Whom it concerns is told once for each finding, so what happens to another, or again, is another finding.
         person = (str(document["concerns"]), "resource") if "concerns" in document else ()
+        each = (str(document["each"]),) if "each" in document else ()
         return {
             "test": compiled(document["detection"]),
-            "group_by": ("project_id", "endpoint_id", "actor", "address", *person),
+            "group_by": ("project_id", "endpoint_id", "actor", "address", *person, *each),
         }
     kind = "correlation" if "correlation" in document else "baseline"
     given = document[kind]

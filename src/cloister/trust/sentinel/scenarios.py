@@ -195,6 +195,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, person | {"action": Action.TAG_LIFT, "resource": "main", "details": {"lifted": "pii"}})],
             [(0, person | {"action": Action.TAG_SET, "resource": "main", "details": {"added": "pii", "removed": ""}})],
         ),
+        "unprotected-data": (
+            [(0, platform | {"action": Action.BRANCH_ADVISE, "branch_id": "br-main", "details": {"tags": "pii"}})],
+            [(0, person | {"action": Action.TAG_SET, "branch_id": "br-main", "details": {"added": "pii"}})],
+        ),
         "break-glass": (
             [(0, person | {"action": Action.ACCESS_REQUEST, "reason": "INC-7", "details": broken})],
             [(0, person | {"action": Action.ACCESS_REQUEST, "reason": "INC-7", "details": asked})],
