@@ -47,6 +47,10 @@ class Cloud:
         self.passkeys = False
         self.reviews: Json | None = None
         self.retentions: list[Json] = []
+        self.members: dict[str, Json] = {}
+        self.service_accounts: dict[str, Json] = {}
+        self.jwks: dict[str, Json] = {}
+        self.api_keys: dict[str, Json] = {}
         self.answers: dict[str, Json] = {}
         self.asked: list[tuple[str, str, Json | None]] = []
         self.before: Callable[[str, str], None] = lambda method, path: None
@@ -163,7 +167,53 @@ class Cloud:
             self.retentions.append(said | ({} if body["days"] is None else {"days": body["days"]}))
         return {"retentions": self.retentions}
 
+    def _organizations_members(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "PATCH":
+            _there(self.members, ids[1])["role"] = body["role"]
+        if method == "DELETE":
+            del self.members[ids[1]]
+        return {"members": [{"member": it, "user": {"email": it["email"]}} for it in self.members.values()]}
+
+    def _organizations_invitations(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        for each in body["invitations"]:
+            if any(it["email"] == each["email"].lower() for it in self.members.values()):
+                raise ApiError(409, f"{each['email']} is a member already")
+            member_id = self._new("member-")
+            self.members[member_id] = {"id": member_id, **each, "email": each["email"].lower()}
+        return {"invitations": []}
+
+    def _organizations_service_accounts(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "POST":
+            if any(it["name"] == body["name"] for it in self.service_accounts.values()):
+                raise ApiError(409, "there is a service account of that name")
+            account_id = self._new("account-")
+            made = {"role": "collaborator", "grants": [], "owner": "ada@example.com", "disabled_at": None, **body}
+            assert made.pop("key_days") == 1, "nobody sees this key"
+            self.service_accounts[account_id] = {"id": account_id, **made}
+            return {"service_account": self.service_accounts[account_id], "key": PASSWORD}
+        if method == "PATCH":
+            account = _there(self.service_accounts, ids[1])
+            disabled = body.pop("disabled", account["disabled_at"] is not None)
+            account.update(body | {"disabled_at": "2026-01-02T03:04:05Z" if disabled else None})
+        if method == "DELETE":
+            del self.service_accounts[ids[1]]
+        return {"service_accounts": list(self.service_accounts.values())}
+
+    def _organizations_api_keys(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "DELETE":
+            _there(self.api_keys, ids[1])
+            return self.api_keys.pop(ids[1])
+        key_id = next(self._numbers)
+        self.api_keys[str(key_id)] = body
+        return {"id": key_id, "key": f"napi_{key_id}"}
+
     # ── projects ──
+
+    def _projects_jwks(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        said = {"role_names": ["authenticated"], **body}
+        return self._listed(self.jwks, "jwks", method, ids, said) | (
+            {"jwks": list(self.jwks.values())[-1]} if body else {}
+        )
 
     def _projects(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
         if method == "GET" and not ids:

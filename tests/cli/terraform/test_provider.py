@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 
 from cloister.cli.api import ApiError
 from cloister.cli.config.nouns import KINDS
+from cloister.cli.terraform import values
 from cloister.cli.terraform.resource import name_of
 from cloister.cli.terraform.resources import RESOURCES
 from cloister.cli.terraform.sources import EPHEMERAL, SOURCES
@@ -184,6 +186,10 @@ def test_an_import_finds_what_is_there_and_destroys_nothing(core: Core, shop: di
     base = core.made("cloister_database", project_id=shop["id"], branch_id=main["id"], name="etl", owner="etl")
     way = core.made("cloister_egress", project_id=shop["id"], to="db.example.com:5432")
     right = core.made("cloister_permission", project_id=shop["id"], email="Ada@example.com", role="viewer")
+    issuer = core.made("cloister_jwks", project_id=shop["id"], jwks_url="https://id.example/keys", provider_name="id")
+    member = core.made("cloister_member", email="Bob@example.com", role="viewer")
+    machine = core.made("cloister_service_account", name="ci", grants={shop["id"]: "editor"}, owner="ada@example.com")
+    all_of_it = core.made("cloister_organization", keys_rotate_days=90)
     for kind, state, words in (
         (PROJECT, shop, shop["id"]),
         (BRANCH, main, f"{shop['id']}/{main['id']}"),
@@ -192,6 +198,10 @@ def test_an_import_finds_what_is_there_and_destroys_nothing(core: Core, shop: di
         ("cloister_database", base, f"{shop['id']}/{main['id']}/etl"),
         ("cloister_egress", way, f"{shop['id']}/{way['id']}"),
         ("cloister_permission", right, f"{shop['id']}/ada@example.com"),
+        ("cloister_jwks", issuer, f"{shop['id']}/{issuer['id']}"),
+        ("cloister_member", member, f"{ORG}/bob@example.com"),
+        ("cloister_service_account", machine, f"{ORG}/ci"),
+        ("cloister_organization", all_of_it, ORG),
     ):
         resource = RESOURCES[kind]
         found = core.imported(kind, words)
@@ -271,21 +281,95 @@ def test_a_database_gets_another_name_where_it_stands(core: Core, shop: dict[str
 def test_no_answer_holds_a_password(core: Core, shop: dict[str, Any]) -> None:
     """The API's answers to these did."""
     role = core.made("cloister_role", project_id=shop["id"], branch_id=shop["default_branch_id"], name="etl")
-    for state in (shop, role):
+    machine = core.made("cloister_service_account", name="ci")
+    for state in (shop, role, machine):
         assert PASSWORD not in json.dumps(state)
     schemas = [*(each.schema for each in RESOURCES.values()), *(each.schema for each in SOURCES.values())]
     names = {each.name for schema in schemas for each in schema.attributes}
-    assert {name for name in names if "password" in name or "key" in name} == {"store_passwords"}
-    assert [each.name for each in EPHEMERAL["cloister_role_password"].attributes if each.is_sensitive] == ["password"]
+    told = {name for name in names if "password" in name or "key" in name}
+    assert told == {"store_passwords", "keys_rotate_days", "keys_reencrypt_days", "passkeys_required"}
+    sensitive = {each.name for schema in EPHEMERAL.values() for each in schema.attributes if each.is_sensitive}
+    assert sensitive == {"password", "key"}
+
+
+def _reviewed_every(cloud: Cloud) -> Any:
+    return cloud.reviews and cloud.reviews["every_days"]
+
+
+def test_an_organization_is_said_and_stays(core: Core, cloud: Cloud) -> None:
+    said = {"keys_rotate_days": 90, "keys_reencrypt_days": "900", "access_reviews_every_days": "90"}
+    said |= {"audit_retention_statements_days": "730"}
+    made = core.made("cloister_organization", **said)
+    assert cloud.key_policy == {"rotate_days": 90, "reencrypt_days": 900}
+    assert _reviewed_every(cloud) == 90
+    assert [each["days"] for each in cloud.retentions] == [730]
+    assert core.plan("cloister_organization", core.read("cloister_organization", made), said).changes == {}
+    # What somebody changes by hand is found, and put back with what stays beside it.
+    cloud.key_policy["rotate_days"], cloud.reviews = 365, None
+    changed = core.changed("cloister_organization", made, **said)
+    assert cloud.key_policy == {"rotate_days": 90, "reencrypt_days": 900}
+    assert _reviewed_every(cloud) == 90
+    never = core.changed(
+        "cloister_organization", changed, keys_reencrypt_days="never", access_reviews_every_days="never"
+    )
+    assert (cloud.key_policy, cloud.reviews) == ({"rotate_days": 90}, None)
+    core.destroyed("cloister_organization", never)
+    assert cloud.key_policy == {"rotate_days": 90}
+    assert core.warnings == [f"{ORG} stays: it was taken over, not made"]
+
+
+def test_members_and_machines_change_where_they_stand(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    member = core.made("cloister_member", email="bob@example.com", role="viewer")
+    with pytest.raises(RefusedError, match="member already"):
+        core.made("cloister_member", email="bob@example.com", role="admin")
+    again = core.changed("cloister_member", member, email="bob@example.com", role="editor")
+    assert (again["id"], cloud.members[again["id"]]["role"]) == (member["id"], "editor")
+    core.destroyed("cloister_member", again)
+    assert cloud.members == {}
+    machine = core.made("cloister_service_account", name="ci", grants={shop["id"]: "editor"}, disabled=True)
+    assert cloud.service_accounts[machine["id"]]["disabled_at"]
+    cloud.service_accounts[machine["id"]]["grants"].append({"project_id": "other", "role": "admin"})
+    said = {"name": "ci", "grants": {shop["id"]: "editor"}, "disabled": False}
+    plan = core.plan("cloister_service_account", core.read("cloister_service_account", machine), said)
+    assert plan.changes == {"grants": {shop["id"]: "editor"}, "disabled": False}
+    plan.applied()
+    (account,) = cloud.service_accounts.values()
+    assert (account["grants"], account["disabled_at"]) == ([{"project_id": shop["id"], "role": "editor"}], None)
+    assert core.changed("cloister_service_account", plan.applied(), name="ci", grants={})["grants"] == {}
+
+
+def test_another_issuer_is_another_thing(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    said = {"project_id": shop["id"], "jwks_url": "https://id.example/keys", "provider_name": "id"}
+    made = core.made("cloister_jwks", **said)
+    assert made["role_names"] == ["authenticated"]
+    assert core.plan("cloister_jwks", core.read("cloister_jwks", made), said).changes == {}
+    assert core.plan("cloister_jwks", made, said | {"jwt_audience": "shop"}).replaces == ["jwt_audience"]
+    core.destroyed("cloister_jwks", made)
+    assert cloud.jwks == {}
+
+
+def test_an_api_key_is_there_while_it_is_used(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
+    """It is for that project, ends within the hour, and is gone at the end; where somebody revoked it before, all is well."""
+    kind = "cloister_api_key"
+    asked = dict.fromkeys(EPHEMERAL[kind].types) | {"project_id": shop["id"], "name": "seed"}
+    for _ in range(2):
+        opened = core.call("OpenEphemeralResource", type_name=kind, config=values.encode(asked))
+        (made,) = cloud.api_keys.values()
+        result = values.decode(opened["result"], EPHEMERAL[kind].types)
+        assert result == asked | {"key": f"napi_{next(iter(cloud.api_keys))}"}
+        left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+        assert (made["key_name"], made["project_id"], left <= timedelta(hours=1)) == ("seed", shop["id"], True)
+        core.call("CloseEphemeralResource", type_name=kind, private=opened["private"])
+        assert cloud.api_keys == {}
+        core.call("CloseEphemeralResource", type_name=kind, private=opened["private"])
 
 
 def test_whatever_a_file_can_say_can_be_said_here() -> None:
     kinds = {"project": PROJECT, "branch": BRANCH, "compute": "cloister_endpoint", "reader": "cloister_endpoint"}
     elsewhere = {"default_branch", "parent"}
     for kind, noun in KINDS.items():
-        if kind != "organization":
-            names = RESOURCES[kinds.get(kind, f"cloister_{kind}")].schema.types
-            assert {name_of(each.path) for each in noun.settings if each.path not in elsewhere} <= set(names)
+        names = RESOURCES[kinds.get(kind, f"cloister_{kind}")].schema.types
+        assert {name_of(each.path) for each in noun.settings if each.path not in elsewhere} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +382,11 @@ def test_whatever_a_file_can_say_can_be_said_here() -> None:
         (BRANCH, {"project_id": "p", "name": "a", "snapshots": ["sometimes"]}, "snapshots"),
         ("cloister_permission", {"project_id": "p", "email": "ada", "role": "viewer"}, "email"),
         ("cloister_egress", {"project_id": "p", "to": "nowhere"}, "to"),
+        ("cloister_organization", {"keys_reencrypt_days": "sometimes"}, "keys_reencrypt_days"),
+        ("cloister_organization", {"audit_retention_statements_days": "30"}, "audit_retention_statements_days"),
+        ("cloister_member", {"email": "ada@example.com", "role": "owner"}, "role"),
+        ("cloister_service_account", {"name": "ci", "role": "admin"}, "role"),
+        ("cloister_service_account", {"name": "ci", "grants": {"p": "owner"}}, "grants"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_anything_is_asked(

@@ -127,26 +127,8 @@ class Applier:
     # ── the organization ──
 
     def _change_organization(self, item: Item) -> Json:
-        base = f"/cloister/organizations/{segment(self._plan.organization_id)}"
-        said = {path.partition(".")[2]: value for path, value in item.settings.items()}
-        match item.call:
-            case "keys":
-                said |= {"reencrypt_days": or_none(said.get("reencrypt_days"), NEVER)}
-                return self._api.put(f"{base}/key_policy", said)
-            case "passkeys":
-                return self._api.put(f"{base}/passkey_policy", said)
-            case "access_reviews" if said.get("every_days") == NEVER:
-                return self._api.delete(f"{base}/access_review_policy")
-            case "access_reviews":
-                return self._api.put(f"{base}/access_review_policy", said)
-            case record:
-                days = said[f"{record}_days"]
-                body = {
-                    "record": record,
-                    "days": days if isinstance(days, int) else None,
-                    "reason": f"configuration, plan {self._plan.hash[:12]}",
-                }
-                return self._api.post(f"{base}/audit_retention", body)
+        reason = f"configuration, plan {self._plan.hash[:12]}"
+        return put_settings(self._api, self._plan.organization_id, item.call, item.settings, reason)
 
     # ── projects ──
 
@@ -299,6 +281,26 @@ class Applier:
                 raise
             answer = self._api.post(path, body)
         return answer
+
+
+def put_settings(api: Api, org_id: str, call: str, settings: Settings, reason: str) -> Json:
+    """An organization's, of one call: all that there are of it."""
+    base = f"/cloister/organizations/{segment(org_id)}"
+    said = {path.partition(".")[2]: value for path, value in settings.items()}
+    match call:
+        case "keys":
+            said |= {"reencrypt_days": or_none(said.get("reencrypt_days"), NEVER)}
+            return api.put(f"{base}/key_policy", said)
+        case "passkeys":
+            return api.put(f"{base}/passkey_policy", said)
+        case "access_reviews" if said.get("every_days") == NEVER:
+            return api.delete(f"{base}/access_review_policy")
+        case "access_reviews":
+            return api.put(f"{base}/access_review_policy", said)
+        case record:
+            days = said[f"{record}_days"]
+            body = {"record": record, "days": days if isinstance(days, int) else None, "reason": reason}
+            return api.post(f"{base}/audit_retention", body)
 
 
 _OBJECTS: Final = {"compute": "endpoint", "reader": "endpoint"}

@@ -138,8 +138,11 @@ CALLS: Final[dict[str, tuple[Message, Message]]] = {
         ),
     ),
     "ReadDataSource": (_CONFIG, Message((Field(1, "state", VALUE), _complaints(2)))),
-    "OpenEphemeralResource": (_CONFIG, Message((_complaints(1), Field(3, "result", VALUE)))),
-    "CloseEphemeralResource": (_TYPE_NAME, _ONLY_COMPLAINTS),
+    "OpenEphemeralResource": (
+        _CONFIG,
+        Message((_complaints(1), Field(3, "result", VALUE), Field(4, "private", _BYTES))),
+    ),
+    "CloseEphemeralResource": (Message((Field(1, "type_name"), Field(2, "private", _BYTES))), _ONLY_COMPLAINTS),
     "StopProvider": (_NOTHING, Message((Field(1, "error"),))),
 }
 """What Terraform may call: what it says, and what it is answered."""

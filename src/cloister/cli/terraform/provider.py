@@ -27,7 +27,7 @@ from cloister.cli.terraform.platform import Platform, change_digest
 from cloister.cli.terraform.resource import Made, Resource, State, normal
 from cloister.cli.terraform.resources import RESOURCES
 from cloister.cli.terraform.schema import Attribute, Schema, Use
-from cloister.cli.terraform.sources import EPHEMERAL, SOURCES, password
+from cloister.cli.terraform.sources import EPHEMERAL, SOURCES, api_key, password, revoke_api_key
 from cloister.cli.terraform.values import UNKNOWN, ValueFormError
 from cloister.protocol.protobuf import Said, decode, encode
 
@@ -119,10 +119,14 @@ class Provider:
                 return {"state": values.encode(found)}
             case "OpenEphemeralResource":
                 config = values.decode(asked.get("config"), EPHEMERAL[type_name].types) or {}
-                return {"result": values.encode(password(self.platform, config))}
-            case (
-                _
-            ):  # to close what was opened, and to stop: what is under way is finished, as it would be on the platform
+                if type_name == "cloister_role_password":
+                    return {"result": values.encode(password(self.platform, config))}
+                shown, opened = api_key(self.platform, config)
+                return {"result": values.encode(shown), "private": opened.encode()}
+            case "CloseEphemeralResource" if asked.get("private"):
+                revoke_api_key(self.platform, asked["private"].decode())
+                return {}
+            case _:  # to close what leaves nothing behind, and to stop: what is under way is finished, as it would be on the platform
                 return {}
 
     # ── which platform ──
@@ -189,7 +193,7 @@ class Provider:
             if each.replaces and not (before[each.name] is None and each.name in resource.said_once):
                 replaces.append(_path(each.name))
         for each in resource.schema.attributes:
-            if each.follows and before[each.follows] != planned[each.follows]:
+            if each.follows and config.get(each.name) is None and before[each.follows] != planned[each.follows]:
                 planned[each.name] = UNKNOWN
         private = asked.get("prior_private")
         return {"planned_state": values.encode(planned), "requires_replace": replaces, "planned_private": private}
@@ -274,7 +278,7 @@ class Provider:
         }
 
     def _deleted(self, resource: Resource, before: State) -> dict[str, Any]:
-        if before.get("adopt"):
+        if resource.stays or before.get("adopt"):
             text = f"{before.get('name') or before.get('id')} stays: it was taken over, not made"
             return {
                 "new_state": values.encode(None),

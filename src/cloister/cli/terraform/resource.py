@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeAlias
 
-from cloister.cli.api import Api, ApiError, Json
+from cloister.cli.api import Api, ApiError, Json, segment
 from cloister.cli.config.nouns import KINDS, Form, FormError, Value
 from cloister.cli.config.platform import settings_of
 from cloister.cli.terraform.platform import Platform
@@ -19,6 +19,14 @@ from cloister.cli.terraform.values import UNKNOWN
 State: TypeAlias = dict[str, Any]
 
 TYPES: Final[Mapping[str, Type]] = {
+    "keys.rotate_days": Type.NUMBER,
+    "keys.reencrypt_days": Type.TEXT,
+    "passkeys.required": Type.FLAG,
+    "access_reviews.every_days": Type.TEXT,
+    "access_reviews.answer_days": Type.NUMBER,
+    "access_reviews.unanswered_rights_lapse": Type.FLAG,
+    "audit_retention.statements_days": Type.TEXT,
+    "audit_retention.recordings_days": Type.TEXT,
     "pg_version": Type.NUMBER,
     "store_passwords": Type.FLAG,
     "history_retention_seconds": Type.NUMBER,
@@ -53,6 +61,11 @@ TYPES: Final[Mapping[str, Type]] = {
 }
 """Of settings, by their path in a file."""
 
+_FOLLOWS: Final = {
+    f"access_reviews.{each}": "access_reviews_every_days" for each in ("answer_days", "unanswered_rights_lapse")
+}
+"""What comes and goes with another setting, by that one's attribute."""
+
 ELSEWHERE: Final = {"project": {"default_branch"}, "branch": {"parent"}}
 """What a file says by a name, and Terraform by an id or not at all."""
 
@@ -63,12 +76,22 @@ def settings(kind: str, *, use: Use = Use.KEPT) -> tuple[Attribute, ...]:
             name_of(each.path),
             TYPES[each.path],
             Use.NEEDED if each.is_needed else use,
-            form=each.form,
+            form=_spelled(each.form) if kind == "organization" else each.form,
             replaces=each.is_fixed or kind == "egress",
+            follows=_FOLLOWS.get(each.path, ""),
         )
         for each in KINDS[kind].settings
         if each.path not in ELSEWHERE.get(kind, ())
     )
+
+
+def _spelled(form: Form) -> Form:
+    """A number, or a word in its place: a text, as Terraform has no type for both."""
+
+    def spelled(value: Any) -> Value:
+        return form(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
+
+    return spelled
 
 
 def name_of(path: str) -> str:
@@ -113,6 +136,8 @@ class Resource(ABC):
     """Attributes that say which one it is, in the order in which an import's id has them."""
     said_once: ClassVar[frozenset[str]] = frozenset()
     """What is said when it is made, and the API does not tell afterwards."""
+    stays: ClassVar[bool] = False
+    """It was there before, and is when the resource goes."""
 
     def attribute(self, name: str) -> Attribute:
         return next(each for each in self.schema.attributes if each.name == name)
@@ -138,6 +163,31 @@ class Resource(ABC):
     def is_protected(self, platform: Platform, state: State) -> str:  # noqa: ARG002 - most kinds are not
         """Why the platform would not delete it, in its words. Empty: it would."""
         return ""
+
+
+class Listed(Resource):
+    """What the API makes, lists and takes away, but does not change."""
+
+    field: ClassVar[str]
+    """Of the list in an answer."""
+
+    @abstractmethod
+    def path(self, state: State) -> str: ...
+
+    def found(self, platform: Platform, state: State) -> Json | None:
+        try:
+            listed: list[Json] = platform.api.get(self.path(state)).get(self.field) or []
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+        return next((each for each in listed if self.is_it(each, state)), None)
+
+    def is_it(self, listed: Json, state: State) -> bool:
+        return bool(listed["id"] == state["id"])
+
+    def delete(self, platform: Platform, state: State) -> None:
+        platform.finish(platform.api.delete(f"{self.path(state)}/{segment(state['id'])}"))
 
 
 def known_settings(wanted: Mapping[str, Any], kind: str) -> dict[str, Value]:

@@ -10,17 +10,19 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from cloister.cli.api import Api, ApiError, Json, segment
+from cloister.cli.api import Api, Json, segment
 from cloister.cli.config.nouns import schedule_item
 from cloister.cli.config.platform import Platform as Configured
 from cloister.cli.config.platform import body_of
 from cloister.cli.failure import CommandError
+from cloister.cli.terraform.organization import Member, Organization, ServiceAccount
 from cloister.cli.terraform.platform import Platform, branch_path, project_path
 from cloister.cli.terraform.resource import (
     ADOPT,
     BRANCH_ID,
     ID,
     PROJECT_ID,
+    Listed,
     Made,
     Resource,
     State,
@@ -359,32 +361,7 @@ def _joined(resource: Resource, state: State) -> str:
     return "/".join(state[name] for name in resource.identity)
 
 
-class _Listed(Resource):
-    """What the API makes, lists and takes away, but does not change."""
-
-    field: ClassVar[str]
-    """Of the list in an answer."""
-
-    @abstractmethod
-    def path(self, state: State) -> str: ...
-
-    def found(self, platform: Platform, state: State) -> Json | None:
-        try:
-            listed: list[Json] = platform.api.get(self.path(state)).get(self.field) or []
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            return None
-        return next((each for each in listed if self.is_it(each, state)), None)
-
-    def is_it(self, listed: Json, state: State) -> bool:
-        return bool(listed["id"] == state["id"])
-
-    def delete(self, platform: Platform, state: State) -> None:
-        platform.finish(platform.api.delete(f"{self.path(state)}/{segment(state['id'])}"))
-
-
-class Egress(_Listed):
+class Egress(Listed):
     name = "egress"
     field = "egress_rules"
     identity = ("project_id", "id")
@@ -419,7 +396,7 @@ class Egress(_Listed):
         return told | told_settings("egress", rule)
 
 
-class Permission(_Listed):
+class Permission(Listed):
     name = "permission"
     field = "project_permissions"
     identity = ("project_id", "email")
@@ -455,7 +432,52 @@ class Permission(_Listed):
         platform.api.post(self.path(state), {"email": state["email"], "role": changed["role"]})
 
 
+class Jwks(Listed):
+    name = "jwks"
+    field = "jwks"
+    identity = ("project_id", "id")
+    schema = Schema(
+        "Another issuer, whose tokens open the project's databases.",
+        (
+            ID,
+            PROJECT_ID,
+            Attribute("jwks_url", replaces=True, text="Where its keys are. They are fetched when it is made."),
+            Attribute("provider_name", replaces=True),
+            Attribute("branch_id", use=Use.FREE, replaces=True, text="The branch alone. Default: all."),
+            Attribute("jwt_audience", use=Use.FREE, replaces=True),
+            Attribute("jwt_issuer", use=Use.FREE, replaces=True),
+            Attribute("role_names", Type.SET, Use.KEPT, replaces=True, text="Roles that its tokens may be for."),
+        ),
+    )
+    _SAID: ClassVar = ("jwks_url", "provider_name", "branch_id", "jwt_audience", "jwt_issuer", "role_names")
+
+    def path(self, state: State) -> str:
+        return f"{project_path(state)}/jwks"
+
+    def create(self, platform: Platform, wanted: State) -> Made:
+        answer = platform.api.post(self.path(wanted), given(wanted, *self._SAID))
+        return Made({"project_id": wanted["project_id"], "id": answer["jwks"]["id"]})
+
+    def read(self, platform: Platform, state: State) -> State | None:
+        if (found := self.found(platform, state)) is None:
+            return None
+        told = {name: found.get(name) for name in self._SAID}
+        return {"project_id": state["project_id"], "id": found["id"], **told}
+
+
 RESOURCES: Final[Mapping[str, Resource]] = {
     f"cloister_{each.name}": each
-    for each in (Project(), Branch(), Endpoint(), Role(), Database(), Egress(), Permission())
+    for each in (
+        Organization(),
+        Member(),
+        ServiceAccount(),
+        Project(),
+        Branch(),
+        Endpoint(),
+        Role(),
+        Database(),
+        Egress(),
+        Permission(),
+        Jwks(),
+    )
 }

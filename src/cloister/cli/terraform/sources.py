@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cloister.cli.api import Json, segment
+from cloister.cli.api import ApiError, Json, segment
 from cloister.cli.failure import CommandError
 from cloister.cli.terraform.platform import Platform, branch_path, project_path
-from cloister.cli.terraform.resource import Resource, State
+from cloister.cli.terraform.resource import Resource, State, given
 from cloister.cli.terraform.resources import RESOURCES
 from cloister.cli.terraform.schema import Attribute, Schema, Use
 
@@ -81,9 +82,39 @@ PASSWORD: Final = Schema(
         Attribute("password", use=Use.TOLD, is_sensitive=True),
     ),
 )
-EPHEMERAL: Final[Mapping[str, Schema]] = {"cloister_role_password": PASSWORD}
+API_KEY: Final = Schema(
+    "A key of the organization's, or of one project alone, for as long as Terraform runs: it is revoked at the end, and ends by itself "
+    "where nobody comes to that. It is in nothing that Terraform keeps.",
+    (
+        Attribute("org_id", use=Use.FREE),
+        Attribute("project_id", use=Use.FREE, text="The project that it is for. Default: all of the organization's."),
+        Attribute("name", text="What lists and the audit log call it."),
+        Attribute("key", use=Use.TOLD, is_sensitive=True),
+    ),
+)
+_KEY_LASTS: Final = timedelta(hours=1)
+# No apply takes longer without having been given up.
+
+EPHEMERAL: Final[Mapping[str, Schema]] = {"cloister_role_password": PASSWORD, "cloister_api_key": API_KEY}
 
 
 def password(platform: Platform, asked: State) -> State:
     path = f"{branch_path(asked)}/roles/{segment(asked['role'])}/reveal_password"
     return asked | {"password": platform.api.get(path)["password"]}
+
+
+def api_key(platform: Platform, asked: State) -> tuple[State, str]:
+    """And which one it is, to revoke it by."""
+    path = f"/organizations/{segment(asked['org_id'] or platform.org_id)}/api_keys"
+    body = {"key_name": asked["name"], "expires_at": (datetime.now(UTC) + _KEY_LASTS).isoformat()}
+    made = platform.api.post(path, body | given(asked, "project_id"))
+    return asked | {"key": made["key"]}, f"{path}/{segment(str(made['id']))}"
+
+
+def revoke_api_key(platform: Platform, opened: str) -> None:
+    """`opened` comes back from Terraform, which nobody else speaks for. Revoked by hand meanwhile is revoked."""
+    try:
+        platform.api.delete(opened)
+    except ApiError as error:
+        if error.status != 404:
+            raise
