@@ -27,7 +27,7 @@ import httpx
 import psycopg
 
 from cloister.base.settings import LAYOUT_VERSION, Paths
-from tests.trees import directories
+from tests.trees import clear, control_groups
 
 UP_TIMEOUT_S = 120
 
@@ -225,8 +225,7 @@ class Instance:
 
     def control_groups(self) -> list[Path]:
         """This platform's own and those of its endpoints, in every hierarchy that the kernel has."""
-        name = f"cloister-{self.paths.instance}"
-        return [path for path in directories(Path("/sys/fs/cgroup")) if name in (path.name, path.parent.name)]
+        return control_groups(self.paths)
 
     def descendants(self) -> list[int]:
         """Every process of this platform that is alive: its command line or its cgroup names the instance."""
@@ -262,10 +261,7 @@ class Instance:
             self.cloister("down", "--state-dir", str(self.state_dir), "--now", check=False, timeout=60)
         self.kill_everything()
         shutil.rmtree(self.state_dir, ignore_errors=True)
-        shutil.rmtree(self.paths.run, ignore_errors=True)
-        for group in sorted(self.control_groups(), reverse=True):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        clear(self.paths)
 
     # The tenants' hands.
 

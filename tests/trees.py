@@ -5,8 +5,11 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from cloister.base.settings import Paths
 
 LARGEST = 256 << 20  # what is larger is the image of a volume, finished or not: encrypted, and mostly holes
 
@@ -23,6 +26,20 @@ def contents(top: Path) -> Iterator[tuple[Path, bytes]]:
         for path in _files(directory):
             with contextlib.suppress(FileNotFoundError):
                 yield path, path.read_bytes()
+
+
+def control_groups(paths: Paths) -> list[Path]:
+    """A platform's own and those of its endpoints, in every hierarchy that the kernel has."""
+    name = f"cloister-{paths.instance}"
+    return [path for path in directories(Path("/sys/fs/cgroup")) if name in (path.name, path.parent.name)]
+
+
+def clear(paths: Paths) -> None:
+    """Takes away what a platform that has ended keeps outside of its state directory, for the next start."""
+    shutil.rmtree(paths.run, ignore_errors=True)
+    for group in sorted(control_groups(paths), reverse=True):
+        with contextlib.suppress(OSError):
+            group.rmdir()
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cloister.base.settings import Paths
+from tests.trees import clear
+
 ROOT = Path(__file__).resolve().parents[2]
 LINK = Path("/usr/local/bin/cloister")
 
@@ -76,6 +79,7 @@ class TestQuickstart:
             [ROOT / ".venv/bin/cloister", "down", "--state-dir", directory, "--now"], check=False, timeout=120
         )
         shutil.rmtree(directory)
+        clear(Paths(directory))
         if not had_link:
             LINK.unlink(missing_ok=True)
 

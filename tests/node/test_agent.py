@@ -26,6 +26,7 @@ from cloister.base.identities import COMPUTE_UID_FIRST, Service
 from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.rpc import Client, Command, Connection, Peer
 from cloister.base.settings import Settings
+from cloister.node import agent as agent_module
 from cloister.node import opening, space
 from cloister.node.agent import NodeAgent
 from cloister.node.commands import (
@@ -50,6 +51,7 @@ from cloister.node.commands import (
 )
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
+from cloister.node.sandbox.cgroups import detect
 from cloister.node.timelines import keeper as keeper_module
 from cloister.node.timelines import wal
 from cloister.node.timelines.clone import BACKUP_LABEL
@@ -215,6 +217,8 @@ class Node:
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(space, "FREE_TO_CREATE_BYTES", 1)
     monkeypatch.setattr(space, "FREE_TO_START_BYTES", 1)
+    # Nothing is started, so nothing of this host's kernel is needed, nor left there.
+    monkeypatch.setattr(agent_module, "detect", lambda instance: detect(instance, tmp_path / "no-hierarchy"))
     return Settings(state_dir=str(tmp_path), storage="plain")
 
 
