@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from cloister.app import certificates, layout, watchman
+from cloister.app import certificates, layout, repairs, watchman
 from cloister.app.flows import strange_listeners
 from cloister.app.watchman import LogPlace, Told, read_on
 from cloister.base.database import embedded
@@ -28,8 +28,11 @@ from cloister.trust.audit.reader import events
 from cloister.trust.certificates import authority, files
 from cloister.trust.sentinel.detector import Detector
 from cloister.trust.sentinel.rules import shipped
+from tests.app.test_repairs import WAITING
 from tests.fix_database import ControlDatabase, DatabaseAs
 
+NOW: Final = 1_800_000_000.0
+DAY: Final = 86_400.0
 KEY: Final = new_api_key().reveal()
 CLONE_NEWNET: Final = 0x40000000
 
@@ -73,12 +76,18 @@ def test_a_line_longer_than_a_round_is_passed_and_not_waited_for(
 def test_what_cannot_be_read_was_not_told(tmp_path: Path) -> None:
     """The worst that comes of a spoilt file is that things are told twice."""
     path = tmp_path / "watchman.json"
-    assert watchman._read(path) == Told()
+    assert watchman.told(path) == Told()
     path.write_bytes(b"{")
-    assert watchman._read(path) == Told()
+    assert watchman.told(path) == Told()
     told = Told(["x"], {"api.log": LogPlace(1, 2)}, "c")
     path.write_bytes(msgspec.json.encode(told))
-    assert watchman._read(path) == told
+    assert watchman.told(path) == told
+
+
+@pytest.fixture(autouse=True)
+def _no_repair_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits on the machine that tests."""
+    monkeypatch.setattr(repairs, "policies", lambda: "")
 
 
 def raised(events: list[Event]) -> set[str]:
@@ -103,9 +112,9 @@ def settings(control_database: ControlDatabase) -> Iterator[Settings]:
 @pytest.mark.root
 def test_a_platform_as_it_was_made_has_nothing_to_tell(settings: Settings) -> None:
     (settings.paths.logs / "api.log").write_text("2026 INFO ready\n")
-    told, after = watchman.look(settings, Told())
+    told, after = watchman.look(settings, Told(), NOW)
     assert told == []
-    assert watchman.look(settings, after) == ([], after)
+    assert watchman.look(settings, after, NOW) == ([], after)
 
 
 @pytest.mark.root
@@ -123,12 +132,12 @@ def test_what_was_opened_is_told_once_and_so_is_its_end(name: str, mode: int, se
     path: Path = getattr(settings.paths, name)
     usual = path.stat().st_mode
     path.chmod(mode)
-    told, after = watchman.look(settings, Told())
+    told, after = watchman.look(settings, Told(), NOW)
     assert seen in [each.reason for each in told]
     assert raised(told) == {"flow-open"}
-    assert watchman.look(settings, after) == ([], after)
+    assert watchman.look(settings, after, NOW) == ([], after)
     path.chmod(usual)
-    told, after = watchman.look(settings, after)
+    told, after = watchman.look(settings, after, NOW)
     assert seen in [each.reason for each in told]
     assert {each.action for each in told} == {"flow.closed"}
     assert raised(told) == set()
@@ -161,10 +170,10 @@ def test_other_rules_of_who_may_log_in_are_found(settings: Settings) -> None:
     own = msgspec.structs.replace(settings, database_url=None)
     for name, text in embedded.login_rules().items():
         (own.paths.control_data / name).write_text(text)
-    assert watchman.look(own, Told())[0] == []
+    assert watchman.look(own, Told(), NOW)[0] == []
     with (own.paths.control_data / "pg_hba.conf").open("a") as file:
         file.write("local all all trust\n")
-    told, _ = watchman.look(own, Told())
+    told, _ = watchman.look(own, Told(), NOW)
     assert [each.reason for each in told] == ["the control database's pg_hba.conf is not what its start wrote"]
     assert raised(told) == {"flow-open"}
 
@@ -215,9 +224,33 @@ def test_a_certificate_that_nobody_issued_is_told_once(settings: Settings) -> No
         authority.new_intermediate(authority.new_root(settings.domain, now), now), settings.domain, now
     )
     files.serve(settings.paths, authority.pem(strange.certificate), authority.key_pem(strange.key))
-    told, after = watchman.look(settings, Told())
+    told, after = watchman.look(settings, Told(), NOW)
     assert [each.action for each in told] == ["certificate.strange"]
     assert raised(told) == {"certificate-strange"}
-    assert watchman.look(settings, after)[0] == []
+    assert watchman.look(settings, after, NOW)[0] == []
     asyncio.run(certificates.run(settings))
-    assert watchman.look(settings, after) == ([], msgspec.structs.replace(after, certificate=""))
+    assert watchman.look(settings, after, NOW) == ([], msgspec.structs.replace(after, certificate=""))
+
+
+@pytest.mark.root
+def test_a_repair_that_waits_too_long_is_told_once_and_so_is_its_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many days as the settings say, from the first round that saw it."""
+    allowed = msgspec.structs.replace(settings, repair_days=3)
+    monkeypatch.setattr(repairs, "policies", lambda: WAITING)
+    told, after = watchman.look(allowed, Told(), NOW)
+    assert told == []
+    for day in (1, 2, 3):
+        told, after = watchman.look(allowed, after, NOW + day * DAY)
+        assert told == []
+    told, after = watchman.look(allowed, after, NOW + 4.5 * DAY)
+    assert [(each.action, each.resource, each.details["days"]) for each in told] == [("repair.overdue", "libssl3", 4)]
+    assert raised(told) == {"repair-overdue"}
+    told, after = watchman.look(allowed, after, NOW + 6 * DAY)
+    assert told == []
+    monkeypatch.setattr(repairs, "policies", lambda: "")
+    told, after = watchman.look(allowed, after, NOW + 8 * DAY)
+    assert [(each.action, each.resource) for each in told] == [("repair.done", "libssl3")]
+    assert raised(told) == set()
+    assert after.repairs.waiting == {}

@@ -3,6 +3,7 @@
 1. Who may reach what (`flows.py`), as far as it can be tried without a trace: what must be closed and is open.
 2. The logs of our own processes: whether there is a secret in what they wrote since the last round.
 3. The certificate that is served: whether it is one that we issued or were given.
+4. Once a day, known holes in what the platform stands on: repairs that wait for longer than they may (`repairs.py`).
 
 What is new is appended to the audit log, and so is what is over; the sentinel makes the findings. What was told stands in
 `watchman.json`, which is written only when it was: a door that stays open is told once, and one that was found while the control
@@ -12,13 +13,15 @@ database was away is told when that is back.
 import asyncio
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from cloister.app import flows
+from cloister.app import flows, repairs
+from cloister.app.repairs import Looked
 from cloister.base.database import owner
 from cloister.base.durable import write_durably
 from cloister.base.settings import Settings
@@ -52,19 +55,20 @@ class Told(msgspec.Struct, frozen=True):
     logs: dict[str, LogPlace] = {}
     certificate: str = ""
     """The SHA-256 of one that nobody knows."""
+    repairs: Looked = Looked()
 
 
 async def run(settings: Settings) -> None:
     paths = settings.paths
-    before = _read(paths.watchman)
-    events, after = look(settings, before)
+    before = told(paths.watchman)
+    events, after = look(settings, before, time.time())
     if events:
         await _tell(settings, events)
     if after != before:
         write_durably(paths.watchman, msgspec.json.encode(after), mode=0o600)
 
 
-def look(settings: Settings, before: Told) -> tuple[list[Event], Told]:
+def look(settings: Settings, before: Told, now: float) -> tuple[list[Event], Told]:
     """What is to be told, and what was told then."""
     open_ = sorted({each.seen for each in flows.try_all(settings, quietly=True) if each.is_open})[:OPEN_MAX]
     events = [_event(Action.FLOW_OPEN, reason=each) for each in open_ if each not in before.open]
@@ -82,7 +86,32 @@ def look(settings: Settings, before: Told) -> tuple[list[Event], Told]:
     certificate = renewal.served_by_nobody(settings.paths)
     if certificate not in ("", before.certificate):
         events.append(_event(Action.CERTIFICATE_STRANGE, resource=certificate))
-    return events, Told(open_, logs, certificate)
+    repairing, looked = _repairs(before.repairs, now, settings.repair_days)
+    return events + repairing, Told(open_, logs, certificate, looked)
+
+
+def _repairs(before: Looked, now: float, days: int) -> tuple[list[Event], Looked]:
+    after = repairs.look(before, now)
+    late = repairs.overdue(after.waiting, now, days)
+    events = [
+        _event(
+            Action.REPAIR_OVERDUE,
+            resource=package,
+            details={"installed": it.installed, "repaired": it.repaired, "days": int((now - it.since) / repairs.DAY_S)},
+        )
+        for package, it in late.items()
+        if not it.is_told
+    ]
+    events += [
+        _event(Action.REPAIR_DONE, outcome="ok", resource=package)
+        for package, it in before.waiting.items()
+        if it.is_told and package not in after.waiting
+    ]
+    waiting = {
+        package: msgspec.structs.replace(it, is_told=it.is_told or package in late)
+        for package, it in after.waiting.items()
+    }
+    return events, Looked(after.at, waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +146,7 @@ async def _tell(settings: Settings, events: list[Event]) -> None:
         await record(tx, *events)
 
 
-def _read(path: Path) -> Told:
+def told(path: Path) -> Told:
     """What cannot be read was not told."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Told)

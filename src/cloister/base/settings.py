@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How a LUKS image is opened; `auto` takes dm-crypt where the kernel has device-mapper."""
     open_swap: Literal["refuse", "allow"] = "refuse"
     """Whether to start with encrypted volumes beside swap that is not encrypted, and that memory of ours may get into."""
+    repair_days: int = 14
+    """For how long a security update of the host's packages may wait before it is a finding."""
     gateway_workers: int = 2
     database_url: str | None = None
     """An external control database; None runs the embedded one."""

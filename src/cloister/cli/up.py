@@ -56,6 +56,12 @@ class AddressType(click.ParamType[Address]):
     type=click.Choice(["refuse", "allow"]),
     help="Whether to start where memory may be swapped to a disk in clear (refuse).",
 )
+@click.option(
+    "--repair-days",
+    type=click.IntRange(1, 365),
+    metavar="DAYS",
+    help="How long a security update of this server may wait before it is a finding (14).",
+)
 @click.option("--gateway-workers", type=int, metavar="N", help="Gateway processes (default: 2).")
 @click.option(
     "--database-url",

@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloister.base.errors import CloisterError
-from cloister.cli.doctor import certificates, files, flows, host, keys, listeners, processes, programs, records, volumes
+from cloister.cli.doctor import (
+    certificates,
+    files,
+    flows,
+    host,
+    keys,
+    listeners,
+    processes,
+    programs,
+    records,
+    repairs,
+    volumes,
+)
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail
 
 Check = Callable[[Subject], list[Finding]]
@@ -40,7 +52,7 @@ GROUPS: Final = (
     ),
     Group(
         "Programs",
-        (programs.python, programs.engine, programs.installed, programs.pooler, programs.client),
+        (programs.python, programs.engine, programs.installed, programs.pooler, programs.client, repairs.repairs),
         needs_platform=False,
     ),
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),

@@ -371,6 +371,20 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             ],
             nothing,
         ),
+        "repair-overdue": (
+            [
+                (
+                    0,
+                    round_
+                    | {
+                        "action": Action.REPAIR_OVERDUE,
+                        "resource": "libssl3",
+                        "details": {"installed": "3.0.1", "repaired": "3.0.2", "days": 15},
+                    },
+                )
+            ],
+            [(0, round_ | {"action": Action.REPAIR_DONE, "outcome": "ok", "resource": "libssl3"})],
+        ),
         "certificate-strange": (
             [(0, round_ | {"action": Action.CERTIFICATE_STRANGE, "resource": "00" * 32})],
             nothing,
