@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.signed_log import EVENTS, SignedLog
+from tests.cli.conftest import cloister
 from tests.fix_database import ControlDatabase
 from tests.instance import Instance, tail
+
+__all__ = ["cloister"]  # a fixture: commands in this process
 
 
 @pytest.fixture(scope="session")

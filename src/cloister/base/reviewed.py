@@ -12,8 +12,10 @@ from cloister.base.errors import BadRequestError
 
 HEADER: Final = "Cloister-Change"
 
-_CHANGE: Final = re.compile(r"plan=([0-9a-f]{64})(?:;commit=([0-9a-f]{40}|[0-9a-f]{64}))?")
-# At most 141 characters. A commit has 40 or 64 digits, as its repository counts in SHA-1 or SHA-256.
+_CHANGE: Final = re.compile(
+    r"plan=(?P<plan>[0-9a-f]{64})(?:;commit=(?P<commit>[0-9a-f]{40}|[0-9a-f]{64})(?:;signer=(?P<signer>[0-9a-f]{64}))?)?"
+)
+# At most 213 characters. A commit has 40 or 64 digits, as its repository counts in SHA-1 or SHA-256; a signer is the SHA-256 of a key.
 
 
 def parse(headers: Sequence[str]) -> str:
@@ -24,14 +26,14 @@ def parse(headers: Sequence[str]) -> str:
         raise BadRequestError(public=f"{HEADER} was sent twice")
     if not _CHANGE.fullmatch(headers[0]):
         raise BadRequestError(
-            public=f"{HEADER} must be plan=SHA256 or plan=SHA256;commit=HASH, in lower-case hexadecimal"
+            public=f"{HEADER} must be plan=SHA256, and may go on ;commit=HASH and ;signer=SHA256, in lower-case hexadecimal"
         )
     return headers[0]
 
 
 def details(change: str) -> dict[str, object]:
-    """Of an event: `plan`, and `commit` where it was said."""
+    """Of an event: `plan`, and `commit` and `signer` where they were said."""
     match = _CHANGE.fullmatch(change)
     if match is None:
         return {}
-    return {"plan": match[1]} | ({"commit": match[2]} if match[2] else {})
+    return {name: match[name] for name in ("plan", "commit", "signer") if match[name]}

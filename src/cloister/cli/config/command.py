@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from cloister.cli import output as out
-from cloister.cli.config import commits, parsing, planning, printing, rules, showing
+from cloister.cli.config import commits, held, parsing, planning, printing, rules, showing, signing
 from cloister.cli.config.applying import Applier
 from cloister.cli.config.parsing import Configuration, ConfigurationError
 from cloister.cli.config.planning import Plan
@@ -98,11 +98,21 @@ def plan(
     return WOULD_CHANGE if detailed_exitcode and made.items else 0
 
 
+_SIGNERS: Final = click.option(
+    "--signers",
+    "signers_file",
+    type=click.Path(path_type=Path),
+    envvar="CLOISTER_SIGNERS",
+    help="Only a commit that one of these has signed: a file as git's gpg.ssh.allowedSignersFile, outside the repository.",
+)
+
+
 @config.command(epilog=_OUR_RULES)
 @_PATH
 @click.option("--plan", "agreed", metavar="HASH", help="The plan that was agreed on: any other is refused.")
 @click.option("--yes", is_flag=True, help="Apply whatever the plan is now, without asking.")
 @click.option("--commit", metavar="HEX", help="The commit that was reviewed. Default: git's, if PATH is as committed.")
+@_SIGNERS
 @_ALLOW
 @_RULES
 @client_command
@@ -113,6 +123,7 @@ def apply(
     agreed: str | None,
     yes: bool,
     commit: str | None,
+    signers_file: Path | None,
     allowed: Sequence[str],
     rules_file: Path | None,
 ) -> None:
@@ -120,11 +131,14 @@ def apply(
 
     The plan is made anew. With --plan it has to be the one that was agreed on, to the letter; otherwise somebody at a terminal
     is asked. Steps are taken one after the other; the first that fails ends it, and the same command goes on from there. Each
-    event in the audit log that comes of it names the plan, and the commit.
+    event in the audit log that comes of it names the plan, and the commit, and who signed that where --signers asked.
     """
     own = _rules(rules_file)
     commit = _commit(path, commit)
+    signer = None if signers_file is None else _signer(path, commit, signers_file)
     made, platform = _planned(session, path)
+    if signer is not None and commits.commit_of(path) != commit:
+        raise CommandError(f"{path} was changed while it was read")
     refused = rules.judge(made.items, own, allowed)
     if not session.is_json:
         _show(session, made, refused, platform.notes)
@@ -138,9 +152,40 @@ def apply(
         out.note(
             "The audit log names no commit for this: PATH is not in a git working tree, or not as it was committed."
         )
-    done = _carry_out(session, platform, made, commit)
+    done = _carry_out(session, platform, made, f"{commit};signer={signer.fingerprint}" if signer else commit)
     if session.is_json:
         out.show_json(showing.as_json(made, refused, platform.notes) | {"done": done})
+
+
+@config.command()
+@_PATH
+@_SIGNERS
+@client_command
+def verify(session: Session, *, path: Path, signers_file: Path | None) -> None:
+    """Hold what the audit log says was applied to the repository that PATH is in.
+
+    Each commit that an event names has to be there, as its name says, and in the history of what is checked out; with --signers,
+    signed by one of these, and by whom the event says. Exits with 1 where one is not.
+    """
+    signers = None if signers_file is None else signing.read(signers_file, path)
+    session.api.waits_its_turn = True
+    with Progress("Reading the audit log"):
+        applied = held.applied(session.api)
+    found = [held.held(each, path, signers) for each in applied]
+    if session.is_json:
+        out.show_json({"applied": [each.as_json() for each in found]})
+    else:
+        for each in found:
+            click.echo(printable(each.line))
+    if wrong := sum(bool(each.why) for each in found):
+        raise CommandError(f"{wrong} of {len(found)} are not as the log says")
+
+
+def _signer(path: Path, commit: str, file: Path) -> signing.Signer:
+    signers = signing.read(file, path)
+    if not commit or commit != commits.commit_of(path):
+        raise CommandError("PATH is not as a commit has it, so nobody has signed it")
+    return signing.signer_of(path, commit, signers)
 
 
 def _ask(session: Session) -> None:

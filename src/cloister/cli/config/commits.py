@@ -1,7 +1,8 @@
 """Which commit a file is of, as git says it; nothing where it cannot say.
 
 Git is asked what the commit has, never what the working tree has: for that it runs programs that the tree's own
-configuration names (a monitor, a filter), and believes an index that says a file is unchanged. The files are read here.
+configuration names (a monitor, a filter), and believes an index that says a file is unchanged. The files are read here. Nor is an
+object taken that the repository has put in another's place (git-replace): its name would be the other's.
 """
 
 import fnmatch
@@ -44,6 +45,31 @@ def commit_of(path: Path) -> str:
     return head if there and there == committed else ""
 
 
+def tree_of(path: Path) -> Path | None:
+    """The working tree that the path is in."""
+    path = path.resolve()
+    top = _git(path if path.is_dir() else path.parent, "rev-parse", "--show-toplevel")
+    return None if top is None else Path(top)
+
+
+def raw_commit(path: Path, commit: str) -> bytes | None:
+    """The commit of that name, to the byte. None where it is not there, or is not what its name says."""
+    raw = _asked(path if path.is_dir() else path.resolve().parent, "cat-file", "commit", commit)
+    if raw is None:
+        return None
+    algorithm = _HASHES[len(commit)]
+    name = hashlib.new(algorithm, b"commit %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
+    return raw if name == commit else None
+
+
+def is_in_history(path: Path, commit: str) -> bool:
+    """Whether it is the commit that is checked out, or came before it."""
+    return (
+        _asked(path if path.is_dir() else path.resolve().parent, "merge-base", "--is-ancestor", commit, "HEAD")
+        is not None
+    )
+
+
 def _blob(file: Path, algorithm: str) -> str:
     """The name that git has for these bytes."""
     with file.open("rb") as content:
@@ -54,16 +80,23 @@ def _blob(file: Path, algorithm: str) -> str:
 
 
 def _git(directory: Path, *words: str) -> str | None:
+    said = _asked(directory, *words)
+    try:
+        return None if said is None else said.decode().strip()
+    except UnicodeDecodeError:
+        return None
+
+
+def _asked(directory: Path, *words: str) -> bytes | None:
     try:
         # Nothing is fetched, should an object not be there: that, too, is by a program that a configuration can name.
         done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(directory), *words],
+            ["git", "--no-optional-locks", "--no-replace-objects", "-C", str(directory), *words],
             env={**os.environ, "GIT_ALLOW_PROTOCOL": "none"},
             capture_output=True,
             check=True,
-            text=True,
             timeout=_PATIENCE_S,
         )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout

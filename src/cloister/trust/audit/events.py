@@ -69,6 +69,7 @@ PERSONAL_DETAILS: Final = frozenset(
         "passkey",
         "passkeys",
         "role_names",
+        "signer",
         "subject",
         "to",
         "user_name",
