@@ -26,6 +26,10 @@ from tests.fix_database import DatabaseAs
 MEMBER = Caller(CALLER.principal, "request-3", "192.0.2.1", frozenset(Permission) - {Permission.TAG_LIFT})
 GOES_WITH_A_REASON = "without a recorded reason"
 
+_PAST = """INSERT INTO timeline (id, project_id, branch_id, state, ended_at)
+           VALUES ('tl-past', '{project}', '{branch}', 'ready', now());"""
+"""What the branch was before it was reset: of it no other row says anything."""
+
 LAUNDERING = {
     "branch_tagging": [
         "UPDATE branch SET tags = '{{}}' WHERE id = '{branch}'",
@@ -40,6 +44,20 @@ LAUNDERING = {
         """INSERT INTO timeline (id, project_id, branch_id, source_id, state, ended_at)
            VALUES ('tl-new', '{project}', '{other}', '{timeline}', 'making', now())"""
     ],
+    "timeline_keeps_tags": [
+        "UPDATE timeline SET branch_id = NULL WHERE id = '{timeline}'",
+        "UPDATE timeline SET branch_id = '{other}', ended_at = now() WHERE id = '{timeline}'",
+        "UPDATE timeline SET source_id = NULL WHERE id = '{other_timeline}'",
+        _PAST + "DELETE FROM timeline WHERE id = 'tl-past'",
+        _PAST + "UPDATE timeline SET id = 'tl-another' WHERE id = 'tl-past'",
+    ],
+    "branch_keeps_tags": [
+        """INSERT INTO timeline (id, project_id, state, ended_at) VALUES ('tl-alone', '{project}', 'ready', now());
+           INSERT INTO branch (id, project_id, timeline_id, name, is_default, state, tags)
+           VALUES ('br-alone', '{project}', 'tl-alone', 'alone', false, 'ready', '{{pii}}');
+           DELETE FROM branch WHERE id = 'br-alone'"""
+    ],
+    "snapshot_keeps_tags": ["DELETE FROM snapshot WHERE branch_id = '{branch}'"],
 }
 """By the trigger that is against it."""
 
@@ -127,10 +145,10 @@ async def test_no_row_that_a_process_writes_takes_the_tag_off(
             with pytest.raises(UnprocessableError):
                 await _tried(land.database, statement)
             async with owner.transaction() as tx:
-                await tx.execute(f"ALTER TABLE cloister.{name.removesuffix('_tagging')} DISABLE TRIGGER {name}")
+                await tx.execute(f"ALTER TABLE cloister.{name.partition('_')[0]} DISABLE TRIGGER {name}")
             await _tried(land.database, statement)
             async with owner.transaction() as tx:
-                await tx.execute(f"ALTER TABLE cloister.{name.removesuffix('_tagging')} ENABLE ALWAYS TRIGGER {name}")
+                await tx.execute(f"ALTER TABLE cloister.{name.partition('_')[0]} ENABLE ALWAYS TRIGGER {name}")
     for tags in MALFORMED:
         with pytest.raises(asyncpg.CheckViolationError):
             await _tried(land.database, f"UPDATE branch SET tags = '{tags}' WHERE id = '{laundry['other']}'")
