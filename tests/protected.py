@@ -76,6 +76,7 @@ def _key(name: str, change: str) -> Attempt:
 PROJECT_MACHINES: Final = ("create_project", "delete_project")
 BRANCH_MACHINES: Final = {
     "create_branch": words.CANNOT_DELETE,  # undone, it deletes
+    "anonymize_branch": words.CANNOT_DELETE,  # the same
     "restore_branch": words.CANNOT_RESET,
     "delete_branch": words.CANNOT_DELETE,
     "purge_branch": words.CANNOT_DELETE,

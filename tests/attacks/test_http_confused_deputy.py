@@ -47,6 +47,8 @@ OF_A_TENANT = [
 ]
 
 BODIES: dict[str, Any] = {
+    "create_anonymized_branch": {"masking_rules": [], "start_anonymization": False},
+    "update_masking_rules": {"masking_rules": []},
     "acknowledge_finding": {"note": "mine"},
     "resolve_finding": {"note": "over"},
     "respond_to_finding": {"action": "quarantine"},

@@ -10,7 +10,7 @@ a test can say what a copy, a clone or a recovery must hold, and nothing else.
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -57,6 +57,7 @@ from cloister.node.commands import (
     GetTimeline,
     GetVolume,
     KeepHistory,
+    MaskTimeline,
     NodeStatus,
     PoolerInfo,
     PruneTimeline,
@@ -520,6 +521,17 @@ class FakeNode:
             if not command.keeps_passwords:
                 for name, role in roles.items():
                     roles[name] = RoleState(name, None, role.can_login, role.valid_until)
+        return Done()
+
+    def _MaskTimeline(self, command: MaskTimeline) -> Done:  # noqa: N802
+        """Every word becomes `***`: what matters is where it was done."""
+        source = self._there(command.project_id, command.source_id)
+        assert source.is_frozen, "what is masked was never anybody's"
+        assert command.rules
+        if command.target_id not in self.images[command.project_id].timelines:
+            self.calls.append("MaskTimeline")
+            writes = [replace(write, word="***") for write in source.writes]
+            self._put(command.project_id, command.target_id, source.catalog, writes, is_frozen=False)
         return Done()
 
     def _ScrubTimeline(self, command: ScrubTimeline) -> Done:  # noqa: N802

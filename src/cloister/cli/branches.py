@@ -3,6 +3,7 @@
 Looking, making and changing is here; going back and comparing is in `branch_history.py`, the tree in `branch_tree.py`.
 """
 
+from pathlib import Path
 from typing import Final
 
 import click
@@ -14,6 +15,7 @@ from cloister.cli.branch_history import reset, restore, schema_diff, show_passwo
 from cloister.cli.branch_tree import tree
 from cloister.cli.connecting import run_psql, secured
 from cloister.cli.failure import CommandError
+from cloister.cli.masking import anonymize, mask_options, masking, rules_of
 from cloister.cli.output import Column
 from cloister.cli.points import Moment, parse_parent
 from cloister.cli.projects import given
@@ -66,7 +68,7 @@ def branches() -> None:
     """  # noqa: D301 - click leaves the lines after \b as they are
 
 
-for _command in (tree, restore, reset, schema_diff):
+for _command in (tree, restore, reset, schema_diff, masking, anonymize):
     branches.add_command(_command)
 
 
@@ -110,6 +112,8 @@ def get(session: Session, *, branch: str | None, project_id: str | None) -> None
     "--suspend-timeout", type=int, metavar="SECONDS", help="Idle time before it sleeps; 0: default, -1: never."
 )
 @click.option("--schema-only", is_flag=True, help="Tables without rows; a root branch of its own.")
+@mask_options[0]
+@mask_options[1]
 @click.option("--protected", is_flag=True, help="Protect it at once.")
 @click.option("--expires-at", type=Moment(), help="Delete it then: a timestamp, or a time from now like 12h or 7d.")
 @click.option("--psql", "then_psql", is_flag=True, help="Connect to it with psql when it is ready.")
@@ -126,6 +130,8 @@ def create(
     cu: Json | None,
     suspend_timeout: int | None,
     schema_only: bool,
+    masks: tuple[str, ...],
+    mask_file: Path | None,
     protected: bool,
     expires_at: str | None,
     then_psql: bool,
@@ -141,6 +147,9 @@ def create(
     cloister branches create --name preview-42 --expires-at 7d
     cloister branches create --name audit --parent 2026-03-04T05:06:07Z --type read_only
     cloister branches create --parent staging@0/15E9A30 --no-compute
+    cloister branches create --name try --mask 'shop.public.people.email=anon.partial_email(email)'
+
+    With --mask or --mask-file nobody can connect to it before these columns hold something else, in its history and statistics too.
 
     The child of a protected branch gets new passwords for all its roles. They are in the answer, and nowhere else.
     """  # noqa: D301 - click leaves the lines after \b as they are
@@ -155,11 +164,14 @@ def create(
         **(place.fields("parent_") if place else {}),
     )
     endpoint = given(type=type_, **(cu or {}), suspend_timeout_seconds=suspend_timeout)
+    path = f"{project_path(project_id)}/branches"
+    body: Json = {"branch": branch, "endpoints": [endpoint] if compute else []}
+    if rules := rules_of(masks, mask_file):
+        path = f"{project_path(project_id)}/branch_anonymized"
+        body = {"branch_create": body, "masking_rules": rules, "start_anonymization": True}
     with advised(place.branch if place else None):
-        answer = session.api.post(
-            f"{project_path(project_id)}/branches", {"branch": branch, "endpoints": [endpoint] if compute else []}
-        )
-    session.settle(answer, "Creating the branch", wait=wait)
+        answer = session.api.post(path, body)
+    session.settle(answer, "Masking the branch" if rules else "Creating the branch", wait=wait)
     if wait:
         answer["branch"] = session.branch(project_id, answer["branch"]["id"])
     session.show(answer if session.is_json else answer["branch"], DETAILS)

@@ -9,7 +9,7 @@ from cloister.base.database import Transaction
 from cloister.base.errors import BusyError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, ProjectId
 
-_BEGINNINGS = frozenset({"create_project", "create_branch", "first_start", "start_compute"})
+_BEGINNINGS = frozenset({"create_project", "create_branch", "anonymize_branch", "first_start", "start_compute"})
 """Machines that end with the compute awake."""
 _UPHEAVALS = frozenset({"restore_branch", "delete_branch", "purge_branch", "finalize_restore"})
 """Machines that take away or replace what others may be copying."""

@@ -25,6 +25,7 @@ from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
+from cloister.control.branches.masking import MaskingService
 from cloister.control.branches.schemas import SchemaService
 from cloister.control.branches.service import BranchService
 from cloister.control.branches.snapshots import SnapshotService
@@ -264,6 +265,7 @@ class ControlPlane:
             holds=HoldService(database, clock),
             retentions=RetentionService(database, clock),
             tags=TagService(database),
+            maskings=MaskingService(database, self.engine),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

@@ -17,12 +17,14 @@ from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectI
 from cloister.base.secret import Secret
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
     HEAD,
     Branch,
     BranchChange,
     BranchCreated,
     BranchRestored,
+    MaskingRule,
     NewBranch,
     Point,
     Restore,
@@ -255,6 +257,18 @@ class Branches(Protocol):
     async def set_as_default(
         self, caller: Caller, project_id: ProjectId, branch_id: BranchId
     ) -> tuple[Branch, list[Operation]]: ...
+
+
+class Maskings(Protocol):
+    """Of branches in which columns hold something else than in their parent: control/branches/masking.py."""
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId) -> Masking: ...
+    async def change_rules(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, rules: Sequence[MaskingRule]
+    ) -> Masking: ...
+    async def start(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Masking, list[Operation]]: ...
 
 
 class Snapshots(Protocol):
@@ -558,6 +572,7 @@ class Control:
 
     projects: Projects
     branches: Branches
+    maskings: Maskings
     snapshots: Snapshots
     schemas: Schemas
     endpoints: Endpoints

@@ -71,6 +71,7 @@ from cloister.node.commands import (
 from cloister.node.computes import Computes
 from cloister.node.dumps import Dumps
 from cloister.node.egress.place import remove_place
+from cloister.node.masks import Masks
 from cloister.node.opening import Openings
 from cloister.node.postgres.access import Doors
 from cloister.node.postgres.standby import Floor
@@ -201,6 +202,7 @@ class NodeAgent:
             self._has_compute,
             self._volumes.exists,
             schemas=Schemas(runs),
+            masks=Masks(runs),
         )
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()

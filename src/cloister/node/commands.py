@@ -1,7 +1,8 @@
 """What the node agent can be asked to do: the whole surface of the only root process.
 
 Every command is a typed struct; every name in it is an id of ours (see `base/ids.py`), parsed again by the agent before
-it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema and DumpSchemaAt. The agent
+it becomes a path. Nothing a tenant chose is ever part of a command, but for the database of DumpSchema and DumpSchemaAt, and the rules of
+MaskTimeline, which the agent parses itself. It
 knows nothing of rights: it checks by peer credentials that the API process asks, and does what it is told, idempotently.
 """
 
@@ -314,6 +315,30 @@ class CopySchema(Command[Done], frozen=True, kw_only=True):
     """False: no verifier of the source comes to lie in the target."""
 
 
+class MaskRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What a column is to hold instead: the words of a function, or a value (`protocol/masking`)."""
+
+    database: str
+    schema: str
+    table: str
+    column: str
+    function: str | None = None
+    value: str | None = None
+
+
+class MaskTimeline(Command[Done], frozen=True, kw_only=True):
+    """A clone of a timeline at rest, in which columns hold something else and nothing of what they held is left. Twice is once.
+    Raises UnprocessableError with what is wrong with a rule."""
+
+    reply: ClassVar[type] = Done
+    project_id: str
+    source_id: str
+    target_id: str
+    pg_version: int
+    uid: int
+    rules: list[MaskRule]
+
+
 class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
     """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
 
@@ -427,6 +452,7 @@ AnyTimelineCommand = (
     | RecoverTimeline
     | ScrubTimeline
     | CopySchema
+    | MaskTimeline
     | DeleteTimeline
     | PruneTimeline
     | GetTimeline

@@ -1,13 +1,11 @@
 """Schemas of clusters that no compute works on: made anew in another cluster, or told as text.
 
-Each time a server is started, and pg_dump or psql beside it, in one sandbox, as the project's uid, with nothing in it but the project's own
-clusters. The server listens on a socket that only this sandbox has, and lets two roles in, neither of them a superuser.
-Whoever takes it over from inside a schema has what a tenant of a compute has. What two clusters are told so that one gets the
-other's schema is `timelines/schema_copy.py`; which clusters these are, and what becomes of them, is `timelines/keeper.py`.
+Each time a private server is started (`private_servers.py`), and pg_dump or psql beside it, which come in as two roles. What
+two clusters are told so that one gets the other's schema is `timelines/schema_copy.py`; which clusters these are, and what
+becomes of them, is `timelines/keeper.py`.
 """
 
 import dataclasses
-import shlex
 import unicodedata
 from pathlib import Path
 from typing import Final
@@ -18,31 +16,15 @@ from cloister.node.commands import SchemaForm
 from cloister.node.postgres.access import READER_ROLE
 from cloister.node.postgres.engines import Engine
 from cloister.node.postgres.telling import TOLD
-from cloister.node.postgres.tuning import CONFIG_DIR, DATA_DIR, SOCKET_DIR
-from cloister.node.runs import BESIDE_DIR, Ran, Run, Runs
-from cloister.node.timelines import recovery, schema_copy, scrub
+from cloister.node.postgres.tuning import DATA_DIR, SOCKET_DIR
+from cloister.node.private_servers import options, say_alone, with_servers
+from cloister.node.runs import BESIDE_DIR, Ran, Runs
+from cloister.node.timelines import schema_copy, scrub
 from cloister.node.timelines.layout import Timeline
-
-_MEMORY_BYTES: Final = 768 * 1024**2
-# Two servers and pg_restore, which holds the whole schema.
-_CPU_CORES: Final = 1.0
-_PATIENCE_S: Final = 600.0
-# Ten thousand tables take half a minute. The operation has an hour.
 
 _WORDS_MAX: Final = 300
 
 _SOURCE_PORT, _TARGET_PORT = 5432, 5433
-
-_SERVER_SETTINGS: Final = {
-    "archive_mode": "off",
-    "autovacuum": "off",
-    "max_connections": "20",
-    "superuser_reserved_connections": "0",
-    "shared_buffers": "32MB",
-    "max_logical_replication_workers": "0",
-    # The whole file system is written out before the result counts.
-    "fsync": "off",
-}
 
 _COPY: Final = f"""set -eu
 "$BIN/pg_ctl" start -s -w -t 300 -D {BESIDE_DIR} -o "$SOURCE_OPTIONS"
@@ -80,13 +62,18 @@ class Schemas:
     ) -> bytes:
         """The timeline is of no use afterwards. Raises UnprocessableError with what the program says, ExhaustedError."""
         told = TOLD[form]
-        what = self._with_servers(
+        what = with_servers(
             engine,
             timeline.data,
             uid,
             _TELL,
+            clients=schema_copy.CLIENTS,
             # As a variable it is a name and nothing else; as an argument it could be a whole connection string.
-            {"PGDATABASE": database, "OPTIONS": _options(engine, DATA_DIR, _SOURCE_PORT), **told.environment},
+            environment={
+                "PGDATABASE": database,
+                "OPTIONS": options(engine, DATA_DIR, _SOURCE_PORT),
+                **told.environment,
+            },
         )
         program = [*what.program, told.program, *told.words]
         ran = await self._runs.run(dataclasses.replace(what, program=program, said_bytes_max=SCHEMA_BYTES_MAX))
@@ -118,7 +105,15 @@ class Schemas:
         # (2) The target makes them.
         await self._single(engine, target.data, uid, schema_copy.foundation(told))
         # (3) What is in the databases goes from server to server.
-        _require_restored(await self._runs.run(self._between(engine, source.data, target.data, uid, oids)))
+        environment = {
+            "SOURCE_OPTIONS": options(engine, BESIDE_DIR, _SOURCE_PORT),
+            "TARGET_OPTIONS": options(engine, DATA_DIR, _TARGET_PORT),
+            "DATABASES": " ".join(map(schema_copy.name_of, oids)),
+        }
+        between = with_servers(
+            engine, target.data, uid, _COPY, clients=schema_copy.CLIENTS, environment=environment, beside=source.data
+        )
+        _require_restored(await self._runs.run(between))
         # (4) What the restorer made is handed over; it leaves nothing behind, and goes.
         for oid in oids:
             statements = schema_copy.completion(told.inside.get(oid, []))
@@ -128,57 +123,8 @@ class Schemas:
     async def _single(
         self, engine: Engine, data: Path, uid: int, statements: bytes, *, database: str = scrub.DATABASE
     ) -> str:
-        ran = await self._runs.run(
-            Run(
-                engine=engine,
-                data=data,
-                uid=uid,
-                program=recovery.single_user(engine, database, {}),
-                stdin=statements,
-                memory_bytes=recovery.MEMORY_BYTES,
-                cpu_cores=_CPU_CORES,
-                patience_s=_PATIENCE_S,
-                output_bytes_max=schema_copy.OUTPUT_BYTES_MAX,
-            )
-        )
-        if scrub.has_failed(ran.code, ran.output):
-            raise InternalError(f"copying a schema ended with {ran.code}: {ran.output[-2000:]}")
-        return ran.output
-
-    def _between(self, engine: Engine, source: Path, target: Path, uid: int, oids: list[int]) -> Run:
-        environment = {
-            "SOURCE_OPTIONS": _options(engine, BESIDE_DIR, _SOURCE_PORT),
-            "TARGET_OPTIONS": _options(engine, DATA_DIR, _TARGET_PORT),
-            "DATABASES": " ".join(map(schema_copy.name_of, oids)),
-        }
-        return dataclasses.replace(self._with_servers(engine, target, uid, _COPY, environment), beside=source)
-
-    @staticmethod
-    def _with_servers(engine: Engine, data: Path, uid: int, script: str, environment: dict[str, str]) -> Run:
-        installation = engine.installation
-        bindir = installation.inside(installation.bindir)
-        return Run(
-            engine=engine,
-            data=data,
-            uid=uid,
-            program=["/bin/sh", "-c", script],
-            memory_bytes=_MEMORY_BYTES,
-            cpu_cores=_CPU_CORES,
-            patience_s=_PATIENCE_S,
-            has_sockets=True,
-            texts={f"{CONFIG_DIR}/pg_hba.conf": schema_copy.CLIENTS},
-            environment={"BIN": bindir, "LC_ALL": "C", **environment},
-        )
-
-
-def _options(engine: Engine, data: str, port: int) -> str:
-    """For the shell that pg_ctl starts a server with. A compute's command line, which no file in the data directory can
-    override, and then what is different here."""
-    _binary, _flag, _data, *words = engine.command_line()
-    chosen = (
-        word for name, value in (*_SERVER_SETTINGS.items(), ("port", str(port))) for word in ("-c", f"{name}={value}")
-    )
-    return shlex.join(["-D", data, *words, *chosen])
+        most = schema_copy.OUTPUT_BYTES_MAX
+        return await say_alone(self._runs, engine, data, uid, statements, database=database, output_bytes_max=most)
 
 
 def _require_restored(ran: Ran) -> None:

@@ -36,12 +36,14 @@ from cloister.base.tags import KEPT
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
     HEAD,
     Branch,
     BranchChange,
     BranchCreated,
     BranchRestored,
+    MaskingRule,
     NewBranch,
     NewPassword,
     Point,
@@ -226,6 +228,48 @@ class FakeDecider:
             raise NotFoundError
         if role != "admin" and permission in _EDITORS_MAY_NOT:
             raise ForbiddenError
+
+
+class FakeMaskings:
+    """Of CHILD; every other branch is none."""
+
+    def __init__(self) -> None:
+        self.masking = Masking(
+            project_id=PROJECT,
+            branch_id=CHILD,
+            rules=[
+                MaskingRule(
+                    database="neondb", schema="public", table="people", column="email", function="anon.hash(email)"
+                )
+            ],
+            state="initialized",
+            message="",
+            work={},
+            created_at=NOW,
+            changed_at=NOW,
+            started_at=None,
+            completed_at=None,
+            started_by=None,
+        )
+        self.started: list[BranchId] = []
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId) -> Masking:
+        if branch_id != CHILD:
+            raise NotFoundError(public="the branch is no anonymized branch")
+        return self.masking
+
+    async def change_rules(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, rules: Sequence[MaskingRule]
+    ) -> Masking:
+        self.masking = replace(await self.get(project_id, branch_id), rules=list(rules))
+        return self.masking
+
+    async def start(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Masking, list[Operation]]:
+        self.masking = replace(await self.get(project_id, branch_id), state="anonymizing", started_at=NOW)
+        self.started.append(branch_id)
+        return self.masking, []
 
 
 class FakeTags:
@@ -1754,6 +1798,7 @@ class World:
         self.proofs = FakeProofs()
         self.egress = FakeEgress()
         self.tags = FakeTags()
+        self.maskings = FakeMaskings()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
         self.service_accounts = FakeServiceAccounts()
@@ -1785,6 +1830,7 @@ class World:
                 retentions=self.retentions,
                 egress=self.egress,
                 tags=self.tags,
+                maskings=self.maskings,
                 access=self.access,
                 reviews=self.reviews,
                 service_accounts=self.service_accounts,

@@ -7,14 +7,17 @@ its endpoint its host, and its roles may log in, unless nobody can know them yet
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from cloister.base.clock import Clock
 from cloister.base.database import Transaction
 from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId, new_timeline_id
+from cloister.control.branches import masking_store as maskings
 from cloister.control.branches import protection, store, timelines
 from cloister.control.branches.making import Recipe
-from cloister.control.branches.model import PARENT_DATA, SCHEMA_ONLY, Branch, NewPassword, Point
+from cloister.control.branches.masking import begin
+from cloister.control.branches.model import PARENT_DATA, SCHEMA_ONLY, Branch, NewMasking, NewPassword, Point
 from cloister.control.branches.operations import BRANCH_RESOURCE, CREATE_BRANCH, work
 from cloister.control.branches.protection import Verifiers
 from cloister.control.branches.rules import BRANCHES_MAX, checked_point
@@ -92,8 +95,9 @@ class Children:
         endpoints: Sequence[NewEndpoint],
         *,
         replaces_id: BranchId | None = None,
+        masking: NewMasking | None = None,
     ) -> Child:
-        """`wanted` with the timeline that is to be made. Raises ConflictError, UnprocessableError, BadRequestError."""
+        """`wanted` with the timeline that is to be made, now or (`masking`) when it is started. Raises ConflictError, UnprocessableError, BadRequestError."""
         if await store.count(tx, wanted.project_id, None) >= BRANCHES_MAX:
             raise UnprocessableError(
                 f"{BRANCHES_MAX} branches", public=f"a project has at most {BRANCHES_MAX} branches"
@@ -112,7 +116,14 @@ class Children:
         elif recipe.is_catalog_known:
             await catalog.copy_catalog(tx, origin.branch.id, branch.id, self._vault)
         made = [await self._add_endpoint(tx, branch, new) for new in _checked_endpoints(endpoints)]
-        operations = await self._submit(tx, branch, recipe, made, scrubs=verifiers is not None)
+        given = work(recipe, scrubs=verifiers is not None)
+        operations: list[Operation] = []
+        if masking is None:
+            operations = await self._submit(tx, branch, given, made)
+        else:
+            await maskings.add(tx, branch.id, masking.rules, given)
+            if masking.starts:
+                operations = await begin(tx, self._engine, caller, branch, made)
         roles = await catalog.roles_of(tx, branch.id)
         return Child(branch, made, roles, passwords, operations)
 
@@ -123,7 +134,7 @@ class Children:
         return await computes.add(tx, endpoint)
 
     async def _submit(
-        self, tx: Transaction, branch: Branch, recipe: Recipe, endpoints: list[Endpoint], *, scrubs: bool
+        self, tx: Transaction, branch: Branch, given: dict[str, Any], endpoints: list[Endpoint]
     ) -> list[Operation]:
         creation = await self._engine.submit(
             tx,
@@ -131,7 +142,7 @@ class Children:
             project_id=branch.project_id,
             branch_id=branch.id,
             resource=BRANCH_RESOURCE.format(branch.id),
-            input=work(recipe, scrubs=scrubs),
+            input=given,
         )
         starts = [
             await submit(tx, self._engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from cloister.base import versions
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, TimelineId
 from cloister.base.secret import Secret
@@ -73,6 +75,26 @@ class Point:
 HEAD = Point()
 
 
+class MaskingRule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a column is to hold instead: a function's words or a value, one of the two (docs/masking.md)."""
+
+    database: str
+    schema: str
+    table: str
+    column: str
+    function: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMasking:
+    """What makes a new branch a masked one."""
+
+    rules: list[MaskingRule]
+    starts: bool
+    """At once. Otherwise it has no data until somebody has it masked."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBranch:
     name: str | None = None
@@ -86,6 +108,7 @@ class NewBranch:
     expires_at: datetime | None = None
     endpoints: list[NewEndpoint] = field(default_factory=list)
     """Their `branch_id` is not looked at."""
+    masking: NewMasking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,17 @@ Resources: an operation holds its own branch (`branch:…`). That the branch who
 seen to by `claims.py`, from the operation's input: many children of one parent are made at the same time.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any, Final
+
+import msgspec
 
 from cloister.base.database import Transaction
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId
 from cloister.control.branches import endings, snapshot_store, store, timelines
+from cloister.control.branches import masking_store as maskings
 from cloister.control.branches.making import BranchesWorld, Made, Recipe, make, make_schema
 from cloister.control.computes import store as computes
 from cloister.control.computes.model import State
@@ -22,7 +25,7 @@ from cloister.control.computes.runner import Cause
 from cloister.control.operations.machine import Apply, Done, Fail, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
-from cloister.node.commands import DeleteTimeline, ScrubTimeline
+from cloister.node.commands import DeleteTimeline, MaskRule, MaskTimeline, ScrubTimeline
 
 BRANCH_RESOURCE: Final = "branch:{}"
 TIMELINE_RESOURCE: Final = "timeline:{}"
@@ -32,6 +35,8 @@ DEADLINE: Final = timedelta(hours=1)
 GIVE_UP_DEADLINE: Final = timedelta(days=1)
 # Deleting is tried for long before a person is asked: a volume may be unavailable for a while.
 
+MASK_TIMEOUT_S: Final = 3300.0
+# Every table with a rule is written twice. The agent's own limit is below.
 SCRUB_TIMEOUT_S: Final = 300.0
 # One single-user run per database; a child of a busy parent recovers to the end of its copy first.
 DELETE_TIMEOUT_S: Final = 120.0
@@ -97,6 +102,71 @@ async def scrub_child(operation: Operation, world: BranchesWorld) -> Outcome:
     branch_id = _branch(operation)
     if Recipe.of(operation).way_id is None:  # Where only the schema was taken, no verifier came along.
         await _scrub(world, operation)
+
+    async def apply(tx: Transaction) -> None:
+        await store.is_ready(tx, branch_id)
+
+    return Go(apply=apply)
+
+
+# ── create, masked ──
+
+
+async def make_masked(operation: Operation, world: BranchesWorld) -> Outcome:
+    """As `make_child`, by way of a copy that nobody can start: nothing of the parent's is the branch's before it is masked."""
+    branch_id, recipe, rules = _branch(operation), Recipe.of(operation), operation.input["rules"]
+    assert recipe.way_id is not None
+    async with world.database.reading() as tx:
+        if await timelines.state_of(tx, recipe.target_id) == "ready":
+            return Go()
+        hindrance = await _hindrance(tx, recipe.source_branch_id)
+        place = await timelines.place_of(tx, operation.project_id)
+    if hindrance is not None:
+        return hindrance
+    made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
+    await world.agent.call(
+        MaskTimeline(
+            project_id=place.project_id,
+            source_id=recipe.way_id,
+            target_id=recipe.target_id,
+            pg_version=place.pg_version,
+            uid=place.uid,
+            rules=msgspec.convert(rules, list[MaskRule]),
+        ),
+        timeout_s=MASK_TIMEOUT_S,
+    )
+    await _delete(world, operation, recipe.way_id)
+    scrubs = operation.input["scrubs"]
+
+    async def apply(tx: Transaction) -> None:
+        await maskings.done(tx, branch_id)
+        await timelines.is_made(tx, recipe.target_id)
+        await store.left_parent(tx, branch_id, made.recovered.lsn, made.at)
+        await _note_catalog(tx, recipe, made)
+        if not scrubs:
+            if recipe.is_catalog_known:
+                await catalog.copy_catalog(tx, BranchId(recipe.source_branch_id), branch_id, world.vault)
+            await store.is_ready(tx, branch_id)
+
+    return Go(apply=apply) if scrubs else Done(apply=apply)
+
+
+async def unmake_masked(operation: Operation, world: BranchesWorld) -> Apply:
+    """The branch stays, without data, and with what was wrong: its rules can be changed and tried again."""
+    branch_id, recipe = _branch(operation), Recipe.of(operation)
+    for timeline_id in (recipe.way_id, recipe.target_id):
+        if timeline_id is not None:
+            await _delete(world, operation, timeline_id)
+
+    async def apply(tx: Transaction) -> None:
+        await maskings.failed(tx, branch_id, operation.error or "")
+
+    return apply
+
+
+async def scrub_masked(operation: Operation, world: BranchesWorld) -> Outcome:
+    branch_id = _branch(operation)
+    await _scrub(world, operation)
 
     async def apply(tx: Transaction) -> None:
         await store.is_ready(tx, branch_id)
@@ -324,6 +394,12 @@ async def _delete(world: BranchesWorld, operation: Operation, timeline_id: str) 
 CREATE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
     "create_branch", "create_branch", DEADLINE, (Step("make", make_child, unmake_child), Step("scrub", scrub_child))
 )
+ANONYMIZE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
+    "anonymize_branch",
+    "create_branch",
+    DEADLINE,
+    (Step("mask", make_masked, unmake_masked), Step("scrub", scrub_masked)),
+)
 RESTORE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
     "restore_branch",
     "create_timeline",
@@ -356,6 +432,7 @@ FINALIZE_RESTORE: Final[Machine[BranchesWorld]] = Machine(
 
 MACHINES: Final = (
     CREATE_BRANCH,
+    ANONYMIZE_BRANCH,
     RESTORE_BRANCH,
     DELETE_BRANCH,
     PURGE_BRANCH,

@@ -11,6 +11,7 @@ from cloister.control.branches import endings, protection, rules, store, timelin
 from cloister.control.branches.children import Child, Children, new_child, new_root, origin_of
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
+from cloister.control.branches.masking import checked
 from cloister.control.branches.model import (
     SCHEMA_ONLY,
     Branch,
@@ -18,6 +19,7 @@ from cloister.control.branches.model import (
     BranchCreated,
     BranchRestored,
     NewBranch,
+    NewMasking,
     Restore,
     Usage,
     Window,
@@ -105,6 +107,8 @@ class BranchService:
 
     async def create(self, caller: Caller, project_id: ProjectId, new: NewBranch) -> BranchCreated:
         """Answers at once. A client that connects meanwhile is held."""
+        if new.masking is not None:
+            _check_masking(new, new.masking)
         branch_id = new_branch_id()
         name = branch_id if new.name is None else checked_name("branch name", new.name)
         await self._freshness.of_protected(project_id, new.parent_id)
@@ -119,7 +123,7 @@ class BranchService:
             else:
                 wanted = replace(new_child(branch_id, name, parent, new.point, now), parent_lsn=origin.point.lsn)
             wanted = self._wanted(caller, new, parent, wanted)
-            child = await self._children.add(tx, caller, wanted, origin, new.endpoints)
+            child = await self._children.add(tx, caller, wanted, origin, new.endpoints, masking=new.masking)
             await record(
                 tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, _origin_details(new, parent))
             )
@@ -359,8 +363,16 @@ def _origin_details(new: NewBranch, parent: Branch) -> dict[str, object]:
         "at": "" if new.point.at is None else new.point.at.isoformat(),
         "is_protected": new.is_protected,
         "of_protected": parent.is_protected,
+        **({} if new.masking is None else {"rules": len(new.masking.rules)}),
         "expires_at": "" if new.expires_at is None else new.expires_at.isoformat(),
     }
+
+
+def _check_masking(new: NewBranch, masking: NewMasking) -> None:
+    """Raises UnprocessableError."""
+    if new.init_source == SCHEMA_ONLY:
+        raise UnprocessableError(public="a schema-only branch has no rows to anonymize")
+    checked(masking.rules)
 
 
 def _differences(old: Branch, new: Branch) -> dict[str, object]:

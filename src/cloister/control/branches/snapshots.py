@@ -17,6 +17,7 @@ from cloister.base.tags import KEPT
 from cloister.control.branches import endings, protection, schedules, snapshot_store, store, timelines
 from cloister.control.branches.children import Child, Children, Origin, new_child, origin_of
 from cloister.control.branches.freshness import Freshness
+from cloister.control.branches.masking import refuse_unmasked
 from cloister.control.branches.model import (
     HEAD,
     Branch,
@@ -218,6 +219,7 @@ class SnapshotService:
             await claim_branch(tx, project_id, branch_id, replaced_id)
             replaced = await store.get(tx, project_id, replaced_id)
             protection.refuse_reset(replaced)
+            await refuse_unmasked(tx, replaced, branch_id)
             if branch.state != "ready":
                 raise UnprocessableError(f"{branch_id} is {branch.state}", public="branch not ready yet")
             old_name = self._old_name(replaced) if name is None else checked_name("name", name)

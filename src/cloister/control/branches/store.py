@@ -187,7 +187,7 @@ async def is_being_made(tx: Transaction, branch_id: BranchId) -> bool:
         await tx.fetch_value(
             """SELECT EXISTS (SELECT FROM operation
                                WHERE branch_id = $1 AND status IN ('scheduling', 'running', 'cancelling')
-                                 AND machine IN ('create_project', 'create_branch', 'first_start'))""",
+                                 AND machine IN ('create_project', 'create_branch', 'anonymize_branch', 'first_start'))""",
             branch_id,
         )
     )

@@ -16,6 +16,7 @@ from cloister.base.errors import UnprocessableError
 from cloister.base.ids import BranchId, new_branch_id, new_timeline_id
 from cloister.control.branches import protection, rules, store, timelines
 from cloister.control.branches.children import Origin, ask, roles_of
+from cloister.control.branches.masking import refuse_unmasked
 from cloister.control.branches.model import Branch, BranchRestored, NewPassword
 from cloister.control.branches.operations import BRANCH_RESOURCE, RESTORE_BRANCH, work
 from cloister.control.calling import Caller
@@ -37,6 +38,7 @@ class Successions:
     ) -> BranchRestored:
         """The caller has claimed the branch. Raises UnprocessableError, ForbiddenError, ConflictError."""
         protection.refuse_reset(branch)
+        await refuse_unmasked(tx, branch, origin.branch.id)
         if origin.branch.id != branch.id:
             protection.require_copying(caller, origin.branch)
         if origin.snapshot_id is None:

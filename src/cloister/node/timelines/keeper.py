@@ -17,7 +17,7 @@ crash gets one when it stops, or from the API while it runs: there its history b
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ from cloister.node.commands import (
     DumpSchemaAt,
     FinishCopy,
     GetTimeline,
+    MaskTimeline,
     PruneTimeline,
     Recovered,
     RecoverTimeline,
@@ -49,6 +50,7 @@ from cloister.node.commands import (
 from cloister.node.timelines import clone, following, wal
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
+from cloister.node.timelines.masking import RULES_MAX, Rule
 from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.single import Clusters, SingleUser
 from cloister.node.timelines.tree import Abort
@@ -88,6 +90,12 @@ class SchemaPrograms(Protocol):
     ) -> None: ...
 
 
+class MaskPrograms(Protocol):
+    """psql on a cluster that no compute works on: see `node/masks.py`."""
+
+    async def mask(self, engine: Any, timeline: Timeline, uid: int, rules: Sequence[Rule]) -> None: ...
+
+
 class Hold(Protocol):
     """Keeps a project's volume open for the time of a context, and gives where it is mounted. `lingers`: what is made there
     is most likely started next, so a moment longer, and the start is prepared for."""
@@ -115,12 +123,14 @@ class Keeper:
         has_volume: Callable[[ProjectId], bool],
         *,
         schemas: SchemaPrograms,
+        masks: MaskPrograms,
         clock: Clock | None = None,
     ) -> None:
         self._engines = engines
         self._single_user = single_user
         self._clusters = Clusters(engines, single_user)
         self._schemas = schemas
+        self._masks = masks
         self._hold = hold
         self._is_running = is_running
         self._has_volume = has_volume
@@ -159,6 +169,8 @@ class Keeper:
                 work = self._scrub(project_id, command)
             case CopySchema():
                 work = self._copy_schema(project_id, command)
+            case MaskTimeline():
+                work = self._mask(project_id, command)
             case DumpSchemaAt():
                 work = self._dump_schema_at(project_id, command)
             case DeleteTimeline():
@@ -449,6 +461,30 @@ class Keeper:
 
             await self._work.in_thread(begin)
             await self._schemas.copy(engine, source, target, uid, keeps_passwords=command.keeps_passwords)
+            await self._work.in_thread(
+                lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=False, is_on_disk=False)
+            )
+        return Done()
+
+    async def _mask(self, project_id: ProjectId, command: MaskTimeline) -> Done:
+        source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
+        uid, rules = checked_compute_uid(command.uid), [Rule.of(it) for it in command.rules[: RULES_MAX + 1]]
+        if not 0 < len(rules) <= RULES_MAX:
+            raise BadRequestError(f"{len(command.rules)} rules", public=f"1 to {RULES_MAX} rules at a time")
+        engine = self._engines.get(command.pg_version)
+        await self._engines.ensure_root(engine)
+        async with self._hold(project_id, lingers=True) as mountpoint, self.lock(source_id, target_id):
+            layout = Layout(mountpoint)
+            if layout.timeline(target_id).exists:
+                return Done()
+            self._require_rest(source_id)
+
+            def begin(abort: Abort) -> int | None:
+                return self._making(mountpoint, uid, abort).clone_without_counters(source_id, target_id)
+
+            if await self._work.in_thread(begin) is not None:
+                await self._clusters.bring_to_rest(engine, layout.unfinished(target_id), uid)
+            await self._masks.mask(engine, layout.unfinished(target_id), uid, rules)
             await self._work.in_thread(
                 lambda abort: self._making(mountpoint, uid, abort).finish(target_id, is_frozen=False, is_on_disk=False)
             )

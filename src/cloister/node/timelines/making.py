@@ -24,6 +24,7 @@ from cloister.node.timelines.snapshots import AT_REST, COPY, Snapshot
 from cloister.node.timelines.tree import Abort
 
 _VERSION_BYTES_MAX: Final = 8
+_COUNTERS: Final = "pg_stat"
 _HISTORY_BYTES_MAX: Final = 256 * 1024
 # A line of some 60 bytes for each recovery that a branch descends from.
 
@@ -61,6 +62,13 @@ class Making:
         target = self._layout.begin(target_id, self._uid)
         clone.clone_at_rest(source.data, target.data, self._uid, self._abort)
         return None if clone.is_settled(source.data) else _major(target.data)
+
+    def clone_without_counters(self, source_id: TimelineId, target_id: TimelineId) -> int | None:
+        """As `clone`, but for what was counted and kept of statements, which may be their words."""
+        major = self.clone(source_id, target_id)
+        with tree.opened(self._layout.unfinished(target_id).data) as directory:
+            tree.empty_below(_COUNTERS, directory, self._abort)
+        return major
 
     def take_first_of(self, source_id: TimelineId, target_id: TimelineId) -> None:
         """The first snapshot of a clone that was finished without one. Its source is still at rest; the clone need not be."""

@@ -65,6 +65,9 @@ def single_user(engine: Engine, database: str, more: dict[str, str]) -> list[str
     binary, *words = engine.command_line()
     settings = {
         "shared_preload_libraries": "",
+        # A segment that was used before keeps what was in it behind what is written to it now. Where WAL is given up for what it
+        # tells, the next one has to be new.
+        "wal_recycle": "off",
         "archive_mode": "off",
         "archive_library": "",
         "archive_command": "",

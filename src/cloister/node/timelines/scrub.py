@@ -19,6 +19,7 @@ DATABASES_MAX: Final = 1000
 # One run for each that has user mappings: a tenth of a second.
 
 _OID: Final = re.compile(r'\bdatabase_oid = "(\d{1,10})"')
+_NAMED: Final = re.compile(r'\bnamed = "(\d{1,10})_((?:[0-9a-f]{2})+)"')
 
 _PROVIDER: Final = "cloister-scrub"
 # Nobody can make a label of a provider that is not loaded, but in this mode.
@@ -34,7 +35,7 @@ _SHARED: Final = (
 )
 _PER_DATABASE: Final = (("pg_user_mapping", "umoptions = NULL", "umoptions IS NOT NULL"),)
 
-_END: Final = ("CHECKPOINT", "SELECT pg_catalog.pg_switch_wal()")
+END: Final = ("CHECKPOINT", "SELECT pg_catalog.pg_switch_wal()")
 
 
 def name_of(token: str, oid: int) -> str:
@@ -43,30 +44,46 @@ def name_of(token: str, oid: int) -> str:
 
 
 def statements_for_all(token: str) -> bytes:
-    """For DATABASE: what all databases share, and names for the others. Nothing in these sentences comes from anywhere but this
-    file, and `token` is hexadecimal."""
+    """For DATABASE: what all databases share, and names for the others."""
+    told = f"SELECT oid AS database_oid FROM pg_catalog.pg_database d WHERE {_IS_LABELLED} LIMIT {DATABASES_MAX + 1}"  # noqa: S608
+    return lines(*_changes(_SHARED), *_changes(_PER_DATABASE), *names_put_aside(token), told, *END)
+
+
+def names_put_aside(token: str) -> tuple[str, ...]:
+    """For DATABASE: the others get names of ours. Nothing in these sentences comes from anywhere but this file, and `token` is
+    hexadecimal. Twice is once."""
     kept = (
         "INSERT INTO pg_catalog.pg_shseclabel (objoid, classoid, provider, label) SELECT d.oid, 1262, "  # noqa: S608
         f"'{_PROVIDER}', pg_catalog.encode(pg_catalog.convert_to(d.datname::text, 'UTF8'), 'hex') "
         f"FROM pg_catalog.pg_database d WHERE d.datconnlimit <> -2 AND d.datname <> '{DATABASE}' AND NOT {_IS_LABELLED}"
     )
     renamed = f"UPDATE pg_catalog.pg_database d SET datname = '{name_of(token, 0)[:-1]}' || d.oid WHERE {_IS_LABELLED}"  # noqa: S608
-    told = f"SELECT oid AS database_oid FROM pg_catalog.pg_database d WHERE {_IS_LABELLED} LIMIT {DATABASES_MAX + 1}"  # noqa: S608
-    return _lines(*_changes(_SHARED), *_changes(_PER_DATABASE), kept, renamed, told, *_END)
+    return kept, renamed
+
+
+def names_told() -> str:
+    """For DATABASE, while names are put aside: which one had which, for `named`."""
+    return (
+        "SELECT l.objoid::text || '_' || l.label AS named FROM pg_catalog.pg_shseclabel l "  # noqa: S608
+        f"WHERE l.classoid = 1262 AND l.provider = '{_PROVIDER}' LIMIT {DATABASES_MAX + 1}"
+    )
+
+
+def names_given_back() -> tuple[str, ...]:
+    given_back = (
+        "UPDATE pg_catalog.pg_database d SET datname = pg_catalog.convert_from(pg_catalog.decode(l.label, 'hex'), 'UTF8') "  # noqa: S608
+        f"FROM pg_catalog.pg_shseclabel l WHERE l.objoid = d.oid AND l.classoid = 1262 AND l.provider = '{_PROVIDER}'"
+    )
+    return given_back, f"DELETE FROM pg_catalog.pg_shseclabel WHERE classoid = 1262 AND provider = '{_PROVIDER}'"  # noqa: S608
 
 
 def statements_for_each() -> bytes:
-    return _lines(*_changes(_PER_DATABASE), *_END)
+    return lines(*_changes(_PER_DATABASE), *END)
 
 
 def statements_at_the_end() -> bytes:
     """For DATABASE: the others get their names back."""
-    return _lines(
-        "UPDATE pg_catalog.pg_database d SET datname = pg_catalog.convert_from(pg_catalog.decode(l.label, 'hex'), 'UTF8') "  # noqa: S608
-        f"FROM pg_catalog.pg_shseclabel l WHERE l.objoid = d.oid AND l.classoid = 1262 AND l.provider = '{_PROVIDER}'",
-        f"DELETE FROM pg_catalog.pg_shseclabel WHERE classoid = 1262 AND provider = '{_PROVIDER}'",  # noqa: S608
-        *_END,
-    )
+    return lines(*names_given_back(), *END)
 
 
 def databases(output: str) -> list[int]:
@@ -75,6 +92,14 @@ def databases(output: str) -> list[int]:
     if len(oids) > DATABASES_MAX:
         raise InternalError(f"more than {DATABASES_MAX} databases")
     return oids
+
+
+def named(output: str) -> dict[str, int]:
+    """Databases by the names that they had, from what `names_told` printed."""
+    found = {bytes.fromhex(name).decode(): int(oid) for oid, name in _NAMED.findall(output)}
+    if len(found) > DATABASES_MAX:
+        raise InternalError(f"more than {DATABASES_MAX} databases")
+    return found
 
 
 def has_failed(code: int, output: str) -> bool:
@@ -93,5 +118,5 @@ def _changes(tables: tuple[tuple[str, str, str], ...]) -> list[str]:
     ]
 
 
-def _lines(*statements: str) -> bytes:
+def lines(*statements: str) -> bytes:
     return "".join(f"{statement};\n" for statement in statements).encode()

@@ -159,9 +159,14 @@ def remove(path: Path, abort: Abort) -> None:
 
 def remove_below(name: str, parent: int, abort: Abort) -> None:
     """A tree in a tenant's own directory."""
+    empty_below(name, parent, abort)
+    os.rmdir(name, dir_fd=parent)
+
+
+def empty_below(name: str, parent: int, abort: Abort) -> None:
+    """All that is in a directory in a tenant's own directory."""
     with opened(name, below=parent) as directory:
         _Removal(directory, abort).run()
-    os.rmdir(name, dir_fd=parent)
 
 
 class _Removal:

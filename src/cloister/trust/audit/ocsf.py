@@ -49,14 +49,14 @@ _ACTIONS: Final = {
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.forget_list audit.hold_list audit.level_get
-        audit.read audit.retention_get branch.get branch.list connection_uri.read consumption.read egress.list endpoint.get
+        audit.read audit.retention_get branch.get branch.list branch.mask_get connection_uri.read consumption.read egress.list endpoint.get
         endpoint.list finding.list group.list issuer.list jwks.list key.backup key.drill key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
         review.list role.get role.list role.reveal_password scim.get scim.read service_account.list snapshot.list
         snapshot.schedule_get user.get""",
     Shape(
         6003, 3
-    ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set branch.protect branch.recover
+    ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set branch.anonymize branch.mask branch.protect branch.recover
         branch.restore branch.set_as_default branch.unprotect branch.update endpoint.restart endpoint.start
         endpoint.suspend endpoint.update finding.acknowledge finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule

@@ -18,6 +18,7 @@ from cloister.edge.api.routes import (
     jwks,
     keys,
     later,
+    masking,
     offers,
     operations,
     organizations,
@@ -40,6 +41,7 @@ from cloister.edge.api.routes import (
 _NOUNS: Final[tuple[ModuleType, ...]] = (
     projects,
     branches,
+    masking,
     snapshots,
     schemas,
     endpoints,

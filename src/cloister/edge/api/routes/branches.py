@@ -4,7 +4,7 @@ What a branch may be used for (a protected one, one with children, the default) 
 permissions that takes is stated here, in each route's first lines.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -96,30 +96,8 @@ async def get_branch(call: Plain) -> Versioned[wire.BranchAnswer]:
     status=201,
 )
 async def create_branch(call: Call[wire.CreateBranch, NoQuery]) -> wire.BranchCreatedAnswer:
-    body = call.body.branch or wire.NewChildBody()
-    if body.archived:
-        raise UnprocessableError(public="this version of Cloister does not archive branches")
-    asked = call.body.endpoints or []
-    if len(asked) > wire.ENDPOINTS_MAX:
-        raise UnprocessableError(public=f"a branch is created with at most {wire.ENDPOINTS_MAX} endpoints")
-    new = NewBranch(
-        name=body.name,
-        parent_id=paths.branch_id(body.parent_id) if body.parent_id else None,
-        point=points.point(body.parent_lsn, body.parent_timestamp, prefix="parent_"),
-        init_source=body.init_source or "parent-data",
-        is_protected=bool(body.protected),
-        expires_at=points.optional_moment("expires_at", body.expires_at),
-        endpoints=[_new_endpoint(it) for it in asked],
-    )
-    created = await call.control.branches.create(call.caller, call.project_id, new)
-    passwords = _by_role(created.passwords)
-    return wire.BranchCreatedAnswer(
-        branch=wire.branch(created.branch),
-        endpoints=[endpoints.endpoint(it, call.settings) for it in created.endpoints],
-        operations=operations(created.operations, call.now),
-        roles=[roles.role(it, password=passwords.get(it.name)) for it in created.roles],
-        databases=[databases.database(it) for it in created.databases],
-        connection_uris=await _connection_uris(call, created, passwords),
+    return await created_answer(
+        call, await call.control.branches.create(call.caller, call.project_id, asked(call.body))
     )
 
 
@@ -224,6 +202,37 @@ async def reset_to_parent(call: Call[wire.ResetBranch, NoQuery]) -> wire.BranchO
 # -- the parts --
 
 
+def asked(body: wire.CreateBranch) -> NewBranch:
+    """Raises UnprocessableError, BadRequestError."""
+    new = body.branch or wire.NewChildBody()
+    if new.archived:
+        raise UnprocessableError(public="this version of Cloister does not archive branches")
+    wanted = body.endpoints or []
+    if len(wanted) > wire.ENDPOINTS_MAX:
+        raise UnprocessableError(public=f"a branch is created with at most {wire.ENDPOINTS_MAX} endpoints")
+    return NewBranch(
+        name=new.name,
+        parent_id=paths.branch_id(new.parent_id) if new.parent_id else None,
+        point=points.point(new.parent_lsn, new.parent_timestamp, prefix="parent_"),
+        init_source=new.init_source or "parent-data",
+        is_protected=bool(new.protected),
+        expires_at=points.optional_moment("expires_at", new.expires_at),
+        endpoints=[_new_endpoint(it) for it in wanted],
+    )
+
+
+async def created_answer(call: Call[Any, NoQuery], created: BranchCreated) -> wire.BranchCreatedAnswer:
+    passwords = _by_role(created.passwords)
+    return wire.BranchCreatedAnswer(
+        branch=wire.branch(created.branch),
+        endpoints=[endpoints.endpoint(it, call.settings) for it in created.endpoints],
+        operations=operations(created.operations, call.now),
+        roles=[roles.role(it, password=passwords.get(it.name)) for it in created.roles],
+        databases=[databases.database(it) for it in created.databases],
+        connection_uris=await _connection_uris(call, created, passwords),
+    )
+
+
 async def _found(call: Call[NoBody, ListBranches]) -> list[Branch]:
     """One more than is shown, if there are more."""
     query = call.query
@@ -251,7 +260,7 @@ def _new_endpoint(it: wire.NewBranchEndpointBody) -> NewEndpoint:
 
 
 async def _connection_uris(
-    call: Call[wire.CreateBranch, NoQuery], created: BranchCreated, passwords: dict[str, str]
+    call: Call[Any, NoQuery], created: BranchCreated, passwords: dict[str, str]
 ) -> list[connections.ConnectionDetails] | None:
     """As at Neon only where nobody has to choose: one role, one database, and an endpoint to connect to."""
     if len(created.roles) != 1 or len(created.databases) != 1 or not created.endpoints:

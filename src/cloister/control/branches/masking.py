@@ -1,0 +1,164 @@
+"""Branches in which columns hold something else than in their parent: Neon's anonymized branches.
+
+Such a branch is rows until it is masked: nothing of its parent's data is a branch's before that, so nobody can start it, and there is
+nothing that a failure could leave readable. The rules are checked here as far as they can be without the data; what is wrong with
+them there is told by the operation, after which they can be changed and tried again. Once masked it stays that: its rules are
+history, and it is restored from its own past only. The database holds all of it (migration 0034).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import ConflictError, UnprocessableError
+from cloister.base.ids import BranchId, ProjectId, new_timeline_id
+from cloister.control.branches import masking_store as maskings
+from cloister.control.branches import protection, store
+from cloister.control.branches.masking_store import ANONYMIZED, Masking
+from cloister.control.branches.model import Branch, MaskingRule
+from cloister.control.branches.operations import ANONYMIZE_BRANCH, BRANCH_RESOURCE
+from cloister.control.calling import Caller
+from cloister.control.claims import claim_branch, claim_source
+from cloister.control.computes import store as computes
+from cloister.control.computes.model import Endpoint, State
+from cloister.control.computes.operations import FIRST_START, START, submit
+from cloister.control.operations.engine import Engine
+from cloister.control.operations.model import Operation
+from cloister.protocol.masking import MaskingError, parse_function, parse_value
+from cloister.trust.audit import Action, record
+
+RULES_MAX: Final = 1000
+# The agent takes no more.
+
+CANNOT_RESET: Final = "cannot reset masked branch"
+"""But from its own past."""
+
+
+def checked(rules: Sequence[MaskingRule]) -> list[MaskingRule]:
+    """Raises UnprocessableError."""
+    if len(rules) > RULES_MAX:
+        raise UnprocessableError(f"{len(rules)} rules", public=f"a branch has at most {RULES_MAX} masking rules")
+    seen = set()
+    for rule in rules:
+        column = (rule.database, rule.schema, rule.table, rule.column)
+        if column in seen:
+            raise UnprocessableError(public=f"two masking rules for {_named(rule)}")
+        seen.add(column)
+        if (rule.function is None) == (rule.value is None):
+            raise UnprocessableError(public=f"{_named(rule)}: give masking_function or masking_value")
+        try:
+            if rule.function is not None:
+                parse_function(rule.function, rule.column)
+            elif rule.value is not None:
+                parse_value(rule.value)
+        except MaskingError as error:
+            raise UnprocessableError(public=f"{_named(rule)}: {error}") from None
+    return list(rules)
+
+
+def _named(rule: MaskingRule) -> str:
+    return f"{rule.database}.{rule.schema}.{rule.table}.{rule.column}"
+
+
+class MaskingService:
+    def __init__(self, database: Database, engine: Engine) -> None:
+        self._database = database
+        self._engine = engine
+
+    async def get(self, project_id: ProjectId, branch_id: BranchId) -> Masking:
+        """Raises NotFoundError for a branch that is not there or is no masked one."""
+        async with self._database.reading() as tx:
+            return await maskings.get(tx, project_id, branch_id)
+
+    async def change_rules(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, rules: Sequence[MaskingRule]
+    ) -> Masking:
+        """Raises UnprocessableError, ConflictError."""
+        wanted = checked(rules)
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, project_id, branch_id)
+            masking = await maskings.get(tx, project_id, branch_id)
+            _require_not_masked(masking)
+            await maskings.change_rules(tx, branch_id, wanted)
+            branch = await store.get(tx, project_id, branch_id)
+            await record(tx, _event(Action.BRANCH_MASK, caller, branch, wanted))
+        return replace(masking, rules=wanted)
+
+    async def start(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId
+    ) -> tuple[Masking, list[Operation]]:
+        """Raises UnprocessableError, ConflictError, ForbiddenError: the parent's data is taken now."""
+        async with self._database.transaction() as tx:
+            await claim_branch(tx, project_id, branch_id)
+            masking = await maskings.get(tx, project_id, branch_id)
+            _require_not_masked(masking)
+            branch = await store.get(tx, project_id, branch_id)
+            source = await store.get(tx, project_id, BranchId(masking.work["source_branch_id"]))
+            protection.require_copying(caller, source)
+            await claim_source(tx, project_id, source.id)
+            endpoints = await computes.find(tx, project_id, branch_id)
+            operations = await begin(tx, self._engine, caller, branch, endpoints)
+            await record(tx, _event(Action.BRANCH_ANONYMIZE, caller, branch, masking.rules, operations))
+            masking = await maskings.get(tx, project_id, branch_id)
+        self._engine.kick_all(operations)
+        return masking, operations
+
+
+async def begin(
+    tx: Transaction,
+    engine: Engine,
+    caller: Caller,
+    branch: Branch,
+    endpoints: Sequence[Endpoint],
+) -> list[Operation]:
+    """To mask a branch by the rules that it has. The caller holds it and its source. Raises UnprocessableError for one without a rule."""
+    masking = await maskings.get(tx, branch.project_id, branch.id)
+    rules, work = masking.rules, masking.work
+    if not rules:
+        raise UnprocessableError(public="a masked branch needs at least one masking rule")
+    await maskings.begun(tx, branch.id, caller.principal.account_id)
+    recipe = {**work["recipe"], "way_id": new_timeline_id()}
+    creation = await engine.submit(
+        tx,
+        machine=ANONYMIZE_BRANCH.name,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        resource=BRANCH_RESOURCE.format(branch.id),
+        input={**work, "recipe": recipe, "rules": msgspec.to_builtins(list(rules))},
+    )
+    starts = [
+        await submit(tx, engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)
+        for endpoint in endpoints
+        if not endpoint.is_disabled and (endpoint.is_reader or endpoint.state is State.INIT)
+    ]
+    return [creation, *starts]
+
+
+async def refuse_unmasked(tx: Transaction, branch: Branch, source_id: BranchId) -> None:
+    """For a branch that is to get the data of `source_id`. Whoever has a masked one takes it for that. Raises UnprocessableError."""
+    if source_id != branch.id and await maskings.is_masked(tx, branch.id):
+        raise UnprocessableError(f"{branch.id} is masked", public=CANNOT_RESET)
+
+
+def _require_not_masked(masking: Masking) -> None:
+    if masking.state == ANONYMIZED:
+        raise ConflictError(
+            f"{masking.branch_id} is masked",
+            public="the branch is anonymized already; create another one for other rules",
+        )
+
+
+def _event(
+    action: Action, caller: Caller, branch: Branch, rules: Sequence[MaskingRule], operations: Sequence[Operation] = ()
+) -> Any:
+    return caller.event(
+        action,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        resource=branch.name,
+        operations=list(operations),
+        details={"rules": len(rules)},
+    )

@@ -1,0 +1,285 @@
+"""What is said to a cluster so that columns hold something else, and nothing of what they held is left in its files. Pure.
+
+The cluster is a copy that nobody has seen yet, and is thrown away should any of this fail. A rewrite executes what a tenant
+wrote (checks, expressions of indexes, materialized views), so no superuser does it: MASKER_ROLE is a member of every role of the
+tenant and has no right besides. A superuser speaks only before and after, in single-user mode, where nothing of the tenant's runs.
+
+What held the old values, and where each of them goes:
+
+- rows and indexes, and old versions of both: every table is written anew (VACUUM FULL) after its change;
+- statistics of the planner: all are deleted before the change, and gathered anew after it;
+- materialized views: all that had rows are made anew, those they read first;
+- copies that triggers would make: none fires, for the session is a replica's; one that fires even then is refused, and so is a rule;
+- WAL: the log goes on in another segment, and the older ones are removed (`clone.tidy_wal`); history: the copy has none yet.
+
+What is nowhere said to be masked stays as it is: other columns, large objects, names.
+"""
+
+# ruff: noqa: S608 - what is put together here are literals of this file, and expressions of protocol/masking
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cloister.base.errors import BadRequestError, InternalError, UnprocessableError
+from cloister.node.commands import MaskRule
+from cloister.node.timelines import scrub
+from cloister.protocol.masking import Masking, MaskingError, parse_function, parse_value
+
+MASKER_ROLE: Final = "cloister_masker"
+# The guard keeps every name with this prefix from tenants, so it is not taken.
+
+RULES_MAX: Final = 1000
+# An expression takes up to some kilobytes, with the words that it chooses from.
+
+CLIENTS: Final = f"local all {MASKER_ROLE} trust\n"
+"""pg_hba.conf. Nobody is in there with it but psql, and no superuser is let in."""
+
+SERVER_SETTINGS: Final = {
+    # For every session, whatever is set for a database or a role: ordinary triggers and rules do not fire.
+    "session_replication_role": "replica",
+    # What an error says of a row is for nobody.
+    "log_min_messages": "panic",
+    "log_min_error_statement": "panic",
+    "log_min_duration_statement": "-1",
+    "log_error_verbosity": "terse",
+}
+
+_WORDS_MAX: Final = 300
+_OURS: Final = re.compile(r"ERROR:\s+cloister: (.*)")
+_STATE: Final = re.compile(r"ERROR:\s+([0-9A-Z]{5})$", re.MULTILINE)
+
+_IS_TENANT: Final = (
+    "NOT starts_with(rolname, 'pg_') AND NOT starts_with(rolname, 'cloister_')"
+    # Of the group role nothing is needed: no table is its own.
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    database: str
+    schema: str
+    table: str
+    column: str
+    masking: Masking
+
+    @classmethod
+    def of(cls, told: MaskRule) -> "Rule":
+        """Raises BadRequestError."""
+        names = (told.database, told.schema, told.table, told.column)
+        if not all(0 < len(name.encode()) < _NAME_BYTES and _is_printable(name) for name in names):
+            raise BadRequestError("a rule names what no database has")
+        if (told.function is None) == (told.value is None):
+            raise BadRequestError("a rule has a function or a value")
+        try:
+            masking = (
+                parse_function(told.function, told.column)
+                if told.function is not None
+                else parse_value(told.value or "")
+            )
+        except MaskingError as error:
+            raise BadRequestError(f"masking {told.column}: {error}") from None
+        return cls(*names, masking)
+
+
+_NAME_BYTES: Final = 64
+# NAMEDATALEN
+
+
+def before(token: str) -> bytes:
+    """For scrub.DATABASE: the databases get names of ours and are told, and the masker is there."""
+    return scrub.lines(
+        f"CREATE ROLE {MASKER_ROLE} LOGIN",
+        "DO $do$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_catalog.pg_authid "
+        f"WHERE {_IS_TENANT} LOOP "
+        f"EXECUTE pg_catalog.format('GRANT %I TO {MASKER_ROLE} WITH INHERIT TRUE, SET TRUE', name); END LOOP; END $do$",
+        *scrub.names_put_aside(token),
+        scrub.names_told(),
+        *scrub.END,
+    )
+
+
+def without_statistics() -> bytes:
+    """For each database in which something is masked."""
+    tables = ("pg_statistic", "pg_statistic_ext_data")
+    return scrub.lines(
+        *(f"DELETE FROM pg_catalog.{table}" for table in tables),
+        *(f"VACUUM FULL pg_catalog.{table}" for table in tables),
+        *scrub.END,
+    )
+
+
+def after() -> bytes:
+    """For scrub.DATABASE."""
+    return scrub.lines(f"DROP ROLE {MASKER_ROLE}", *scrub.names_given_back(), *scrub.END)
+
+
+def script(rules: Iterable[tuple[str, Sequence[Rule]]], salt: str) -> bytes:
+    """For psql, of the rules by the names that their databases have now. `salt` is hexadecimal, and known to nobody afterwards."""
+    return "".join(_in_database(database, theirs, salt) for database, theirs in rules).encode()
+
+
+def _in_database(database: str, rules: Sequence[Rule], salt: str) -> str:
+    tag = f"$cloister_{salt[:16]}$"
+    asked = [
+        {"s": rule.schema, "t": rule.table, "c": rule.column, "e": rule.masking.sql(rule.column, salt)}
+        for rule in rules
+    ]
+    told = json.dumps(asked)
+    assert tag not in told
+    tables = json.dumps([{"s": schema, "t": table} for schema, table in sorted({(r.schema, r.table) for r in rules})])
+    return f"""\
+\\connect {database}
+{_SESSION}
+\\set VERBOSITY terse
+DO {tag}
+DECLARE
+    asked CONSTANT pg_catalog.jsonb := $asked_{salt[:16]}${told}$asked_{salt[:16]}$;
+{_MASK}
+{tag};
+\\set VERBOSITY sqlstate
+WITH RECURSIVE tree(oid) AS (
+    SELECT c.oid FROM pg_catalog.jsonb_to_recordset($asked_{salt[:16]}${tables}$asked_{salt[:16]}$) AS it(s text, t text)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = it.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = it.t
+     UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+SELECT pg_catalog.format('VACUUM (FULL) %s', oid::regclass) FROM tree JOIN pg_catalog.pg_class USING (oid)
+ WHERE relkind = 'r' \\gexec
+{_REFRESH} \\gexec
+ANALYZE;
+"""
+
+
+# Whatever is set for the database.
+_SESSION: Final = """\
+SET client_min_messages = error;
+SET default_transaction_read_only = off;
+SET search_path = '';
+SET standard_conforming_strings = on;
+SET row_security = off;
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET datestyle = 'ISO, YMD';
+SET intervalstyle = 'postgres';
+SET timezone = 'UTC';"""
+
+_MASK: Final = """\
+    one record;
+    target pg_catalog.oid;
+    changes pg_catalog.text;
+    what pg_catalog.text;
+    state pg_catalog.text;
+    is_broken boolean;
+BEGIN
+    FOR one IN SELECT it.s, it.t FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text) GROUP BY 1, 2 ORDER BY 1, 2 LOOP
+        -- (1) What is named is there, and is a table with these columns.
+        SELECT c.oid INTO target FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = one.s AND c.relname = one.t AND c.relkind IN ('r', 'p')
+           AND NOT pg_catalog.starts_with(n.nspname, 'pg_') AND n.nspname <> 'information_schema';
+        IF target IS NULL THEN
+            RAISE EXCEPTION 'cloister: there is no table %.%', one.s, one.t;
+        END IF;
+        SELECT it.c INTO what FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text)
+         WHERE it.s = one.s AND it.t = one.t AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = target AND a.attname = it.c AND a.attnum > 0 AND NOT a.attisdropped) LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'cloister: there is no column %.%.%', one.s, one.t, what;
+        END IF;
+        -- (2) Nothing fires that could keep what was there.
+        WITH RECURSIVE tree(oid) AS (
+            SELECT target UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+        SELECT g.tgname INTO what FROM pg_catalog.pg_trigger g JOIN tree ON tree.oid = g.tgrelid
+         WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')
+         UNION ALL SELECT r.rulename FROM pg_catalog.pg_rewrite r JOIN tree ON tree.oid = r.ev_class
+         WHERE r.ev_type = '2' AND r.ev_enabled IN ('A', 'R') LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'cloister: %.% has %, which fires even while data is replicated', one.s, one.t, what;
+        END IF;
+        -- (3) The change. Of what fails, no more is told than what nobody's data is in.
+        SELECT pg_catalog.string_agg(pg_catalog.format('%I = CAST(%s AS %s)', a.attname, it.e,
+                                     pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ')
+          INTO changes FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text, e text)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attname = it.c AND a.attnum > 0
+         WHERE it.s = one.s AND it.t = one.t;
+        state := NULL;
+        BEGIN
+            EXECUTE pg_catalog.format('UPDATE %s SET %s', target::pg_catalog.regclass, changes);
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, what = CONSTRAINT_NAME;
+        END;
+        IF state IS NOT NULL THEN
+            RAISE EXCEPTION 'cloister: %.% cannot be masked: SQLSTATE % %', one.s, one.t, state, what;
+        END IF;
+    END LOOP;
+    -- (4) No row refers to one that is not there any more: triggers that see to it do not fire either.
+    FOR one IN
+        WITH RECURSIVE named(oid, name) AS (
+            SELECT c.oid, it.c FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text)
+              JOIN pg_catalog.pg_namespace n ON n.nspname = it.s
+              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = it.t),
+        below AS (
+            SELECT * FROM named
+             UNION SELECT i.inhrelid, name FROM pg_catalog.pg_inherits i JOIN below ON i.inhparent = below.oid),
+        masked AS (
+            SELECT * FROM below
+             UNION SELECT i.inhparent, name FROM pg_catalog.pg_inherits i JOIN masked ON i.inhrelid = masked.oid)
+        SELECT k.conname, k.conrelid, k.confrelid, each.present, each.same
+          FROM pg_catalog.pg_constraint k CROSS JOIN LATERAL (
+               SELECT pg_catalog.string_agg(pg_catalog.format('c.%I IS NOT NULL', mine.attname), ' AND ') AS present,
+                      pg_catalog.string_agg(pg_catalog.format('p.%I OPERATOR(%I.%s) c.%I', theirs.attname, n.nspname,
+                                            o.oprname, mine.attname), ' AND ') AS same,
+                      pg_catalog.bool_or(EXISTS (SELECT FROM masked
+                          WHERE (oid, name) IN ((k.conrelid, mine.attname), (k.confrelid, theirs.attname)))) AS is_masked
+                 FROM ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey), pg_catalog.unnest(k.conpfeqop))
+                      AS part(c, p, op)
+                 JOIN pg_catalog.pg_attribute mine ON mine.attrelid = k.conrelid AND mine.attnum = part.c
+                 JOIN pg_catalog.pg_attribute theirs ON theirs.attrelid = k.confrelid AND theirs.attnum = part.p
+                 JOIN pg_catalog.pg_operator o ON o.oid = part.op
+                 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace) each
+         WHERE k.contype = 'f' AND k.convalidated AND each.is_masked AND NOT EXISTS (
+               SELECT FROM pg_catalog.pg_constraint up WHERE up.oid = k.conparentid AND up.conrelid = k.conrelid)
+    LOOP
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s c WHERE %s AND NOT EXISTS (SELECT FROM %s p WHERE %s))',
+                                  one.conrelid::pg_catalog.regclass, one.present, one.confrelid::pg_catalog.regclass, one.same)
+           INTO is_broken;
+        IF is_broken THEN
+            RAISE EXCEPTION 'cloister: masked rows do not fit the foreign key %', one.conname;
+        END IF;
+    END LOOP;
+END"""
+
+# Materialized views that had rows, those that are read by others first.
+_REFRESH: Final = """\
+WITH RECURSIVE reads(view, read) AS (
+    SELECT DISTINCT r.ev_class, d.refobjid FROM pg_catalog.pg_rewrite r
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = r.oid
+       AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> r.ev_class),
+depths(view, read, depth) AS (
+    SELECT view, read, 1 FROM reads
+     UNION SELECT depths.view, reads.read, depth + 1 FROM depths JOIN reads ON reads.view = depths.read)
+SELECT pg_catalog.format('REFRESH MATERIALIZED VIEW %s', c.oid::regclass) FROM pg_catalog.pg_class c
+  LEFT JOIN (SELECT view, pg_catalog.max(depth) AS depth FROM depths GROUP BY view) d ON d.view = c.oid
+ WHERE c.relkind = 'm' AND c.relispopulated ORDER BY d.depth NULLS FIRST, c.oid"""
+
+
+def require_masked(code: int, output: str) -> None:
+    """Raises UnprocessableError with what is wrong with a rule, and no word that a row could have said."""
+    if code == 0:
+        return
+    if (found := _OURS.search(output)) is not None:
+        shown = "".join(it if unicodedata.category(it)[0] != "C" else " " for it in found[1])
+        raise UnprocessableError(public=shown.strip()[:_WORDS_MAX])
+    if (states := _STATE.findall(output)) != []:
+        raise UnprocessableError(
+            f"masking ended with SQLSTATE {states[0]}",
+            public=f"what is derived from the masked tables cannot be made anew: SQLSTATE {states[0]}",
+        )
+    raise InternalError(f"masking ended with {code}")
+
+
+def _is_printable(name: str) -> bool:
+    return not any(unicodedata.category(it)[0] == "C" for it in name)
