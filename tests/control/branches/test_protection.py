@@ -71,8 +71,8 @@ def test_every_machine_is_known_to_the_database_or_to_be_harmless() -> None:
     }
     known = {*PROJECT_MACHINES, *BRANCH_MACHINES, *TIMELINE_MACHINES}
     assert machines == known | HARMLESS_MACHINES
-    sql = (resources.files("cloister.base.database") / "migrations" / "0002_protection.sql").read_text()
-    (listed,) = re.findall(r"FUNCTION destroys.*?END;", sql, re.DOTALL)
+    migrations = sorted((resources.files("cloister.base.database") / "migrations").iterdir(), key=lambda it: it.name)
+    *_before, listed = re.findall(r"FUNCTION destroys.*?END;", "".join(it.read_text() for it in migrations), re.DOTALL)
     assert set(re.findall(r"'(\w+_\w+)'", listed)) == known
 
 

@@ -69,6 +69,14 @@ class Case:
     body: dict[str, Any] | None = None
 
 
+MASKING_RULE = {
+    "database_name": "neondb",
+    "schema_name": "public",
+    "table_name": "people",
+    "column_name": "email",
+    "masking_function": "anon.hash(email)",
+}
+
 CASES = [
     Case(
         "list_projects",
@@ -123,6 +131,21 @@ CASES = [
         },
         {"branch": {"name": "preview"}, "endpoints": [{"type": "read_write"}]},
     ),
+    Case(
+        "create_anonymized_branch",
+        f"{P}/branch_anonymized",
+        201,
+        {"branch": "Branch", "endpoints[]": "Endpoint", "operations[]": "Operation"},
+        {
+            "branch_create": {"endpoints": [{"type": "read_write"}]},
+            "masking_rules": [MASKING_RULE],
+            "start_anonymization": True,
+        },
+    ),
+    Case("get_masking_rules", f"{P}/branches/{CHILD}/masking_rules", 200, {}),
+    Case("update_masking_rules", f"{P}/branches/{CHILD}/masking_rules", 200, {}, {"masking_rules": [MASKING_RULE]}),
+    Case("get_anonymized_status", f"{P}/branches/{CHILD}/anonymized_status", 200, {}),
+    Case("start_anonymization", f"{P}/branches/{CHILD}/anonymize", 200, {}),
     Case("update_branch", B, 200, {"branch": "Branch", "operations[]": "Operation"}, {"branch": {"name": "new"}}),
     Case("delete_branch", B, 200, {"branch": "Branch", "operations[]": "Operation"}),
     Case(

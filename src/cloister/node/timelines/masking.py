@@ -1,8 +1,12 @@
 """What is said to a cluster so that columns hold something else, and nothing of what they held is left in its files. Pure.
 
-The cluster is a copy that nobody has seen yet, and is thrown away should any of this fail. A rewrite executes what a tenant
-wrote (checks, expressions of indexes, materialized views), so no superuser does it: MASKER_ROLE is a member of every role of the
-tenant and has no right besides. A superuser speaks only before and after, in single-user mode, where nothing of the tenant's runs.
+The cluster is a copy that nobody has seen yet, and is thrown away should any of this fail. Who speaks in it:
+
+- The change of a table executes what its owner wrote (checks, expressions of indexes, casts). A masker that is a member of the owner and
+  of nobody else does it, so whatever that is, it gets what its owner has.
+- What is looked up, compared and rewritten executes nothing, or as its owner and without a way to become another, for PostgreSQL sees to that. MASKER_ROLE
+  does it, a member of every role of the tenant and without a right besides.
+- A superuser speaks only before and after, in single-user mode, where nothing of the tenant's runs.
 
 What held the old values, and where each of them goes:
 
@@ -35,7 +39,7 @@ MASKER_ROLE: Final = "cloister_masker"
 RULES_MAX: Final = 1000
 # An expression takes up to some kilobytes, with the words that it chooses from.
 
-CLIENTS: Final = f"local all {MASKER_ROLE} trust\n"
+CLIENTS: Final = f'local all "/^{MASKER_ROLE}(_[0-9]+)?$" trust\n'
 """pg_hba.conf. Nobody is in there with it but psql, and no superuser is let in."""
 
 SERVER_SETTINGS: Final = {
@@ -90,12 +94,15 @@ _NAME_BYTES: Final = 64
 
 
 def before(token: str) -> bytes:
-    """For scrub.DATABASE: the databases get names of ours and are told, and the masker is there."""
+    """For scrub.DATABASE: the databases get names of ours and are told, and the maskers are there."""
+    grant = "EXECUTE pg_catalog.format('GRANT %I TO %I WITH INHERIT TRUE, SET TRUE', it.rolname, {});"
+    own = f"'{MASKER_ROLE}_' || it.oid"
     return scrub.lines(
         f"CREATE ROLE {MASKER_ROLE} LOGIN",
-        "DO $do$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_catalog.pg_authid "
-        f"WHERE {_IS_TENANT} LOOP "
-        f"EXECUTE pg_catalog.format('GRANT %I TO {MASKER_ROLE} WITH INHERIT TRUE, SET TRUE', name); END LOOP; END $do$",
+        f"DO $do$ DECLARE it record; BEGIN FOR it IN SELECT oid, rolname FROM pg_catalog.pg_authid WHERE {_IS_TENANT} LOOP "
+        f"EXECUTE pg_catalog.format('CREATE ROLE %I LOGIN', {own}); {grant.format(own)} "
+        + grant.format(f"'{MASKER_ROLE}'")
+        + " END LOOP; END $do$",
         *scrub.names_put_aside(token),
         scrub.names_told(),
         *scrub.END,
@@ -114,7 +121,11 @@ def without_statistics() -> bytes:
 
 def after() -> bytes:
     """For scrub.DATABASE."""
-    return scrub.lines(f"DROP ROLE {MASKER_ROLE}", *scrub.names_given_back(), *scrub.END)
+    dropped = (
+        "DO $do$ DECLARE name text; BEGIN FOR name IN SELECT rolname FROM pg_catalog.pg_authid "
+        f"WHERE pg_catalog.starts_with(rolname, '{MASKER_ROLE}') LOOP EXECUTE pg_catalog.format('DROP ROLE %I', name); END LOOP; END $do$"
+    )
+    return scrub.lines(dropped, *scrub.names_given_back(), *scrub.END)
 
 
 def script(rules: Iterable[tuple[str, Sequence[Rule]]], salt: str) -> bytes:
@@ -123,26 +134,65 @@ def script(rules: Iterable[tuple[str, Sequence[Rule]]], salt: str) -> bytes:
 
 
 def _in_database(database: str, rules: Sequence[Rule], salt: str) -> str:
-    tag = f"$cloister_{salt[:16]}$"
-    asked = [
-        {"s": rule.schema, "t": rule.table, "c": rule.column, "e": rule.masking.sql(rule.column, salt)}
-        for rule in rules
-    ]
-    told = json.dumps(asked)
-    assert tag not in told
-    tables = json.dumps([{"s": schema, "t": table} for schema, table in sorted({(r.schema, r.table) for r in rules})])
+    quote = f"$cloister_{salt[:16]}$"
+    by_table: dict[tuple[str, str], list[Rule]] = {}
+    for rule in rules:
+        by_table.setdefault((rule.schema, rule.table), []).append(rule)
+    told = {
+        table: _quoted([{"c": rule.column, "e": rule.masking.sql(rule.column, salt)} for rule in theirs], quote)
+        for table, theirs in by_table.items()
+    }
+    masked = [{"s": rule.schema, "t": rule.table, "c": rule.column} for rule in rules]
+    here = _session(database, MASKER_ROLE)
+    return (
+        "".join(here + _change(database, _quoted({"s": s, "t": t}, quote), told[s, t]) for s, t in sorted(by_table))
+        + here
+        + _rest(_quoted(masked, quote))
+    )
+
+
+def _quoted(value: object, quote: str) -> str:
+    """As JSON in a literal. The quote is nothing that a rule could have known."""
+    text = json.dumps(value)
+    assert quote not in text
+    return f"{quote}{text}{quote}"
+
+
+def _session(database: str, role: str) -> str:
+    return f"\\connect {database} {role}\n{_SETTINGS}\n\\set VERBOSITY terse\n"
+
+
+def _change(database: str, table: str, columns: str) -> str:
+    """Of one table, which is looked at before its owner's masker is let at it."""
     return f"""\
-\\connect {database}
-{_SESSION}
-\\set VERBOSITY terse
-DO {tag}
+DO $do$
 DECLARE
-    asked CONSTANT pg_catalog.jsonb := $asked_{salt[:16]}${told}$asked_{salt[:16]}$;
-{_MASK}
-{tag};
+    named CONSTANT pg_catalog.jsonb := {table};
+    asked CONSTANT pg_catalog.jsonb := {columns};
+{_LOOK}
+$do$;
+SELECT '{MASKER_ROLE}_' || c.relowner AS masker FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = ({table}::jsonb) ->> 's' AND c.relname = ({table}::jsonb) ->> 't' \\gset
+{_session(database, ":masker")}DO $do$
+DECLARE
+    named CONSTANT pg_catalog.jsonb := {table};
+    asked CONSTANT pg_catalog.jsonb := {columns};
+{_CHANGE}
+$do$;
+"""
+
+
+def _rest(masked: str) -> str:
+    return f"""\
+DO $do$
+DECLARE
+    asked CONSTANT pg_catalog.jsonb := {masked};
+{_COMPARE}
+$do$;
 \\set VERBOSITY sqlstate
 WITH RECURSIVE tree(oid) AS (
-    SELECT c.oid FROM pg_catalog.jsonb_to_recordset($asked_{salt[:16]}${tables}$asked_{salt[:16]}$) AS it(s text, t text)
+    SELECT c.oid FROM pg_catalog.jsonb_to_recordset({masked}) AS it(s text, t text)
       JOIN pg_catalog.pg_namespace n ON n.nspname = it.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = it.t
      UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
 SELECT pg_catalog.format('VACUUM (FULL) %s', oid::regclass) FROM tree JOIN pg_catalog.pg_class USING (oid)
@@ -153,7 +203,7 @@ ANALYZE;
 
 
 # Whatever is set for the database.
-_SESSION: Final = """\
+_SETTINGS: Final = """\
 SET client_min_messages = error;
 SET default_transaction_read_only = off;
 SET search_path = '';
@@ -164,58 +214,64 @@ SET lock_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 SET datestyle = 'ISO, YMD';
 SET intervalstyle = 'postgres';
+SET extra_float_digits = 1;
 SET timezone = 'UTC';"""
 
-_MASK: Final = """\
-    one record;
+# (1) What is named is there, and is a table of the tenant's with these columns. (2) Nothing fires that could keep what was there.
+_LOOK: Final = """\
     target pg_catalog.oid;
+    what pg_catalog.text;
+BEGIN
+    SELECT c.oid INTO target FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = named ->> 's' AND c.relname = named ->> 't' AND c.relkind IN ('r', 'p')
+       AND NOT pg_catalog.starts_with(n.nspname, 'pg_') AND n.nspname <> 'information_schema'
+       AND EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'cloister_masker_' || c.relowner);
+    IF target IS NULL THEN
+        RAISE EXCEPTION 'cloister: there is no table %.%', named ->> 's', named ->> 't';
+    END IF;
+    SELECT it.c INTO what FROM pg_catalog.jsonb_to_recordset(asked) AS it(c text)
+     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                        WHERE a.attrelid = target AND a.attname = it.c AND a.attnum > 0 AND NOT a.attisdropped) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'cloister: there is no column %.%.%', named ->> 's', named ->> 't', what;
+    END IF;
+    WITH RECURSIVE tree(oid) AS (
+        SELECT target UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
+    SELECT g.tgname INTO what FROM pg_catalog.pg_trigger g JOIN tree ON tree.oid = g.tgrelid
+     WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')
+     UNION ALL SELECT r.rulename FROM pg_catalog.pg_rewrite r JOIN tree ON tree.oid = r.ev_class
+     WHERE r.ev_type = '2' AND r.ev_enabled IN ('A', 'R') LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'cloister: %.% has %, which fires even while data is replicated', named ->> 's', named ->> 't', what;
+    END IF;
+END"""
+
+# (3) Of what fails, no more is told than what nobody's data is in.
+_CHANGE: Final = """\
+    target pg_catalog.regclass := pg_catalog.format('%I.%I', named ->> 's', named ->> 't')::pg_catalog.regclass;
     changes pg_catalog.text;
     what pg_catalog.text;
     state pg_catalog.text;
+BEGIN
+    SELECT pg_catalog.string_agg(pg_catalog.format('%I = CAST(%s AS %s)', a.attname, it.e,
+                                 pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ')
+      INTO changes FROM pg_catalog.jsonb_to_recordset(asked) AS it(c text, e text)
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attname = it.c AND a.attnum > 0;
+    BEGIN
+        EXECUTE pg_catalog.format('UPDATE %s SET %s', target, changes);
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, what = CONSTRAINT_NAME;
+    END;
+    IF state IS NOT NULL THEN
+        RAISE EXCEPTION 'cloister: %.% cannot be masked: SQLSTATE % %', named ->> 's', named ->> 't', state, what;
+    END IF;
+END"""
+
+# (4) No row refers to one that is not there any more: PostgreSQL's triggers that see to it did not fire either.
+_COMPARE: Final = """\
+    one record;
     is_broken boolean;
 BEGIN
-    FOR one IN SELECT it.s, it.t FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text) GROUP BY 1, 2 ORDER BY 1, 2 LOOP
-        -- (1) What is named is there, and is a table with these columns.
-        SELECT c.oid INTO target FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = one.s AND c.relname = one.t AND c.relkind IN ('r', 'p')
-           AND NOT pg_catalog.starts_with(n.nspname, 'pg_') AND n.nspname <> 'information_schema';
-        IF target IS NULL THEN
-            RAISE EXCEPTION 'cloister: there is no table %.%', one.s, one.t;
-        END IF;
-        SELECT it.c INTO what FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text)
-         WHERE it.s = one.s AND it.t = one.t AND NOT EXISTS (
-               SELECT FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = target AND a.attname = it.c AND a.attnum > 0 AND NOT a.attisdropped) LIMIT 1;
-        IF FOUND THEN
-            RAISE EXCEPTION 'cloister: there is no column %.%.%', one.s, one.t, what;
-        END IF;
-        -- (2) Nothing fires that could keep what was there.
-        WITH RECURSIVE tree(oid) AS (
-            SELECT target UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON i.inhparent = tree.oid)
-        SELECT g.tgname INTO what FROM pg_catalog.pg_trigger g JOIN tree ON tree.oid = g.tgrelid
-         WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')
-         UNION ALL SELECT r.rulename FROM pg_catalog.pg_rewrite r JOIN tree ON tree.oid = r.ev_class
-         WHERE r.ev_type = '2' AND r.ev_enabled IN ('A', 'R') LIMIT 1;
-        IF FOUND THEN
-            RAISE EXCEPTION 'cloister: %.% has %, which fires even while data is replicated', one.s, one.t, what;
-        END IF;
-        -- (3) The change. Of what fails, no more is told than what nobody's data is in.
-        SELECT pg_catalog.string_agg(pg_catalog.format('%I = CAST(%s AS %s)', a.attname, it.e,
-                                     pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ')
-          INTO changes FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text, e text)
-          JOIN pg_catalog.pg_attribute a ON a.attrelid = target AND a.attname = it.c AND a.attnum > 0
-         WHERE it.s = one.s AND it.t = one.t;
-        state := NULL;
-        BEGIN
-            EXECUTE pg_catalog.format('UPDATE %s SET %s', target::pg_catalog.regclass, changes);
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, what = CONSTRAINT_NAME;
-        END;
-        IF state IS NOT NULL THEN
-            RAISE EXCEPTION 'cloister: %.% cannot be masked: SQLSTATE % %', one.s, one.t, state, what;
-        END IF;
-    END LOOP;
-    -- (4) No row refers to one that is not there any more: triggers that see to it do not fire either.
     FOR one IN
         WITH RECURSIVE named(oid, name) AS (
             SELECT c.oid, it.c FROM pg_catalog.jsonb_to_recordset(asked) AS it(s text, t text, c text)
