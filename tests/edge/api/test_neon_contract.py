@@ -68,6 +68,7 @@ ASKED_BY_NEWER_CLIENTS = {
 
 
 ONLY_OUR_FIELDS = {
+    "create_anonymized_branch": {".branch_create.annotation_value"},
     "create_api_key": {".allowed_ips", ".expires_at"},
     "create_org_api_key": {".allowed_ips", ".expires_at"},
     "add_jwks": {".jwt_issuer"},
