@@ -104,6 +104,9 @@ class ServerExchange:
             raise ScramError("the proof is not Base64") from None
         if len(proof) != KEY_BYTES:
             raise ScramError("the proof has the wrong length")
+        # The last digit has bits that say nothing. Who sets them has written another message that means the same.
+        if binascii.b2a_base64(proof, newline=False) != proof_text:
+            raise ScramError("the proof is not written as Base64 writes it")
         # (5) A mock takes the same steps and the same time as a wrong password.
         auth_message = b"%s,%s,%s" % (self._client_first_bare, self._server_first, without_proof)
         signature = hmac.digest(self._verifier.stored_key, auth_message, "sha256")
