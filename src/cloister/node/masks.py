@@ -59,7 +59,7 @@ class Masks:
             _MASK,
             clients=masking.CLIENTS,
             environment={"OPTIONS": options(engine, DATA_DIR, _PORT, masking.SERVER_SETTINGS)},
-            stdin=masking.script(by_database.items(), salt),
+            stdin=masking.script(by_database.items(), secrets.token_hex(16), salt),
             patience_s=_PATIENCE_S,
         )
         ran = await self._runs.run(run)

@@ -239,6 +239,19 @@ async def test_what_the_owner_of_a_table_wrote_gets_no_more_than_its_owner_has(n
     await admin.close()
 
 
+async def test_what_a_rule_says_is_a_value_whatever_it_looks_like(node: Node) -> None:
+    """Neither a quote of ours nor one of psql's ends before its text does."""
+    quotes = ("$do$", "$$", "$text$", "'", "\\'", "*/", '"')
+    texts = {f"c{n}": f"x{quote}; \\! touch /tmp/out \\q {quote} :masker -- /*" for n, quote in enumerate(quotes)}
+    columns = ", ".join(f"{name} text" for name in texts)
+    parent = await parent_with(node, f"CREATE TABLE public.people ({columns}); INSERT INTO public.people VALUES ('a')")
+    rules = [rule(name, value="'" + text.replace("'", "''") + "'") for name, text in texts.items()]
+    child = await masked(node, parent, *rules)
+    admin = await connect(await node.start(child), database="neondb")
+    assert dict(await admin.fetchrow("SELECT * FROM public.people")) == texts
+    await admin.close()
+
+
 async def test_the_agent_does_not_believe_whoever_asks(node: Node) -> None:
     parent = await parent_with(node, DATA)
     for wrong in (

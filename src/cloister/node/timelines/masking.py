@@ -128,68 +128,76 @@ def after() -> bytes:
     return scrub.lines(dropped, *scrub.names_given_back(), *scrub.END)
 
 
-def script(rules: Iterable[tuple[str, Sequence[Rule]]], salt: str) -> bytes:
-    """For psql, of the rules by the names that their databases have now. `salt` is hexadecimal, and known to nobody afterwards."""
-    return "".join(_in_database(database, theirs, salt) for database, theirs in rules).encode()
+def script(rules: Iterable[tuple[str, Sequence[Rule]]], token: str, salt: str) -> bytes:
+    """For psql, of the rules by the names that their databases have now. `token` and `salt` are hexadecimal, and made after the rules
+    were: so no rule can have known a quote that is made of the one, and nobody knows the other afterwards."""
+    quotes = _Quotes(f"$text_{token}$", f"$do_{token}$")
+    return "".join(_in_database(database, theirs, quotes, salt) for database, theirs in rules).encode()
 
 
-def _in_database(database: str, rules: Sequence[Rule], salt: str) -> str:
-    quote = f"$cloister_{salt[:16]}$"
+@dataclass(frozen=True, slots=True)
+class _Quotes:
+    text: str
+    """Around what comes from a rule."""
+    block: str
+    """Around a block in which such a text is: what ends a block ends it wherever it stands."""
+
+    def around(self, value: object) -> str:
+        """As JSON in a literal."""
+        told = json.dumps(value)
+        assert self.text not in told
+        assert self.block not in told
+        return f"{self.text}{told}{self.text}"
+
+
+def _in_database(database: str, rules: Sequence[Rule], quotes: _Quotes, salt: str) -> str:
     by_table: dict[tuple[str, str], list[Rule]] = {}
     for rule in rules:
         by_table.setdefault((rule.schema, rule.table), []).append(rule)
     told = {
-        table: _quoted([{"c": rule.column, "e": rule.masking.sql(rule.column, salt)} for rule in theirs], quote)
+        table: quotes.around([{"c": rule.column, "e": rule.masking.sql(rule.column, salt)} for rule in theirs])
         for table, theirs in by_table.items()
     }
     masked = [{"s": rule.schema, "t": rule.table, "c": rule.column} for rule in rules]
     here = _session(database, MASKER_ROLE)
-    return (
-        "".join(here + _change(database, _quoted({"s": s, "t": t}, quote), told[s, t]) for s, t in sorted(by_table))
-        + here
-        + _rest(_quoted(masked, quote))
+    changes = (
+        here + _change(database, quotes.around({"s": s, "t": t}), told[s, t], quotes.block) for s, t in sorted(by_table)
     )
-
-
-def _quoted(value: object, quote: str) -> str:
-    """As JSON in a literal. The quote is nothing that a rule could have known."""
-    text = json.dumps(value)
-    assert quote not in text
-    return f"{quote}{text}{quote}"
+    return "".join(changes) + here + _rest(quotes.around(masked), quotes.block)
 
 
 def _session(database: str, role: str) -> str:
     return f"\\connect {database} {role}\n{_SETTINGS}\n\\set VERBOSITY terse\n"
 
 
-def _change(database: str, table: str, columns: str) -> str:
+def _change(database: str, table: str, columns: str, block: str) -> str:
     """Of one table, which is looked at before its owner's masker is let at it."""
     return f"""\
-DO $do$
+DO {block}
 DECLARE
     named CONSTANT pg_catalog.jsonb := {table};
     asked CONSTANT pg_catalog.jsonb := {columns};
 {_LOOK}
-$do$;
+{block};
 SELECT '{MASKER_ROLE}_' || c.relowner AS masker FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = ({table}::jsonb) ->> 's' AND c.relname = ({table}::jsonb) ->> 't' \\gset
-{_session(database, ":masker")}DO $do$
+{_session(database, ":masker")}DO {block}
 DECLARE
     named CONSTANT pg_catalog.jsonb := {table};
     asked CONSTANT pg_catalog.jsonb := {columns};
 {_CHANGE}
-$do$;
+{block};
 """
 
 
-def _rest(masked: str) -> str:
+def _rest(masked: str, block: str) -> str:
     return f"""\
-DO $do$
+DO {block}
 DECLARE
     asked CONSTANT pg_catalog.jsonb := {masked};
 {_COMPARE}
-$do$;
+{block};
 \\set VERBOSITY sqlstate
 WITH RECURSIVE tree(oid) AS (
     SELECT c.oid FROM pg_catalog.jsonb_to_recordset({masked}) AS it(s text, t text)
