@@ -18,7 +18,7 @@ from cloister.node.timelines.layout import Timeline
 from cloister.node.timelines.masking import Rule
 
 _PATIENCE_S: Final = 3000.0
-# Every table that has a rule is written twice: 1 GB takes some half a minute. The operation has an hour.
+# Every table that has a rule is written twice: half a gigabyte took a minute. The operation has an hour.
 
 _OUTPUT_BYTES_MAX: Final = 1024**2
 

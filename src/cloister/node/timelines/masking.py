@@ -40,7 +40,7 @@ RULES_MAX: Final = 1000
 # An expression takes up to some kilobytes, with the words that it chooses from.
 
 CLIENTS: Final = f'local all "/^{MASKER_ROLE}(_[0-9]+)?$" trust\n'
-"""pg_hba.conf. Nobody is in there with it but psql, and no superuser is let in."""
+"""pg_hba.conf, for the maskers alone. Nobody is in there with the server but psql."""
 
 SERVER_SETTINGS: Final = {
     # For every session, whatever is set for a database or a role: ordinary triggers and rules do not fire.
@@ -56,10 +56,7 @@ _WORDS_MAX: Final = 300
 _OURS: Final = re.compile(r"ERROR:\s+cloister: (.*)")
 _STATE: Final = re.compile(r"ERROR:\s+([0-9A-Z]{5})$", re.MULTILINE)
 
-_IS_TENANT: Final = (
-    "NOT starts_with(rolname, 'pg_') AND NOT starts_with(rolname, 'cloister_')"
-    # Of the group role nothing is needed: no table is its own.
-)
+_IS_TENANT: Final = "NOT starts_with(rolname, 'pg_') AND NOT starts_with(rolname, 'cloister_')"
 
 
 @dataclass(frozen=True, slots=True)
