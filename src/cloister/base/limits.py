@@ -27,3 +27,6 @@ CU_MIN: Final = 0.25
 CU_MAX: Final = 16.0
 CU_MEMORY_BYTES: Final = 4 * 1024**3
 # One compute unit is one CPU and 4 GiB of memory, as at Neon.
+
+MASKING_RULES_MAX: Final = 1000
+# Of one branch. An expression takes up to some kilobytes, with the words that it chooses from.

@@ -112,8 +112,7 @@ def get(session: Session, *, branch: str | None, project_id: str | None) -> None
     "--suspend-timeout", type=int, metavar="SECONDS", help="Idle time before it sleeps; 0: default, -1: never."
 )
 @click.option("--schema-only", is_flag=True, help="Tables without rows; a root branch of its own.")
-@mask_options[0]
-@mask_options[1]
+@mask_options
 @click.option("--protected", is_flag=True, help="Protect it at once.")
 @click.option("--expires-at", type=Moment(), help="Delete it then: a timestamp, or a time from now like 12h or 7d.")
 @click.option("--psql", "then_psql", is_flag=True, help="Connect to it with psql when it is ready.")

@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import click
 
@@ -30,21 +31,23 @@ _RULE: Final = re.compile(
 )
 _FUNCTION: Final = re.compile(r"anon\.\w+\(.*\)", re.DOTALL)
 
-mask_options: Final = (
-    click.option(
+
+def mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command `masks` and `mask_file`, for `rules_of`."""
+    file = click.option(
+        "--mask-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help='The same as JSON, with the API\'s names: [{"database_name": …, "masking_function": …}, …].',
+    )
+    mask = click.option(
         "--mask",
         "masks",
         multiple=True,
         metavar="RULE",
         help="What a column is to hold instead: DATABASE.SCHEMA.TABLE.COLUMN=FUNCTION or =VALUE. Once for each column.",
-    ),
-    click.option(
-        "--mask-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help='The same as JSON, with the API\'s names: [{"database_name": …, "masking_function": …}, …].',
-    ),
-)
+    )
+    return mask(file(command))
 
 
 def rules_of(masks: tuple[str, ...], file: Path | None) -> Rules:
@@ -97,8 +100,7 @@ def masking(session: Session, *, branch: str, project_id: str | None) -> None:
 
 @click.command()
 @click.argument("branch", metavar="BRANCH")
-@mask_options[0]
-@mask_options[1]
+@mask_options
 @project_option
 @wait_option
 @client_command

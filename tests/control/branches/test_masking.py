@@ -13,7 +13,8 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.ids import BranchId
-from cloister.control.branches.masking import RULES_MAX, checked
+from cloister.base.limits import MASKING_RULES_MAX
+from cloister.control.branches.masking import checked
 from cloister.control.branches.model import SCHEMA_ONLY, BranchCreated, MaskingRule, NewBranch, NewMasking, Restore
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
@@ -174,7 +175,10 @@ async def test_without_a_rule_nothing_is_copied(land: Land) -> None:
             "d.s.t.c: ",
         ),
         (
-            [MaskingRule(database="d", schema="s", table="t", column=str(n), value="x") for n in range(RULES_MAX + 1)],
+            [
+                MaskingRule(database="d", schema="s", table="t", column=str(n), value="x")
+                for n in range(MASKING_RULES_MAX + 1)
+            ],
             "at most",
         ),
     ],

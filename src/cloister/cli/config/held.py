@@ -77,8 +77,7 @@ def held(it: Applied, path: Path, signers: signing.Signers | None) -> Applied:
         signer = signing.signer_of(path, it.commit, signers)
     except CommandError as error:
         return replace(it, why=str(error))
-    if (
-        it.signer and it.signer != signer.fingerprint
-    ):  # where the log names none, nobody was asked for, or they were forgotten
+    # Where the log names none, nobody was asked for, or they were forgotten.
+    if it.signer and it.signer != signer.fingerprint:
         return replace(it, why=f"the log says {it.signer} signed it, and {signer.fingerprint} ({signer.principal}) did")
     return it

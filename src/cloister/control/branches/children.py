@@ -7,7 +7,6 @@ its endpoint its host, and its roles may log in, unless nobody can know them yet
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from cloister.base.clock import Clock
 from cloister.base.database import Transaction
@@ -18,13 +17,12 @@ from cloister.control.branches import protection, store, timelines
 from cloister.control.branches.making import Recipe
 from cloister.control.branches.masking import begin
 from cloister.control.branches.model import PARENT_DATA, SCHEMA_ONLY, Branch, NewMasking, NewPassword, Point
-from cloister.control.branches.operations import BRANCH_RESOURCE, CREATE_BRANCH, work
+from cloister.control.branches.operations import CREATE_BRANCH, submit_creation, work
 from cloister.control.branches.protection import Verifiers
 from cloister.control.branches.rules import BRANCHES_MAX, checked_point
 from cloister.control.calling import Caller
 from cloister.control.computes import store as computes
 from cloister.control.computes.model import READ_ONLY, Endpoint, NewEndpoint
-from cloister.control.computes.operations import FIRST_START, START, submit
 from cloister.control.computes.service import check_endpoint, check_readers, check_type, new_endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
@@ -119,7 +117,7 @@ class Children:
         given = work(recipe, scrubs=verifiers is not None)
         operations: list[Operation] = []
         if masking is None:
-            operations = await self._submit(tx, branch, given, made)
+            operations = await submit_creation(tx, self._engine, CREATE_BRANCH, branch, given, endpoints=made)
         else:
             await maskings.add(tx, branch.id, masking.rules, given)
             if masking.starts:
@@ -132,24 +130,6 @@ class Children:
         endpoint = new_endpoint(branch.project_id, branch.id, new, defaults, self._clock.now(), is_first=True)
         check_endpoint(endpoint, await computes.pg_version_of(tx, branch.project_id))
         return await computes.add(tx, endpoint)
-
-    async def _submit(
-        self, tx: Transaction, branch: Branch, given: dict[str, Any], endpoints: list[Endpoint]
-    ) -> list[Operation]:
-        creation = await self._engine.submit(
-            tx,
-            machine=CREATE_BRANCH.name,
-            project_id=branch.project_id,
-            branch_id=branch.id,
-            resource=BRANCH_RESOURCE.format(branch.id),
-            input=given,
-        )
-        starts = [
-            await submit(tx, self._engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)
-            for endpoint in endpoints
-            if not endpoint.is_disabled
-        ]
-        return [creation, *starts]
 
 
 async def roles_of(tx: Transaction, branch_id: BranchId) -> list[RoleState]:

@@ -9,7 +9,7 @@ Three ways, by where the source is:
 3. It is wanted as it was at a point: the agent recovers it from its history. Whether somebody works on it is all the same.
 
 Where only the schema is wanted, the agent makes it anew from such a copy, which is deleted then: no file of the source becomes
-the target's.
+the target's. Where columns are to hold something else, it masks a clone of such a copy.
 
 Which of the first two it is may change under our hands; then the agent refuses, and the attempt is made again.
 """
@@ -33,7 +33,16 @@ from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.operations.model import Operation
 from cloister.control.roles.passwords import Vault
-from cloister.node.commands import CloneTimeline, CopySchema, CopyTimeline, FinishCopy, Recovered, RecoverTimeline
+from cloister.node.commands import (
+    CloneTimeline,
+    CopySchema,
+    CopyTimeline,
+    FinishCopy,
+    MaskRule,
+    MaskTimeline,
+    Recovered,
+    RecoverTimeline,
+)
 
 COPY_TIMEOUT_S: Final = 120.0
 # Cloning a thousand files takes 30 ms; on a disk that others keep busy, seconds. A volume may have to be opened first.
@@ -43,6 +52,9 @@ RECOVERY_TIMEOUT_S: Final = 1800.0
 
 SCHEMA_TIMEOUT_S: Final = 1200.0
 # A dump and a restore for each database. The agent's own limit is below.
+
+MASK_TIMEOUT_S: Final = 3300.0
+# Every table with a rule is written twice. The agent's own limit is below.
 
 COPIES_AT_ONCE_MAX: Final = 2
 # While one waits for its checkpoint, another copies.
@@ -100,7 +112,7 @@ class Recipe:
     is_followed: bool = False
     """And goes on with what is written to the source."""
     way_id: str | None = None
-    """Only roles, databases and schemas are wanted: by way of a timeline of this id, which is deleted again."""
+    """Not all that the source holds is wanted: by way of a timeline of this id, which is deleted again."""
 
     @classmethod
     def of(cls, operation: Operation) -> "Recipe":
@@ -156,10 +168,8 @@ async def make(world: BranchesWorld, project_id: str, recipe: Recipe) -> Made:
 async def make_schema(world: BranchesWorld, operation: Operation, recipe: Recipe, *, keeps_passwords: bool) -> Made:
     """The schema alone, in a fresh cluster. Twice is once. Raises UnprocessableError for one that cannot be made anew, and what
     `make` does."""
+    made, place = await _make_way(world, operation, recipe)
     assert recipe.way_id is not None
-    made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
-    async with world.database.reading() as tx:
-        place = await timelines.place_of(tx, operation.project_id)
     await world.agent.call(
         CopySchema(
             project_id=place.project_id,
@@ -172,6 +182,33 @@ async def make_schema(world: BranchesWorld, operation: Operation, recipe: Recipe
         timeout_s=SCHEMA_TIMEOUT_S,
     )
     return made
+
+
+async def make_masked(world: BranchesWorld, operation: Operation, recipe: Recipe, rules: list[MaskRule]) -> Made:
+    """With columns that hold something else: nothing of the parent's is the branch's before that. Twice is once. Raises
+    UnprocessableError for a rule that does not fit, and what `make` does."""
+    made, place = await _make_way(world, operation, recipe)
+    assert recipe.way_id is not None
+    await world.agent.call(
+        MaskTimeline(
+            project_id=place.project_id,
+            source_id=recipe.way_id,
+            target_id=recipe.target_id,
+            pg_version=place.pg_version,
+            uid=place.uid,
+            rules=rules,
+        ),
+        timeout_s=MASK_TIMEOUT_S,
+    )
+    return made
+
+
+async def _make_way(world: BranchesWorld, operation: Operation, recipe: Recipe) -> tuple[Made, timelines.Place]:
+    """The copy that nobody can start, of which the target is made; and where all of it lies."""
+    assert recipe.way_id is not None
+    made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
+    async with world.database.reading() as tx:
+        return made, await timelines.place_of(tx, operation.project_id)
 
 
 async def hold_and_copy(

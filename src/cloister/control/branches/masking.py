@@ -15,23 +15,20 @@ import msgspec
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_timeline_id
+from cloister.base.limits import MASKING_RULES_MAX
 from cloister.control.branches import masking_store as maskings
 from cloister.control.branches import protection, store
 from cloister.control.branches.masking_store import ANONYMIZED, Masking
 from cloister.control.branches.model import Branch, MaskingRule
-from cloister.control.branches.operations import ANONYMIZE_BRANCH, BRANCH_RESOURCE
+from cloister.control.branches.operations import ANONYMIZE_BRANCH, submit_creation
 from cloister.control.calling import Caller
 from cloister.control.claims import claim_branch, claim_source
 from cloister.control.computes import store as computes
-from cloister.control.computes.model import Endpoint, State
-from cloister.control.computes.operations import FIRST_START, START, submit
+from cloister.control.computes.model import Endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
-from cloister.protocol.masking import MaskingError, parse_function, parse_value
+from cloister.protocol.masking import MaskingError, parse
 from cloister.trust.audit import Action, record
-
-RULES_MAX: Final = 1000
-# The agent takes no more.
 
 CANNOT_RESET: Final = "cannot reset masked branch"
 """But from its own past."""
@@ -39,21 +36,18 @@ CANNOT_RESET: Final = "cannot reset masked branch"
 
 def checked(rules: Sequence[MaskingRule]) -> list[MaskingRule]:
     """Raises UnprocessableError."""
-    if len(rules) > RULES_MAX:
-        raise UnprocessableError(f"{len(rules)} rules", public=f"a branch has at most {RULES_MAX} masking rules")
+    if len(rules) > MASKING_RULES_MAX:
+        raise UnprocessableError(
+            f"{len(rules)} rules", public=f"a branch has at most {MASKING_RULES_MAX} masking rules"
+        )
     seen = set()
     for rule in rules:
         column = (rule.database, rule.schema, rule.table, rule.column)
         if column in seen:
             raise UnprocessableError(public=f"two masking rules for {_named(rule)}")
         seen.add(column)
-        if (rule.function is None) == (rule.value is None):
-            raise UnprocessableError(public=f"{_named(rule)}: give masking_function or masking_value")
         try:
-            if rule.function is not None:
-                parse_function(rule.function, rule.column)
-            elif rule.value is not None:
-                parse_value(rule.value)
+            parse(rule.function, rule.value, rule.column)
         except MaskingError as error:
             raise UnprocessableError(public=f"{_named(rule)}: {error}") from None
     return list(rules)
@@ -121,20 +115,8 @@ async def begin(
         raise UnprocessableError(public="a masked branch needs at least one masking rule")
     await maskings.begun(tx, branch.id, caller.principal.account_id)
     recipe = {**work["recipe"], "way_id": new_timeline_id()}
-    creation = await engine.submit(
-        tx,
-        machine=ANONYMIZE_BRANCH.name,
-        project_id=branch.project_id,
-        branch_id=branch.id,
-        resource=BRANCH_RESOURCE.format(branch.id),
-        input={**work, "recipe": recipe, "rules": msgspec.to_builtins(list(rules))},
-    )
-    starts = [
-        await submit(tx, engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)
-        for endpoint in endpoints
-        if not endpoint.is_disabled and (endpoint.is_reader or endpoint.state is State.INIT)
-    ]
-    return [creation, *starts]
+    given = {**work, "recipe": recipe, "rules": msgspec.to_builtins(rules)}
+    return await submit_creation(tx, engine, ANONYMIZE_BRANCH, branch, given, endpoints=endpoints)
 
 
 async def refuse_unmasked(tx: Transaction, branch: Branch, source_id: BranchId) -> None:

@@ -7,7 +7,8 @@ Resources: an operation holds its own branch (`branch:…`). That the branch who
 seen to by `claims.py`, from the operation's input: many children of one parent are made at the same time.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final
 
@@ -18,14 +19,17 @@ from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, TimelineId
 from cloister.control.branches import endings, snapshot_store, store, timelines
 from cloister.control.branches import masking_store as maskings
-from cloister.control.branches.making import BranchesWorld, Made, Recipe, make, make_schema
+from cloister.control.branches.making import BranchesWorld, Made, Recipe, make, make_masked, make_schema
+from cloister.control.branches.model import Branch
 from cloister.control.computes import store as computes
-from cloister.control.computes.model import State
+from cloister.control.computes.model import Endpoint, State
+from cloister.control.computes.operations import FIRST_START, START, submit
 from cloister.control.computes.runner import Cause
+from cloister.control.operations.engine import Engine
 from cloister.control.operations.machine import Apply, Done, Fail, Go, Machine, Outcome, Step, Wait
 from cloister.control.operations.model import Operation
 from cloister.control.roles import store as catalog
-from cloister.node.commands import DeleteTimeline, MaskRule, MaskTimeline, ScrubTimeline
+from cloister.node.commands import DeleteTimeline, MaskRule, ScrubTimeline
 
 BRANCH_RESOURCE: Final = "branch:{}"
 TIMELINE_RESOURCE: Final = "timeline:{}"
@@ -35,8 +39,6 @@ DEADLINE: Final = timedelta(hours=1)
 GIVE_UP_DEADLINE: Final = timedelta(days=1)
 # Deleting is tried for long before a person is asked: a volume may be unavailable for a while.
 
-MASK_TIMEOUT_S: Final = 3300.0
-# Every table with a rule is written twice. The agent's own limit is below.
 SCRUB_TIMEOUT_S: Final = 300.0
 # One single-user run per database; a child of a busy parent recovers to the end of its copy first.
 DELETE_TIMEOUT_S: Final = 120.0
@@ -57,7 +59,7 @@ def work(recipe: Recipe, **more: Any) -> dict[str, Any]:
 
 async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
     """Waits while the parent itself is being made: a client may create a project and branch it at once."""
-    branch_id, recipe = _branch(operation), Recipe.of(operation)
+    branch_id, recipe, is_masked = _branch(operation), Recipe.of(operation), _is_masked(operation)
     async with world.database.reading() as tx:
         if await timelines.state_of(tx, recipe.target_id) == "ready":
             return Go()
@@ -66,13 +68,19 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
         return hindrance
     if recipe.way_id is None:
         made = await make(world, operation.project_id, recipe)
+    elif is_masked:
+        rules = msgspec.convert(operation.input["rules"], list[MaskRule])
+        made = await make_masked(world, operation, recipe, rules)
     else:
         made = await make_schema(world, operation, recipe, keeps_passwords=not operation.input["scrubs"])
+    if recipe.way_id is not None:
         await _delete(world, operation, recipe.way_id)
 
     async def apply(tx: Transaction) -> None:
+        if is_masked:
+            await maskings.done(tx, branch_id)
         await timelines.is_made(tx, recipe.target_id)
-        if recipe.way_id is None:
+        if is_masked or recipe.way_id is None:
             await store.left_parent(tx, branch_id, made.recovered.lsn, made.at)
         await _note_catalog(tx, recipe, made)
         if recipe.is_catalog_known and not operation.input["scrubs"]:
@@ -100,55 +108,13 @@ async def unmake_child(operation: Operation, world: BranchesWorld) -> Apply:
 async def scrub_child(operation: Operation, world: BranchesWorld) -> Outcome:
     """Before anybody can connect: the endpoint's first start comes after this operation."""
     branch_id = _branch(operation)
-    if Recipe.of(operation).way_id is None:  # Where only the schema was taken, no verifier came along.
+    if _is_masked(operation) or Recipe.of(operation).way_id is None:  # With the schema alone no verifier came along.
         await _scrub(world, operation)
 
     async def apply(tx: Transaction) -> None:
         await store.is_ready(tx, branch_id)
 
     return Go(apply=apply)
-
-
-# ── create, masked ──
-
-
-async def make_masked(operation: Operation, world: BranchesWorld) -> Outcome:
-    """As `make_child`, by way of a copy that nobody can start: nothing of the parent's is the branch's before it is masked."""
-    branch_id, recipe, rules = _branch(operation), Recipe.of(operation), operation.input["rules"]
-    assert recipe.way_id is not None
-    async with world.database.reading() as tx:
-        if await timelines.state_of(tx, recipe.target_id) == "ready":
-            return Go()
-        hindrance = await _hindrance(tx, recipe.source_branch_id)
-        place = await timelines.place_of(tx, operation.project_id)
-    if hindrance is not None:
-        return hindrance
-    made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
-    await world.agent.call(
-        MaskTimeline(
-            project_id=place.project_id,
-            source_id=recipe.way_id,
-            target_id=recipe.target_id,
-            pg_version=place.pg_version,
-            uid=place.uid,
-            rules=msgspec.convert(rules, list[MaskRule]),
-        ),
-        timeout_s=MASK_TIMEOUT_S,
-    )
-    await _delete(world, operation, recipe.way_id)
-    scrubs = operation.input["scrubs"]
-
-    async def apply(tx: Transaction) -> None:
-        await maskings.done(tx, branch_id)
-        await timelines.is_made(tx, recipe.target_id)
-        await store.left_parent(tx, branch_id, made.recovered.lsn, made.at)
-        await _note_catalog(tx, recipe, made)
-        if not scrubs:
-            if recipe.is_catalog_known:
-                await catalog.copy_catalog(tx, BranchId(recipe.source_branch_id), branch_id, world.vault)
-            await store.is_ready(tx, branch_id)
-
-    return Go(apply=apply) if scrubs else Done(apply=apply)
 
 
 async def unmake_masked(operation: Operation, world: BranchesWorld) -> Apply:
@@ -164,14 +130,8 @@ async def unmake_masked(operation: Operation, world: BranchesWorld) -> Apply:
     return apply
 
 
-async def scrub_masked(operation: Operation, world: BranchesWorld) -> Outcome:
-    branch_id = _branch(operation)
-    await _scrub(world, operation)
-
-    async def apply(tx: Transaction) -> None:
-        await store.is_ready(tx, branch_id)
-
-    return Go(apply=apply)
+def _is_masked(operation: Operation) -> bool:
+    return "rules" in operation.input
 
 
 async def _hindrance(tx: Transaction, parent_id: str) -> Outcome | None:
@@ -391,6 +351,32 @@ async def _delete(world: BranchesWorld, operation: Operation, timeline_id: str) 
     )
 
 
+async def submit_creation(
+    tx: Transaction,
+    engine: Engine,
+    machine: Machine[BranchesWorld],
+    branch: Branch,
+    given: dict[str, Any],
+    *,
+    endpoints: Sequence[Endpoint],
+) -> list[Operation]:
+    """The operation that gives a branch its first data, and the first starts of its endpoints, which come after it."""
+    creation = await engine.submit(
+        tx,
+        machine=machine.name,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        resource=BRANCH_RESOURCE.format(branch.id),
+        input=given,
+    )
+    starts = [
+        await submit(tx, engine, START if endpoint.is_reader else FIRST_START, endpoint, after=creation)
+        for endpoint in endpoints
+        if not endpoint.is_disabled and (endpoint.is_reader or endpoint.state is State.INIT)
+    ]
+    return [creation, *starts]
+
+
 CREATE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
     "create_branch", "create_branch", DEADLINE, (Step("make", make_child, unmake_child), Step("scrub", scrub_child))
 )
@@ -398,7 +384,7 @@ ANONYMIZE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
     "anonymize_branch",
     "create_branch",
     DEADLINE,
-    (Step("mask", make_masked, unmake_masked), Step("scrub", scrub_masked)),
+    (Step("make", make_child, unmake_masked), Step("scrub", scrub_child)),
 )
 RESTORE_BRANCH: Final[Machine[BranchesWorld]] = Machine(
     "restore_branch",

@@ -27,6 +27,7 @@ from cloister.base.clock import Clock, SystemClock
 from cloister.base.errors import BadRequestError, ConflictError, UnavailableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_identifier, parse_project_id, parse_timeline_id
+from cloister.base.limits import MASKING_RULES_MAX
 from cloister.node.commands import (
     AnyTimelineCommand,
     CloneTimeline,
@@ -50,7 +51,7 @@ from cloister.node.commands import (
 from cloister.node.timelines import clone, following, wal
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
-from cloister.node.timelines.masking import RULES_MAX, Rule
+from cloister.node.timelines.masking import Rule
 from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.single import Clusters, SingleUser
 from cloister.node.timelines.tree import Abort
@@ -468,9 +469,9 @@ class Keeper:
 
     async def _mask(self, project_id: ProjectId, command: MaskTimeline) -> Done:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
-        uid, rules = checked_compute_uid(command.uid), [Rule.of(it) for it in command.rules[: RULES_MAX + 1]]
-        if not 0 < len(rules) <= RULES_MAX:
-            raise BadRequestError(f"{len(command.rules)} rules", public=f"1 to {RULES_MAX} rules at a time")
+        uid, rules = checked_compute_uid(command.uid), [Rule.of(it) for it in command.rules[: MASKING_RULES_MAX + 1]]
+        if not 0 < len(rules) <= MASKING_RULES_MAX:
+            raise BadRequestError(f"{len(command.rules)} rules", public=f"1 to {MASKING_RULES_MAX} rules at a time")
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_root(engine)
         async with self._hold(project_id, lingers=True) as mountpoint, self.lock(source_id, target_id):

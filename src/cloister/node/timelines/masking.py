@@ -31,13 +31,10 @@ from typing import Final
 from cloister.base.errors import BadRequestError, InternalError, UnprocessableError
 from cloister.node.commands import MaskRule
 from cloister.node.timelines import scrub
-from cloister.protocol.masking import Masking, MaskingError, parse_function, parse_value
+from cloister.protocol.masking import Masking, MaskingError, parse
 
 MASKER_ROLE: Final = "cloister_masker"
 # The guard keeps every name with this prefix from tenants, so it is not taken.
-
-RULES_MAX: Final = 1000
-# An expression takes up to some kilobytes, with the words that it chooses from.
 
 CLIENTS: Final = f'local all "/^{MASKER_ROLE}(_[0-9]+)?$" trust\n'
 """pg_hba.conf, for the maskers alone. Nobody is in there with the server but psql."""
@@ -73,14 +70,8 @@ class Rule:
         names = (told.database, told.schema, told.table, told.column)
         if not all(0 < len(name.encode()) < _NAME_BYTES and _is_printable(name) for name in names):
             raise BadRequestError("a rule names what no database has")
-        if (told.function is None) == (told.value is None):
-            raise BadRequestError("a rule has a function or a value")
         try:
-            masking = (
-                parse_function(told.function, told.column)
-                if told.function is not None
-                else parse_value(told.value or "")
-            )
+            masking = parse(told.function, told.value, told.column)
         except MaskingError as error:
             raise BadRequestError(f"masking {told.column}: {error}") from None
         return cls(*names, masking)

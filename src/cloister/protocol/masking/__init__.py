@@ -14,7 +14,7 @@ expressions, and casts of the column's own type. Who runs it must have no more r
 
 from cloister.protocol.masking.errors import MaskingError
 from cloister.protocol.masking.functions import FUNCTIONS, Function, Parameter
-from cloister.protocol.masking.rules import Call, Masking, Value, parse_function, parse_value
+from cloister.protocol.masking.rules import Call, Masking, Value, parse, parse_function, parse_value
 
 __all__ = [
     "FUNCTIONS",
@@ -24,6 +24,7 @@ __all__ = [
     "MaskingError",
     "Parameter",
     "Value",
+    "parse",
     "parse_function",
     "parse_value",
 ]

@@ -67,6 +67,13 @@ class Value:
 Masking = Call | Value
 
 
+def parse(function: str | None, value: str | None, column: str) -> Masking:
+    """A rule's one or the other. Raises MaskingError."""
+    if (function is None) == (value is None):
+        raise MaskingError("give masking_function or masking_value")
+    return parse_function(function, column) if function is not None else parse_value(value or "")
+
+
 def parse_value(text: str) -> Masking:
     """Raises MaskingError."""
     if len(text) > VALUE_CHARS_MAX:

@@ -5,7 +5,7 @@ from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
-from cloister.control.branches.masking import RULES_MAX
+from cloister.base.limits import MASKING_RULES_MAX
 from cloister.control.branches.masking_store import ANONYMIZED, ANONYMIZING, ERROR, INITIALIZED, Masking
 from cloister.control.branches.model import MaskingRule
 from cloister.edge.api.wire.branches import CreateBranch
@@ -31,7 +31,7 @@ class MaskingRuleBody(Request, frozen=True, kw_only=True, omit_defaults=True):
     masking_value: _Words | None = None
 
 
-Rules: TypeAlias = Annotated[list[MaskingRuleBody], msgspec.Meta(max_length=RULES_MAX)]
+Rules: TypeAlias = Annotated[list[MaskingRuleBody], msgspec.Meta(max_length=MASKING_RULES_MAX)]
 
 
 class CreateAnonymizedBranch(Request, frozen=True, kw_only=True):
