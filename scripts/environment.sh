@@ -106,7 +106,19 @@ ensure_test_packages() {
     if command -v javac >/dev/null && [[ ! -e /usr/share/java/postgresql.jar ]]; then
         missing+=(libpostgresql-jdbc-java)
     fi
+    # A receiver of our audit log. Whoever has another system logger keeps it: the packages exclude each other.
+    local logs=0
+    if command -v rsyslogd >/dev/null; then
+        compgen -G '/usr/lib/*/rsyslog/lmnsd_gtls.so' >/dev/null || missing+=(rsyslog-gnutls)
+    elif ! dpkg-query -W -f='${Status} ${Provides}\n' 2>/dev/null | grep -q '^install ok installed .*system-log-daemon'; then
+        missing+=(rsyslog rsyslog-gnutls)
+        logs=1
+    fi
     install_packages "${missing[@]}"
+    # Tests start their own, and nobody asked for a second log of this machine.
+    if [[ $logs -eq 1 && -d /run/systemd/system ]]; then
+        systemctl disable --quiet --now syslog.socket rsyslog || say "${0##*/}: the service rsyslog could not be stopped"
+    fi
 }
 
 # ensure_venv LOCKFILE: the virtual environment with exactly what the lock file names. A stamp of its hash says that this

@@ -23,6 +23,7 @@ from tests.fix_database import ControlDatabase, DatabaseAs
 from tests.trust.sentinel.receiver import make_certificate
 
 SECRET = "s" * 64
+EVENT = Event(action=Action.PROJECT_GET, actor="user:u")
 LINE = re.compile(
     rb'<(\d+)>1 (\S+) (\S+) cloister - (\S+) \[cloister@32473 uid="([0-9a-f]{64})" seq="(\d+)"\] (.*)', re.DOTALL
 )
@@ -112,9 +113,9 @@ class World:
         self.receiver = receiver
         self.told: list[str] = []
 
-    async def append(self, count: int) -> None:
+    async def append(self, count: int, event: Event = EVENT) -> None:
         async with (await self._database_as("cloister_api")).transaction() as tx:
-            await record(tx, *[Event(action=Action.PROJECT_GET, actor="user:u")] * count)
+            await record(tx, *[event] * count)
 
     async def begin(self, *wanted: Target) -> Forwarder:
         self._path.write_bytes(msgspec.json.encode(wanted))
