@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,13 @@ import msgspec
 import pytest
 
 from cloister.app import certificates, layout, repairs, watchman
-from cloister.app.flows import strange_listeners
+from cloister.app.flows import USERS, strange_listeners
 from cloister.app.watchman import LogPlace, Told, read_on
 from cloister.base.database import embedded
 from cloister.base.errors import UnavailableError
-from cloister.base.identities import COMPUTE_UID_FIRST
+from cloister.base.identities import COMPUTE_UID_FIRST, Service, uid_of
+from cloister.base.rpc import Peer
+from cloister.base.rpc.wire import LENGTH, frame
 from cloister.base.secret import new_api_key
 from cloister.base.settings import Settings
 from cloister.trust.audit import Event
@@ -32,6 +35,7 @@ from tests.app.test_repairs import WAITING
 from tests.fix_database import ControlDatabase, DatabaseAs
 
 NOW: Final = 1_800_000_000.0
+HOUR: Final = 3_600.0
 DAY: Final = 86_400.0
 KEY: Final = new_api_key().reveal()
 CLONE_NEWNET: Final = 0x40000000
@@ -141,6 +145,55 @@ def test_what_was_opened_is_told_once_and_so_is_its_end(name: str, mode: int, se
     assert seen in [each.reason for each in told]
     assert {each.action for each in told} == {"flow.closed"}
     assert raised(told) == set()
+    assert after.open == []
+
+
+@contextlib.contextmanager
+def a_server(path: Path, *, answers: bool) -> Iterator[list[int]]:
+    """In the place of a service of ours: answers whoever calls, or hangs up. Who called, by uid."""
+    callers: list[int] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o666)
+        listening.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection:
+                        callers.append(Peer.of(connection).uid)
+                        if answers:
+                            connection.recv(LENGTH.size)
+                            connection.sendall(frame(b""))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield callers
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    path.unlink()
+
+
+@pytest.mark.root
+def test_a_socket_that_answers_everybody_is_told_and_so_is_its_end(settings: Settings) -> None:
+    """Found within the hour, and from then on every minute; until then nobody of ours is asked in vain."""
+    agent = settings.paths.agent_socket
+    told, after = watchman.look(settings, Told(), NOW)
+    assert told == []
+    with a_server(agent, answers=True) as callers:
+        told, after = watchman.look(settings, after, NOW + 60)
+        assert (told, callers) == ([], [])
+        told, after = watchman.look(settings, after, NOW + HOUR)
+        assert [each.reason for each in told] == sorted(
+            f"{user} can call agent_socket" for user in USERS if user != "api"
+        )
+        assert raised(told) == {"flow-open"}
+        assert uid_of(Service.API) not in callers
+        assert watchman.look(settings, after, NOW + HOUR + 60)[0] == []
+    with a_server(agent, answers=False):
+        told, after = watchman.look(settings, after, NOW + HOUR + 120)
+    assert {each.action for each in told} == {"flow.closed"}
     assert after.open == []
 
 

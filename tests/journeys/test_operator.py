@@ -81,9 +81,13 @@ def test_plain_storage_says_that_nothing_is_encrypted() -> None:
 
 
 def test_doctor_finds_nothing_wrong(instance: Instance) -> None:
+    """And its knocking at every socket, as everybody, is no event of anybody's."""
+    denied = "/cloister/audit/events?action=key.denied&limit=1"
+    before = instance.api("GET", denied)
     said = instance.cloister("doctor", "--state-dir", str(instance.state_dir), "--json", check=False)
     failed = [check for check in json.loads(said.stdout)["checks"] if check["verdict"] == "fail"]
     assert failed == []
+    assert instance.api("GET", denied) == before
 
 
 def test_doctor_fails_when_a_secret_can_be_read(instance: Instance) -> None:

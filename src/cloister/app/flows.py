@@ -5,9 +5,9 @@ connects, asks, logs in, reads. `anybody` is a uid that nobody has. Beside the t
 must be in it, and nothing of the platform's or a tenant's listens on a network on its own account: one that nobody thought of
 is a difference, too.
 
-`cloister doctor --flows` tries all of it. Whoever is asked keeps a record of those it refuses, the key broker as a trial
-(`base/trials.py`), of which no alarm is made; so the round that the supervisor
-has made every minute (`watchman.py`) tries what leaves no trace, `QUIET`.
+`cloister doctor --flows` tries all of it. The round that the supervisor has made every minute (`watchman.py`) tries what leaves no
+trace, `QUIET`, and now and then the rest, which whoever is asked notes in its log. The key broker, which records strangers, knows that
+it is us (`base/trials.py`).
 """
 
 import contextlib
@@ -105,21 +105,34 @@ def markdown(flows: list[Flow]) -> str:
 
 def try_all(settings: Settings, *, quietly: bool = False) -> list[Difference]:
     """What each user was given, held against the table; `quietly`, what can be tried without a trace at the other end."""
-    if os.geteuid() != 0:
-        raise PreconditionError(public="only root can try what other users may")
     rows = table()
-    tried = [flow for flow in rows if _is_there(flow, settings) and (flow.kind in QUIET or not quietly)]
-    with trials.trying(settings.paths.broker_socket, uid_of(Service.KEYS)):
-        seen = {user: attempt(user, tried, settings.paths) for user in USERS}
-    found = [
-        difference for flow in tried for difference in decide(flow, {user: seen[user][flow.place] for user in USERS})
-    ]
+    tried = [flow for flow in rows if flow.kind in QUIET or not quietly]
+    found = _differences(settings, dict.fromkeys(USERS, tried))
     found += strange_sockets(settings.paths, {str(place(settings.paths, flow)) for flow in rows})
     if settings.database_url is None:
         found += strange_rules(settings.paths)
     services = {uid_of(service) for service in Service if service is not Service.AGENT}
     for name in ("tcp", "tcp6"):
         found += strange_listeners(Path(f"/proc/net/{name}").read_text(), services)
+    return found
+
+
+def knock(settings: Settings) -> list[Difference]:
+    """What is not quiet, by those who may not: nothing of ours is done in the name of those who may. A service that is not there
+    lets nobody in."""
+    loud = [flow for flow in table() if flow.kind not in QUIET]
+    return _differences(settings, {user: [flow for flow in loud if user not in flow.may] for user in USERS})
+
+
+def _differences(settings: Settings, by_user: dict[str, list[Flow]]) -> list[Difference]:
+    if os.geteuid() != 0:
+        raise PreconditionError(public="only root can try what other users may")
+    found = []
+    with trials.trying(settings.paths.broker_socket, uid_of(Service.KEYS)) as announce:
+        for user, flows in by_user.items():
+            tried = [flow for flow in flows if _is_there(flow, settings)]
+            seen = attempt(user, tried, settings.paths, announce)
+            found += [difference for flow in tried for difference in decide(flow, {user: seen[flow.place]})]
     return found
 
 
@@ -207,8 +220,11 @@ def place(paths: Paths, flow: Flow) -> Path:
             return found
 
 
-def attempt(user: str, tried: list[Flow], paths: Paths) -> dict[str, bool]:
-    """Place → whether this user got in. In a child, which becomes the user for good."""
+def attempt(
+    user: str, tried: list[Flow], paths: Paths, announce: trials.Announce = lambda _pid: None
+) -> dict[str, bool]:
+    """Place → whether this user got in. In a child, which becomes the user for good; the kernel lets none of that user's
+    other processes into one that was root."""
     service = USERS[user]
     uid = ANYBODY_UID if service is None else uid_of(service)
     gid = ANYBODY_UID if service is None else gid_of(service)
@@ -217,6 +233,7 @@ def attempt(user: str, tried: list[Flow], paths: Paths) -> dict[str, bool]:
         code = 1
         with contextlib.suppress(BaseException):
             os.close(reading)
+            announce(os.getpid())
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
@@ -227,6 +244,7 @@ def attempt(user: str, tried: list[Flow], paths: Paths) -> dict[str, bool]:
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
+    announce(0)  # while nobody else can have its number
     os.waitpid(pid, 0)
     if not said:
         raise PreconditionError(public=f"nothing could be tried as {user}")
@@ -260,8 +278,10 @@ def _log_in(path: Path, flow: Flow) -> bool:
     with _connected(path, socket.SOCK_STREAM) as connection:
         if connection is None:
             return False
-        connection.sendall(struct.pack(">i", len(body) + 4) + body)
-        return connection.recv(9) == b"R\0\0\0\x08\0\0\0\0"
+        with contextlib.suppress(OSError):
+            connection.sendall(struct.pack(">i", len(body) + 4) + body)
+            return connection.recv(9) == b"R\0\0\0\x08\0\0\0\0"
+        return False
 
 
 def _read(path: Path, _flow: Flow) -> bool:
@@ -292,7 +312,7 @@ def _connected(path: Path, kind: socket.SocketKind) -> Iterator[socket.socket | 
         connection.settimeout(ANSWER_TIMEOUT_S)
         try:
             connection.connect(str(path))
-        except PermissionError:
+        except OSError:  # the kernel refuses it, or nobody is there
             yield None
         else:
             yield connection

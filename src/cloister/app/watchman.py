@@ -1,6 +1,7 @@
 """One-shot, as root, every minute: a watchman's round, past what is in no event.
 
-1. Who may reach what (`flows.py`), as far as it can be tried without a trace: what must be closed and is open.
+1. Who may reach what (`flows.py`), as far as it can be tried without a trace: what must be closed and is open. Once an hour, calls
+   and logins, too, by everybody who may not.
 2. The logs of our own processes: whether there is a secret in what they wrote since the last round.
 3. The certificate that is served: whether it is one that we issued or were given.
 4. Once a day, known holes in what the platform stands on: repairs that wait for longer than they may (`repairs.py`).
@@ -31,6 +32,9 @@ from cloister.trust.sentinel import leaks
 
 log = logging.getLogger(__name__)
 
+KNOCK_INTERVAL_S: Final = 3600.0
+# Each leaves some forty lines in the logs of those who refuse. What changes who is refused, short of our code, is found every minute.
+
 OPEN_MAX: Final = 50
 # Differences told in one round. More are one fault: a directory above them all.
 
@@ -48,6 +52,13 @@ class LogPlace(msgspec.Struct, frozen=True):
     offset: int
 
 
+class Knocked(msgspec.Struct, frozen=True):
+    """What calls and logins found, and when."""
+
+    at: float = 0.0
+    open: list[str] = []
+
+
 class Told(msgspec.Struct, frozen=True):
     """What the last round told, as `watchman.json` keeps it."""
 
@@ -56,6 +67,7 @@ class Told(msgspec.Struct, frozen=True):
     certificate: str = ""
     """The SHA-256 of one that nobody knows."""
     repairs: Looked = Looked()
+    knocked: Knocked = Knocked()
 
 
 async def run(settings: Settings) -> None:
@@ -70,7 +82,9 @@ async def run(settings: Settings) -> None:
 
 def look(settings: Settings, before: Told, now: float) -> tuple[list[Event], Told]:
     """What is to be told, and what was told then."""
-    open_ = sorted({each.seen for each in flows.try_all(settings, quietly=True) if each.is_open})[:OPEN_MAX]
+    knocked = _knock(settings, before.knocked, now)
+    seen = {each.seen for each in flows.try_all(settings, quietly=True) if each.is_open}
+    open_ = sorted(seen | set(knocked.open))[:OPEN_MAX]
     events = [_event(Action.FLOW_OPEN, reason=each) for each in open_ if each not in before.open]
     events += [_event(Action.FLOW_CLOSED, outcome="ok", reason=each) for each in before.open if each not in open_]
     logs = {}
@@ -87,7 +101,14 @@ def look(settings: Settings, before: Told, now: float) -> tuple[list[Event], Tol
     if certificate not in ("", before.certificate):
         events.append(_event(Action.CERTIFICATE_STRANGE, resource=certificate))
     repairing, looked = _repairs(before.repairs, now, settings.repair_days)
-    return events + repairing, Told(open_, logs, certificate, looked)
+    return events + repairing, Told(open_, logs, certificate, looked, knocked)
+
+
+def _knock(settings: Settings, before: Knocked, now: float) -> Knocked:
+    """When it is time; while something is open, every round, so that its end is told soon."""
+    if not before.open and 0 <= now - before.at < KNOCK_INTERVAL_S:
+        return before
+    return Knocked(now, sorted(each.seen for each in flows.knock(settings) if each.is_open))
 
 
 def _repairs(before: Looked, now: float, days: int) -> tuple[list[Event], Looked]:

@@ -142,7 +142,6 @@ class KeyBroker:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._refusals = Refusals()
-        self._trials = Refusals()
 
     async def start(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -296,16 +295,14 @@ class KeyBroker:
         log.warning("refused %s to uid %d (pid %d) on %s", what, peer.uid, peer.pid, self._path.name)
         # What a process of ours is refused is a fault or an attack: each one is recorded. Strangers may knock for ever.
         is_stranger = peer.service not in CALLERS
-        is_trial = what == CONNECT and trials.is_under_way(self._path)
-        counted = self._trials if is_trial else self._refusals  # An attempt right after a trial is the first.
-        suppressed = counted.count(peer.uid, asyncio.get_running_loop().time()) if is_stranger else 0
+        if is_stranger and trials.is_by(peer.pid, self._path):
+            return
+        suppressed = self._refusals.count(peer.uid, asyncio.get_running_loop().time()) if is_stranger else 0
         if suppressed is None:
             return
         details: dict[str, Any] = {"uid": peer.uid, "pid": peer.pid, "command": what}
         if suppressed:
             details["suppressed"] = suppressed
-        if is_trial:
-            details["trial"] = "flows"
         actor = _actor(peer)
         event = Event(action=Action.KEY_DENIED, actor=actor, outcome="denied", project_id=project_id, details=details)
         try:

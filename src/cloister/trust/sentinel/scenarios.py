@@ -251,17 +251,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         ),
         "key-denied": (
             [(0, {"actor": "uid:1000", "address": "", "action": Action.KEY_DENIED, "details": {"command": "Unwrap"}})],
-            [
-                (0, platform | {"action": Action.KEY_UNWRAP}),
-                (
-                    1,
-                    {
-                        "actor": "uid:1000",
-                        "action": Action.KEY_DENIED,
-                        "details": {"command": "connect", "trial": "flows"},
-                    },
-                ),
-            ],
+            [(0, platform | {"action": Action.KEY_UNWRAP})],
         ),
         "statements-erased": (
             [(0, person | {"action": Action.AUDIT_ERASE, "reason": "asked for", "details": {"statements": 40}})],
