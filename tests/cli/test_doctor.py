@@ -13,12 +13,13 @@ from cloister.app.flows import Listener, listening
 from cloister.base.errors import UnavailableError
 from cloister.base.identities import Service
 from cloister.base.settings import Settings, save
-from cloister.cli.doctor import certificates, files, host, listeners, processes, programs, records, volumes
+from cloister.cli.doctor import certificates, files, host, listeners, neighbours, processes, programs, records, volumes
 from cloister.cli.doctor.certificates import Served
 from cloister.cli.doctor.checks import GROUPS, Group, examine, is_healthy, run
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail, ok, warning
 from cloister.cli.doctor.processes import Running
 from cloister.cli.doctor.volumes import Header
+from cloister.node.sandbox.cores import Support
 
 SUBJECT = Subject(Path("/nowhere"), None)
 
@@ -308,3 +309,44 @@ def test_an_audit_log_that_is_no_longer_signed_is_a_warning(since: str | None, l
     finding = records.decide_checkpoints(7, since, datetime(2026, 1, 1, 12, tzinfo=UTC))
     assert finding.level is level
     assert ("7 events" if level is Level.OK else "not signed") in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("can", "cookies", "level", "word"),
+    [
+        (Support.NO_THREADS, {}, Level.OK, "nothing to share"),
+        (Support.MISSING, {}, Level.WARNING, "no core scheduling"),
+        (Support.ON, {}, Level.OK, "core scheduling"),
+        (Support.ON, {1: {10: 7, 11: 7, 12: 8}, 2: {20: 9}}, Level.OK, "2 of them"),
+        (Support.ON, {1: {10: 7}, 2: {20: 7}}, Level.FAIL, "one cookie"),
+        (Support.ON, {1: {10: 7, 11: 0}}, Level.FAIL, "11"),
+        (Support.ON, {1: {10: None}}, Level.FAIL, "10"),
+    ],
+)
+def test_hyperthreads_that_tenants_share_are_found(can: Support, cookies: Any, level: Level, word: str) -> None:
+    """Of what runs, too: what was started before the kernel could is not kept apart by what it can now."""
+    finding = neighbours.decide_cores(can, cookies)
+    assert finding.level is level
+    assert word in finding.seen
+    assert ("nosmt" in finding.advice) is (can is Support.MISSING)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_well"),
+    [
+        ({"l1tf": "Not affected", "mds": "Mitigation: Clear CPU buffers; SMT disabled"}, True),
+        ({"l1tf": "Not affected", "mds": "Mitigation: Clear CPU buffers; SMT vulnerable"}, False),
+        ({"meltdown": "Vulnerable"}, False),
+        ({"spectre_v2": "Mitigation: Retpolines; PBRSB-eIBRS: Vulnerable"}, False),
+        ({}, False),
+    ],
+)
+def test_an_open_hole_in_the_processor_is_a_warning(said: dict[str, str], is_well: bool) -> None:
+    finding = neighbours.decide_processor(said)
+    assert finding.level is (Level.OK if is_well else Level.WARNING)
+    assert all(name in finding.seen for name, text in said.items() if "ulnerable" in text)
+
+
+@pytest.mark.parametrize(("run", "level"), [("0", Level.OK), ("1", Level.WARNING), ("2", Level.OK)])
+def test_memory_that_is_merged_is_a_warning(run: str, level: Level) -> None:
+    assert neighbours.decide_same_pages(run).level is level

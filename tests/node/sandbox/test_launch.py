@@ -12,7 +12,7 @@ import pytest
 
 from cloister.base.errors import NotFoundError, PreconditionError
 from cloister.node.records import ProcessRecord
-from cloister.node.sandbox import bwrap, rootfs
+from cloister.node.sandbox import bwrap, cores, rootfs
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import NO_GROUP, Group
 from cloister.node.sandbox.launch import Launch, ended, exit_code, launch, program_of
@@ -75,13 +75,17 @@ def a_launch(root: Path, tmp_path: Path, null: int, program: list[str], group: G
 
 @pytest.mark.root
 async def test_a_program_is_in_its_group_before_it_starts_and_its_end_is_known(
-    root: Path, tmp_path: Path, null: int
+    root: Path, tmp_path: Path, null: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And kept apart from its neighbours' cores: what makes the sandbox is, so all that it starts."""
+    kept: list[int] = []
+    monkeypatch.setattr(cores, "keep_apart", kept.append)
     group = RecordingGroup()
     spawned: list[ProcessRecord] = []
     what = a_launch(root, tmp_path, null, ["/bin/false"], group)
     launched = await launch(what, spawned.append)
     assert spawned == [launched.monitor]
+    assert kept == [launched.monitor.pid]
     assert group.attached == [launched.program.pid]
     assert await ended(launched, what.status_path) == 1
 

@@ -3,7 +3,7 @@
 The agent may be killed between any two lines. Therefore:
 
 (1) bubblewrap is spawned first and waits for its options. If the agent ends now, it reads none and exits.
-(2) Its limits are set and the caller writes down who it is (`on_spawn`).
+(2) Its limits are set, it is kept apart from its neighbours (`cores.py`), and the caller writes down who it is (`on_spawn`).
 (3) It gets its options, builds the namespaces and tells the pid of the program-to-be.
 (4) While it builds mounts, that pid is moved into its control group. Only then it is let go and starts the program.
 
@@ -27,7 +27,7 @@ import msgspec
 
 from cloister.base.errors import NotFoundError, PreconditionError
 from cloister.node.records import ProcessRecord
-from cloister.node.sandbox import bwrap, seccomp
+from cloister.node.sandbox import bwrap, cores, seccomp
 from cloister.node.sandbox.bwrap import ARGS_FD, BLOCK_FD, INFO_FD, LOCK_FD, SECCOMP_FD, STATUS_FD, Sandbox
 from cloister.node.sandbox.cgroups import Group
 
@@ -118,6 +118,7 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
         try:
             # (2) Limited, and written down.
             _limit(monitor.pid, what.processes_max)
+            cores.keep_apart(monitor.pid)
             on_spawn(monitor)
             # (3) Told what to build.
             args_write.write(b"".join(os.fsencode(word) + b"\0" for word in bwrap.options(what.sandbox)))
