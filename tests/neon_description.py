@@ -1,4 +1,8 @@
-"""Neon's own description of its API, and whether something is what it says."""
+"""Neon's own description of its API, and whether something is what it says.
+
+Clients are generated from it, some in languages that decode into exactly these types: Go takes no number that does not fit
+`int32`, and no time but RFC 3339's.
+"""
 
 import re
 from collections.abc import Iterator
@@ -17,6 +21,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([.]\d+)?(Z|[+-]\d\d:\d\d)")
+_BITS = {"int32": 31, "int64": 63}
 
 
 @cache
@@ -48,6 +55,11 @@ def faults(value: Any, schema: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {value!r} is none of {schema['enum']}"
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"{where}: {value!r} does not match {schema['pattern']}"
+    form = schema.get("format")
+    if form == "date-time" and not _RFC_3339.fullmatch(value):
+        yield f"{where}: {value!r} is no {form}"
+    if form in _BITS and not -(2 ** _BITS[form]) <= value < 2 ** _BITS[form]:
+        yield f"{where}: {value!r} does not fit {form}"
     if kind == "array":
         for number, item in enumerate(value):
             yield from faults(item, schema["items"], f"{where}[{number}]")

@@ -199,6 +199,8 @@ def test_an_answer_that_is_not_what_neon_describes_is_found() -> None:
     schema = noun("Branch")
     assert ".name is missing" in set(faults({"id": "br-calm-forest-aaaaaaaa", "default": "yes"}, schema))
     assert ".default: 'yes' is no boolean" in set(faults({"default": "yes"}, schema))
+    assert ".created_at: '2026-03-04 05:06' is no date-time" in set(faults({"created_at": "2026-03-04 05:06"}, schema))
+    assert ".failures_count: 4294967296 does not fit int32" in set(faults({"failures_count": 2**32}, noun("Operation")))
 
 
 def test_a_field_that_is_not_read_is_found() -> None:
