@@ -159,6 +159,7 @@ async def test_whoever_has_none_is_asked_where_the_organization_demands_it(scene
     assert of_machines == {
         "add_jwks",
         "agree_to_audit_retention",
+        "agree_to_consent",
         "agree_to_forget_in_project",
         "agree_to_lift_audit_hold",
         "agree_to_statement_erasure",

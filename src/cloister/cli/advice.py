@@ -8,6 +8,8 @@ from cloister.cli import output as out
 from cloister.cli.api import ApiError
 
 _ADVICE: Final = (
+    ("cannot copy protected branch", "ask for it: cloister branches consent PROTECTED-BRANCH --to copy --reason WHY"),
+    ("cannot unprotect branch without", "ask for it: cloister branches consent {branch} --to unprotect --reason WHY"),
     ("Protected branch cannot", "unprotect it first, if it may be lost: cloister branches unprotect {branch}"),
     ("protected branch", "unprotect it first, if it may be: cloister branches unprotect {branch}"),
     ("Default branch cannot", "make another one the default first: cloister branches set-default OTHER"),

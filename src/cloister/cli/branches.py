@@ -14,6 +14,7 @@ from cloister.cli.api import Json
 from cloister.cli.branch_history import reset, restore, schema_diff, show_passwords
 from cloister.cli.branch_tree import tree
 from cloister.cli.connecting import run_psql, secured
+from cloister.cli.consents import consent, consent_policy
 from cloister.cli.failure import CommandError
 from cloister.cli.masking import anonymize, mask_options, masking, rules_of
 from cloister.cli.output import Column
@@ -68,7 +69,7 @@ def branches() -> None:
     """  # noqa: D301 - click leaves the lines after \b as they are
 
 
-for _command in (tree, restore, reset, schema_diff, masking, anonymize):
+for _command in (tree, restore, reset, schema_diff, masking, anonymize, consent, consent_policy):
     branches.add_command(_command)
 
 

@@ -23,6 +23,7 @@ from cloister.control.access.service import AccessService
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
+from cloister.control.branches.consents import ConsentService
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
 from cloister.control.branches.masking import MaskingService
@@ -266,6 +267,7 @@ class ControlPlane:
             retentions=RetentionService(database, clock),
             tags=TagService(database),
             maskings=MaskingService(database, self.engine),
+            consents=ConsentService(database, clock),
             egress=EgressService(database, parse_allowed(settings.egress_allow), poke=self.egress.poke),
             access=AccessService(database, recording_keys, clock),
             reviews=ReviewService(database, clock),

@@ -17,6 +17,7 @@ from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectI
 from cloister.base.secret import Secret
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.branches.consents import Act, Consent, ConsentPolicy
 from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
     HEAD,
@@ -400,6 +401,18 @@ class KeySets(Protocol):
     async def delete(self, caller: Caller, project_id: ProjectId, jwks_id: UUID) -> Jwks: ...
 
 
+class Consents(Protocol):
+    """Of another person, to a copy of a protected branch: control/branches/consents.py."""
+
+    async def policy(self, org_id: OrgId) -> ConsentPolicy: ...
+    async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> ConsentPolicy: ...
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Consent]: ...
+    async def ask(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, act: Act, reason: str
+    ) -> Consent: ...
+    async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent: ...
+
+
 class Statements(Protocol):
     """What clients execute, as far as a project has it recorded."""
 
@@ -573,6 +586,7 @@ class Control:
     projects: Projects
     branches: Branches
     maskings: Maskings
+    consents: Consents
     snapshots: Snapshots
     schemas: Schemas
     endpoints: Endpoints

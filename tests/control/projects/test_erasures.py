@@ -9,8 +9,8 @@ import pytest
 
 from cloister.base.errors import CloisterError, ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import ProjectId
+from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
-from cloister.control.projects.agreeing import ANSWER_WITHIN
 from cloister.control.projects.erasures import Erasure
 from cloister.trust.access.principals import Holder
 from cloister.trust.audit.statements import verify_segments

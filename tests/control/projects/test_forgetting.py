@@ -16,8 +16,8 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.ids import ProjectId
+from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
-from cloister.control.projects.agreeing import ANSWER_WITHIN
 from cloister.control.projects.forgetting import Forgetting, SubjectKind
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import PERSONAL_DETAILS

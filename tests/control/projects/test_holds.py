@@ -11,8 +11,8 @@ import pytest
 
 from cloister.base.errors import ConflictError, ForbiddenError, NotFoundError, UnprocessableError
 from cloister.base.ids import ProjectId
+from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
-from cloister.control.projects.agreeing import ANSWER_WITHIN
 from cloister.control.projects.holds import STANDING_MAX, Hold
 from cloister.trust.audit.verify import Intact, verify
 from tests.control.land import A_LOOK_S, CALLER, PATIENCE_S, Land

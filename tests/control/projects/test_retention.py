@@ -17,8 +17,8 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.ids import OrgId, ProjectId
+from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
-from cloister.control.projects.agreeing import ANSWER_WITHIN
 from cloister.control.projects.retention import DAYS_MIN, SHORTER_AFTER, Class, Retention
 from cloister.trust.audit import events as bodies
 from cloister.trust.audit.statements import verify_segments

@@ -36,6 +36,7 @@ from cloister.base.tags import KEPT
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.branches.consents import Act, Consent, ConsentPolicy
 from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
     HEAD,
@@ -1719,6 +1720,41 @@ class FakeHolds:
             raise NotFoundError(public="hold not found")
 
 
+CONSENT: Final = UUID(int=14)
+
+
+class FakeConsents:
+    it = Consent(
+        id=CONSENT,
+        project_id=PROJECT,
+        branch_id=BRANCH,
+        act=Act.COPY,
+        reason="INC-7",
+        asked_by="ada@example.com",
+        asked_as="user:1",
+        asked_at=NOW,
+        agreed_by=None,
+        agreed_at=None,
+        used_for=None,
+        used_at=None,
+    )
+
+    async def policy(self, org_id: OrgId) -> ConsentPolicy:
+        return ConsentPolicy(is_required=False)
+
+    async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> ConsentPolicy:
+        return ConsentPolicy(is_required=is_required)
+
+    async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Consent]:
+        return [self.it]
+
+    async def ask(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, act: Act, reason: str) -> Consent:
+        return replace(self.it, act=act, reason=reason)
+
+    async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
+        return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW)
+
+
 RETENTION: Final = UUID(int=11)
 
 
@@ -1799,6 +1835,7 @@ class World:
         self.egress = FakeEgress()
         self.tags = FakeTags()
         self.maskings = FakeMaskings()
+        self.consents = FakeConsents()
         self.access = FakeAccess()
         self.reviews = FakeReviews()
         self.service_accounts = FakeServiceAccounts()
@@ -1831,6 +1868,7 @@ class World:
                 egress=self.egress,
                 tags=self.tags,
                 maskings=self.maskings,
+                consents=self.consents,
                 access=self.access,
                 reviews=self.reviews,
                 service_accounts=self.service_accounts,

@@ -6,7 +6,7 @@ them there is told by the operation, after which they can be changed and tried a
 history, and it is restored from its own past only. The database holds all of it (migration 0034).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_timeline_id
 from cloister.base.limits import MASKING_RULES_MAX
+from cloister.control.branches import consents, protection, store
 from cloister.control.branches import masking_store as maskings
-from cloister.control.branches import protection, store
+from cloister.control.branches.consents import Act
 from cloister.control.branches.masking_store import ANONYMIZED, Masking
 from cloister.control.branches.model import Branch, MaskingRule
 from cloister.control.branches.operations import ANONYMIZE_BRANCH, submit_creation
@@ -78,7 +79,7 @@ class MaskingService:
             _require_not_masked(masking)
             await maskings.change_rules(tx, branch_id, wanted)
             branch = await store.get(tx, project_id, branch_id)
-            await record(tx, _event(Action.BRANCH_MASK, caller, branch, wanted))
+            await record(tx, _event(Action.BRANCH_MASK, caller, branch, {"rules": len(wanted)}))
         return replace(masking, rules=wanted)
 
     async def start(
@@ -92,10 +93,12 @@ class MaskingService:
             branch = await store.get(tx, project_id, branch_id)
             source = await store.get(tx, project_id, BranchId(masking.work["source_branch_id"]))
             protection.require_copying(caller, source)
+            consent = await consents.use(tx, caller, source, Act.COPY, branch_id)
             await claim_source(tx, project_id, source.id)
             endpoints = await computes.find(tx, project_id, branch_id)
             operations = await begin(tx, self._engine, caller, branch, endpoints)
-            await record(tx, _event(Action.BRANCH_ANONYMIZE, caller, branch, masking.rules, operations))
+            details = {"rules": len(masking.rules), **consent}
+            await record(tx, _event(Action.BRANCH_ANONYMIZE, caller, branch, details, operations))
             masking = await maskings.get(tx, project_id, branch_id)
         self._engine.kick_all(operations)
         return masking, operations
@@ -134,7 +137,11 @@ def _require_not_masked(masking: Masking) -> None:
 
 
 def _event(
-    action: Action, caller: Caller, branch: Branch, rules: Sequence[MaskingRule], operations: Sequence[Operation] = ()
+    action: Action,
+    caller: Caller,
+    branch: Branch,
+    details: Mapping[str, object],
+    operations: Sequence[Operation] = (),
 ) -> Any:
     return caller.event(
         action,
@@ -142,5 +149,5 @@ def _event(
         branch_id=branch.id,
         resource=branch.name,
         operations=list(operations),
-        details={"rules": len(rules)},
+        details=details,
     )

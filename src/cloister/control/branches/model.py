@@ -1,5 +1,6 @@
 """What a branch is: a name in a project's history, and the timeline in the project's volume that holds its data now."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -110,6 +111,11 @@ class NewBranch:
     """Their `branch_id` is not looked at."""
     masking: NewMasking | None = None
 
+    @property
+    def takes_data(self) -> bool:
+        """When it is made: a masked one does when it is masked."""
+        return self.masking is None or self.masking.starts
+
 
 @dataclass(frozen=True, slots=True)
 class NewPassword:
@@ -158,6 +164,8 @@ class BranchRestored:
     preserved: Branch | None
     passwords: list[NewPassword]
     operations: list[Operation]
+    consent: Mapping[str, object] = field(default_factory=dict)
+    """What its event says of the one that was used (`consents.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +219,7 @@ class SnapshotRestored:
     endpoints: list[Endpoint]
     passwords: list[NewPassword]
     operations: list[Operation]
+    consent: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,15 +99,16 @@ def require_protection_change(caller: Caller, branch: Branch, is_protected: bool
 # ── the only way out ──
 
 
-async def unprotect(tx: Transaction, caller: Caller, branch: Branch, reason: str = "") -> None:
+async def unprotect(tx: Transaction, caller: Caller, branch: Branch, consent: Mapping[str, object]) -> None:
     """Take the protection away and write down who did and why, in one act of the database. Takes the audit log's lock:
-    let it be the last but for events."""
+    let it be the last but for events. `consent`: what was used for it (`consents.py`)."""
     event = caller.event(
         Action.BRANCH_UNPROTECT,
         project_id=branch.project_id,
         branch_id=branch.id,
         resource=branch.name,
-        reason=reason or UNPROTECT_REASON,
+        reason=UNPROTECT_REASON,
+        details=consent,
     )
     await tx.execute("SELECT unprotect($1, $2, $3)", branch.id, *written(event))
 

@@ -7,8 +7,9 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_branch_id
-from cloister.control.branches import endings, protection, rules, store, timelines
+from cloister.control.branches import consents, endings, protection, rules, store, timelines
 from cloister.control.branches.children import Child, Children, new_child, new_root, origin_of
+from cloister.control.branches.consents import Act
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
 from cloister.control.branches.masking import checked
@@ -123,10 +124,10 @@ class BranchService:
             else:
                 wanted = replace(new_child(branch_id, name, parent, new.point, now), parent_lsn=origin.point.lsn)
             wanted = self._wanted(caller, new, parent, wanted)
+            consent = await consents.use(tx, caller, parent, Act.COPY, branch_id) if new.takes_data else {}
             child = await self._children.add(tx, caller, wanted, origin, new.endpoints, masking=new.masking)
-            await record(
-                tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, _origin_details(new, parent))
-            )
+            details = _origin_details(new, parent) | consent
+            await record(tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, details))
             created = await self._created(tx, child, parent)
         self._engine.kick_all(created.operations)
         return created
@@ -177,7 +178,8 @@ class BranchService:
             if wanted.name != old.name:
                 await store.require_free_name(tx, project_id, wanted.name)
             if old.is_protected and not wanted.is_protected:
-                await protection.unprotect(tx, caller, old)
+                consent = await consents.use(tx, caller, old, Act.UNPROTECT, old.id)
+                await protection.unprotect(tx, caller, old, consent)
             branch = await store.change(tx, wanted)
             events = []
             if wanted.is_protected and not old.is_protected:
@@ -310,6 +312,7 @@ class BranchService:
                 "lsn": origin.point.lsn or "",
                 "at": "" if origin.point.at is None else origin.point.at.isoformat(),
                 "preserved_as": "" if restored.preserved is None else restored.preserved.id,
+                **restored.consent,
             }
             await record(tx, event(Action.BRANCH_RESTORE, caller, restored.branch, restored.operations, details))
         self._engine.kick_all(restored.operations)

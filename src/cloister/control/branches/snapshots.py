@@ -14,8 +14,9 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, BusyError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, SnapshotId, new_branch_id, new_snapshot_id, new_timeline_id
 from cloister.base.tags import KEPT
-from cloister.control.branches import endings, protection, schedules, snapshot_store, store, timelines
+from cloister.control.branches import consents, endings, protection, schedules, snapshot_store, store, timelines
 from cloister.control.branches.children import Child, Children, Origin, new_child, origin_of
+from cloister.control.branches.consents import Act
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.masking import refuse_unmasked
 from cloister.control.branches.model import (
@@ -162,7 +163,12 @@ class SnapshotService:
                 restored = await self._over(tx, caller, origin, snapshot, target_id)
             else:
                 restored = await self._beside(tx, caller, origin, snapshot, target_id=target_id, name=name)
-            details = {"target": target_id or "", "is_final": is_final, "branch": restored.branch.id}
+            details = {
+                "target": target_id or "",
+                "is_final": is_final,
+                "branch": restored.branch.id,
+                **restored.consent,
+            }
             await record(tx, _event(Action.SNAPSHOT_RESTORE, caller, snapshot, restored.operations[0], details))
         self._engine.kick_all(restored.operations)
         return restored
@@ -175,7 +181,7 @@ class SnapshotService:
         target = await store.get(tx, snapshot.project_id, target_id)
         done = await self._successions.submit(tx, caller, target, origin, self._old_name(target))
         endpoints = await computes.find(tx, snapshot.project_id, target_id)
-        return SnapshotRestored(done.branch, endpoints, done.passwords, done.operations)
+        return SnapshotRestored(done.branch, endpoints, done.passwords, done.operations, done.consent)
 
     async def _beside(
         self,
@@ -201,10 +207,11 @@ class SnapshotService:
         name = branch_id if name is None else checked_name("branch name", name)
         point = Point(at=snapshot.taken_at)
         wanted = replace(new_child(branch_id, name, parent, point, self._clock.now()), tags=snapshot.tags & KEPT)
+        consent = await consents.use(tx, caller, origin.branch, Act.COPY, branch_id)
         child: Child = await self._children.add(
             tx, caller, wanted, origin, [NewEndpoint(branch_id=branch_id)], replaces_id=target_id
         )
-        return SnapshotRestored(child.branch, child.endpoints, child.passwords, child.operations)
+        return SnapshotRestored(child.branch, child.endpoints, child.passwords, child.operations, consent)
 
     async def finalize(
         self, caller: Caller, project_id: ProjectId, branch_id: BranchId, *, name: str | None

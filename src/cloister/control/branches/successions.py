@@ -14,8 +14,9 @@ from cloister.base.clock import Clock
 from cloister.base.database import Transaction
 from cloister.base.errors import UnprocessableError
 from cloister.base.ids import BranchId, new_branch_id, new_timeline_id
-from cloister.control.branches import protection, rules, store, timelines
+from cloister.control.branches import consents, protection, rules, store, timelines
 from cloister.control.branches.children import Origin, ask, roles_of
+from cloister.control.branches.consents import Act
 from cloister.control.branches.masking import refuse_unmasked
 from cloister.control.branches.model import Branch, BranchRestored, NewPassword
 from cloister.control.branches.operations import BRANCH_RESOURCE, RESTORE_BRANCH, work
@@ -39,8 +40,10 @@ class Successions:
         """The caller has claimed the branch. Raises UnprocessableError, ForbiddenError, ConflictError."""
         protection.refuse_reset(branch)
         await refuse_unmasked(tx, branch, origin.branch.id)
+        consent: dict[str, object] = {}
         if origin.branch.id != branch.id:
             protection.require_copying(caller, origin.branch)
+            consent = await consents.use(tx, caller, origin.branch, Act.COPY, branch.id)
         if origin.snapshot_id is None:
             children = await store.children_of(tx, branch.id)
             rules.refuse_restore(branch, origin.branch.id, children, preserve_under_name)
@@ -84,7 +87,7 @@ class Successions:
             operations.append(await submit(tx, self._engine, FIRST_START, endpoint, after=restore))
             if endpoint.id not in running:
                 operations.append(await submit(tx, self._engine, DOZE, endpoint, after=operations[-1]))
-        return BranchRestored(_to_be(branch, parent_id), preserved, passwords or [], operations)
+        return BranchRestored(_to_be(branch, parent_id), preserved, passwords or [], operations, consent)
 
     async def _preserve(self, tx: Transaction, caller: Caller, branch: Branch, name: str) -> Branch:
         """The row that is to take over what the branch was. Until then it shows the same timeline, and is `init`."""

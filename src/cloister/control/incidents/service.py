@@ -5,7 +5,7 @@
 | `end-sessions` | every session that the finding is about has ended; whoever may log in can come again | |
 | `lock-role` | the role's sessions have ended, and nobody is let in as it | release |
 | `rotate-credentials` | the role's password (or those of all roles of the branch) is worth nothing; its owner sets a new one, which the operator never sees | |
-| `quarantine` | nobody is let in to the endpoint, its compute is stopped and cannot be started, and a branch holds its data as it was | release |
+| `quarantine` | nobody is let in to the endpoint, its compute is stopped and cannot be started, and a branch holds its data as it was, if copying it takes no second person's consent | release |
 | `freeze-project` | that, for the whole project, without a branch | release |
 
 Each is recorded in the transaction that begins it. The permission is `finding:manage`, and no right in the project: an
@@ -20,6 +20,7 @@ from typing import Final
 from cloister.base.database import Database
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError
 from cloister.base.ids import BranchId, EndpointId, ProjectId
+from cloister.control.branches.consents import ConsentNeededError
 from cloister.control.branches.model import NewBranch
 from cloister.control.branches.service import BranchService
 from cloister.control.calling import Caller
@@ -135,14 +136,13 @@ class Incidents:
         name = f"forensic-{finding.id}"
         # The permission to make it is the operator's by this action; nobody reads through it but the project's own people.
         powers = dataclasses.replace(caller, grants=caller.grants | {Permission.BRANCH_CREATE_FROM_PROTECTED})
-        made = await self._branches.create(powers, project_id, NewBranch(name=name, parent_id=endpoint.branch_id))
-        return Responded(
-            (
-                f"nobody is let in to {endpoint.id}, and it is not started",
-                f"branch {made.branch.id} ({name}) holds its data",
-            ),
-            (*begun, *made.operations),
-        )
+        shut = f"nobody is let in to {endpoint.id}, and it is not started"
+        try:
+            made = await self._branches.create(powers, project_id, NewBranch(name=name, parent_id=endpoint.branch_id))
+        except ConsentNeededError:
+            kept = "its branch is protected, and its organization wants two people for a copy: none was made"
+            return Responded((shut, kept), tuple(begun))
+        return Responded((shut, f"branch {made.branch.id} ({name}) holds its data"), (*begun, *made.operations))
 
     async def _freeze(self, caller: Caller, finding: Finding) -> Responded:
         project_id = _project(finding)

@@ -17,9 +17,9 @@ from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, NotFoundError
 from cloister.base.ids import ProjectId, is_uuid
 from cloister.base.ipallow import parse_address
+from cloister.control.agreeing import require_a_person, require_another, require_in_time
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
-from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
 from cloister.trust.audit import Action, people, record
 from cloister.trust.audit.events import written
 

@@ -14,9 +14,9 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, NotFoundError
 from cloister.base.ids import ProjectId
+from cloister.control.agreeing import require_a_person, require_another, require_in_time
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
-from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
 from cloister.trust.audit import Action, record
 
 STANDING_MAX: Final = 16

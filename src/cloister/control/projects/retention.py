@@ -17,8 +17,8 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, CloisterError, NotFoundError
 from cloister.base.ids import OrgId
+from cloister.control.agreeing import require_a_person, require_another, require_in_time
 from cloister.control.calling import Caller
-from cloister.control.projects.agreeing import require_a_person, require_another, require_in_time
 from cloister.control.projects.erasures import Seals
 from cloister.control.repeating import repeat
 from cloister.trust.audit import Action, Event, record

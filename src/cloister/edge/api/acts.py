@@ -33,12 +33,16 @@ _LIFTING: Final = Act("take the tag pii or prod off", when=lambda body: not KEPT
 ACTS: Final[dict[str, Act]] = {
     # Access to data.
     "approve_access_request": Act("let somebody at the data"),
+    "agree_to_consent": Act("let somebody copy a protected branch, or take its protection off"),
     "add_jwks": Act("let the tokens of another issuer open databases"),
     "allow_egress": Act("open a way out of a project"),
     "create_transfer_request": Act("offer a project to others"),
     "transfer_projects": Act("give projects to another organization"),
     # What protects.
     "update_branch": Act("take the protection off a branch", when=lambda body: body.branch.protected is False),
+    "set_consent_policy": Act(
+        "let protected branches be copied without another person's consent", when=lambda body: not body.required
+    ),
     "set_audit_level": Act("change what is recorded of statements"),
     "agree_to_statement_erasure": Act("erase what was recorded of statements"),
     "agree_to_forget_in_project": Act("erase somebody in a project's events"),

@@ -167,6 +167,10 @@ class Call(Generic[B_co, Q_co]):
         return cast("UUID", self.path["forgetting_id"])
 
     @property
+    def consent_id(self) -> UUID:
+        return cast("UUID", self.path["consent_id"])
+
+    @property
     def hold_id(self) -> UUID:
         return cast("UUID", self.path["hold_id"])
 

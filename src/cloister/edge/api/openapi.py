@@ -17,6 +17,7 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 _PARAMETER_SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "access_id": {"type": "string", "format": "uuid"},
     "branch_id": {"type": "string", "pattern": "^br-[a-z0-9-]{1,57}$"},
+    "consent_id": {"type": "string", "format": "uuid"},
     "database_name": {"type": "string", "minLength": 1, "maxLength": 63},
     "endpoint_id": {"type": "string", "pattern": "^ep-[a-z0-9-]{1,57}$"},
     "erasure_id": {"type": "string", "format": "uuid"},

@@ -112,6 +112,7 @@ def _id(noun: str, parser: Callable[[str], T], text: str) -> T:
 _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "access_id": _uuid("access request"),
     "branch_id": branch_id,
+    "consent_id": _uuid("consent"),
     "database_name": database_name,
     "endpoint_id": endpoint_id,
     "erasure_id": _uuid("erasure"),

@@ -244,6 +244,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": False, "was": True}})],
             [(0, person | {"action": Action.PASSKEY_POLICY, "details": {"required": True, "was": False}})],
         ),
+        "consent-demand-lifted": (
+            [(0, person | {"action": Action.CONSENT_POLICY, "details": {"required": False, "was": True}})],
+            [(0, person | {"action": Action.CONSENT_POLICY, "details": {"required": True, "was": True}})],
+        ),
         "dead-key-used": ([(0, refused | {"reason": "key_expired"})], [(0, refused | {"reason": "unauthenticated"})]),
         "key-unwrap-spike": (
             _times(40, 2, platform | {"action": Action.KEY_UNWRAP}),
