@@ -10,6 +10,7 @@ from tests.house.source import ROOT
 
 PAGE: Final = ROOT / "docs" / "alerts.md"
 HEAD: Final = "|---|---|---|---|---|---|\n"
+_FIELD: Final = re.compile(r"\{(?:\w+\.)?(\w+?)(?:_id)?\}")
 _RAISED: Final = re.compile(r"^\d+ findings raised", re.MULTILINE)
 
 
@@ -20,11 +21,16 @@ def written() -> str:
     told = [(-list(Level).index(it.level), it) for it in rules.shipped() if it.level is not None]
     lines = [
         f"| `{it.name}` | {it.level} | {it.description} | {'; '.join(it.falsepositives) or 'none known'} "
-        f"| {it.response.replace('{id}', 'FINDING')} | {it.tags[0].removeprefix('cloister.')} |"
+        f"| {_FIELD.sub(_placeholder, it.response)} | {it.tags[0].removeprefix('cloister.')} |"
         for _, it in sorted(told, key=lambda pair: (pair[0], pair[1].name))
     ]
     before = _RAISED.sub(f"{len(told)} findings raised", before)
     return before + HEAD + "\n".join(lines) + "\n\n" + after
+
+
+def _placeholder(field: re.Match[str]) -> str:
+    """As the command line's help writes it."""
+    return "FINDING" if field[1] == "id" else field[1].upper()
 
 
 if __name__ == "__main__":

@@ -97,6 +97,35 @@ def test_a_strangers_text_is_quoted_and_never_a_template() -> None:
     assert alarms[0].summary.count("192.0.2.1") == 1
 
 
+@pytest.mark.parametrize("rule", [it for it in RULES if "{" in it.response.replace("{id}", "")], ids=lambda it: it.name)
+def test_a_response_names_what_it_is_about(rule: rules.Rule) -> None:
+    story = next(it.story for it in STORIES if it.rule == rule.name)
+    detector = Detector(RULES)
+    alarm = next(it for n, event in enumerate(story) for it in detector.feed(n, event) if it.rule == rule.name)
+    assert "{" not in alarm.response
+    assert "?" not in alarm.response
+
+
+@pytest.mark.parametrize("name", ["$(reboot)", "a;reboot", "a b", "--all", "`x`", "a\nb", "{address}", "x" * 65, ""])
+def test_nothing_of_a_stranger_is_in_what_root_shall_type(name: str) -> None:
+    """Where an event names a thing in a way that ours never do, the response shows that it is not known."""
+    story = next(it.story for it in STORIES if it.rule == "legal-hold-lifted")
+    detector = Detector(RULES)
+    told = [msgspec.structs.replace(event, project_id=name) for event in story]
+    (alarm,) = [it for n, event in enumerate(told) for it in detector.feed(n, event) if it.rule == "legal-hold-lifted"]
+    assert "--project ? shows" in alarm.response
+
+
+def test_the_finding_of_a_response_is_filled_in_later() -> None:
+    told = {it.name: it.response for it in RULES if "{id}" in it.response}
+    detector = Detector(RULES)
+    stories = [it for it in STORIES if it.rule in told]
+    assert stories
+    for alarm in (it for each in stories[:3] for n, event in enumerate(each.story) for it in detector.feed(n, event)):
+        if alarm.rule in told:
+            assert "{id}" in alarm.response
+
+
 HUGE = st.sampled_from([10**400, -(10**400), 10**5000])
 
 

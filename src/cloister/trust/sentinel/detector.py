@@ -5,6 +5,7 @@ stopped. A rule that changed, or is new, begins with an empty memory.
 """
 
 import math
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from cloister.trust.sentinel.rules import Level, Rule
 
 _SUBJECT: Final = ("org_id", "project_id", "branch_id", "endpoint_id", "role", "account", "address", "resource")
 
+_PASTED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:.-]{0,63}")
+# What may be filled into a response: it is read as a command, and pasted into a shell of root. Ids and moments are so.
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
@@ -27,6 +31,7 @@ class Alarm:
     summary: str
     """What was seen, in words; where something was unusual, what is usual."""
     response: str
+    """What to do. `{id}` in it is the finding's, which is not known here."""
     fingerprint: str
     """The rule and the group: alarms with the same are one finding."""
     subject: dict[str, str]
@@ -133,12 +138,13 @@ def _shape(rule: Rule) -> str:
 def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: int) -> Alarm:
     assert rule.level is not None
     said = _Words().vformat(rule.summary, (), {**fields, "why": why})
+    pasted = {name: value for name, value in fields.items() if isinstance(value, str) and _PASTED.fullmatch(value)}
     return Alarm(
         rule=rule.name,
         level=rule.level,
         title=rule.title,
         summary=f"{said}: {why}" if why and "{why}" not in rule.summary else said,
-        response=rule.response,
+        response=_Words().vformat(rule.response, (), {**pasted, "id": "{id}"}),
         fingerprint="|".join([rule.name, *(str(fields.get(name, "")) for name in rule.group_by)]),
         subject={name: str(fields[name]) for name in _SUBJECT if name in fields}
         | ({"person": str(fields[rule.concerns])} if rule.concerns in fields else {}),

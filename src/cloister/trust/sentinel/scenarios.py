@@ -98,10 +98,15 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     }
     statement = {"action": Action.STATEMENT_REFUSED, "outcome": "denied", "address": ""}
     given = {"action": Action.ROLE_EMPOWER, "address": ""}
-    copied = person | {"action": Action.BRANCH_CREATE, "details": {"of_protected": True, "parent": "br-main"}}
+    copied = person | {
+        "action": Action.BRANCH_CREATE,
+        "branch_id": "br-copy",
+        "details": {"of_protected": True, "parent": "br-main"},
+    }
     copies = _weeks(lambda _: copied)
     level = person | {"action": Action.AUDIT_LEVEL_SET}
     kept = person | {"action": Action.AUDIT_RETENTION_SET, "project_id": "", "org_id": "org-calm-forest-12345678"}
+    shortened = {"class": "statements", "days": 365, "before": 2555, "is_shorter": True}
     way_out = platform | {"action": Action.EGRESS_REFUSED, "outcome": "denied", "resource": "db.example.com:5432"}
     root = {"actor": "platform:agent", "address": "", "project_id": "", "endpoint_id": "", "action": Action.KEY_ROOT}
     round_ = {"actor": "platform:supervisor", "address": "", "project_id": "", "endpoint_id": "", "outcome": "failed"}
@@ -285,7 +290,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             ],
         ),
         "audit-retention-shortened": (
-            [(0, kept | {"details": {"class": "statements", "days": 365, "before": 2555, "is_shorter": True}})],
+            [(0, kept | {"details": shortened | {"holds_from": "2030-01-08T00:00:00.000000Z"}})],
             [
                 (0, kept | {"details": {"class": "statements", "days": 2555, "before": 365, "is_shorter": False}}),
                 (1, kept | {"action": Action.AUDIT_RETENTION_ASK, "details": {"class": "statements", "days": 365}}),
