@@ -40,7 +40,11 @@ def test_a_firm_that_does_nothing_wrong_raises_nothing(count: int) -> None:
 MALIGN: dict[str, Callable[[], list[Event]]] = {
     "new-network": lambda: [office.opened(NIGHT, "web", "203.0.113.9", "web-0a1b2c3d-00000 v1.0.0")],
     "new-program": lambda: [office.opened(NIGHT, "web", "198.18.40.10", "sqlmap")],
-    "unusual-read": lambda: [office.closed(NOON, "ada", "198.18.10.20", 900_000_000)],
+    "unusual-read": lambda: [
+        msgspec.structs.replace(
+            office.closed(NOON, "ada", "198.18.10.20", 0), details={"bytes_out": 900_000_000, "rows_out": 40}
+        )
+    ],
     "unusual-rows": lambda: [
         msgspec.structs.replace(
             office.reading(NOON, "web", "198.18.40.10", 0), details={"bytes_out": 40_000_000, "rows_out": 2_000_000}
