@@ -6,16 +6,24 @@ Over HTTP and on the real control plane and its database, of which only the node
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 
 import httpx
 import pytest
 
+from cloister.base.clock import FakeClock
+from cloister.base.database import Database
+from cloister.control.calling import Caller
 from cloister.edge.api.application import create_app
 from cloister.edge.api.routes import ROUTES
+from cloister.trust.keys.asking import By
+from cloister.trust.keys.commands import KeyPolicy
+from cloister.trust.keys.keystore import Keystore
+from cloister.trust.keys.rings import Rings
 from tests.control.branches.scenes import branched
-from tests.control.land import CALLER, PATIENCE_S, Land, a_land
-from tests.edge.api.world import ADA_KEY, World
+from tests.control.land import CALLER, ORG, PATIENCE_S, Land, a_land
+from tests.edge.api.world import ADA_KEY, FakeVolumeKeys, World
 from tests.fix_database import DatabaseAs
 
 _WAITING: Final = """SELECT EXISTS (SELECT FROM pg_stat_activity, pg_sleep(0.01)
@@ -36,7 +44,7 @@ class Shop:
     endpoint: str
 
     def path(self, route: str) -> str:
-        names = {"project_id": self.project, "branch_id": self.branch, "endpoint_id": self.endpoint}
+        names = {"project_id": self.project, "branch_id": self.branch, "endpoint_id": self.endpoint, "org_id": ORG}
         return route.format(**names, role_name="app", database_name="orders")
 
     async def call(self, method: str, path: str, body: Any = None, *, version: str | None = None) -> httpx.Response:
@@ -47,6 +55,19 @@ class Shop:
         answer = await self.call("GET", path)
         assert answer.status_code == 200, answer.text
         return str(answer.headers["etag"])
+
+
+class KeyPolicies(FakeVolumeKeys):
+    """As the key broker has them, in its own role; nothing else of it."""
+
+    def __init__(self, database: Database) -> None:
+        self._rings = Rings(database, cast("Keystore", None), FakeClock(datetime.now(UTC)))
+
+    async def policy(self, org_id: str) -> KeyPolicy:
+        return await self._rings.policy(org_id)
+
+    async def set_policy(self, caller: Caller, org_id: str, policy: KeyPolicy) -> KeyPolicy:
+        return await self._rings.set_policy(org_id, policy, By(caller.principal.actor), caller.condition)
 
 
 @pytest.fixture
@@ -62,17 +83,23 @@ async def shop(database_as: DatabaseAs) -> AsyncIterator[Shop]:
         await land.settle()
         await land.control.databases.create(CALLER, *where, "orders", "app")
         await land.settle()
-        app = create_app(replace(world.services, control=land.control))
+        keys = await database_as("cloister_keys")
+        control = replace(land.control, proofs=world.proofs)  # who shows a passkey is not what is asked here
+        app = create_app(replace(world.services, control=control, volume_keys=KeyPolicies(keys)))
         headers = {"Authorization": f"Bearer {ADA_KEY}"}
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(
             transport=transport, base_url="https://api.test/api/v2", headers=headers
         ) as client:
-            yield Shop(land, client, created.project.id, child.branch.id, child.endpoints[0].id)
+            shop = Shop(land, client, created.project.id, child.branch.id, child.endpoints[0].id)
+            assert (await shop.call("PUT", shop.path(REVIEWS), {"every_days": 30})).status_code == 200
+            yield shop
 
 
 P = "/projects/{project_id}"
 B = P + "/branches/{branch_id}"
+ORGANIZATION = "/cloister/organizations/{org_id}"
+REVIEWS = ORGANIZATION + "/access_review_policy"
 
 CHANGES: dict[str, tuple[Any, Any]] = {
     P: ({"project": {"name": "mine"}}, {"project": {"settings": {"allowed_ips": {"ips": ["192.0.2.1"]}}}}),
@@ -90,10 +117,21 @@ CHANGES: dict[str, tuple[Any, Any]] = {
         {"schedule": [{"frequency": "daily", "hour": 3}]},
         {"schedule": [{"frequency": "hourly"}]},
     ),
+    ORGANIZATION + "/key_policy": ({"rotate_days": 90}, {"rotate_days": 90, "reencrypt_days": 90}),
+    ORGANIZATION + "/passkey_policy": ({"required": False}, {"required": True}),
+    ORGANIZATION + "/consent_policy": ({"required": True}, {"required": True}),
+    REVIEWS: ({"every_days": 90}, {"every_days": 180}),
 }
 """What the caller wants, and what somebody else did since they looked."""
 
-DELETED_IN_ORDER = [B + "/databases/{database_name}", B + "/roles/{role_name}", P + "/endpoints/{endpoint_id}", B, P]
+DELETED_IN_ORDER = [
+    REVIEWS,
+    B + "/databases/{database_name}",
+    B + "/roles/{role_name}",
+    P + "/endpoints/{endpoint_id}",
+    B,
+    P,
+]
 
 VERSIONED = {(route.method, route.path) for route in ROUTES if route.versioned}
 
@@ -141,7 +179,7 @@ async def test_what_moved_is_not_deleted(shop: Shop) -> None:
         await shop.land.settle()
         # What is gone is of no version; without one, deleted twice is deleted, or not found, as ever.
         statuses = [(await shop.call("DELETE", path, version=version)).status_code for version in ("*", None)]
-        assert statuses == ([404, 404] if route == P else [412, 204]), route
+        assert statuses == {P: [404, 404], REVIEWS: [412, 404]}.get(route, [412, 204]), route
 
 
 async def test_a_compute_that_sleeps_is_the_same_endpoint(shop: Shop) -> None:
@@ -196,6 +234,39 @@ async def _blocked(land: Land) -> None:
     async with asyncio.timeout(PATIENCE_S), land.database.reading() as tx:
         while not await tx.fetch_value(_WAITING):
             pass
+
+
+async def test_what_would_be_put_in_the_place_of_what_is_gone_is_not(shop: Shop) -> None:
+    """Somebody ended the planned reviews since the caller looked."""
+    path = shop.path(REVIEWS)
+    seen = await shop.version(path)
+    assert (await shop.call("DELETE", path)).status_code == 200
+    assert (await shop.call("PUT", path, {"every_days": 90}, version=seen)).status_code == 412
+    assert (await shop.call("GET", path)).status_code == 404
+
+
+async def test_of_two_who_lift_a_demand_the_second_has_seen_the_first(shop: Shop) -> None:
+    """Else a plan that was made before anybody asked would be the second person's word."""
+    path = shop.path(ORGANIZATION + "/consent_policy")
+    await shop.call("PUT", path, {"required": True})
+    seen = await shop.version(path)
+    assert (await shop.call("PUT", path, {"required": False})).json()["lift_asked_by"] == "ada@example.org"
+    assert (await shop.call("PUT", path, {"required": False}, version=seen)).status_code == 412
+
+
+async def test_of_two_policies_at_once_one_is_refused(shop: Shop) -> None:
+    """Each where the database has it: the broker's in its own role, and in a row that is not there yet."""
+    bodies: dict[str, Any] = {
+        "/key_policy": ({"rotate_days": 90}, {"rotate_days": 91}),
+        "/passkey_policy": ({"required": True}, {"required": True}),
+        "/consent_policy": ({"required": True}, {"required": True}),
+        "/access_review_policy": ({"every_days": 90}, {"every_days": 91}),
+    }
+    for name, (one, other) in bodies.items():
+        path = shop.path(ORGANIZATION + name)
+        version = await shop.version(path)
+        answers = await asyncio.gather(*(shop.call("PUT", path, body, version=version) for body in (one, other)))
+        assert sorted(each.status_code for each in answers) == [200, 412], name
 
 
 async def test_a_condition_that_cannot_be_read_changes_nothing(shop: Shop) -> None:

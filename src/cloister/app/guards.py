@@ -84,7 +84,7 @@ class BrokersKeys:
         return await self._keys.policy(org_id)
 
     async def set_policy(self, caller: Caller, org_id: str, policy: KeyPolicy) -> KeyPolicy:
-        return await self._keys.set_policy(org_id, policy, caller.on_behalf)
+        return await self._keys.set_policy(org_id, policy, caller.on_behalf, caller.condition)
 
     async def keystore(self) -> KeystoreInfo:
         return await self._keys.keystore()

@@ -25,6 +25,7 @@ QUOTA = [
 
 _VERSIONED = re.compile(
     r"/projects/[^/]+(/branches/[^/]+(/(roles|databases)/[^/]+|/backup_schedule)?|/endpoints/[^/]+)?|/cloister/projects/[^/]+/audit_level"
+    r"|/cloister/organizations/[^/]+/(key|passkey|consent|access_review)_policy"
 )
 """Paths of what has a version."""
 
@@ -45,6 +46,7 @@ class Cloud:
         self.audit_levels: dict[str, str] = {}
         self.key_policy: Json = {"rotate_days": 365}
         self.passkeys = False
+        self.consents: Json = {"required": False}
         self.reviews: Json | None = None
         self.retentions: list[Json] = []
         self.members: dict[str, Json] = {}
@@ -151,6 +153,14 @@ class Cloud:
         if method == "PUT":
             self.passkeys = body["required"]
         return {"required": self.passkeys}
+
+    def _organizations_consent_policy(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        """As the platform: not to demand it any more takes another person."""
+        if method == "PUT":
+            self.consents = {"required": True} if body["required"] else self.consents
+            if self.consents["required"] and not body["required"]:
+                self.consents = {"required": True, "lift_asked_by": "ada@example.org"}
+        return self.consents
 
     def _organizations_access_review_policy(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
         if method == "PUT":

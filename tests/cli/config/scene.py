@@ -63,6 +63,7 @@ OF_ORGANIZATION = some(
     keys__rotate_days=st.integers(1, 2560),
     keys__reencrypt_days=st.one_of(st.just("never"), st.integers(1, 2560)),
     passkeys__required=st.booleans(),
+    consents__required=st.booleans(),
     access_reviews__every_days=st.one_of(st.just("never"), st.integers(7, 366)),
     audit_retention__statements_days=st.one_of(st.just("forever"), st.integers(365, 36_500)),
 )

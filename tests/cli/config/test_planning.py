@@ -216,6 +216,9 @@ def test_a_step_whose_thing_moved_since_is_not_taken() -> None:
         ("[project.shop]\naudit_level = 'off'", "PUT"),
         ("[project.shop.branch.main]\nsnapshots = ['hourly']", "PUT"),
         ("[project.shop.branch.main]\nwhole = ['database']", "DELETE"),
+        ("keys.rotate_days = 7", "PUT"),
+        ("passkeys.required = true", "PUT"),
+        ("consents.required = true", "PUT"),
     ],
 )
 def test_what_moves_between_the_look_and_the_call_is_refused_by_the_platform(text: str, method: str) -> None:
@@ -232,6 +235,9 @@ def test_what_moves_between_the_look_and_the_call_is_refused_by_the_platform(tex
         cloud.schedules[branch] = [{"frequency": "yearly"}]
         for row in cloud.databases.values():
             row["owner_name"] = "somebody"
+        cloud.key_policy = {"rotate_days": 30}
+        cloud.passkeys = True
+        cloud.consents = {"required": True}
 
     cloud.before = meanwhile
     with pytest.raises(MovedError, match="was changed while the step was taken"):

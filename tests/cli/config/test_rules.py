@@ -21,6 +21,8 @@ rotate_days = 90
 reencrypt_days = 90
 [passkeys]
 required = true
+[consents]
+required = true
 [access_reviews]
 every_days = 90
 unanswered_rights_lapse = true
@@ -130,7 +132,8 @@ PASSES = "passes"
         ('role = "editor"', 'role = "admin"', "grant-admin"),
         ('role = "editor"', 'role = "viewer"', PASSES),
         ("[project.shop.permission.", '[project.shop.permission."b@x.y"]\nrole = "admin"\n[project.shop.permission.', "grant-admin"),
-        ("required = true", "required = false", "no-passkeys"),
+        ("[passkeys]\nrequired = true", "[passkeys]\nrequired = false", "no-passkeys"),
+        ("[consents]\nrequired = true", "[consents]\nrequired = false", "no-consents"),
         ("rotate_days = 90", "rotate_days = 91", "older-keys"),
         ("rotate_days = 90", "rotate_days = 89", PASSES),
         ("reencrypt_days = 90", 'reencrypt_days = "never"', "older-keys"),

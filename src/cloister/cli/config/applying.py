@@ -293,6 +293,8 @@ def put_settings(api: Api, org_id: str, call: str, settings: Settings, reason: s
             return api.put(f"{base}/key_policy", said)
         case "passkeys":
             return api.put(f"{base}/passkey_policy", said)
+        case "consents":
+            return api.put(f"{base}/consent_policy", said)
         case "access_reviews" if said.get("every_days") == NEVER:
             return api.delete(f"{base}/access_review_policy")
         case "access_reviews":

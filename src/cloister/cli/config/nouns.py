@@ -236,6 +236,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("keys.rotate_days", _whole(1, 2560), call="keys"),
             Setting("keys.reencrypt_days", _whole(1, 2560, NEVER), call="keys"),
             Setting("passkeys.required", _flag, call="passkeys"),
+            Setting("consents.required", _flag, call="consents"),
             Setting("access_reviews.every_days", _whole(7, 366, NEVER), call="access_reviews"),
             Setting("access_reviews.answer_days", _whole(1, 60), call="access_reviews"),
             Setting("access_reviews.unanswered_rights_lapse", _flag, call="access_reviews"),

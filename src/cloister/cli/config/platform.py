@@ -80,10 +80,21 @@ class Platform:
                 return {"keys.rotate_days": said["rotate_days"], "keys.reencrypt_days": never}
             case "passkeys":
                 return {"passkeys.required": self._api.get(f"{base}/passkey_policy")["required"]}
+            case "consents":
+                return self._consents(f"{base}/consent_policy")
             case "access_reviews":
                 return self._access_reviews(f"{base}/access_review_policy")
             case _:
                 return self._retention(f"{base}/audit_retention", call)
+
+    def _consents(self, path: str) -> dict[str, Value]:
+        """What was said last, as of a retention."""
+        said = self._api.get(path)
+        if said.get("lift_asked_by"):
+            self.notes.append(
+                "consents.required = false: somebody else has to agree (cloister branches consent-policy)"
+            )
+        return {"consents.required": said["required"] and not said.get("lift_asked_by")}
 
     def _access_reviews(self, path: str) -> dict[str, Value]:
         try:

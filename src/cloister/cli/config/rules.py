@@ -217,6 +217,11 @@ BUILT_IN: Final = (
     ),
     Rule("no-passkeys", "privileged acts then need no passkey", _when("passkeys.required", _was_and_is_not)),
     Rule(
+        "no-consents",
+        "protected branches are then copied at one person's word, once somebody else has agreed to that",
+        _when("consents.required", _was_and_is_not),
+    ),
+    Rule(
         "older-keys",
         "keys are rotated, or data encrypted anew, less often",
         _any(_when("keys.rotate_days", _is_more), _when("keys.reencrypt_days", _is_more)),

@@ -60,8 +60,8 @@ class Organization(Resource):
     identity = ("org_id",)
     stays = True
     schema = Schema(
-        "An organization's settings: how often keys are rotated, whether passkeys are demanded, access reviews, for how long records are "
-        "kept. They stay as they are when this resource goes.",
+        "An organization's settings: how often keys are rotated, whether passkeys are demanded, and consents to copies of protected "
+        "branches, access reviews, for how long records are kept. They stay as they are when this resource goes.",
         (ID, ORG_ID, *settings("organization")),
     )
 

@@ -22,6 +22,7 @@ TYPES: Final[Mapping[str, Type]] = {
     "keys.rotate_days": Type.NUMBER,
     "keys.reencrypt_days": Type.TEXT,
     "passkeys.required": Type.FLAG,
+    "consents.required": Type.FLAG,
     "access_reviews.every_days": Type.TEXT,
     "access_reviews.answer_days": Type.NUMBER,
     "access_reviews.unanswered_rights_lapse": Type.FLAG,

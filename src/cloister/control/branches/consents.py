@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from cloister.base import versions
 from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, NotFoundError, UnprocessableError
@@ -100,6 +101,10 @@ class ConsentPolicy:
     """An e-mail address: somebody else may agree until a week after."""
     lift_asked_at: datetime | None = None
 
+    def version(self, org_id: OrgId) -> str:
+        """Also another where somebody has asked to lift it: whoever says the same then lifts it."""
+        return versions.version("consent_policy", org_id, self.is_required, self.lift_asked_by)
+
 
 class ConsentService:
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -118,6 +123,7 @@ class ConsentService:
         async with self._database.transaction() as tx:
             await tx.execute("SELECT FROM organization WHERE id = $1 FOR NO KEY UPDATE", org_id)
             was = await _policy(tx, org_id)
+            caller.require_version(was.version(org_id))
             asked_by = None
             if is_required:
                 await tx.execute(_DEMAND, org_id)

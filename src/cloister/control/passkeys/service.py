@@ -6,6 +6,7 @@ That a further passkey, a removal and a change of the demand are privileged acts
 
 from uuid import UUID, uuid4
 
+from cloister.base import versions
 from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
@@ -24,6 +25,10 @@ from cloister.control.passkeys.model import (
 from cloister.protocol import webauthn
 from cloister.protocol.webauthn import PasskeyError, Registration
 from cloister.trust.audit import Action, record
+
+
+def version_of(org_id: OrgId, *, is_required: bool) -> str:
+    return versions.version("passkey_policy", org_id, is_required)
 
 
 class PasskeyService:
@@ -125,7 +130,8 @@ class PasskeyService:
     async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> bool:
         """Of everybody who does something privileged in its name, from the next call on."""
         async with self._database.transaction() as tx:
-            was = await store.is_required(tx, org_id)
+            was = await store.hold_required(tx, org_id)
+            caller.require_version(version_of(org_id, is_required=was))
             await store.require(tx, org_id, is_required=is_required)
             details = {"required": is_required, "was": was}
             await record(tx, caller.event(Action.PASSKEY_POLICY, org_id=org_id, resource=org_id, details=details))

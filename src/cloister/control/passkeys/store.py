@@ -117,6 +117,13 @@ async def is_required(tx: Transaction, org_id: OrgId | None) -> bool:
     return bool(await tx.fetch_value("SELECT requires_passkey FROM organization WHERE id = $1", org_id))
 
 
+async def hold_required(tx: Transaction, org_id: OrgId) -> bool:
+    """The same; nobody changes it before the transaction ends."""
+    return bool(
+        await tx.fetch_value("SELECT requires_passkey FROM organization WHERE id = $1 FOR NO KEY UPDATE", org_id)
+    )
+
+
 async def require(tx: Transaction, org_id: OrgId, *, is_required: bool) -> None:
     await tx.execute("UPDATE organization SET requires_passkey = $2 WHERE id = $1", org_id, is_required)
 

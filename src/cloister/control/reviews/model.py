@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
+from cloister.base import versions
 from cloister.base.errors import BadRequestError
 from cloister.base.ids import OrgId, ProjectId
 
@@ -93,6 +94,9 @@ class Policy:
     answer_days: int
     lapses: bool
     since: datetime
+
+    def version(self, org_id: OrgId) -> str:
+        return versions.version("access_review_policy", org_id, self.every_days, self.answer_days, self.lapses)
 
     def check(self) -> None:
         """Raises BadRequestError."""

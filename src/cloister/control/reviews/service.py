@@ -14,6 +14,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import OrgId, ProjectId
+from cloister.base.versions import MovedError
 from cloister.control.access import store as access
 from cloister.control.calling import Caller
 from cloister.control.organizations import store as organizations
@@ -140,6 +141,7 @@ class ReviewService:
         policy = Policy(every_days, answer_days, lapses, self._clock.now())
         policy.check()
         async with self._database.transaction() as tx:
+            await self._require_version(tx, caller, org_id)
             await store.set_policy(tx, org_id, policy)
             details = {"every_days": every_days, "answer_days": answer_days, "lapses": lapses}
             await record(tx, caller.event(Action.REVIEW_POLICY, org_id=org_id, details=details))
@@ -147,10 +149,22 @@ class ReviewService:
 
     async def remove_policy(self, caller: Caller, org_id: OrgId) -> Policy:
         async with self._database.transaction() as tx:
+            await self._require_version(tx, caller, org_id)
             was = _there(await store.policy(tx, org_id))
             await store.remove_policy(tx, org_id)
             await record(tx, caller.event(Action.REVIEW_POLICY, org_id=org_id, details={"every_days": None}))
         return was
+
+    @staticmethod
+    async def _require_version(tx: Transaction, caller: Caller, org_id: OrgId) -> None:
+        """By the organization's row, since there may be none of the policy yet. What is not there is of no version. Raises
+        MovedError."""
+        await tx.execute("SELECT FROM organization WHERE id = $1 FOR NO KEY UPDATE", org_id)
+        seen = await store.policy(tx, org_id)
+        if seen is not None:
+            caller.require_version(seen.version(org_id))
+        elif caller.condition is not None:
+            raise MovedError
 
 
 async def begin(

@@ -264,7 +264,7 @@ class KeyBroker:
                 return Answer(await keeper.list(command.project_id))
             case SetKeyPolicy():
                 org_id, by = parse_org_id(command.org_id), _on_behalf(command.by)
-                return Answer(await keeper.rings.set_policy(org_id, command.policy, by))
+                return Answer(await keeper.rings.set_policy(org_id, command.policy, by, command.condition))
             case GetKeyPolicy():
                 return Answer(await keeper.rings.policy(parse_org_id(command.org_id)))
             case GetKeystore():

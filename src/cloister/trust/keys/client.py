@@ -18,6 +18,7 @@ import msgspec
 from cloister.base.errors import InternalError, UnavailableError
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc.wire import LENGTH, Command, FrameTooLongError, Reply, Request, frame, frame_length
+from cloister.base.versions import Condition
 from cloister.protocol.merkle.notes import SignedTree
 from cloister.protocol.merkle.tree import Tree
 from cloister.trust.keys.commands import (
@@ -109,8 +110,10 @@ class KeyClient:
         policy, _ = await self._ask(GetKeyPolicy(org_id=org_id))
         return policy
 
-    async def set_policy(self, org_id: str, policy: KeyPolicy, by: OnBehalf) -> KeyPolicy:
-        policy, _ = await self._ask(SetKeyPolicy(org_id=org_id, policy=policy, by=by))
+    async def set_policy(
+        self, org_id: str, policy: KeyPolicy, by: OnBehalf, condition: Condition | None = None
+    ) -> KeyPolicy:
+        policy, _ = await self._ask(SetKeyPolicy(org_id=org_id, policy=policy, by=by, condition=condition))
         return policy
 
     async def keystore(self) -> KeystoreInfo:

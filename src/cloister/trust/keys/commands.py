@@ -9,7 +9,9 @@ from typing import ClassVar, Final
 
 import msgspec
 
+from cloister.base import versions
 from cloister.base.rpc.wire import Command
+from cloister.base.versions import Condition
 from cloister.protocol.merkle.notes import SignedTree
 
 
@@ -241,6 +243,9 @@ class KeyPolicy(msgspec.Struct, frozen=True, kw_only=True):
     reencrypt_days: int | None = None
     """How old the encryption of the data may become; None: it is not encrypted anew by itself."""
 
+    def version(self, org_id: str) -> str:
+        return versions.version("key_policy", org_id, self.rotate_days, self.reencrypt_days)
+
 
 class SetKeyPolicy(Command[KeyPolicy], frozen=True, kw_only=True):
     """How often the keys of an organization's projects are rotated, and their data is encrypted anew. Allowed to the API. The
@@ -250,6 +255,8 @@ class SetKeyPolicy(Command[KeyPolicy], frozen=True, kw_only=True):
     org_id: str
     policy: KeyPolicy
     by: OnBehalf
+    condition: Condition | None = None
+    """Which version the caller has seen, where they say so."""
 
 
 class GetKeyPolicy(Command[KeyPolicy], frozen=True, kw_only=True):

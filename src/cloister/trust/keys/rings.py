@@ -21,6 +21,7 @@ from cloister.base.errors import (
     PreconditionError,
     UnprocessableError,
 )
+from cloister.base.versions import Condition
 from cloister.trust.audit import Action, record
 from cloister.trust.audit.events import timestamp
 from cloister.trust.keys import store
@@ -159,11 +160,15 @@ class Rings:
         async with self._database.reading() as tx:
             return await store.policy(tx, org_id)
 
-    async def set_policy(self, org_id: str, policy: KeyPolicy, by: By) -> KeyPolicy:
+    async def set_policy(self, org_id: str, policy: KeyPolicy, by: By, condition: Condition | None = None) -> KeyPolicy:
+        """Raises BadRequestError; MovedError where the one that holds is not of a version that is meant."""
         for days in (policy.rotate_days, policy.reencrypt_days):
             if days is not None and not 1 <= days <= POLICY_DAYS_MAX:
                 raise BadRequestError(public=f"keys are renewed every 1 to {POLICY_DAYS_MAX} days")
         async with self._database.transaction() as tx:
+            held = await store.hold_policy(tx, org_id)
+            if condition is not None:
+                condition.require(held.version(org_id))
             await store.set_policy(tx, org_id, policy)
             details = {"rotate_days": policy.rotate_days, "reencrypt_days": policy.reencrypt_days}
             await record(tx, by.event(Action.KEY_POLICY, org_id=org_id, details=details))

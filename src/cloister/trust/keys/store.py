@@ -283,11 +283,21 @@ async def rotate_days_of(tx: Transaction, project_id: str) -> int:
     return POLICY_DAYS_DEFAULT if days is None else days
 
 
-async def set_policy(tx: Transaction, org_id: str, policy: KeyPolicy) -> None:
+async def hold_policy(tx: Transaction, org_id: str) -> KeyPolicy:
+    """The same; nobody changes it before the transaction ends. Where nothing was said, the default is written down."""
     await tx.execute(
-        """INSERT INTO key_policy (org_id, rotate_days, reencrypt_days) VALUES ($1, $2, $3)
-           ON CONFLICT (org_id) DO UPDATE
-              SET rotate_days = excluded.rotate_days, reencrypt_days = excluded.reencrypt_days""",
+        "INSERT INTO key_policy (org_id, rotate_days) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        org_id,
+        POLICY_DAYS_DEFAULT,
+    )
+    await tx.execute("SELECT FROM key_policy WHERE org_id = $1 FOR UPDATE", org_id)
+    return await policy(tx, org_id)
+
+
+async def set_policy(tx: Transaction, org_id: str, policy: KeyPolicy) -> None:
+    """Of one that is held."""
+    await tx.execute(
+        "UPDATE key_policy SET rotate_days = $2, reencrypt_days = $3 WHERE org_id = $1",
         org_id,
         policy.rotate_days,
         policy.reencrypt_days,

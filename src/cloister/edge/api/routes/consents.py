@@ -4,7 +4,7 @@ Neon's API has nothing like it, and its requests find the consent by who makes t
 
 from typing import Final
 
-from cloister.edge.api.call import Call, NoQuery, Plain
+from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import consents as wire
 from cloister.trust.access.permissions import Permission
@@ -43,13 +43,14 @@ async def agree_to_consent(call: Plain) -> wire.ConsentAnswer:
     return wire.ConsentAnswer(consent=wire.consent(agreed, call.now))
 
 
-@endpoint("GET", _POLICY, permission=Permission.MEMBER_READ, audit=Action.CONSENT_POLICY)
-async def get_consent_policy(call: Plain) -> wire.ConsentPolicyAnswer:
-    return wire.policy(await call.control.consents.policy(call.org_id))
+@endpoint("GET", _POLICY, permission=Permission.MEMBER_READ, audit=Action.CONSENT_POLICY, versioned=True)
+async def get_consent_policy(call: Plain) -> Versioned[wire.ConsentPolicyAnswer]:
+    policy = await call.control.consents.policy(call.org_id)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))
 
 
-@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.CONSENT_POLICY)
-async def set_consent_policy(call: Call[wire.SetConsentPolicy, NoQuery]) -> wire.ConsentPolicyAnswer:
+@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.CONSENT_POLICY, versioned=True)
+async def set_consent_policy(call: Call[wire.SetConsentPolicy, NoQuery]) -> Versioned[wire.ConsentPolicyAnswer]:
     """Not to demand it any more takes two people to say so."""
-    set_ = await call.control.consents.require(call.caller, call.org_id, is_required=call.body.required)
-    return wire.policy(set_)
+    policy = await call.control.consents.require(call.caller, call.org_id, is_required=call.body.required)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))

@@ -4,7 +4,7 @@ The keys themselves come through no route.
 """
 
 from cloister.control.reencryption.model import Wish
-from cloister.edge.api.call import Call, NoBody, NoQuery, Plain
+from cloister.edge.api.call import Call, NoBody, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import keys as wire
 from cloister.trust.access.permissions import Permission
@@ -67,15 +67,17 @@ async def cancel_reencryption(call: Plain) -> wire.ReencryptionView:
     return wire.reencryption(await call.services.control.reencryptions.cancel(call.caller, call.project_id))
 
 
-@endpoint("GET", _POLICY, permission=Permission.KEY_READ, audit=Action.KEY_LIST)
-async def get_key_policy(call: Plain) -> wire.Policy:
-    return wire.policy(await call.services.volume_keys.policy(call.org_id))
+@endpoint("GET", _POLICY, permission=Permission.KEY_READ, audit=Action.KEY_LIST, versioned=True)
+async def get_key_policy(call: Plain) -> Versioned[wire.Policy]:
+    policy = await call.services.volume_keys.policy(call.org_id)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))
 
 
-@endpoint("PUT", _POLICY, permission=Permission.KEY_MANAGE, audit=Action.KEY_POLICY)
-async def set_key_policy(call: Call[wire.SetPolicy, NoQuery]) -> wire.Policy:
+@endpoint("PUT", _POLICY, permission=Permission.KEY_MANAGE, audit=Action.KEY_POLICY, versioned=True)
+async def set_key_policy(call: Call[wire.SetPolicy, NoQuery]) -> Versioned[wire.Policy]:
     wanted = KeyPolicy(rotate_days=call.body.rotate_days, reencrypt_days=call.body.reencrypt_days)
-    return wire.policy(await call.services.volume_keys.set_policy(call.caller, call.org_id, wanted))
+    policy = await call.services.volume_keys.set_policy(call.caller, call.org_id, wanted)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))
 
 
 @endpoint("GET", "/cloister/keys/roots", permission=Permission.PLATFORM_READ, audit=Action.KEY_LIST)

@@ -6,7 +6,8 @@ Which routes take one says `edge/api/acts.py`.
 
 from typing import Final
 
-from cloister.edge.api.call import Call, NoQuery, Plain
+from cloister.control.passkeys.service import version_of
+from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import Public, endpoint
 from cloister.edge.api.wire import passkeys as wire
 from cloister.trust.access.permissions import Permission
@@ -47,14 +48,16 @@ async def show_ceremony(call: Call[wire.NameChallenge, NoQuery]) -> wire.Ceremon
     return wire.ceremony(await call.control.passkeys.shown(wire.challenge(call.body)))
 
 
-@endpoint("GET", _POLICY, permission=Permission.MEMBER_READ, audit=Action.PASSKEY_POLICY)
-async def get_passkey_policy(call: Plain) -> wire.PasskeyPolicyAnswer:
-    return wire.PasskeyPolicyAnswer(required=await call.control.passkeys.is_required(call.org_id))
+@endpoint("GET", _POLICY, permission=Permission.MEMBER_READ, audit=Action.PASSKEY_POLICY, versioned=True)
+async def get_passkey_policy(call: Plain) -> Versioned[wire.PasskeyPolicyAnswer]:
+    return _policy(call, is_required=await call.control.passkeys.is_required(call.org_id))
 
 
-@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.PASSKEY_POLICY)
-async def set_passkey_policy(call: Call[wire.PasskeyPolicy, NoQuery]) -> wire.PasskeyPolicyAnswer:
-    required = call.body.required
-    return wire.PasskeyPolicyAnswer(
-        required=await call.control.passkeys.require(call.caller, call.org_id, is_required=required)
-    )
+@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.PASSKEY_POLICY, versioned=True)
+async def set_passkey_policy(call: Call[wire.PasskeyPolicy, NoQuery]) -> Versioned[wire.PasskeyPolicyAnswer]:
+    wanted = call.body.required
+    return _policy(call, is_required=await call.control.passkeys.require(call.caller, call.org_id, is_required=wanted))
+
+
+def _policy(call: Call[object, NoQuery], *, is_required: bool) -> Versioned[wire.PasskeyPolicyAnswer]:
+    return Versioned(wire.PasskeyPolicyAnswer(required=is_required), version_of(call.org_id, is_required=is_required))

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cloister.edge.api.call import Call, NoQuery, Plain
+from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import reviews as wire
 from cloister.trust.access.permissions import Permission
@@ -49,13 +49,14 @@ async def close_access_review(call: Plain) -> wire.ReviewAnswer:
     return wire.answer(await call.control.reviews.close(call.caller, call.org_id, call.review_id))
 
 
-@endpoint("GET", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_LIST)
-async def get_access_review_policy(call: Plain) -> wire.ReviewPolicyView:
-    return wire.policy(await call.control.reviews.policy(call.org_id))
+@endpoint("GET", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_LIST, versioned=True)
+async def get_access_review_policy(call: Plain) -> Versioned[wire.ReviewPolicyView]:
+    policy = await call.control.reviews.policy(call.org_id)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))
 
 
-@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_POLICY)
-async def set_access_review_policy(call: Call[wire.SetReviewPolicy, NoQuery]) -> wire.ReviewPolicyView:
+@endpoint("PUT", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_POLICY, versioned=True)
+async def set_access_review_policy(call: Call[wire.SetReviewPolicy, NoQuery]) -> Versioned[wire.ReviewPolicyView]:
     body = call.body
     policy = await call.control.reviews.set_policy(
         call.caller,
@@ -64,9 +65,9 @@ async def set_access_review_policy(call: Call[wire.SetReviewPolicy, NoQuery]) ->
         answer_days=body.answer_days,
         lapses=body.unanswered_rights_lapse,
     )
-    return wire.policy(policy)
+    return Versioned(wire.policy(policy), policy.version(call.org_id))
 
 
-@endpoint("DELETE", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_POLICY)
+@endpoint("DELETE", _POLICY, permission=Permission.MEMBER_MANAGE, audit=Action.REVIEW_POLICY, versioned=True)
 async def remove_access_review_policy(call: Plain) -> wire.ReviewPolicyView:
     return wire.policy(await call.control.reviews.remove_policy(call.caller, call.org_id))
