@@ -130,15 +130,42 @@ def projects(draw: st.DrawFn, name: str) -> Node:
 
 
 @st.composite
+def people(draw: st.DrawFn) -> tuple[Node, ...]:
+    """Ada is always among them: she answers for the machines. Bob stays where he has permissions."""
+    roles = st.sampled_from(["admin", "editor", "viewer", "collaborator"])
+    others = draw(st.dictionaries(st.sampled_from(["eve@example.com"]), roles))
+    said = {"ada@example.com": "admin", "bob@example.com": draw(roles), **others}
+    return tuple(Node(kind="member", name=email, settings={"role": role}) for email, role in said.items())
+
+
+@st.composite
+def machines(draw: st.DrawFn, names: list[str]) -> tuple[Node, ...]:
+    granted = st.dictionaries(st.sampled_from(names), st.sampled_from(["viewer", "editor", "admin"])) if names else None
+    settings = some(
+        role=st.sampled_from(["collaborator", "viewer", "editor"]),
+        owner=st.just("ada@example.com"),
+        disabled=st.booleans(),
+        **({} if granted is None else {"grants": granted.map(lambda it: dict(sorted(it.items())))}),
+    )
+    return tuple(
+        Node(kind="service_account", name=each, settings=draw(settings)) for each in draw(st.lists(BARE, unique=True))
+    )
+
+
+@st.composite
 def organizations(draw: st.DrawFn) -> Node:
     names = draw(st.lists(NAMES, unique=True, max_size=2))
-    children = {"project": tuple(draw(projects(name)) for name in names)}
+    children = {
+        "member": draw(people()),
+        "service_account": draw(machines(names)),
+        "project": tuple(draw(projects(name)) for name in names),
+    }
     return Node(
         kind="organization",
         name="",
         settings=draw(OF_ORGANIZATION),
         children=_spoken(children),
-        whole=frozenset(draw(st.sets(st.just("project")))),
+        whole=frozenset(draw(st.sets(st.sampled_from(["member", "service_account", "project"])))),
     )
 
 

@@ -74,6 +74,21 @@ def test_a_plan_says_what_would_become_of_what(cloister: Any, cloud: Asked, file
     assert cloud.asked == []
 
 
+def test_a_table_is_shown_with_what_is_in_it(cloister: Any, cloud: Asked, file: Path) -> None:
+    """Of settings and of grants: whoever agrees to a plan has seen them."""
+    said = 'defaults.pg_settings = { work_mem = "16MB" }\n[project.shop.branch.main]'
+    machine = '[service_account.ci]\ngrants = { shop = "viewer" }\n'
+    file.write_text(SHOP.replace("[project.shop.branch.main]", said, 1) + machine)
+    shown = cloister("config", "plan", str(file), "--allow", "machine").out
+    assert "    defaults.pg_settings  work_mem=16MB\n" in shown
+    assert "+ service_account.ci\n    grants  shop=viewer\n" in shown
+    assert cloister("config", "apply", str(file), "--yes", "--allow", "machine").code == 0
+    file.write_text(file.read_text().replace('"16MB"', '"32MB"').replace('"viewer" }', '"editor" }'))
+    shown = cloister("config", "plan", str(file), "--allow", "machine").out
+    assert "work_mem=16MB → work_mem=32MB\n" in shown
+    assert "shop=viewer → shop=editor\n" in shown
+
+
 def test_the_ending_says_whether_something_would_change(cloister: Any, cloud: Asked, file: Path) -> None:
     """0, 2, 3 and 1: what a nightly job tells apart."""
     detailed = ("config", "plan", str(file), "--detailed-exitcode")
@@ -176,6 +191,15 @@ def test_no_password_is_ever_printed(cloister: Any, cloud: Asked, file: Path) ->
     assert not any(PASSWORD in each.out + each.err for each in said)
 
 
+def test_no_key_of_a_machine_is_ever_printed(cloister: Any, cloud: Asked, file: Path) -> None:
+    file.write_text(SHOP + "[service_account.ci]\n")
+    said = cloister("config", "apply", str(file), "--yes", "--allow", "machine")
+    assert "service_account.ci: nobody has seen its key (cloister service-accounts rotate ci)" in said.err
+    exported = cloister("config", "export")
+    assert "[service_account.ci]" in exported.out
+    assert not any(PASSWORD in each.out + each.err for each in (said, exported))
+
+
 def test_an_export_is_a_file(cloister: Any, cloud: Asked, file: Path, tmp_path: Path) -> None:
     assert cloister("config", "apply", str(file), "--yes").code == 0
     exported = tmp_path / "all"
@@ -205,6 +229,12 @@ def test_what_may_not_be_seen_is_left_out_of_an_export_and_said(
     assert (done.code, "audit_level = " in done.out, "\nkeys." in done.out) == (0, False, False)
     assert "keys is left out: permission denied" in done.err
     assert "shop: audit_level is left out" in done.err
+    # Who may not be seen is not said to be nobody: applied, that would remove them all.
+    assert done.out.splitlines()[2] == 'whole = ["member", "service_account", "project"]'
+    monkeypatch.setattr(cloud, "_organizations_members", refuses)
+    done = cloister("config", "export")
+    assert done.out.splitlines()[2] == 'whole = ["service_account", "project"]'
+    assert "member is left out: permission denied" in done.err
     file.write_text(SHOP.replace("[project.shop]", "keys.rotate_days = 9\n[project.shop]", 1))
     done = cloister("config", "plan", str(file))
     assert (done.code, "keys may not be seen with this key: permission denied" in done.err) == (1, True)

@@ -13,6 +13,7 @@ from cloister.cli.config.nouns import Node
 from cloister.cli.config.parsing import parse
 from cloister.cli.config.platform import Platform
 from cloister.cli.config.printing import printed
+from cloister.cli.failure import CommandError
 from tests.cli.config import scene
 from tests.cli.config.cloud import ORG, PASSWORD, Cloud
 
@@ -191,6 +192,148 @@ def test_the_hash_is_of_what_would_be_done_to_what() -> None:
     settled(other, scene.configuration("[project.first]").wanted)
     settled(other, scene.configuration(SHOP.replace('whole = ["project"]', "", 1)).wanted)
     assert len({agreed, moved, scene.planned(other, wanted).hash}) == 3
+
+
+# ── people and machines ──
+
+TEAM = """
+whole = ["member", "service_account"]
+[member."ada@example.com"]
+role = "admin"
+[member."bob@example.com"]
+role = "viewer"
+[service_account.ci]
+owner = "ada@example.com"
+grants = { shop = "editor" }
+disabled = true
+[project.shop]
+"""
+
+
+def team() -> Cloud:
+    cloud = shop()
+    settled(cloud, scene.configuration(TEAM).wanted)
+    cloud.asked.clear()
+    return cloud
+
+
+def test_a_team_and_its_machines_are_as_the_file_says() -> None:
+    cloud = team()
+    (project_id,) = cloud.projects
+    assert {it["email"]: it["role"] for it in cloud.members.values()} == {
+        "ada@example.com": "admin",
+        "bob@example.com": "viewer",
+    }
+    (ci,) = cloud.service_accounts.values()
+    assert (ci["owner"], ci["grants"]) == ("ada@example.com", [{"project_id": project_id, "role": "editor"}])
+    assert ci["disabled_at"] is not None
+    assert steps(cloud, TEAM) == []
+    assert steps(cloud, "") == []
+    assert PASSWORD not in printed(ORG, scene.exported(cloud))
+
+
+def test_what_somebody_gave_by_hand_is_found_and_taken_back() -> None:
+    cloud = team()
+    for it in cloud.members.values():
+        it["role"] = "admin"
+    cloud.post(f"/organizations/{ORG}/invitations", {"invitations": [{"email": "eve@example.com", "role": "editor"}]})
+    cloud.post(f"/cloister/organizations/{ORG}/service_accounts", {"name": "back-door", "key_days": 1})
+    (ci,) = (it for it in cloud.service_accounts.values() if it["name"] == "ci")
+    ci["grants"][0]["role"] = "admin"
+    assert steps(cloud, TEAM) == [
+        'change member."bob@example.com"',
+        "change service_account.ci",
+        "destroy service_account.back-door",
+        'destroy member."eve@example.com"',
+    ]
+    settled(cloud, scene.configuration(TEAM).wanted)
+    assert steps(cloud, TEAM) == []
+    assert ci["grants"][0]["role"] == "editor"
+
+
+def test_there_is_no_moment_without_an_admin() -> None:
+    handed_over = TEAM.replace("admin", "x").replace("viewer", "admin").replace('"x"', '"viewer"')
+    assert steps(team(), handed_over) == ['change member."bob@example.com"', 'change member."ada@example.com"']
+
+
+def test_a_grant_is_of_a_project_that_the_same_plan_makes_or_renames() -> None:
+    cloud = team()
+    text = TEAM.replace('shop = "editor" }', 'store = "editor", new = "viewer" }').replace(
+        "[project.shop]", '[project.store]\nwas = "shop"\n[project.new]'
+    )
+    assert steps(cloud, text) == ["change project.store", "create project.new", "change service_account.ci"]
+    settled(cloud, scene.configuration(text).wanted)
+    assert steps(cloud, text) == []
+    (ci,) = cloud.service_accounts.values()
+    names = {cloud.projects[it["project_id"]]["name"]: it["role"] for it in ci["grants"]}
+    assert names == {"store": "editor", "new": "viewer"}
+
+
+def test_a_grant_names_a_project_that_no_file_has_by_its_name_or_its_id() -> None:
+    cloud = team()
+    (project_id,) = cloud.projects
+    for word in ("shop", project_id):
+        assert steps(cloud, f'[service_account.ci]\ngrants = {{ {word} = "editor" }}') == []
+
+
+@pytest.mark.parametrize("has_namesake", [False, True])
+def test_a_grant_by_id_is_of_that_project_whatever_another_is_called(has_namesake: bool) -> None:
+    """Whoever may name their own project must not get what a machine was granted in another."""
+    cloud = team()
+    (shop_id,) = cloud.projects
+    settled(cloud, scene.configuration("[project.trap]\n[project.third]").wanted)
+    _, trap_id, third_id = cloud.projects
+    cloud.projects[trap_id]["name"] = shop_id
+    cloud.projects[third_id]["name"] = "shop" if has_namesake else "third"
+    text = f'[service_account.ci]\ngrants = {{ {shop_id} = "editor" }}'
+    assert steps(cloud, text) == []
+    settled(cloud, scene.configuration(text.replace("editor", "admin")).wanted)
+    (ci,) = cloud.service_accounts.values()
+    assert ci["grants"] == [{"project_id": shop_id, "role": "admin"}]
+    exported = printed(ORG, scene.exported(cloud))
+    assert scene.planned(cloud, parse([("all.toml", exported.encode())]).wanted).items == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("{ shop =", "{ shpo =", "it is granted 'shpo', and there is no such project"),
+        ('[member."ada@example.com"]\nrole = "admin"\n', "", "ada@example.com owns it, and would go"),
+        ("[project.shop]", '[project.shop]\n[project.shop.permission."eve@example.com"]\nrole = "viewer"', "would go from the organization"),
+        ('["member", "service_account"]', '["project"]\n[project.other]', "which would be destroyed"),
+        ('[member."ada@example.com"]\nrole = "admin"', '[member."ada@example.com"]\n[member."new@example.com"]', "its role is not said"),
+    ],
+)  # fmt: skip
+def test_what_no_plan_can_do_with_people_is_said(old: str, new: str, why: str) -> None:
+    cloud = team()
+    cloud.post(f"/organizations/{ORG}/invitations", {"invitations": [{"email": "eve@example.com", "role": "editor"}]})
+    text = TEAM.replace(old, new)
+    if "destroyed" in why:
+        text = text.replace("\n[project.shop]\n", "\n")
+    assert why in " ".join(scene.planned(cloud, scene.configuration(text).wanted).problems)
+
+
+def test_who_has_a_role_by_a_group_is_not_spoken_of_here() -> None:
+    """Neither removed where the others are all there are to be, nor exported, nor changed."""
+    cloud = team()
+    cloud.post(f"/organizations/{ORG}/invitations", {"invitations": [{"email": "eve@example.com", "role": "editor"}]})
+    (eve,) = (it for it in cloud.members.values() if it["email"] == "eve@example.com")
+    eve["by_groups_of"] = "https://login.example.com"
+    assert steps(cloud, TEAM) == []
+    assert "eve@" not in printed(ORG, scene.exported(cloud))
+    with pytest.raises(CommandError, match=r"by a group at https://login\.example\.com: it is changed there"):
+        steps(cloud, TEAM + '[member."eve@example.com"]\nrole = "viewer"')
+
+
+def test_an_account_that_moved_since_is_not_changed() -> None:
+    cloud = team()
+    plan = scene.planned(cloud, scene.configuration(TEAM.replace('"editor"', '"viewer"')).wanted)
+    (ci,) = cloud.service_accounts.values()
+    ci["grants"][0]["role"] = "admin"
+    cloud.asked.clear()
+    with pytest.raises(MovedError, match=r"grants is \{'shop': 'admin'\} and was \{'shop': 'editor'\}"):
+        scene.applied(cloud, plan)
+    assert cloud.asked == []
 
 
 # ── carrying out ──

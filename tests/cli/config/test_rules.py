@@ -15,7 +15,7 @@ from tests.cli.config import scene
 from tests.cli.config.cloud import Cloud
 
 THERE = """
-whole = ["project"]
+whole = ["member", "service_account", "project"]
 [keys]
 rotate_days = 90
 reencrypt_days = 90
@@ -54,6 +54,17 @@ owner = "app"
 [project.shop.branch.dev]
 parent = "main"
 expires_at = "never"
+[member."ada@example.com"]
+role = "admin"
+[member."bob@example.com"]
+role = "collaborator"
+[service_account.ci]
+role = "collaborator"
+owner = "ada@example.com"
+grants = { shop = "viewer" }
+disabled = true
+[service_account.web]
+disabled = false
 """
 
 
@@ -76,6 +87,9 @@ DATABASE = '[project.shop.branch.main.database.app]\nowner = "app"\n'
 ADDRESSES = '["192.0.2.0/24"]'
 DEV = '[project.shop.branch.dev]\nparent = "main"\nexpires_at = "never"\n'
 PASSES = "passes"
+BOB = '[member."bob@example.com"]\nrole = "collaborator"\n'
+CI = '[service_account.ci]\nrole = "collaborator"\n'
+WEB = "[service_account.web]\ndisabled = false\n"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +154,20 @@ PASSES = "passes"
         ("every_days = 90", "every_days = 91", "fewer-reviews"),
         ("every_days = 90\nunanswered_rights_lapse = true", 'every_days = "never"', "fewer-reviews"),
         ("unanswered_rights_lapse = true", "unanswered_rights_lapse = false", "fewer-reviews"),
-        ("disabled = false", "disabled = true", "disable"),
+        (COMPUTE, COMPUTE.replace("false", "true"), "disable"),
+        (WEB, WEB.replace("false", "true"), "disable"),
+        (BOB, "", "remove-account"),
+        (BOB, BOB.replace("collaborator", "admin"), "grant-admin"),
+        (BOB, BOB.replace("collaborator", "editor"), PASSES),
+        (BOB, BOB + '[member."eve@example.com"]\nrole = "viewer"\n', PASSES),
+        (BOB, BOB + '[member."eve@example.com"]\nrole = "admin"\n', "grant-admin"),
+        (WEB, "", "remove-account"),
+        (WEB, WEB + "[service_account.etl]\n", "machine"),
+        (CI, CI.replace("collaborator", "viewer"), "machine"),
+        ("disabled = true", "disabled = false", "machine"),
+        ('grants = { shop = "viewer" }', 'grants = { shop = "editor" }', "machine"),
+        ('grants = { shop = "viewer" }', "grants = {}", PASSES),
+        ('owner = "ada@example.com"', 'owner = "bob@example.com"', PASSES),
     ],
 )  # fmt: skip
 def test_a_rule_refuses_what_it_is_there_for(old: str, new: str, rule: str) -> None:
@@ -148,6 +175,11 @@ def test_a_rule_refuses_what_it_is_there_for(old: str, new: str, rule: str) -> N
     assert steps
     assert {each.rule.id for each in judge(steps, BUILT_IN, [])} == {rule} - {PASSES}
     assert judge(steps, BUILT_IN, {rule} - {PASSES}) == []
+
+
+def test_a_machine_that_governs_a_project_is_two_things() -> None:
+    steps = items(changed('grants = { shop = "viewer" }', 'grants = { shop = "admin" }'))
+    assert {each.rule.id for each in judge(steps, BUILT_IN, [])} == {"grant-admin", "machine"}
 
 
 @pytest.mark.parametrize("before", ["[]", '["0.0.0.0/0"]'])
@@ -192,7 +224,7 @@ def test_nothing_is_destroyed_but_by_its_name(wanted: Node) -> None:
     plan = scene.planned(cloud, wanted)
     allowed = [rule.id for rule in BUILT_IN if rule.id != "destroy"]
     refused = [each.item for each in judge(plan.items, BUILT_IN, allowed)]
-    harmless = ("egress", "permission")
+    harmless = ("egress", "permission", "member", "service_account")  # the last two are another rule's
     assert refused == [
         item for item in plan.items if item.action == "destroy" and item.kind not in harmless and not item.is_fresh
     ]
@@ -228,8 +260,8 @@ BIG = changed(COMPUTE, COMPUTE + "max_cu = 8\npg_settings = {work_mem = '1GB'}\n
         ('action = "destroy"', changed(DEV, ""), True),
         ('action = ["create", "change"]', changed(DEV, ""), False),
         ('setting = "ip_allow.addresses"\nvalue = "10.*"', changed(ADDRESSES, '["10.0.0.0/8"]'), True),
-        ('setting = "disabled"\nvalue = "true"', changed("disabled = false", "disabled = true"), True),
-        ('setting = "disabled"\nabove = 0', changed("disabled = false", "disabled = true"), False),
+        ('setting = "disabled"\nvalue = "true"', changed(COMPUTE, COMPUTE.replace("false", "true")), True),
+        ('setting = "disabled"\nabove = 0', changed(COMPUTE, COMPUTE.replace("false", "true")), False),
     ],
 )
 def test_a_rule_of_ones_own(pattern: str, wanted: str, does_refuse: bool) -> None:

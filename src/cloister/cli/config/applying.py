@@ -23,6 +23,10 @@ CREATION_S: Final = 3600
 # creation under way, which it then refuses to repeat, another hour's apply may.
 
 
+UNSEEN_KEY_DAYS: Final = 1
+# Of the key that comes with an account for a machine and that nobody sees: no account is without one, and none ends earlier.
+
+
 class MovedError(CommandError):
     """The platform is no longer as it was when the plan was made."""
 
@@ -67,6 +71,10 @@ class Applier:
                 return self._create_project(item)
             case "project", "change":
                 return self._change_project(item)
+            case "member", action:
+                return self._set_member(item, action)
+            case "service_account", action:
+                return self._set_service_account(item, action)
             case "egress", action:
                 return self._set_egress(item, action)
             case "permission", action:
@@ -116,6 +124,10 @@ class Applier:
                 return self._platform.default_branch(self._id(item.trail))
             case "branch", "snapshots":
                 return self._platform.snapshots(self._project_path(item), self._id(item.trail))
+            case "member", _:
+                return _of_listed(item, self._platform.members())
+            case "service_account", _:
+                return _of_listed(item, self._platform.service_accounts(self._plan.words))
             case "egress", _:
                 return _of_listed(item, self._platform.egress(self._id(item.trail[:1])))
             case "permission", _:
@@ -129,6 +141,35 @@ class Applier:
     def _change_organization(self, item: Item) -> Json:
         reason = f"configuration, plan {self._plan.hash[:12]}"
         return put_settings(self._api, self._plan.organization_id, item.call, item.settings, reason)
+
+    def _set_member(self, item: Item, action: str) -> Json:
+        base = f"/organizations/{segment(self._plan.organization_id)}"
+        if action == CREATE:
+            invitation = {"email": item.name, **body_of("member", item.settings)}
+            return self._api.post(f"{base}/invitations", {"invitations": [invitation]})
+        path = f"{base}/members/{segment(item.id)}"
+        return self._api.delete(path) if action == DESTROY else self._api.patch(path, _changed(item))
+
+    def _set_service_account(self, item: Item, action: str) -> Json:
+        """The key that a new one comes with is dropped."""
+        path = f"/cloister/organizations/{segment(self._plan.organization_id)}/service_accounts"
+        if action == DESTROY:
+            return self._api.delete(f"{path}/{segment(item.id)}")
+        body = {**_changed(item), **self._grants(item)}
+        disabled = {each.path: each.new for each in item.changes if each.path == "disabled"}
+        if action != CREATE:
+            return self._api.patch(f"{path}/{segment(item.id)}", body | disabled)
+        made = self._api.post(path, {"name": item.name, "key_days": UNSEEN_KEY_DAYS, **body})["service_account"]
+        return self._api.patch(f"{path}/{segment(made['id'])}", disabled) if disabled.get("disabled") else {}
+
+    def _grants(self, item: Item) -> Json:
+        """All of them, where something of them changes."""
+        ids = {word: each for each, word in self._plan.words.items()}
+        for change in item.changes:
+            if change.path == "grants" and isinstance(change.new, dict):
+                said = [(ids.get(word) or self._id((("project", word),)), role) for word, role in change.new.items()]
+                return {"grants": [{"project_id": each, "role": role} for each, role in said]}
+        return {}
 
     # ── projects ──
 

@@ -216,6 +216,8 @@ def _carry_out(session: Session, platform: Platform, made: Plan, commit: str) ->
             click.echo(line)
     for place in showing.unseen_passwords(made):
         out.note(f"{place}: nobody has seen its password (cloister roles reset-password)")
+    for name in showing.unseen_keys(made):
+        out.note(f"service_account.{name}: nobody has seen its key (cloister service-accounts rotate {name})")
     return len(made.items)
 
 

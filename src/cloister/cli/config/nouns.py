@@ -30,7 +30,14 @@ NAME_CHARS_MAX: Final = 256
 READERS_MAX: Final = 8
 PAIRS_MAX: Final = 200
 SCHEDULE_ITEMS_MAX: Final = 16
+GRANTS_MAX: Final = 100
 # As the API has them.
+
+PROJECT_ROLES: Final = ("viewer", "editor", "admin")
+SERVICE_ROLES: Final = ("collaborator", "viewer", "editor")
+"""Of a machine in the whole organization: an admin governs, and machines do not."""
+MEMBER_ROLES: Final = (*SERVICE_ROLES, "admin")
+"""From the least to the most."""
 
 
 class FormError(ValueError):
@@ -150,6 +157,23 @@ def _pairs(value: Any) -> Value:
     return dict(sorted(value.items()))
 
 
+def _grants(value: Any) -> Value:
+    """Projects and the role in each."""
+    roles = list(value.values()) if isinstance(value, dict) else []
+    names = list(value) if isinstance(value, dict) else [""]
+    if (
+        len(names) > GRANTS_MAX
+        or not all(each in PROJECT_ROLES for each in roles)
+        or not all(isinstance(each, str) and each and is_text(each) for each in names)
+    ):
+        raise FormError(f"a table of at most {GRANTS_MAX} projects, each with one of {', '.join(PROJECT_ROLES)}")
+    return dict(sorted(value.items()))
+
+
+def _somebody(value: Any) -> Value:
+    return _email(value if isinstance(value, str) else "")
+
+
 def _moment(value: Any) -> Value:
     """In UTC and whole seconds, as the API says it; or `never`. The API's own text is taken as well."""
     if value in (None, NEVER):
@@ -173,7 +197,7 @@ class Setting:
     """In a file, below its thing: `ip_allow.addresses`."""
     form: Form
     at: str = ""
-    """In the API's object of the thing, and in the body that changes it. Empty: it has a call of its own."""
+    """In the API's object of the thing, and in the body that changes it. Empty: it has a call of its own, or another form."""
     call: str = "itself"
     """Which call changes it: the thing's own, or another."""
     is_fixed: bool = False
@@ -212,6 +236,12 @@ def _email(text: str) -> str:
     return text.lower()  # the platform tells none apart by that
 
 
+def _account_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", text):
+        raise FormError("1 to 32 small letters, digits and hyphens, a letter first")
+    return text
+
+
 def _number(text: str) -> str:
     if not re.fullmatch(r"[1-8]", text):
         raise FormError(f"a number from 1 to {READERS_MAX}: the oldest reader is 1")
@@ -243,7 +273,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("audit_retention.statements_days", _RECORD_DAYS, call="statements"),
             Setting("audit_retention.recordings_days", _RECORD_DAYS, call="recordings"),
         ),
-        holds=("project",),
+        holds=("member", "service_account", "project"),
     ),
     "project": Kind(
         (
@@ -272,8 +302,16 @@ KINDS: Final[Mapping[str, Kind]] = {
         is_renamed=True,
     ),
     "egress": Kind((Setting("ca_pem", _text(TEXT_CHARS_MAX), "ca_pem"),), parse_name=_target),
-    "permission": Kind(
-        (Setting("role", _word("viewer", "editor", "admin"), "role", is_needed=True),), parse_name=_email
+    "permission": Kind((Setting("role", _word(*PROJECT_ROLES), "role", is_needed=True),), parse_name=_email),
+    "member": Kind((Setting("role", _word(*MEMBER_ROLES), "role", is_needed=True),), parse_name=_email),
+    "service_account": Kind(
+        (
+            Setting("role", _word(*SERVICE_ROLES), "role"),
+            Setting("grants", _grants),
+            Setting("owner", _somebody, "owner"),
+            Setting("disabled", _flag),
+        ),
+        parse_name=_account_name,
     ),
     "branch": Kind(
         (

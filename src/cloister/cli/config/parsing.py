@@ -194,6 +194,7 @@ def _together(parts: Sequence[tuple[str, Configuration]]) -> Configuration:
     settings: dict[str, tuple[str, Value]] = {}
     projects: dict[str, tuple[str, Node]] = {}
     keys: dict[str, str] = {}
+    people: dict[tuple[str, str], tuple[str, Node]] = {}
     named: dict[str, str] = {}
     for file, part in parts:
         if part.organization_id:
@@ -208,13 +209,20 @@ def _together(parts: Sequence[tuple[str, Configuration]]) -> Configuration:
             if before is not None:
                 raise ConfigurationError(f"{file}: {address((('project', project.key),))}: stands in {before} too")
             projects[identity], keys[project.key] = (file, project), file
+        for each in (*part.wanted.of("member"), *part.wanted.of("service_account")):
+            place = (each.kind, each.name)
+            if place in people:
+                raise ConfigurationError(f"{file}: {address((place,))}: stands in {people[place][0]} too")
+            people[place] = file, each
     if len(named) > 1:
         raise ConfigurationError(f"{' and '.join(named.values())} name different organizations")
+    things = [node for _, node in (*people.values(), *projects.values())]
+    kinds = dict.fromkeys(each.kind for each in things)
     wanted = Node(
         kind="organization",
         name="",
         settings={path: value for path, (_, value) in settings.items()},
-        children={"project": tuple(node for _, node in projects.values())} if projects else {},
+        children={kind: tuple(each for each in things if each.kind == kind) for kind in kinds},
         whole=frozenset().union(*(part.wanted.whole for _, part in parts)),
     )
     return Configuration(wanted, next(iter(named), ""))

@@ -80,6 +80,8 @@ class Plan:
     problems: tuple[str, ...] = ()
     ids: Mapping[Trail, str] = field(default_factory=dict)
     """Of what is there already, by where the plan has it."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Of projects that are there, by their ids: what the plan calls them where it speaks of grants."""
 
     @property
     def hash(self) -> str:
@@ -91,7 +93,7 @@ class Plan:
 def plan(organization_id: str, wanted: Node, there: Node) -> Plan:
     planner = _Planner()
     planner.organization(wanted, there)
-    return Plan(organization_id, tuple(planner.items), tuple(planner.problems), planner.ids)
+    return Plan(organization_id, tuple(planner.items), tuple(planner.problems), planner.ids, planner.words)
 
 
 class _Planner:
@@ -99,14 +101,80 @@ class _Planner:
         self.items: list[Item] = []
         self.problems: list[str] = []
         self.ids: dict[Trail, str] = {}
+        self.words: dict[str, str] = {}
         self._names: dict[Trail, str] = {}
 
     def organization(self, wanted: Node, there: Node) -> None:
+        """People come first and go last: a permission and an account for a machine are somebody's."""
         self._settings(wanted, there, (), is_fresh=False)
+        leaving = self._leaves("member", _admins_first(wanted), there, (), is_fresh=False)
         pairs, others = self._matched("project", wanted, there, ())
         for project, found in pairs:
             self._project(project, found)
+        self._destroy(self._machines(wanted, there, pairs, others), (), is_fresh=False)
         self._destroy(others, (), is_fresh=False)
+        self._refuse_to_part(wanted, leaving)
+        self._destroy(leaving, (), is_fresh=False)
+
+    # ── people and machines ──
+
+    def _machines(
+        self, wanted: Node, there: Node, pairs: Sequence[tuple[Node, Node | None]], others: Sequence[Node]
+    ) -> Sequence[Node]:
+        """After the projects, which a grant may be of. Returns what is to be destroyed."""
+        words = self._words(there, pairs)
+        going = {self.words[each.id] for each in others}
+        accounts = []
+        for account in wanted.of("service_account"):
+            place: Trail = (("service_account", account.name),)
+            grants = account.settings.get("grants")
+            named = list(grants) if isinstance(grants, dict) else []
+            for each in named:
+                if each not in words:
+                    self._problem(place, f"it is granted {each!r}, and there is no such project")
+                elif words[each] in going:
+                    self._problem(place, f"it is granted {each!r}, which would be destroyed")
+            if len({words.get(each, each) for each in named}) < len(named):
+                self._problem(place, "it is granted one project twice")
+            accounts.append(_granted(account, words))
+        found = tuple(_granted(each, self.words) for each in there.of("service_account"))
+        return self._leaves(
+            "service_account",
+            replace(wanted, children={"service_account": tuple(accounts)}),
+            replace(there, children={"service_account": found}),
+            (),
+            is_fresh=False,
+        )
+
+    def _words(self, there: Node, pairs: Sequence[tuple[Node, Node | None]]) -> Mapping[str, str]:
+        """From whatever a grant may call a project (as the file does, by its name, by its id) to one word for each. An id is
+        that project's, whatever another is called: a name can be given to any."""
+        ids = {each.id for each in there.of("project")}
+        names = [each.name for each in there.of("project")]
+        told = {each.name: each.id for each in there.of("project") if names.count(each.name) == 1}
+        called = {
+            each.id: each.name if each.name in told and each.name not in ids else each.id
+            for each in there.of("project")
+        }
+        called |= {found.id: project.word for project, found in pairs if found is not None and project.word not in ids}
+        self.words |= called
+        wanted = [project.name for project, _ in pairs]
+        new_names = {project.name: project.word for project, _ in pairs if wanted.count(project.name) == 1}
+        own_words = {project.word: project.word for project, _ in pairs}
+        return {**{name: called[told[name]] for name in told}, **new_names, **own_words, **called}
+
+    def _refuse_to_part(self, wanted: Node, leaving: Sequence[Node]) -> None:
+        gone = {each.name for each in leaving}
+        for account in wanted.of("service_account"):
+            if account.settings.get("owner") in gone:
+                self._problem(
+                    (("service_account", account.name),), f"{account.settings['owner']} owns it, and would go"
+                )
+        for project in wanted.of("project"):
+            for each in project.of("permission"):
+                if each.name in gone:
+                    place = (("project", project.word), ("permission", each.name))
+                    self._problem(place, "who has it would go from the organization")
 
     def _project(self, wanted: Node, there: Node | None) -> None:
         trail: Trail = (("project", wanted.word),)
@@ -357,6 +425,21 @@ class _Planner:
 
     def _problem(self, trail: Trail, why: str) -> None:
         self.problems.append(f"{address(trail)}: {why}")
+
+
+def _admins_first(wanted: Node) -> Node:
+    """There is no moment without an admin."""
+    members = sorted(wanted.of("member"), key=lambda each: each.settings.get("role") != "admin")
+    return replace(wanted, children={**wanted.children, "member": tuple(members)})
+
+
+def _granted(account: Node, words: Mapping[str, str]) -> Node:
+    """By the words that the plan has for projects."""
+    grants = account.settings.get("grants")
+    if not isinstance(grants, dict):
+        return account
+    said = dict(sorted((words.get(each, each), role) for each, role in grants.items()))
+    return replace(account, settings={**account.settings, "grants": said})
 
 
 def _candidates(child: Node, found: Sequence[Node]) -> list[int]:

@@ -36,13 +36,23 @@ class Platform:
         self.notes: list[str] = []
         """What somebody who reads the plan should know, and no step says."""
         self._leaves_out = False
+        self._by_groups: dict[str, str] = {}
+        """Who has a role that groups give, and whose groups."""
 
     def read(self, wanted: Node) -> Node:
         """As much as `wanted` speaks of. Raises CommandError where that may not be seen."""
         calls = {each.call for each in KINDS["organization"].settings if each.path in wanted.settings}
         settings = self._settings(calls)
-        children = tuple(self._project_for(wanted, each) for each in self.projects())
-        return Node(kind="organization", name="", settings=settings, children={"project": children})
+        children: dict[str, tuple[Node, ...]] = {}
+        for kind, people in (("member", self.members), ("service_account", self.service_accounts)):
+            if wanted.of(kind) or kind in wanted.whole:
+                children[kind] = self._seen(kind, people, ())
+        for each in wanted.of("member"):
+            if each.name in self._by_groups:
+                issuer = self._by_groups[each.name]
+                raise CommandError(f"member {each.name} has a role by a group at {issuer}: it is changed there")
+        children["project"] = tuple(self._project_for(wanted, each) for each in self.projects())
+        return Node(kind="organization", name="", settings=settings, children=children)
 
     def read_all(self, *, project_ids: Iterable[str] = ()) -> Node:
         """All that may be seen. What may not is left out, with a note that says so."""
@@ -52,13 +62,32 @@ class Platform:
         if missing := set(chosen) - {each["id"] for each in listed}:
             raise CommandError(f"the organization has no project {', '.join(sorted(missing))}")
         settings = {} if chosen else self._settings({each.call for each in KINDS["organization"].settings})
-        names = [each["name"] for each in listed]
-        children = []
-        for each in listed:
-            key = each["name"] if names.count(each["name"]) == 1 else f"{each['name']} {each['id']}"
-            children.append(self._project(each, _EVERYTHING, key=key if key != each["name"] else ""))
-        whole = frozenset() if chosen else frozenset({"project"})
-        return Node(kind="organization", name="", settings=settings, children={"project": tuple(children)}, whole=whole)
+        names, ids = [each["name"] for each in listed], {each["id"] for each in listed}
+        keys = {
+            each["id"]: each["name"]
+            if names.count(each["name"]) == 1 and each["name"] not in ids
+            else f"{each['name']} {each['id']}"
+            for each in listed
+        }
+        children: dict[str, tuple[Node, ...]] = {}
+        if not chosen:
+            children = self._people(keys)
+        children["project"] = tuple(
+            self._project(each, _EVERYTHING, key=keys[each["id"]] if keys[each["id"]] != each["name"] else "")
+            for each in listed
+        )
+        whole = frozenset() if chosen else frozenset(children)
+        return Node(kind="organization", name="", settings=settings, children=children, whole=whole)
+
+    def _people(self, keys: Mapping[str, str]) -> dict[str, tuple[Node, ...]]:
+        found = {
+            "member": self._seen("member", self.members, None),
+            "service_account": self._seen("service_account", functools.partial(self.service_accounts, keys), None),
+        }
+        for issuer in sorted(set(self._by_groups.values())):
+            count = list(self._by_groups.values()).count(issuer)
+            self.notes.append(f"member: {count} with a role by a group at {issuer} are left out: it is changed there")
+        return {kind: nodes for kind, nodes in found.items() if nodes is not None}
 
     def projects(self) -> list[Json]:
         return list(self._api.pages("/projects", "projects", org_id=self._org_id))
@@ -122,6 +151,27 @@ class Platform:
             waits = "somebody else has to agree" if last["state"] == "asked" else f"it holds from {last['holds_from']}"
             self.notes.append(f"{_RECORDS[record]} = {days}: {waits} (cloister audit retention show)")
         return {_RECORDS[record]: days}
+
+    # ── its people and machines ──
+
+    def members(self) -> tuple[Node, ...]:
+        """Without those whose role groups give: who is in a group is said elsewhere."""
+        found = self._api.get(f"/organizations/{segment(self._org_id)}/members").get("members") or []
+        people = [(each["user"]["email"].lower(), each["member"]) for each in found]
+        self._by_groups = {email: it["by_groups_of"] for email, it in people if it.get("by_groups_of")}
+        return tuple(
+            Node(kind="member", name=email, id=it["id"], settings=settings_of("member", it))
+            for email, it in people
+            if email not in self._by_groups
+        )
+
+    def service_accounts(self, words: Mapping[str, str] | None = None) -> tuple[Node, ...]:
+        """`words`: what projects are called here, by their id; else grants are of ids."""
+        path = f"/cloister/organizations/{segment(self._org_id)}/service_accounts"
+        return tuple(
+            Node(kind="service_account", name=each["name"], id=each["id"], settings=_machine(each, words or {}))
+            for each in self._api.get(path).get("service_accounts") or []
+        )
 
     # ── projects ──
 
@@ -248,6 +298,15 @@ class Platform:
 def _branch_settings(branch: Json, names: Mapping[str, str]) -> dict[str, Value]:
     parent = names.get(branch.get("parent_id") or "")
     return ({} if parent is None else {"parent": parent}) | settings_of("branch", branch)
+
+
+def _machine(account: Json, words: Mapping[str, str]) -> dict[str, Value]:
+    grants = {words.get(each["project_id"], each["project_id"]): each["role"] for each in account["grants"]}
+    said: dict[str, Value] = {
+        "grants": dict(sorted(grants.items())),
+        "disabled": account.get("disabled_at") is not None,
+    }
+    return settings_of("service_account", account) | said
 
 
 def settings_of(kind: str, thing: Json) -> dict[str, Value]:

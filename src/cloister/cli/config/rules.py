@@ -14,7 +14,7 @@ from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import CloisterError
 from cloister.base.ipallow import IpRange
 from cloister.base.tags import KEPT
-from cloister.cli.config.nouns import FOREVER, KINDS, NEVER, Value, address, schedule_item
+from cloister.cli.config.nouns import FOREVER, KINDS, MEMBER_ROLES, NEVER, Value, address, schedule_item
 from cloister.cli.config.parsing import FILE_BYTES_MAX, ConfigurationError
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, Change, Item
 
@@ -117,6 +117,22 @@ def _lifts(old: Value | None, new: Value | None) -> bool:
     return not KEPT.isdisjoint(before - after)
 
 
+def _higher(old: Value | None, new: Value | None) -> bool:
+    """Roles, of which the highest is the last; None is no role at all."""
+    before, after = (MEMBER_ROLES.index(it) if isinstance(it, str) and it in MEMBER_ROLES else -1 for it in (old, new))
+    return after > before
+
+
+def _grants_more(old: Value | None, new: Value | None) -> bool:
+    before, after = (it if isinstance(it, dict) else {} for it in (old, new))
+    return any(_higher(before.get(each), role) for each, role in after.items())
+
+
+def _makes_admin(old: Value | None, new: Value | None) -> bool:
+    before, after = (it if isinstance(it, dict) else {"": it} for it in (old, new))
+    return any(role == "admin" != before.get(each) for each, role in after.items())
+
+
 def _is_lower_level(old: Value | None, new: Value | None) -> bool:
     return old is not None and AuditLevel(str(new)).is_lower_than(AuditLevel(str(old)))
 
@@ -212,8 +228,26 @@ BUILT_IN: Final = (
     ),
     Rule(
         "grant-admin",
-        "an admin of a project may do everything with it",
-        _when("role", lambda old, new: new == "admin" and old != "admin", "permission"),
+        "an admin may do everything with the project, or with the organization",
+        _any(
+            _when("role", _makes_admin, "permission", "member"),
+            _when("grants", _makes_admin, "service_account"),
+        ),
+    ),
+    Rule(
+        "machine",
+        "something that nobody sits at may do more then",
+        _any(
+            lambda item: item.kind == "service_account" and item.action == CREATE,
+            _when("role", _higher, "service_account"),
+            _when("grants", _grants_more, "service_account"),
+            _when("disabled", _was_and_is_not, "service_account"),
+        ),
+    ),
+    Rule(
+        "remove-account",
+        "somebody, or a machine, can do nothing here any more",
+        lambda item: item.kind in ("member", "service_account") and item.action == DESTROY,
     ),
     Rule("no-passkeys", "privileged acts then need no passkey", _when("passkeys.required", _was_and_is_not)),
     Rule(

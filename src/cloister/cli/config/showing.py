@@ -62,6 +62,11 @@ def unseen_passwords(plan: Plan) -> list[str]:
     return [address(trail) for trail in (*first, *roles)]
 
 
+def unseen_keys(plan: Plan) -> list[str]:
+    """Accounts for machines that were made with a key which nobody was shown."""
+    return [item.name for item in plan.items if item.action == CREATE and item.kind == "service_account"]
+
+
 def as_json(plan: Plan, refused: Sequence[Refused], notes: Sequence[str]) -> dict[str, Any]:
     return {
         "organization": plan.organization_id,
@@ -86,14 +91,14 @@ def _became(change: Change, item: Item) -> str:
 
 def _said(value: Value | None) -> str:
     match value:
-        case None | [] | {}:
+        case None | []:
             return "nothing"
         case bool():
             return "true" if value else "false"
         case list():
             return ", ".join(value)
         case dict():
-            return ", ".join(f"{key}={each}" for key, each in value.items())
+            return ", ".join(f"{key}={each}" for key, each in value.items()) or "nothing"
         case str() if len(value) > _LONG_CHARS:
             return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
         case _:

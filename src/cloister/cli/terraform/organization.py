@@ -6,8 +6,8 @@ What must stay true: the key that comes with a service account is dropped, as a 
 from typing import Any, Final
 
 from cloister.cli.api import Json, segment
-from cloister.cli.config.applying import put_settings
-from cloister.cli.config.nouns import KINDS, FormError, Value
+from cloister.cli.config.applying import UNSEEN_KEY_DAYS, put_settings
+from cloister.cli.config.nouns import KINDS, MEMBER_ROLES, PROJECT_ROLES, SERVICE_ROLES, FormError, Value
 from cloister.cli.config.platform import Platform as Configured
 from cloister.cli.terraform.platform import Platform
 from cloister.cli.terraform.resource import (
@@ -27,11 +27,6 @@ from cloister.cli.terraform.schema import Attribute, Schema, Type, Use
 ORG_ID: Final = Attribute(
     "org_id", use=Use.KEPT, replaces=True, text="The organization. Default: as the provider has it, or the only one."
 )
-_PROJECT_ROLES: Final = ("viewer", "editor", "admin")
-_SERVICE_ROLES: Final = ("collaborator", "viewer", "editor")
-_ROLES: Final = (*_SERVICE_ROLES, "admin")
-_UNSEEN_DAYS: Final = 1
-# Of the key that nobody sees: no account is without one, and none ends earlier.
 
 
 def _one_of(*words: str) -> Any:
@@ -44,8 +39,8 @@ def _one_of(*words: str) -> Any:
 
 
 def _grants(value: Any) -> Value:
-    if not isinstance(value, dict) or not all(each in _PROJECT_ROLES for each in value.values()):
-        raise FormError(f"a map of projects' ids to {', '.join(_PROJECT_ROLES)}")
+    if not isinstance(value, dict) or not all(each in PROJECT_ROLES for each in value.values()):
+        raise FormError(f"a map of projects' ids to {', '.join(PROJECT_ROLES)}")
     return dict(sorted(value.items()))
 
 
@@ -107,7 +102,7 @@ class Member(Listed):
             ID,
             ORG_ID,
             Attribute("email", replaces=True, form=named("permission")),
-            Attribute("role", form=_one_of(*_ROLES), text=f"One of {', '.join(_ROLES)}."),
+            Attribute("role", form=_one_of(*MEMBER_ROLES), text=f"One of {', '.join(MEMBER_ROLES)}."),
         ),
     )
 
@@ -152,7 +147,7 @@ class ServiceAccount(Listed):
             Attribute(
                 "role",
                 use=Use.KEPT,
-                form=_one_of(*_SERVICE_ROLES),
+                form=_one_of(*SERVICE_ROLES),
                 text="In the whole organization. Default: collaborator, which has the projects granted alone.",
             ),
             Attribute(
@@ -175,7 +170,7 @@ class ServiceAccount(Listed):
         identity = {"org_id": _org_id(platform, wanted), "name": wanted["name"]}
         body = {
             "name": wanted["name"],
-            "key_days": _UNSEEN_DAYS,
+            "key_days": UNSEEN_KEY_DAYS,
             **self._body(given(wanted, "role", "grants", "owner")),
         }
         platform.api.post(self.path(identity), body)
