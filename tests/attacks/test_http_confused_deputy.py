@@ -51,6 +51,8 @@ BODIES: dict[str, Any] = {
     "create_anonymized_branch": {"masking_rules": [], "start_anonymization": False},
     "update_masking_rules": {"masking_rules": []},
     "acknowledge_finding": {"note": "mine"},
+    "note_finding": {"text": "asked them"},
+    "assign_finding": {"email": "dev@example.org"},
     "resolve_finding": {"note": "over"},
     "respond_to_finding": {"action": "quarantine"},
     "add_jwks": {"jwks_url": "https://issuer.test/jwks", "provider_name": "Issuer", "role_names": ["authenticated"]},

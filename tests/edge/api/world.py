@@ -120,6 +120,8 @@ from cloister.trust.audit.reader import EVERYBODY, Recorded, Subject
 from cloister.trust.audit.statements import Segment
 from cloister.trust.audit.verify import Broken, Head, Intact
 from cloister.trust.keys.commands import KeyInfo, KeyPolicy, KeystoreInfo, RingInfo, RootCount
+from cloister.trust.sentinel import clocks
+from cloister.trust.sentinel.clocks import Measured
 from cloister.trust.sentinel.desk import Finding, Pulse
 
 NOW: Final = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)
@@ -984,7 +986,9 @@ class FakeFindings:
             alerts=({"channel": "hook", "kind": "raised", "attempts": 1, "delivered_at": NOW, "error": ""},),
         )
 
-    async def find(self, *, state: str | None, run: str | None, limit: int) -> list[Finding]:
+    async def find(
+        self, *, state: str | None, run: str | None, limit: int, assignee_id: UUID | None = None, overdue: bool = False
+    ) -> list[Finding]:
         return [self.finding]
 
     async def get(self, finding_id: str) -> Finding:
@@ -994,6 +998,20 @@ class FakeFindings:
 
     async def move(self, caller: Caller, finding_id: str, state: str, note: str) -> Finding:
         return replace(await self.get(finding_id), state=state, note=note)
+
+    async def timeline(self, finding_id: str) -> list[Recorded]:
+        await self.get(finding_id)
+        return []
+
+    async def note(self, caller: Caller, finding_id: str, text: str) -> Finding:
+        note = {"noted_at": NOW, "noted_by": caller.principal.actor, "text": text}
+        return replace(await self.get(finding_id), notes=(note,))
+
+    async def assign(self, caller: Caller, finding_id: str, email: str) -> Finding:
+        return replace(await self.get(finding_id), assignee=email)
+
+    async def measure(self, days: int) -> list[Measured]:
+        return clocks.measure([], NOW, NOW)
 
     async def test(self, caller: Caller) -> tuple[str, list[str]]:
         return "0123456789ab", ["failed-logins"]

@@ -29,6 +29,22 @@ COLUMNS: Final = (
     Column("Alarms", "alarms"),
     Column("State", "state"),
     Column("Raised", "raised_at", out.ago),
+    Column("Due", "due_at", out.ahead),
+    Column("With", "assignee", may_cut=True),
+)
+METRICS: Final = (
+    Column("Level", "level"),
+    Column("Raised", "raised"),
+    Column("Detected, p50", "detect.p50_s", out.seconds),
+    Column("p95", "detect.p95_s", out.seconds),
+    Column("Acknowledged, p50", "acknowledge.p50_s", out.duration),
+    Column("p95", "acknowledge.p95_s", out.duration),
+    Column("within", "acknowledge_within_s", out.duration),
+    Column("Resolved, p50", "resolve.p50_s", out.duration),
+    Column("p95", "resolve.p95_s", out.duration),
+    Column("within", "resolve_within_s", out.duration),
+    Column("Not resolved", "unresolved"),
+    Column("Overdue", "overdue"),
 )
 _LEVELS: Final = ("critical", "high", "medium", "low")
 
@@ -43,11 +59,14 @@ alerts.add_command(channels)
 
 @alerts.command("list")
 @click.option("--state", type=click.Choice(["open", "acknowledged", "resolved"]), help="Default: what is not resolved.")
+@click.option("--mine", is_flag=True, help="Only those assigned to you.")
+@click.option("--overdue", is_flag=True, help="Only those that wait for longer than they may (docs/alerts.md).")
 @click.option("--limit", type=click.IntRange(1, 500), default=100, show_default=True, help="How many.")
 @client_command
-def list_(session: Session, *, state: str | None, limit: int) -> None:
+def list_(session: Session, *, state: str | None, mine: bool, overdue: bool, limit: int) -> None:
     """List findings, the gravest first."""
-    found = session.api.get(PATH, state=state, limit=limit).get("findings") or []
+    wanted = {name: "true" for name, is_wanted in (("mine", mine), ("overdue", overdue)) if is_wanted}
+    found = session.api.get(PATH, state=state, limit=limit, **wanted).get("findings") or []
     found.sort(key=lambda it: _LEVELS.index(it["level"]))
     session.show_list(found, COLUMNS, empty="Nothing was found.")
 
@@ -56,23 +75,76 @@ def list_(session: Session, *, state: str | None, limit: int) -> None:
 @click.argument("finding_id", metavar="FINDING")
 @client_command
 def show(session: Session, *, finding_id: str) -> None:
-    """Show a finding: what was seen, what to do, whom it was told to."""
+    """Show a finding: what was seen, what to do, who works on it, and what happened around it.
+
+    Around it: what its role, address and account did within an hour of the newest alarm, and what was done about the finding. For
+    more of them: `cloister audit subject`.
+    """
     found = session.api.get(_path(finding_id))["finding"]
+    timeline = session.api.get(_path(finding_id, "timeline"))["events"]
     if session.is_json:
-        out.show_json(found)
+        out.show_json(found | {"timeline": timeline})
         return
-    click.echo(f"{found['title']}  [{found['level']}, {found['state']}]\n\n{found['summary']}\n")
-    click.echo(f"What to do   {found['response']}\n")
+    _say(f"{found['title']}  [{found['level']}, {found['state']}]\n\n{found['summary']}\n")
+    _say(f"What to do   {found['response']}\n")
     for name, value in found["subject"].items():
-        click.echo(f"{name:12} {value}")
-    click.echo(f"alarms       {found['alarms']}, events {found['first_seq']} to {found['last_seq']} of the audit log")
+        _say(f"{name:12} {value}")
+    _say(f"alarms       {found['alarms']}, events {found['first_seq']} to {found['last_seq']} of the audit log")
+    if found["assignee"]:
+        _say(f"with         {found['assignee']}")
+    if found["due_at"]:
+        awaited = "acknowledged" if found["state"] == "open" else "resolved"
+        _say(f"due          to be {awaited}: {out.ahead(found['due_at'])}")
     for each in found.get("alerts") or []:
         how = (
             f"{each['after_s']:.1f} s after it was raised" if each["delivered_at"]
             else f"given up: {each['error']}" if each["given_up_at"]
             else f"not yet, {each['attempts']} attempts: {each['error'] or 'in a moment'}"
         )  # fmt: skip
-        click.echo(f"told         {each['channel']} ({each['kind']}): {how}")
+        _say(f"told         {each['channel']} ({each['kind']}): {how}")
+    for each in found["notes"]:
+        _say(f"note         {_second(each['noted_at'])} {each['noted_by']}: {each['text']}")
+    if timeline:
+        _say("\nAround it")
+    for each in timeline:
+        event = each["event"]
+        how = "" if event.get("outcome", "ok") == "ok" else f" ({event['outcome']})"
+        where = f" from {event['address']}" if event.get("address") else ""
+        why = f": {event['reason']}" if event.get("reason") else ""
+        _say(f"{each['seq']:>8}  {_second(event['at'])}  {event['action']}{how} by {event['actor']}{where}{why}")
+
+
+@alerts.command()
+@click.argument("finding_id", metavar="FINDING")
+@click.argument("email", required=False)
+@click.option("--nobody", is_flag=True, help="Take it from whoever has it.")
+@client_command
+def assign(session: Session, *, finding_id: str, email: str | None, nobody: bool) -> None:
+    """Say which operator works on it."""
+    if (email is None) is not nobody:
+        raise CommandError("name an EMAIL, or say --nobody")
+    session.show(session.api.post(_path(finding_id, "assign"), {"email": email or ""})["finding"], COLUMNS)
+
+
+@alerts.command()
+@click.argument("finding_id", metavar="FINDING")
+@click.argument("text")
+@client_command
+def note(session: Session, *, finding_id: str, text: str) -> None:
+    """Write something down about it. Notes stay, also when it is resolved."""
+    session.show(session.api.post(_path(finding_id, "notes"), {"text": text})["finding"], COLUMNS)
+
+
+@alerts.command()
+@click.option("--days", type=click.IntRange(1, 400), default=30, show_default=True, help="Findings raised within.")
+@client_command
+def metrics(session: Session, *, days: int) -> None:
+    """How long findings waited, by level: to be detected, acknowledged, resolved; and how many wait too long now."""
+    answer = session.api.get(f"{PATH}/metrics", days=days)
+    if session.is_json:
+        out.show_json(answer)
+        return
+    session.show_list(answer["levels"], METRICS, empty="")
 
 
 @alerts.command()
@@ -182,12 +254,22 @@ def selftest(session: Session) -> int:
     return 0
 
 
+def _say(text: str) -> None:
+    """Whoever is found chose some of it."""
+    for line in text.split("\n"):
+        click.echo(out.printable(line))
+
+
+def _second(at: str) -> str:
+    return at[:19].replace("T", " ")
+
+
 def _tell(session: Session, answer: Json) -> None:
     if session.is_json:
         out.show_json(answer)
     else:
         for each in answer["done"]:
-            click.echo(each)
+            _say(each)
 
 
 def _path(finding_id: str, verb: str = "") -> str:

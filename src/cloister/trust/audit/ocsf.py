@@ -58,7 +58,7 @@ _ACTIONS: Final = {
         6003, 3
     ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set branch.anonymize branch.mask branch.protect branch.recover
         branch.restore branch.set_as_default branch.unprotect branch.update consent.agree consent.policy endpoint.restart endpoint.start
-        endpoint.suspend endpoint.update finding.acknowledge finding.release finding.resolve finding.respond
+        endpoint.suspend endpoint.update finding.acknowledge finding.assign finding.note finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
         role.empower role.reset_password scim.group_update scim.user_activate scim.user_deactivate scim.user_update service_account.disable service_account.enable service_account.orphan

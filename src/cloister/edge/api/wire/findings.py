@@ -8,6 +8,7 @@ import msgspec
 from cloister.control.incidents.model import Responded
 from cloister.edge.api.wire.common import Request, Wire
 from cloister.edge.api.wire.operations import OperationView, operation
+from cloister.trust.sentinel.clocks import CLOCKS, Measured, Times
 from cloister.trust.sentinel.desk import Finding, Pulse
 
 
@@ -30,7 +31,13 @@ class FindingView(Wire, frozen=True, kw_only=True):
     """With microseconds: how late an alert is can be told."""
     changed_by: str = ""
     note: str = ""
+    assignee: str = ""
+    acknowledged_at: str | None = None
+    resolved_at: str | None = None
+    due_at: str | None = None
+    """When the clock that runs ends: until somebody acknowledges it, then until it is resolved."""
     alerts: tuple[dict[str, Any], ...] = ()
+    notes: tuple[dict[str, Any], ...] = ()
 
 
 class FindingAnswer(Wire, frozen=True, kw_only=True):
@@ -43,6 +50,38 @@ class FindingList(Wire, frozen=True, kw_only=True):
 
 class Move(Request, frozen=True, kw_only=True):
     note: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class Note(Request, frozen=True, kw_only=True):
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+
+
+class Assign(Request, frozen=True, kw_only=True):
+    email: Annotated[str, msgspec.Meta(max_length=254)]
+    """An operator's; empty: nobody works on it."""
+
+
+class TimesView(Wire, frozen=True, kw_only=True):
+    count: int
+    p50_s: float | None
+    p95_s: float | None
+
+
+class MeasuredView(Wire, frozen=True, kw_only=True):
+    level: str
+    raised: int
+    detect: TimesView
+    acknowledge: TimesView
+    acknowledge_within_s: float
+    resolve: TimesView
+    resolve_within_s: float
+    unresolved: int
+    overdue: int
+
+
+class MetricsAnswer(Wire, frozen=True, kw_only=True):
+    days: int
+    levels: list[MeasuredView]
 
 
 class Respond(Request, frozen=True, kw_only=True):
@@ -68,15 +107,38 @@ class PulseView(Wire, frozen=True, kw_only=True):
 
 
 def finding(it: Finding) -> FindingView:
-    given = {name: getattr(it, name) for name in FindingView.__struct_fields__ if name not in ("alerts", "raised_at")}
-    return FindingView(
-        **given,
-        raised_at=it.raised_at.isoformat(),
-        alerts=tuple(
-            {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in each.items()}
-            for each in it.alerts
-        ),
+    return FindingView(**{name: _plain(getattr(it, name)) for name in FindingView.__struct_fields__})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return tuple({name: _plain(each) for name, each in entry.items()} for entry in value)
+    return value
+
+
+def metrics(days: int, found: list[Measured]) -> MetricsAnswer:
+    return MetricsAnswer(days=days, levels=[_measured(it) for it in found])
+
+
+def _measured(it: Measured) -> MeasuredView:
+    clock = CLOCKS[it.level]
+    return MeasuredView(
+        level=it.level,
+        raised=it.raised,
+        detect=_times(it.detect),
+        acknowledge=_times(it.acknowledge),
+        acknowledge_within_s=clock.acknowledge.total_seconds(),
+        resolve=_times(it.resolve),
+        resolve_within_s=clock.resolve.total_seconds(),
+        unresolved=it.unresolved,
+        overdue=it.overdue,
     )
+
+
+def _times(it: Times) -> TimesView:
+    return TimesView(count=it.count, p50_s=it.p50_s, p95_s=it.p95_s)
 
 
 def responded(it: Responded, now: datetime) -> RespondedAnswer:
