@@ -6,6 +6,7 @@ could write into the database is tried as that role.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -14,9 +15,17 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 
-from cloister.base.errors import CloisterError, ConflictError, ForbiddenError, NotFoundError, UnprocessableError
+from cloister.base.errors import (
+    BadRequestError,
+    CloisterError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    UnprocessableError,
+)
 from cloister.base.ids import BranchId, OrgId, ProjectId
 from cloister.control.branches.consents import (
     ANSWER_WITHIN,
@@ -57,6 +66,7 @@ MACHINE: Final = replace(CALLER, principal=replace(CALLER.principal, key_id=7, h
 """A key of the organization's that Ada made."""
 WHY: Final = "ticket 4711"
 NEEDS: Final = "consent of another person"
+NAME: Final = MaskingRule(database="neondb", schema="public", table="people", column="name", value="somebody")
 RULE: Final = MaskingRule(
     database="neondb", schema="public", table="people", column="email", function="anon.hash(email)"
 )
@@ -92,6 +102,14 @@ class Shop:
 
     async def copy(self, by: Caller = CALLER) -> Any:
         return await self.control.branches.create(by, self.project, NewBranch(parent_id=self.main))
+
+    async def agreed_rules(self, *rules: MaskingRule) -> Consent:
+        asked = await self.control.consents.ask(CALLER, self.project, self.main, Act.MASK, WHY, rules=rules)
+        return await self.agree(asked)
+
+    async def mask(self, *rules: MaskingRule, by: Caller = CALLER) -> Any:
+        masking = NewMasking(rules=list(rules), starts=True)
+        return await self.control.branches.create(by, self.project, NewBranch(parent_id=self.main, masking=masking))
 
     async def copies(self) -> int:
         async with self.land.database.reading() as tx:
@@ -326,6 +344,102 @@ async def test_a_quarantine_copies_nothing_alone(shop: Shop, control_database: C
     assert await shop.copies() == before
 
 
+# ── masked by rules that two agreed on ──
+
+
+async def test_who_masks_by_agreed_rules_needs_no_consent_and_who_does_not_does(shop: Shop) -> None:
+    """All of them, word by word, and more if they like: whoever asks does not choose which."""
+    asked = await shop.control.consents.ask(CALLER, shop.project, shop.main, Act.MASK, WHY, rules=[RULE])
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.mask(RULE)
+    for by in (CALLER, replace(CALLER, principal=replace(CALLER.principal, key_id=9))):
+        with refused(ForbiddenError, "somebody else"):
+            await shop.agree(asked, by)
+    consent = await shop.agree(asked)
+    assert consent.rules == [RULE]
+    before = await shop.copies()
+    for rules in ([RULE], [NAME, RULE]):
+        await shop.mask(*rules, by=MACHINE)
+        assert (await shop.land.details_of("branch.create"))[-1]["consent"] == str(consent.id)
+    await shop.control.maskings.start(MACHINE, shop.project, shop.masked)
+    assert await shop.copies() == before + 3
+
+    other = replace_rule(RULE, function="anon.partial_email(email)")
+    for rules in ([NAME], [other], [replace_rule(RULE, column="mail", function="anon.hash(mail)")], [NAME, other]):
+        with pytest.raises(UnprocessableError, match=NEEDS):
+            await shop.mask(*rules)
+    for name, door in DOORS.items():
+        if "masked" not in name:
+            with pytest.raises(CloisterError):
+                await door(shop)
+    with pytest.raises(UnprocessableError, match="cannot unprotect branch without the consent"):
+        await shop.control.branches.update(CALLER, shop.project, shop.main, BranchChange(is_protected=False))
+    assert await shop.copies() == before + 3
+
+
+async def test_a_draft_is_masked_by_the_rules_that_it_has_when_it_starts(shop: Shop) -> None:
+    await shop.agreed_rules(RULE, NAME)
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.control.maskings.start(CALLER, shop.project, shop.masked)
+    await shop.control.maskings.change_rules(CALLER, shop.project, shop.masked, [NAME, RULE])
+    await shop.control.maskings.start(CALLER, shop.project, shop.masked)
+
+
+async def test_agreed_rules_hold_until_others_are_agreed_on_or_somebody_ends_them_or_for_three_months(
+    shop: Shop, control_database: ControlDatabase
+) -> None:
+    """Of two sets the laxer would be the one that holds."""
+    first = await shop.agreed_rules(RULE)
+    second = await shop.agreed_rules(RULE, NAME)
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.mask(RULE)
+    await shop.mask(RULE, NAME)
+    states = {
+        it.id: it.state(shop.land.clock.now()) for it in await shop.control.consents.find(shop.project, shop.main)
+    }
+    assert (states[first.id], states[second.id]) == ("ended", "agreed")
+    with refused(ForbiddenError, "branch:create_from_protected"):
+        await shop.control.consents.end(replace(CALLER, grants=frozenset()), shop.project, shop.main, second.id)
+    await shop.control.consents.end(CALLER, shop.project, shop.main, second.id)
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.mask(RULE, NAME)
+    with refused(ConflictError, "ended already"):
+        await shop.control.consents.end(CALLER, shop.project, shop.main, second.id)
+    await shop.agreed_rules(RULE)
+    await _as_owner(
+        control_database,
+        """ALTER TABLE consent DISABLE TRIGGER consent_holds;
+           UPDATE consent SET asked_at = asked_at - interval '91 days', agreed_at = agreed_at - interval '91 days';
+           ALTER TABLE consent ENABLE ALWAYS TRIGGER consent_holds""",
+    )
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.mask(RULE)
+
+
+async def test_what_was_taken_back_opens_nothing(shop: Shop) -> None:
+    """By whoever may agree, alone: before it was given, and after."""
+    for consent in (await shop.ask(), await shop.agreed()):
+        ended = await shop.control.consents.end(ANOTHER, shop.project, shop.main, consent.id)
+        assert ended.state(shop.land.clock.now()) == "ended"
+        with refused(ConflictError, "ended already"):
+            await shop.agree(consent)
+    with pytest.raises(UnprocessableError, match=NEEDS):
+        await shop.copy()
+
+
+async def test_rules_go_with_the_act_that_is_about_them(shop: Shop) -> None:
+    """And they are checked as a branch's are: what is agreed on can be asked for."""
+    for act, rules in ((Act.COPY, [RULE]), (Act.MASK, [])):
+        with refused(BadRequestError, "masking rules go with"):
+            await shop.control.consents.ask(CALLER, shop.project, shop.main, act, WHY, rules=rules)
+    with refused(UnprocessableError, "two masking rules"):
+        await shop.control.consents.ask(CALLER, shop.project, shop.main, Act.MASK, WHY, rules=[RULE, RULE])
+
+
+def replace_rule(rule: MaskingRule, **changes: str) -> MaskingRule:
+    return msgspec.structs.replace(rule, **changes)
+
+
 # ── whoever has taken over the API's process, as far as the control database holds ──
 
 _OPERATION: Final = """
@@ -357,6 +471,26 @@ async def test_no_operation_that_copies_is_accepted_without_a_consent(shop: Shop
         with pytest.raises((UnprocessableError, asyncpg.InsufficientPrivilegeError)) as refusal:
             await _run(shop.land, allowed, changed)
         assert "permission denied" in str(refusal.value) or "consent" in str(refusal.value), name
+    # What is masked as was agreed is accepted, and stays what it was when that was looked at.
+    await shop.agreed_rules(RULE)
+    masked = '{{"rules": {rules}, "recipe": {{"source_branch_id": "{main}", "sources": []}}}}'
+    agreed, fewer = (masked.format(rules=json.dumps(msgspec.to_builtins(it)), **ids) for it in ([RULE, NAME], [NAME]))
+    change = f"WHERE branch_id = '{shop.dev}'"
+    for statements in (
+        [_OPERATION.format(machine="anonymize_branch", input=fewer, **ids)],
+        [_OPERATION.format(machine="create_branch", input=agreed, **ids)],
+        [
+            _OPERATION.format(machine="anonymize_branch", input=agreed, **ids),
+            f"UPDATE operation SET machine = 'create_branch' {change}",
+        ],
+        [
+            _OPERATION.format(machine="anonymize_branch", input=agreed, **ids),
+            f"UPDATE operation SET input = '{fewer}' {change}",
+        ],
+    ):
+        with pytest.raises(UnprocessableError, match=NEEDS):
+            await _run(shop.land, *statements)
+    await _run(shop.land, _OPERATION.format(machine="anonymize_branch", input=agreed, **ids))
     with pytest.raises(UnprocessableError, match="cannot unprotect branch without the consent"):
         await _run(
             shop.land,
@@ -372,6 +506,9 @@ ALONE: Final = {
     "of another time": "UPDATE consent SET asked_at = now()",
     "of another branch": "UPDATE consent SET branch_id = branch_id",
     "taken away": "DELETE FROM consent",
+    "ended and agreed to": "UPDATE consent SET ended_by = asked_by, agreed_by = '{bob}'",
+    "rules that nobody saw": "UPDATE consent SET rules = '[]'",
+    "no rules at all": "INSERT INTO consent (id, branch_id, act, reason, asked_by, asked_as, rules) SELECT gen_random_uuid(), branch_id, 'mask', reason, asked_by, asked_as, '[]' FROM consent",
     "the demand goes": "UPDATE consent_policy SET is_required = false, lifted_by = '{bob}'",
     "asked and lifted at once": "UPDATE consent_policy SET is_required = false, lift_asked_by = '{ada}', lifted_by = '{bob}'",
     "lifted by who asked": "UPDATE consent_policy SET lift_asked_by = '{ada}'; UPDATE consent_policy SET is_required = false, lifted_by = '{ada}'",
@@ -384,7 +521,9 @@ ALONE: Final = {
 async def test_the_apis_own_process_agrees_to_nothing_alone(shop: Shop) -> None:
     await shop.ask()
     for name, change in ALONE.items():
-        refusals = r"permission denied|must be owner|not_by_oneself|after it was|by two people"
+        refusals = (
+            r"permission denied|must be owner|not_by_oneself|after it was|by two people|ends as it is|check constraint"
+        )
         with pytest.raises(Exception, match=refusals):
             await _run(shop.land, *change.format(ada=ACCOUNT, bob=BOB).split(";"))
         (consent,) = await shop.control.consents.find(shop.project, shop.main)

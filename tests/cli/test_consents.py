@@ -41,10 +41,31 @@ def test_one_asks_and_another_agrees(api: Any, cloister: Any) -> None:
     assert "ada@example.com" in cloister("branches", "consent", "main").out
 
 
-@pytest.mark.parametrize("words", [["--to", "copy"], ["--reason", "x"], ["--agree", "1", "--reason", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--to", "copy"],
+        ["--reason", "x"],
+        ["--agree", "1", "--reason", "x"],
+        ["--agree", "1", "--end", "1"],
+        ["--mask", "a.b.c.d=x"],
+    ],
+)
 def test_half_of_a_request_is_none(api: Any, cloister: Any, words: list[str]) -> None:
     assert cloister("branches", "consent", "main", *words).code != 0
     assert api.asked == []
+
+
+def test_rules_are_asked_for_as_a_branch_is_masked_and_shown_in_full(api: Any, cloister: Any) -> None:
+    names = {"database_name": "shop", "schema_name": "public", "table_name": "people", "column_name": "email"}
+    rules = [names | {"masking_function": "anon.hash(email)"}]
+    api.on("POST", C, (201, {"consent": ASKED | {"act": "mask", "masking_rules": rules}}))
+    mask = "shop.public.people.email=anon.hash(email)"
+    asked = cloister("branches", "consent", "main", "--to", "mask", "--mask", mask, "--reason", "previews")
+    assert api.bodies("POST") == [{"act": "mask", "reason": "previews", "masking_rules": rules}]
+    assert mask in asked.out
+    api.on("POST", f"{C}/{ASKED['id']}/end", (200, {"consent": ASKED | {"state": "ended"}}))
+    assert "ended" in cloister("branches", "consent", "main", "--end", ASKED["id"]).out
 
 
 def test_who_lifts_alone_is_told_that_it_still_holds(api: Any, cloister: Any) -> None:

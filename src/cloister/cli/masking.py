@@ -63,6 +63,17 @@ def rules_of(masks: tuple[str, ...], file: Path | None) -> Rules:
     return rules + [_rule(mask) for mask in masks]
 
 
+def told(rules: Rules) -> list[Json]:
+    """As a table shows them."""
+    return [
+        {
+            "column": ".".join(rule[f"{name}_name"] for name in ("database", "schema", "table", "column")),
+            "holds": rule.get("masking_function", rule.get("masking_value", "")),
+        }
+        for rule in rules
+    ]
+
+
 def _rule(text: str) -> Json:
     found = _RULE.fullmatch(text)
     if found is None:
@@ -88,14 +99,7 @@ def masking(session: Session, *, branch: str, project_id: str | None) -> None:
         return
     session.show(status, STATUS)
     click.echo()
-    rows = [
-        {
-            "column": ".".join(rule[f"{name}_name"] for name in ("database", "schema", "table", "column")),
-            "holds": rule.get("masking_function", rule.get("masking_value", "")),
-        }
-        for rule in rules
-    ]
-    session.show_list(rows, RULES, empty="No rule.")
+    session.show_list(told(rules), RULES, empty="No rule.")
 
 
 @click.command()

@@ -408,9 +408,17 @@ class Consents(Protocol):
     async def require(self, caller: Caller, org_id: OrgId, *, is_required: bool) -> ConsentPolicy: ...
     async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Consent]: ...
     async def ask(
-        self, caller: Caller, project_id: ProjectId, branch_id: BranchId, act: Act, reason: str
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        act: Act,
+        reason: str,
+        *,
+        rules: Sequence[MaskingRule] = (),
     ) -> Consent: ...
     async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent: ...
+    async def end(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent: ...
 
 
 class Statements(Protocol):

@@ -14,7 +14,7 @@ from cloister.base.errors import (
 )
 from cloister.base.ids import BranchId
 from cloister.base.limits import MASKING_RULES_MAX
-from cloister.control.branches.masking import checked
+from cloister.control.branches.masking_rules import checked
 from cloister.control.branches.model import SCHEMA_ONLY, BranchCreated, MaskingRule, NewBranch, NewMasking, Restore
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated

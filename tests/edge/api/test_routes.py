@@ -433,6 +433,7 @@ CASES = [
     Case("list_consents", f"/cloister{B}/consents", 200, {}),
     Case("ask_for_consent", f"/cloister{B}/consents", 201, {}, {"act": "copy", "reason": "INC-7"}),
     Case("agree_to_consent", f"/cloister{B}/consents/{CONSENT}/agree", 200, {}),
+    Case("end_consent", f"/cloister{B}/consents/{CONSENT}/end", 200, {}),
     Case("get_consent_policy", f"/cloister/organizations/{ORG}/consent_policy", 200, {}),
     Case("set_consent_policy", f"/cloister/organizations/{ORG}/consent_policy", 200, {}, {"required": True}),
     Case("list_audit_holds", f"/cloister{P}/audit_holds", 200, {}),

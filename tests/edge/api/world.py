@@ -1755,6 +1755,9 @@ class FakeConsents:
         agreed_at=None,
         used_for=None,
         used_at=None,
+        rules=[],
+        ended_by=None,
+        ended_at=None,
     )
 
     async def policy(self, org_id: OrgId) -> ConsentPolicy:
@@ -1766,11 +1769,23 @@ class FakeConsents:
     async def find(self, project_id: ProjectId, branch_id: BranchId) -> list[Consent]:
         return [self.it]
 
-    async def ask(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, act: Act, reason: str) -> Consent:
-        return replace(self.it, act=act, reason=reason)
+    async def ask(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        act: Act,
+        reason: str,
+        *,
+        rules: Sequence[MaskingRule] = (),
+    ) -> Consent:
+        return replace(self.it, act=act, reason=reason, rules=list(rules))
 
     async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
         return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW)
+
+    async def end(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
+        return replace(self.it, ended_by="bob@example.com", ended_at=NOW)
 
 
 RETENTION: Final = UUID(int=11)

@@ -2,12 +2,13 @@
 before the protection is taken off, which would be the way around.
 
 One asks and says why, another agrees within the hour, and within the next the one who asked does it, once: the request for the
-copy is the same as ever, and finds the consent by who makes it. The demand itself is made by one person and lifted by two. Who may
-agree is who might do it themselves. All of it is held by the database too (migration 0036): it accepts no operation that copies, and
-no end of a protection, in a transaction that has not used a consent.
+copy is the same as ever, and finds the consent by who makes it. Two agree in the same way on a set of masking rules, and that holds for
+three months: whoever masks by them, or by more, needs no consent each time. One ends what was not used. The demand itself is made by
+one person and lifted by two. Who may agree is who might do it themselves. All of it is held by the database too (migrations 0036 and
+0037): it accepts no operation that copies, and no end of a protection, in a transaction that has not used a consent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -15,15 +16,18 @@ from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import msgspec
+
 from cloister.base import versions
 from cloister.base.clock import Clock
-from cloister.base.database import Database, Transaction
-from cloister.base.errors import ConflictError, NotFoundError, UnprocessableError
+from cloister.base.database import Database, Transaction, jsonb
+from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, OrgId, ProjectId
 from cloister.control.agreeing import ANSWER_WITHIN as LIFT_WITHIN
 from cloister.control.agreeing import require_a_person, require_another
 from cloister.control.branches import store
-from cloister.control.branches.model import Branch
+from cloister.control.branches.masking_rules import checked
+from cloister.control.branches.model import Branch, MaskingRule
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
 from cloister.trust.access.permissions import Permission
@@ -34,6 +38,9 @@ ANSWER_WITHIN: Final = timedelta(hours=1)
 
 USE_WITHIN: Final = timedelta(hours=1)
 """What was agreed to is done now, or asked for again."""
+
+MASK_LASTS: Final = timedelta(days=90)
+"""Tables get columns that the rules do not know: somebody looks again."""
 
 OPEN_MAX: Final = 20
 """Of one branch, asked for or agreed to and still good: whoever answers reads each."""
@@ -49,6 +56,8 @@ class Act(StrEnum):
 
     COPY = "copy"
     UNPROTECT = "unprotect"
+    MASK = "mask"
+    """To copies that are masked by these rules, or by more."""
 
 
 REFUSALS: Final[Mapping[Act, str]] = MappingProxyType(
@@ -60,7 +69,11 @@ REFUSALS: Final[Mapping[Act, str]] = MappingProxyType(
 """The database says the same."""
 
 PERMISSIONS: Final[Mapping[Act, Permission]] = MappingProxyType(
-    {Act.COPY: Permission.BRANCH_CREATE_FROM_PROTECTED, Act.UNPROTECT: Permission.BRANCH_UNPROTECT}
+    {
+        Act.COPY: Permission.BRANCH_CREATE_FROM_PROTECTED,
+        Act.UNPROTECT: Permission.BRANCH_UNPROTECT,
+        Act.MASK: Permission.BRANCH_CREATE_FROM_PROTECTED,
+    }
 )
 """Whose consent counts, and who may ask for it: who may do it."""
 
@@ -84,13 +97,18 @@ class Consent:
     agreed_at: datetime | None
     used_for: str | None
     used_at: datetime | None
+    rules: list[MaskingRule]
+    ended_by: str | None
+    ended_at: datetime | None
 
     def state(self, now: datetime) -> str:
-        """`asked`, `agreed`, `used`, or `over`: its hour has passed."""
+        """`asked`, `agreed`, `used`, `ended` by somebody, or `over`: its time has passed."""
         if self.used_at is not None:
             return "used"
+        if self.ended_at is not None:
+            return "ended"
         if self.agreed_at is not None:
-            return "agreed" if now < self.agreed_at + USE_WITHIN else "over"
+            return "agreed" if now < self.agreed_at + (MASK_LASTS if self.act is Act.MASK else USE_WITHIN) else "over"
         return "asked" if now < self.asked_at + ANSWER_WITHIN else "over"
 
 
@@ -156,9 +174,21 @@ class ConsentService:
             await store.get(tx, project_id, branch_id)
             return [_consent(row) for row in await tx.fetch(_CONSENTS, project_id, branch_id, None, LISTED_MAX)]
 
-    async def ask(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, act: Act, reason: str) -> Consent:
-        """It opens nothing. Raises NotFoundError, ForbiddenError, ConflictError."""
+    async def ask(
+        self,
+        caller: Caller,
+        project_id: ProjectId,
+        branch_id: BranchId,
+        act: Act,
+        reason: str,
+        *,
+        rules: Sequence[MaskingRule] = (),
+    ) -> Consent:
+        """It opens nothing. Raises NotFoundError, ForbiddenError, ConflictError, BadRequestError, UnprocessableError."""
         caller.require(PERMISSIONS[act])
+        if (act is Act.MASK) is not bool(rules):
+            raise BadRequestError(public="masking rules go with the act mask, and it with them")
+        wanted = checked(rules)
         consent_id = uuid4()
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
@@ -166,8 +196,10 @@ class ConsentService:
             if await tx.fetch_value(_OPEN, branch_id) >= OPEN_MAX:
                 raise ConflictError(public=f"{OPEN_MAX} consents of this branch are open already")
             await tx.execute(
-                "INSERT INTO consent (id, branch_id, act, reason, asked_by, asked_as) VALUES ($1, $2, $3, $4, $5, $6)",
+                """INSERT INTO consent (id, branch_id, act, reason, asked_by, asked_as, rules)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)""",
                 *(consent_id, branch_id, act.value, reason, caller.principal.account_id, caller.principal.actor),
+                jsonb(wanted) if wanted else None,
             )
             asked = await _get(tx, project_id, branch_id, consent_id)
             event = caller.event(
@@ -201,6 +233,8 @@ class ConsentService:
             asked_by = await tx.fetch_value("SELECT asked_by FROM consent WHERE id = $1", consent_id)
             require_another(caller, asked_by)  # 3.
             caller.require(PERMISSIONS[asked.act])  # 4.
+            if asked.act is Act.MASK:
+                await tx.execute(_REPLACE, branch_id, caller.principal.account_id)
             await tx.execute("UPDATE consent SET agreed_by = $2 WHERE id = $1", consent_id, caller.principal.account_id)
             agreed = await _get(tx, project_id, branch_id, consent_id)
             event = caller.event(
@@ -214,21 +248,54 @@ class ConsentService:
             await record(tx, event)
         return agreed
 
+    async def end(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
+        """Take back what was not used, at one's own word: who asked, who agreed, or whoever may agree. Raises NotFoundError,
+        ForbiddenError, ConflictError."""
+        async with self._database.transaction() as tx:
+            await hold_project(tx, project_id)
+            branch = await store.get(tx, project_id, branch_id)
+            held = await _get(tx, project_id, branch_id, consent_id)
+            caller.require(PERMISSIONS[held.act])
+            if held.used_at is not None or held.ended_at is not None:
+                raise ConflictError(public=f"it is {held.state(self._clock.now())} already")
+            await tx.execute("UPDATE consent SET ended_by = $2 WHERE id = $1", consent_id, caller.principal.account_id)
+            ended = await _get(tx, project_id, branch_id, consent_id)
+            event = caller.event(
+                Action.CONSENT_END,
+                project_id=project_id,
+                branch_id=branch_id,
+                resource=branch.name,
+                details={"consent": str(consent_id), "act": held.act.value},
+            )
+            await record(tx, event)
+        return ended
 
-async def use(tx: Transaction, caller: Caller, branch: Branch, act: Act, target_id: BranchId) -> dict[str, object]:
+
+async def use(
+    tx: Transaction,
+    caller: Caller,
+    branch: Branch,
+    act: Act,
+    target_id: BranchId,
+    *,
+    rules: Sequence[MaskingRule] = (),
+) -> dict[str, object]:
     """The consent that the caller has, for this and nothing else; what their event says of it, which is nothing where none is
-    needed. Of two requests at once one finds it. Raises ConsentNeededError.
+    needed. Of two requests at once one finds it. `rules`: by which the copy is masked. Raises ConsentNeededError.
 
     1. The branch is protected, and its organization demands it.
-    2. The caller asked, by this name, and somebody agreed within the hour.
-    3. It is used up from here on, if the transaction commits.
+    2. Two agreed on rules, and all of them are among these: whoever asks may.
+    3. The caller asked, by this name, and somebody agreed within the hour.
+    4. It is used up from here on, if the transaction commits.
     """
     if not branch.is_protected or not await tx.fetch_value(_REQUIRED, branch.project_id):  # 1.
         return {}
-    found = await tx.fetch_value(_GOOD, branch.id, act.value, caller.principal.actor)  # 2.
+    if rules and (agreed := await tx.fetch_value(_MASKS, branch.id, jsonb(list(rules)))) is not None:  # 2.
+        return {"consent": str(agreed)}
+    found = await tx.fetch_value(_GOOD, branch.id, act.value, caller.principal.actor)  # 3.
     if found is None:
         raise ConsentNeededError(f"{branch.id}, {caller.principal.actor}: {REFUSALS[act]}", public=REFUSALS[act])
-    await tx.execute("UPDATE consent SET used_for = $2 WHERE id = $1", found, target_id)  # 3.
+    await tx.execute("UPDATE consent SET used_for = $2 WHERE id = $1", found, target_id)  # 4.
     return {"consent": str(found)}
 
 
@@ -242,19 +309,27 @@ _REQUIRED: Final = """
 
 _OPEN: Final = """
     SELECT count(*) FROM consent
-     WHERE branch_id = $1 AND used_at IS NULL AND coalesce(agreed_at, asked_at) > now() - interval '1 hour'"""
+     WHERE branch_id = $1 AND used_at IS NULL AND ended_at IS NULL AND coalesce(agreed_at, asked_at) > now() - interval '1 hour'"""
 
 _GOOD: Final = """
     SELECT id FROM consent
-     WHERE branch_id = $1 AND act = $2 AND asked_as = $3 AND used_at IS NULL AND agreed_at > now() - interval '1 hour'
+     WHERE branch_id = $1 AND act = $2 AND asked_as = $3 AND used_at IS NULL AND ended_at IS NULL AND agreed_at > now() - interval '1 hour'
      ORDER BY agreed_at LIMIT 1 FOR UPDATE"""
 
+_MASKS: Final = """
+    SELECT id FROM consent
+     WHERE branch_id = $1 AND act = 'mask' AND ended_at IS NULL AND agreed_at > now() - interval '90 days' AND $2 @> rules"""
+
+_REPLACE: Final = """
+    UPDATE consent SET ended_by = $2 WHERE branch_id = $1 AND act = 'mask' AND agreed_at IS NOT NULL AND ended_at IS NULL"""
+
 _CONSENTS: Final = """
-    SELECT c.*, b.project_id, asker.email AS asker, agreer.email AS agreer
+    SELECT c.*, b.project_id, asker.email AS asker, agreer.email AS agreer, ender.email AS ender
       FROM consent c
       JOIN branch b ON b.id = c.branch_id
       JOIN account asker ON asker.id = c.asked_by
       LEFT JOIN account agreer ON agreer.id = c.agreed_by
+      LEFT JOIN account ender ON ender.id = c.ended_by
      WHERE b.project_id = $1 AND c.branch_id = $2 AND ($3::uuid IS NULL OR c.id = $3)
      ORDER BY c.asked_at DESC, c.id LIMIT $4"""
 
@@ -292,4 +367,7 @@ def _consent(row: Any) -> Consent:
         agreed_at=row["agreed_at"],
         used_for=row["used_for"],
         used_at=row["used_at"],
+        rules=[] if row["rules"] is None else msgspec.json.decode(row["rules"], type=list[MaskingRule]),
+        ended_by=row["ender"],
+        ended_at=row["ended_at"],
     )

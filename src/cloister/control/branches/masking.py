@@ -15,10 +15,10 @@ import msgspec
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import ConflictError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId, new_timeline_id
-from cloister.base.limits import MASKING_RULES_MAX
 from cloister.control.branches import consents, protection, store
 from cloister.control.branches import masking_store as maskings
 from cloister.control.branches.consents import Act
+from cloister.control.branches.masking_rules import checked
 from cloister.control.branches.masking_store import ANONYMIZED, Masking
 from cloister.control.branches.model import Branch, MaskingRule
 from cloister.control.branches.operations import ANONYMIZE_BRANCH, submit_creation
@@ -28,34 +28,10 @@ from cloister.control.computes import store as computes
 from cloister.control.computes.model import Endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
-from cloister.protocol.masking import MaskingError, parse
 from cloister.trust.audit import Action, record
 
 CANNOT_RESET: Final = "cannot reset masked branch"
 """But from its own past."""
-
-
-def checked(rules: Sequence[MaskingRule]) -> list[MaskingRule]:
-    """Raises UnprocessableError."""
-    if len(rules) > MASKING_RULES_MAX:
-        raise UnprocessableError(
-            f"{len(rules)} rules", public=f"a branch has at most {MASKING_RULES_MAX} masking rules"
-        )
-    seen = set()
-    for rule in rules:
-        column = (rule.database, rule.schema, rule.table, rule.column)
-        if column in seen:
-            raise UnprocessableError(public=f"two masking rules for {_named(rule)}")
-        seen.add(column)
-        try:
-            parse(rule.function, rule.value, rule.column)
-        except MaskingError as error:
-            raise UnprocessableError(public=f"{_named(rule)}: {error}") from None
-    return list(rules)
-
-
-def _named(rule: MaskingRule) -> str:
-    return f"{rule.database}.{rule.schema}.{rule.table}.{rule.column}"
 
 
 class MaskingService:
@@ -93,7 +69,7 @@ class MaskingService:
             branch = await store.get(tx, project_id, branch_id)
             source = await store.get(tx, project_id, BranchId(masking.work["source_branch_id"]))
             protection.require_copying(caller, source)
-            consent = await consents.use(tx, caller, source, Act.COPY, branch_id)
+            consent = await consents.use(tx, caller, source, Act.COPY, branch_id, rules=masking.rules)
             await claim_source(tx, project_id, source.id)
             endpoints = await computes.find(tx, project_id, branch_id)
             operations = await begin(tx, self._engine, caller, branch, endpoints)

@@ -12,7 +12,7 @@ from cloister.control.branches.children import Child, Children, new_child, new_r
 from cloister.control.branches.consents import Act
 from cloister.control.branches.freshness import Freshness
 from cloister.control.branches.making import BranchesWorld
-from cloister.control.branches.masking import checked
+from cloister.control.branches.masking_rules import checked
 from cloister.control.branches.model import (
     SCHEMA_ONLY,
     Branch,
@@ -124,7 +124,7 @@ class BranchService:
             else:
                 wanted = replace(new_child(branch_id, name, parent, new.point, now), parent_lsn=origin.point.lsn)
             wanted = self._wanted(caller, new, parent, wanted)
-            consent = await consents.use(tx, caller, parent, Act.COPY, branch_id) if new.takes_data else {}
+            consent = await _consent(tx, caller, new, parent, branch_id)
             child = await self._children.add(tx, caller, wanted, origin, new.endpoints, masking=new.masking)
             details = _origin_details(new, parent) | consent
             await record(tx, event(Action.BRANCH_CREATE, caller, child.branch, child.operations, details))
@@ -356,6 +356,15 @@ def _own_event(action: Action, branch: Branch, operation: Operation, reason: str
         resource=branch.name,
         reason=reason,
     )
+
+
+async def _consent(
+    tx: Transaction, caller: Caller, new: NewBranch, parent: Branch, branch_id: BranchId
+) -> dict[str, object]:
+    if not new.takes_data:
+        return {}
+    rules = () if new.masking is None else new.masking.rules
+    return await consents.use(tx, caller, parent, Act.COPY, branch_id, rules=rules)
 
 
 def _origin_details(new: NewBranch, parent: Branch) -> dict[str, object]:

@@ -94,6 +94,8 @@ class Action(StrEnum):
     CONSENT_AGREE = "consent.agree"
     """To a copy of a protected branch, or to the end of its protection, by another person than who asked."""
     CONSENT_ASK = "consent.ask"
+    CONSENT_END = "consent.end"
+    """Taken back, and not used."""
     CONSENT_LIST = "consent.list"
     CONSENT_POLICY = "consent.policy"
     CONSUMPTION_READ = "consumption.read"

@@ -65,7 +65,7 @@ _ACTIONS: Final = {
         service_account.update snapshot.restore snapshot.schedule snapshot.update tag.lift tag.set""",
     Shape(
         6003, 4
-    ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge egress.remove
+    ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge consent.end egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
         on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete""",
     Shape(

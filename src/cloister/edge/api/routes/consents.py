@@ -7,6 +7,7 @@ from typing import Final
 from cloister.edge.api.call import Call, NoQuery, Plain, Versioned
 from cloister.edge.api.endpoint import endpoint
 from cloister.edge.api.wire import consents as wire
+from cloister.edge.api.wire.masking import rules_asked
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
 
@@ -26,7 +27,10 @@ async def list_consents(call: Plain) -> wire.ConsentList:
 async def ask_for_consent(call: Call[wire.AskConsent, NoQuery]) -> wire.ConsentAnswer:
     """It opens nothing until somebody else agrees."""
     body = call.body
-    asked = await call.control.consents.ask(call.caller, call.project_id, call.branch_id, body.act, body.reason)
+    rules = rules_asked(body.masking_rules or [])
+    asked = await call.control.consents.ask(
+        call.caller, call.project_id, call.branch_id, body.act, body.reason, rules=rules
+    )
     return wire.ConsentAnswer(consent=wire.consent(asked, call.now))
 
 
@@ -41,6 +45,19 @@ async def agree_to_consent(call: Plain) -> wire.ConsentAnswer:
     """By somebody else than who asked, who may do the same themselves."""
     agreed = await call.control.consents.agree(call.caller, call.project_id, call.branch_id, call.consent_id)
     return wire.ConsentAnswer(consent=wire.consent(agreed, call.now))
+
+
+@endpoint(
+    "POST",
+    _CONSENTS + "/{consent_id}/end",
+    permission=Permission.BRANCH_READ,
+    may_need=_EITHER,
+    audit=Action.CONSENT_END,
+)
+async def end_consent(call: Plain) -> wire.ConsentAnswer:
+    """Take back one that was not used."""
+    ended = await call.control.consents.end(call.caller, call.project_id, call.branch_id, call.consent_id)
+    return wire.ConsentAnswer(consent=wire.consent(ended, call.now))
 
 
 @endpoint("GET", _POLICY, permission=Permission.MEMBER_READ, audit=Action.CONSENT_POLICY, versioned=True)

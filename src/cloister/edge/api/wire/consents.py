@@ -7,12 +7,15 @@ import msgspec
 
 from cloister.control.branches.consents import Act, Consent, ConsentPolicy
 from cloister.edge.api.wire.common import Wire
+from cloister.edge.api.wire.masking import MaskingRuleBody, Rules, rules
 
 
 class AskConsent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     act: Act
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
     """It is in the audit log for good."""
+    masking_rules: Rules | None = None
+    """Of the act `mask`: whoever masks by these, or by more, needs no consent each time."""
 
 
 class SetConsentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +38,9 @@ class ConsentView(Wire, frozen=True, kw_only=True):
     used_for: str | None = None
     """The branch that the data came to lie in."""
     used_at: datetime | None = None
+    masking_rules: list[MaskingRuleBody] = msgspec.field(default_factory=list)
+    ended_by: str | None = None
+    ended_at: datetime | None = None
 
 
 class ConsentAnswer(Wire, frozen=True, kw_only=True):
@@ -67,6 +73,9 @@ def consent(it: Consent, now: datetime) -> ConsentView:
         agreed_at=it.agreed_at,
         used_for=it.used_for,
         used_at=it.used_at,
+        masking_rules=rules(it.rules).masking_rules,
+        ended_by=it.ended_by,
+        ended_at=it.ended_at,
     )
 
 
