@@ -144,6 +144,19 @@ def test_a_guesser_is_found_and_every_answer_does_what_it_says(instance: Instanc
     instance.api("POST", f"/cloister/findings/{finding['id']}/release", {})
     assert tenant.psql("SELECT n FROM evidence").stdout.strip() == "42"
 
+    path = f"/cloister/findings/{finding['id']}"
+    instance.api("POST", f"{path}/assign", {"email": "admin@localhost"})
+    instance.api("POST", f"{path}/notes", {"text": "a drill"})
+    shown = instance.cloister("alerts", "show", finding["id"]).stdout
+    for said in (
+        "with         admin@localhost",
+        "a drill",
+        "connection.denied (denied)",
+        "connection.opened",
+        "finding.respond",
+    ):
+        assert said in shown
+
     respond("freeze-project")
     assert tenant.psql("SELECT 1").returncode != 0
     instance.api("POST", f"/cloister/findings/{finding['id']}/release", {})
