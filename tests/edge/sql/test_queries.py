@@ -28,6 +28,9 @@ async def test_one_query(sql: SqlClient) -> None:
         ],
     }  # fmt: skip
     assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert answer.headers["neon-request-id"]
 
 

@@ -16,6 +16,7 @@ Header = tuple[str, str]
 _ALWAYS: Final[tuple[Header, ...]] = (
     ("access-control-allow-origin", "*"),
     ("cache-control", "no-store"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("strict-transport-security", "max-age=63072000; includeSubDomains"),
     ("x-content-type-options", "nosniff"),
 )
