@@ -49,6 +49,7 @@ class Cloud:
         self.consents: Json = {"required": False}
         self.reviews: Json | None = None
         self.retentions: list[Json] = []
+        self.groups: dict[str, Json] = {}
         self.members: dict[str, Json] = {}
         self.service_accounts: dict[str, Json] = {}
         self.jwks: dict[str, Json] = {}
@@ -176,6 +177,18 @@ class Cloud:
             said = {"record": body["record"], "state": "holds", "asked_at": f"{next(self._numbers):08}"}
             self.retentions.append(said | ({} if body["days"] is None else {"days": body["days"]}))
         return {"retentions": self.retentions}
+
+    def _organizations_groups(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
+        if method == "POST":
+            for each in self.groups.values():
+                if (each["issuer"], each["group"]) == (body["issuer"], body["group"]):
+                    each["role"] = body["role"]
+                    return each
+            group_id = self._new("group-")
+            self.groups[group_id] = {"id": group_id, "org_id": ORG, **body}
+        if method == "DELETE":
+            return self.groups.pop(ids[1])
+        return {"groups": list(self.groups.values())}
 
     def _organizations_members(self, method: str, ids: list[str], body: Json, query: Json) -> Json:
         if method == "PATCH":

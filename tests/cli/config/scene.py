@@ -40,6 +40,7 @@ PAIRS = st.dictionaries(st.sampled_from(["work_mem", "pg.x"]), st.sampled_from([
     lambda pairs: dict(sorted(pairs.items()))
 )
 SUSPEND = st.sampled_from([-1, 0, 60, 300])
+MEMBER_ROLES = st.sampled_from(["admin", "editor", "viewer", "collaborator"])
 
 
 def some(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Value]]:
@@ -132,9 +133,8 @@ def projects(draw: st.DrawFn, name: str) -> Node:
 @st.composite
 def people(draw: st.DrawFn) -> tuple[Node, ...]:
     """Ada is always among them: she answers for the machines. Bob stays where he has permissions."""
-    roles = st.sampled_from(["admin", "editor", "viewer", "collaborator"])
-    others = draw(st.dictionaries(st.sampled_from(["eve@example.com"]), roles))
-    said = {"ada@example.com": "admin", "bob@example.com": draw(roles), **others}
+    others = draw(st.dictionaries(st.sampled_from(["eve@example.com"]), MEMBER_ROLES))
+    said = {"ada@example.com": "admin", "bob@example.com": draw(MEMBER_ROLES), **others}
     return tuple(Node(kind="member", name=email, settings={"role": role}) for email, role in said.items())
 
 
@@ -155,7 +155,9 @@ def machines(draw: st.DrawFn, names: list[str]) -> tuple[Node, ...]:
 @st.composite
 def organizations(draw: st.DrawFn) -> Node:
     names = draw(st.lists(NAMES, unique=True, max_size=2))
+    groups = draw(st.dictionaries(st.sampled_from(["company/dba", "company//a b", "other/dba"]), MEMBER_ROLES))
     children = {
+        "group": tuple(Node(kind="group", name=each, settings={"role": role}) for each, role in groups.items()),
         "member": draw(people()),
         "service_account": draw(machines(names)),
         "project": tuple(draw(projects(name)) for name in names),
@@ -165,7 +167,7 @@ def organizations(draw: st.DrawFn) -> Node:
         name="",
         settings=draw(OF_ORGANIZATION),
         children=_spoken(children),
-        whole=frozenset(draw(st.sets(st.sampled_from(["member", "service_account", "project"])))),
+        whole=frozenset(draw(st.sets(st.sampled_from(["group", "member", "service_account", "project"])))),
     )
 
 

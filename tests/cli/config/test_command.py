@@ -230,10 +230,10 @@ def test_what_may_not_be_seen_is_left_out_of_an_export_and_said(
     assert "keys is left out: permission denied" in done.err
     assert "shop: audit_level is left out" in done.err
     # Who may not be seen is not said to be nobody: applied, that would remove them all.
-    assert done.out.splitlines()[2] == 'whole = ["member", "service_account", "project"]'
+    assert done.out.splitlines()[2] == 'whole = ["group", "member", "service_account", "project"]'
     monkeypatch.setattr(cloud, "_organizations_members", refuses)
     done = cloister("config", "export")
-    assert done.out.splitlines()[2] == 'whole = ["service_account", "project"]'
+    assert done.out.splitlines()[2] == 'whole = ["group", "service_account", "project"]'
     assert "member is left out: permission denied" in done.err
     file.write_text(SHOP.replace("[project.shop]", "keys.rotate_days = 9\n[project.shop]", 1))
     done = cloister("config", "plan", str(file))

@@ -31,7 +31,8 @@ def test_the_example_is_applied_and_then_there_is_nothing_to_do() -> None:
 def test_the_example_says_something_of_every_kind() -> None:
     said = set(
         re.findall(
-            r"\b(?:member|service_account|project|egress|permission|branch|compute|reader|role|database)\b", BLOCKS[0]
+            r"\b(?:group|member|service_account|project|egress|permission|branch|compute|reader|role|database)\b",
+            BLOCKS[0],
         )
     )
     assert said == KINDS.keys() - {"organization"}

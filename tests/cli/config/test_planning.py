@@ -197,7 +197,9 @@ def test_the_hash_is_of_what_would_be_done_to_what() -> None:
 # ── people and machines ──
 
 TEAM = """
-whole = ["member", "service_account"]
+whole = ["group", "member", "service_account"]
+[group."company//dba"]
+role = "editor"
 [member."ada@example.com"]
 role = "admin"
 [member."bob@example.com"]
@@ -227,6 +229,8 @@ def test_a_team_and_its_machines_are_as_the_file_says() -> None:
     (ci,) = cloud.service_accounts.values()
     assert (ci["owner"], ci["grants"]) == ("ada@example.com", [{"project_id": project_id, "role": "editor"}])
     assert ci["disabled_at"] is not None
+    (group,) = cloud.groups.values()
+    assert (group["issuer"], group["group"], group["role"]) == ("company", "/dba", "editor")
     assert steps(cloud, TEAM) == []
     assert steps(cloud, "") == []
     assert PASSWORD not in printed(ORG, scene.exported(cloud))
@@ -240,11 +244,15 @@ def test_what_somebody_gave_by_hand_is_found_and_taken_back() -> None:
     cloud.post(f"/cloister/organizations/{ORG}/service_accounts", {"name": "back-door", "key_days": 1})
     (ci,) = (it for it in cloud.service_accounts.values() if it["name"] == "ci")
     ci["grants"][0]["role"] = "admin"
+    cloud.post(f"/cloister/organizations/{ORG}/groups", {"issuer": "company", "group": "/dba", "role": "admin"})
+    cloud.post(f"/cloister/organizations/{ORG}/groups", {"issuer": "company", "group": "all", "role": "viewer"})
     assert steps(cloud, TEAM) == [
+        'change group."company//dba"',
         'change member."bob@example.com"',
         "change service_account.ci",
         "destroy service_account.back-door",
         'destroy member."eve@example.com"',
+        'destroy group."company/all"',
     ]
     settled(cloud, scene.configuration(TEAM).wanted)
     assert steps(cloud, TEAM) == []
@@ -300,7 +308,7 @@ def test_a_grant_by_id_is_of_that_project_whatever_another_is_called(has_namesak
         ("{ shop =", "{ shpo =", "it is granted 'shpo', and there is no such project"),
         ('[member."ada@example.com"]\nrole = "admin"\n', "", "ada@example.com owns it, and would go"),
         ("[project.shop]", '[project.shop]\n[project.shop.permission."eve@example.com"]\nrole = "viewer"', "would go from the organization"),
-        ('["member", "service_account"]', '["project"]\n[project.other]', "which would be destroyed"),
+        ('["group", "member", "service_account"]', '["project"]\n[project.other]', "which would be destroyed"),
         ('[member."ada@example.com"]\nrole = "admin"', '[member."ada@example.com"]\n[member."new@example.com"]', "its role is not said"),
     ],
 )  # fmt: skip
@@ -327,7 +335,7 @@ def test_who_has_a_role_by_a_group_is_not_spoken_of_here() -> None:
 
 def test_an_account_that_moved_since_is_not_changed() -> None:
     cloud = team()
-    plan = scene.planned(cloud, scene.configuration(TEAM.replace('"editor"', '"viewer"')).wanted)
+    plan = scene.planned(cloud, scene.configuration(TEAM.replace('"editor" }', '"viewer" }')).wanted)
     (ci,) = cloud.service_accounts.values()
     ci["grants"][0]["role"] = "admin"
     cloud.asked.clear()

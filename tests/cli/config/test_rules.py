@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.cli.config import rules
-from cloister.cli.config.nouns import Node
+from cloister.cli.config.nouns import PEOPLE, Node
 from cloister.cli.config.parsing import ConfigurationError
 from cloister.cli.config.planning import Item
 from cloister.cli.config.rules import BUILT_IN, judge, parse_rules
@@ -15,7 +15,7 @@ from tests.cli.config import scene
 from tests.cli.config.cloud import Cloud
 
 THERE = """
-whole = ["member", "service_account", "project"]
+whole = ["group", "member", "service_account", "project"]
 [keys]
 rotate_days = 90
 reencrypt_days = 90
@@ -54,6 +54,8 @@ owner = "app"
 [project.shop.branch.dev]
 parent = "main"
 expires_at = "never"
+[group."company/dba"]
+role = "viewer"
 [member."ada@example.com"]
 role = "admin"
 [member."bob@example.com"]
@@ -88,6 +90,7 @@ ADDRESSES = '["192.0.2.0/24"]'
 DEV = '[project.shop.branch.dev]\nparent = "main"\nexpires_at = "never"\n'
 PASSES = "passes"
 BOB = '[member."bob@example.com"]\nrole = "collaborator"\n'
+DBA = '[group."company/dba"]\nrole = "viewer"\n'
 CI = '[service_account.ci]\nrole = "collaborator"\n'
 WEB = "[service_account.web]\ndisabled = false\n"
 
@@ -161,6 +164,10 @@ WEB = "[service_account.web]\ndisabled = false\n"
         (BOB, BOB.replace("collaborator", "editor"), PASSES),
         (BOB, BOB + '[member."eve@example.com"]\nrole = "viewer"\n', PASSES),
         (BOB, BOB + '[member."eve@example.com"]\nrole = "admin"\n', "grant-admin"),
+        (DBA, "", "remove-account"),
+        (DBA, DBA.replace("viewer", "admin"), "grant-admin"),
+        (DBA, DBA.replace("viewer", "editor"), PASSES),
+        (DBA, DBA + DBA.replace("dba", "ops"), PASSES),
         (WEB, "", "remove-account"),
         (WEB, WEB + "[service_account.etl]\n", "machine"),
         (CI, CI.replace("collaborator", "viewer"), "machine"),
@@ -224,7 +231,7 @@ def test_nothing_is_destroyed_but_by_its_name(wanted: Node) -> None:
     plan = scene.planned(cloud, wanted)
     allowed = [rule.id for rule in BUILT_IN if rule.id != "destroy"]
     refused = [each.item for each in judge(plan.items, BUILT_IN, allowed)]
-    harmless = ("egress", "permission", "member", "service_account")  # the last two are another rule's
+    harmless = ("egress", "permission", *PEOPLE)  # people are another rule's
     assert refused == [
         item for item in plan.items if item.action == "destroy" and item.kind not in harmless and not item.is_fresh
     ]

@@ -338,6 +338,25 @@ def test_members_and_machines_change_where_they_stand(core: Core, shop: dict[str
     assert core.changed("cloister_service_account", plan.applied(), name="ci", grants={})["grants"] == {}
 
 
+def test_what_a_group_gives_changes_where_it_stands(core: Core, cloud: Cloud) -> None:
+    """Mapping it again would take over what somebody else mapped: that is for an import."""
+    said = {"issuer": "company", "group": "/dba"}
+    group = core.made("cloister_group", **said, role="viewer")
+    with pytest.raises(RefusedError, match="mapped already: import it"):
+        core.made("cloister_group", **said, role="admin")
+    again = core.changed("cloister_group", group, **said, role="editor")
+    assert (again["id"], cloud.groups[again["id"]]["role"]) == (group["id"], "editor")
+    assert core.imported("cloister_group", f"{ORG}/company//dba") == again
+    cloud.groups[again["id"]]["role"] = "admin"
+    plan = core.plan("cloister_group", core.read("cloister_group", again), said | {"role": "editor"})
+    assert plan.changes == {"role": "editor"}
+    assert core.plan("cloister_group", again, {"issuer": "company", "group": "ops", "role": "editor"}).replaces == [
+        "group"
+    ]
+    core.destroyed("cloister_group", again)
+    assert cloud.groups == {}
+
+
 def test_another_issuer_is_another_thing(core: Core, shop: dict[str, Any], cloud: Cloud) -> None:
     said = {"project_id": shop["id"], "jwks_url": "https://id.example/keys", "provider_name": "id"}
     made = core.made("cloister_jwks", **said)
@@ -385,6 +404,7 @@ def test_whatever_a_file_can_say_can_be_said_here() -> None:
         ("cloister_organization", {"keys_reencrypt_days": "sometimes"}, "keys_reencrypt_days"),
         ("cloister_organization", {"audit_retention_statements_days": "30"}, "audit_retention_statements_days"),
         ("cloister_member", {"email": "ada@example.com", "role": "owner"}, "role"),
+        ("cloister_group", {"issuer": "company", "group": "dba", "role": "owner"}, "role"),
         ("cloister_service_account", {"name": "ci", "role": "admin"}, "role"),
         ("cloister_service_account", {"name": "ci", "grants": {"p": "owner"}}, "grants"),
     ],

@@ -71,6 +71,8 @@ class Applier:
                 return self._create_project(item)
             case "project", "change":
                 return self._change_project(item)
+            case "group", action:
+                return self._set_group(item, action)
             case "member", action:
                 return self._set_member(item, action)
             case "service_account", action:
@@ -124,6 +126,8 @@ class Applier:
                 return self._platform.default_branch(self._id(item.trail))
             case "branch", "snapshots":
                 return self._platform.snapshots(self._project_path(item), self._id(item.trail))
+            case "group", _:
+                return _of_listed(item, self._platform.groups())
             case "member", _:
                 return _of_listed(item, self._platform.members())
             case "service_account", _:
@@ -141,6 +145,14 @@ class Applier:
     def _change_organization(self, item: Item) -> Json:
         reason = f"configuration, plan {self._plan.hash[:12]}"
         return put_settings(self._api, self._plan.organization_id, item.call, item.settings, reason)
+
+    def _set_group(self, item: Item, action: str) -> Json:
+        """Mapped again, it gives the other role."""
+        path = f"/cloister/organizations/{segment(self._plan.organization_id)}/groups"
+        if action == DESTROY:
+            return self._api.delete(f"{path}/{segment(item.id)}")
+        issuer, _, group = item.name.partition("/")
+        return self._api.post(path, {"issuer": issuer, "group": group, **body_of("group", item.settings)})
 
     def _set_member(self, item: Item, action: str) -> Json:
         base = f"/organizations/{segment(self._plan.organization_id)}"

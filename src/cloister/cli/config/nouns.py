@@ -236,6 +236,14 @@ def _email(text: str) -> str:
     return text.lower()  # the platform tells none apart by that
 
 
+def _group(text: str) -> str:
+    """A group of an issuer's: the issuer's name here, and the group as its tokens say it, which may begin with another slash."""
+    issuer, _, group = text.partition("/")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", issuer) or not 1 <= len(group) <= NAME_CHARS_MAX:
+        raise FormError("ISSUER/GROUP: the name that the issuer has here, and the group's")
+    return text
+
+
 def _account_name(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", text):
         raise FormError("1 to 32 small letters, digits and hyphens, a letter first")
@@ -273,7 +281,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             Setting("audit_retention.statements_days", _RECORD_DAYS, call="statements"),
             Setting("audit_retention.recordings_days", _RECORD_DAYS, call="recordings"),
         ),
-        holds=("member", "service_account", "project"),
+        holds=("group", "member", "service_account", "project"),
     ),
     "project": Kind(
         (
@@ -303,6 +311,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "egress": Kind((Setting("ca_pem", _text(TEXT_CHARS_MAX), "ca_pem"),), parse_name=_target),
     "permission": Kind((Setting("role", _word(*PROJECT_ROLES), "role", is_needed=True),), parse_name=_email),
+    "group": Kind((Setting("role", _word(*MEMBER_ROLES), "role", is_needed=True),), parse_name=_group),
     "member": Kind((Setting("role", _word(*MEMBER_ROLES), "role", is_needed=True),), parse_name=_email),
     "service_account": Kind(
         (
@@ -329,6 +338,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "role": Kind((Setting("login", _flag, is_fixed=True),)),
     "database": Kind((Setting("owner", _text(63), "owner_name", is_needed=True),), is_renamed=True),
 }
+
+
+PEOPLE: Final = ("group", "member", "service_account")
+"""What an organization holds beside its projects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from cloister.cli.config.nouns import (
     KINDS,
     NAME_CHARS_MAX,
     NEVER,
+    PEOPLE,
     FormError,
     Node,
     Settings,
@@ -32,8 +33,8 @@ FORMAT: Final = 1
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 # A thousand projects of twenty branches. More is not written by hand, and not read in a review.
 
-NAME_BYTES_MAX: Final = {"role": 63, "database": 63}
-# PostgreSQL's.
+NAME_BYTES_MAX: Final = {"role": 63, "database": 63, "group": 2 * 1024}
+# PostgreSQL's; and an issuer's name with a group of any script.
 
 
 class ConfigurationError(CommandError):
@@ -209,7 +210,7 @@ def _together(parts: Sequence[tuple[str, Configuration]]) -> Configuration:
             if before is not None:
                 raise ConfigurationError(f"{file}: {address((('project', project.key),))}: stands in {before} too")
             projects[identity], keys[project.key] = (file, project), file
-        for each in (*part.wanted.of("member"), *part.wanted.of("service_account")):
+        for each in (it for kind in PEOPLE for it in part.wanted.of(kind)):
             place = (each.kind, each.name)
             if place in people:
                 raise ConfigurationError(f"{file}: {address((place,))}: stands in {people[place][0]} too")

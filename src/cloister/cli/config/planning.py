@@ -107,6 +107,7 @@ class _Planner:
     def organization(self, wanted: Node, there: Node) -> None:
         """People come first and go last: a permission and an account for a machine are somebody's."""
         self._settings(wanted, there, (), is_fresh=False)
+        unmapped = self._leaves("group", wanted, there, (), is_fresh=False)
         leaving = self._leaves("member", _admins_first(wanted), there, (), is_fresh=False)
         pairs, others = self._matched("project", wanted, there, ())
         for project, found in pairs:
@@ -115,6 +116,7 @@ class _Planner:
         self._destroy(others, (), is_fresh=False)
         self._refuse_to_part(wanted, leaving)
         self._destroy(leaving, (), is_fresh=False)
+        self._destroy(unmapped, (), is_fresh=False)
 
     # ── people and machines ──
 

@@ -44,7 +44,11 @@ class Platform:
         calls = {each.call for each in KINDS["organization"].settings if each.path in wanted.settings}
         settings = self._settings(calls)
         children: dict[str, tuple[Node, ...]] = {}
-        for kind, people in (("member", self.members), ("service_account", self.service_accounts)):
+        for kind, people in (
+            ("group", self.groups),
+            ("member", self.members),
+            ("service_account", self.service_accounts),
+        ):
             if wanted.of(kind) or kind in wanted.whole:
                 children[kind] = self._seen(kind, people, ())
         for each in wanted.of("member"):
@@ -81,6 +85,7 @@ class Platform:
 
     def _people(self, keys: Mapping[str, str]) -> dict[str, tuple[Node, ...]]:
         found = {
+            "group": self._seen("group", self.groups, None),
             "member": self._seen("member", self.members, None),
             "service_account": self._seen("service_account", functools.partial(self.service_accounts, keys), None),
         }
@@ -153,6 +158,18 @@ class Platform:
         return {_RECORDS[record]: days}
 
     # ── its people and machines ──
+
+    def groups(self) -> tuple[Node, ...]:
+        found = self._api.get(f"/cloister/organizations/{segment(self._org_id)}/groups").get("groups") or []
+        return tuple(
+            Node(
+                kind="group",
+                name=f"{each['issuer']}/{each['group']}",
+                id=each["id"],
+                settings=settings_of("group", each),
+            )
+            for each in found
+        )
 
     def members(self) -> tuple[Node, ...]:
         """Without those whose role groups give: who is in a group is said elsewhere."""

@@ -14,7 +14,7 @@ from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import CloisterError
 from cloister.base.ipallow import IpRange
 from cloister.base.tags import KEPT
-from cloister.cli.config.nouns import FOREVER, KINDS, MEMBER_ROLES, NEVER, Value, address, schedule_item
+from cloister.cli.config.nouns import FOREVER, KINDS, MEMBER_ROLES, NEVER, PEOPLE, Value, address, schedule_item
 from cloister.cli.config.parsing import FILE_BYTES_MAX, ConfigurationError
 from cloister.cli.config.planning import CHANGE, CREATE, DESTROY, Change, Item
 
@@ -230,7 +230,7 @@ BUILT_IN: Final = (
         "grant-admin",
         "an admin may do everything with the project, or with the organization",
         _any(
-            _when("role", _makes_admin, "permission", "member"),
+            _when("role", _makes_admin, "permission", "member", "group"),
             _when("grants", _makes_admin, "service_account"),
         ),
     ),
@@ -247,7 +247,7 @@ BUILT_IN: Final = (
     Rule(
         "remove-account",
         "somebody, or a machine, can do nothing here any more",
-        lambda item: item.kind in ("member", "service_account") and item.action == DESTROY,
+        lambda item: item.kind in PEOPLE and item.action == DESTROY,
     ),
     Rule("no-passkeys", "privileged acts then need no passkey", _when("passkeys.required", _was_and_is_not)),
     Rule(

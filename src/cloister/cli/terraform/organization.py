@@ -1,4 +1,4 @@
-"""What is an organization's and no project's: its settings, its members, its accounts for machines.
+"""What is an organization's and no project's: its settings, its members, what groups give, its accounts for machines.
 
 What must stay true: the key that comes with a service account is dropped, as a role's password is, and soon opens nothing.
 """
@@ -9,6 +9,7 @@ from cloister.cli.api import Json, segment
 from cloister.cli.config.applying import UNSEEN_KEY_DAYS, put_settings
 from cloister.cli.config.nouns import KINDS, MEMBER_ROLES, PROJECT_ROLES, SERVICE_ROLES, FormError, Value
 from cloister.cli.config.platform import Platform as Configured
+from cloister.cli.failure import CommandError
 from cloister.cli.terraform.platform import Platform
 from cloister.cli.terraform.resource import (
     ID,
@@ -131,6 +132,47 @@ class Member(Listed):
 
     def change(self, platform: Platform, state: State, changed: State) -> None:
         platform.api.patch(f"{self.path(state)}/{segment(state['id'])}", {"role": changed["role"]})
+
+
+class Group(Listed):
+    name = "group"
+    field = "groups"
+    identity = ("org_id", "issuer", "group")
+    schema = Schema(
+        "What a group of an issuer's gives in the organization, to whoever logs in there. Another role, or none, ends the sessions that lived of it.",
+        (
+            ID,
+            ORG_ID,
+            Attribute("issuer", replaces=True, text="By the name that it has here."),
+            Attribute("group", replaces=True, text="As the issuer's tokens say it."),
+            *settings("group"),
+        ),
+    )
+
+    def path(self, state: State) -> str:
+        return f"/cloister/organizations/{segment(state['org_id'])}/groups"
+
+    def is_it(self, listed: Json, state: State) -> bool:
+        return bool((listed["issuer"], listed["group"]) == (state["issuer"], state["group"]))
+
+    def create(self, platform: Platform, wanted: State) -> Made:
+        """What is mapped already would get this role: that is somebody else's resource, or an import."""
+        identity = {"org_id": _org_id(platform, wanted), "issuer": wanted["issuer"], "group": wanted["group"]}
+        if self.found(platform, identity) is not None:
+            raise CommandError(f"the group {wanted['group']} is mapped already: import it")
+        self._map(platform, identity, wanted["role"])
+        return Made(identity)
+
+    def read(self, platform: Platform, state: State) -> State | None:
+        if (found := self.found(platform, state)) is None:
+            return None
+        return {name: found[name] for name in ("id", "issuer", "group", "role")} | {"org_id": state["org_id"]}
+
+    def change(self, platform: Platform, state: State, changed: State) -> None:
+        self._map(platform, state, changed["role"])
+
+    def _map(self, platform: Platform, state: State, role: str) -> None:
+        platform.api.post(self.path(state), {"issuer": state["issuer"], "group": state["group"], "role": role})
 
 
 class ServiceAccount(Listed):

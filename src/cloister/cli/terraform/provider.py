@@ -341,7 +341,8 @@ def _kept(resource: Resource, said: State, told: State) -> State:
 
 
 def _imported(resource: Resource, asked: Said) -> dict[str, bytes]:
-    parts = str(asked.get("id", "")).split("/")
+    """The last word may have slashes of its own, as a role's name or a group's."""
+    parts = str(asked.get("id", "")).split("/", len(resource.identity) - 1)
     if len(parts) != len(resource.identity) or not all(parts):
         raise ComplaintError(f"an import of this kind is of {'/'.join(name.upper() for name in resource.identity)}")
     state = dict.fromkeys(resource.schema.types) | dict(zip(resource.identity, parts, strict=True))

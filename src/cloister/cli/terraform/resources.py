@@ -15,7 +15,7 @@ from cloister.cli.config.nouns import schedule_item
 from cloister.cli.config.platform import Platform as Configured
 from cloister.cli.config.platform import body_of
 from cloister.cli.failure import CommandError
-from cloister.cli.terraform.organization import Member, Organization, ServiceAccount
+from cloister.cli.terraform.organization import Group, Member, Organization, ServiceAccount
 from cloister.cli.terraform.platform import Platform, branch_path, project_path
 from cloister.cli.terraform.resource import (
     ADOPT,
@@ -470,6 +470,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
     for each in (
         Organization(),
         Member(),
+        Group(),
         ServiceAccount(),
         Project(),
         Branch(),
