@@ -8,7 +8,8 @@ after a sync, measured before anything was deleted, so that no freed space is us
 CLOISTER_BENCH_GB and CLOISTER_BENCH_BRANCHES choose other sizes than 1,5 and another number than 500.
 
 Baselines: the data directory of a stopped server copied by reflink on a mounted XFS, then started, without encryption,
-sandbox or gateway; and, to see what a copy costs that is one, `cp` without reflink and `pg_basebackup`.
+sandbox or gateway; that of one under the same load, with the checkpoint and the WAL that such a copy needs; and, to see what a
+copy costs that is one, `cp` without reflink and `pg_basebackup`.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+import psycopg
 
 from benchmarks import pgbench
 from benchmarks.baselines import BIN, BarePostgres, demoted, own
@@ -37,6 +40,9 @@ SCALE_OF_GB: Final = 68
 LOAD_CLIENTS: Final = 2
 STEADY_TPS: Final = 100
 # A server that works and has cores left; without a limit the same clients take two of them.
+STEADILY: Final = ("-R", str(STEADY_TPS))
+AT_WORK: Final = f"at {STEADY_TPS} tps"
+UNDER_LOAD: Final = "under load"
 FULL_COPIES: Final = 3
 KEPT: Final = 5
 EDGE: Final = 10
@@ -65,8 +71,8 @@ def run(n: int = 20) -> Result:
             name = f"{large:g} GB ÷ {small:g} GB, parent {state} (target ≤ 1.2)"
             result.ratios[name] = round(ours[large, state].p50 / ours[small, state].p50, 3)
     for size in SIZES_GB:
-        theirs = _baseline(result, size, n)
-        result.ratio(f"{size:g} GB: asleep ÷ reflink and start", ours[size, "asleep"], theirs)
+        for state, theirs in _baseline(result, size, n).items():
+            result.ratio(f"{size:g} GB: {state} ÷ reflink and start", ours[size, state], theirs)
     _many(result)
     return result
 
@@ -111,23 +117,24 @@ def _awake(_instance: Instance, parent: Tenant) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _at_work(_instance: Instance, parent: Tenant) -> Iterator[None]:
-    with _tpc_b(parent, "-R", str(STEADY_TPS)):
+    first_row(parent)
+    with _tpc_b(parent.environment, *STEADILY):
         yield
 
 
 @contextlib.contextmanager
 def _under_load(_instance: Instance, parent: Tenant) -> Iterator[None]:
     """As fast as it goes."""
-    with _tpc_b(parent):
+    first_row(parent)
+    with _tpc_b(parent.environment):
         yield
 
 
 @contextlib.contextmanager
-def _tpc_b(parent: Tenant, *options: str) -> Iterator[None]:
-    first_row(parent)
+def _tpc_b(environment: dict[str, str], *options: str) -> Iterator[None]:
     process = subprocess.Popen(
         ["pgbench", "-n", "-c", str(LOAD_CLIENTS), "-T", "3600", *options],
-        env=parent.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield
@@ -141,8 +148,8 @@ def _tpc_b(parent: Tenant, *options: str) -> Iterator[None]:
 CONDITIONS: Final = {
     "asleep": _asleep,
     "awake": _awake,
-    f"at {STEADY_TPS} tps": _at_work,
-    "under load": _under_load,
+    AT_WORK: _at_work,
+    UNDER_LOAD: _under_load,
     "awake, after the load": _awake,
 }
 # In this order: a page that is written while others share it gets a place of its own, and each place is work for the next branch.
@@ -244,8 +251,10 @@ def _edge(instance: Instance, parent: Tenant, name: str) -> list[float]:
 # ── what it would be by hand ──
 
 
-def _baseline(result: Result, size: float, n: int) -> Series:
+def _baseline(result: Result, size: float, n: int) -> dict[str, Series]:
+    """By the state that the parent was in."""
     reflinked: list[float] = []
+    of_a_running_one: dict[str, list[float]] = {AT_WORK: [], UNDER_LOAD: []}
     copied: list[float] = []
     backed_up: list[float] = []
     with bare_xfs(4 * size + 2) as directory:
@@ -258,13 +267,21 @@ def _baseline(result: Result, size: float, n: int) -> Series:
             pgbench.initialise(environment, scale_of(size))
             for number in range(FULL_COPIES):
                 _back_up(source, directory / f"backup-{number}", backed_up)
+            for state, options in ((AT_WORK, STEADILY), (UNDER_LOAD, ())):
+                with _tpc_b(environment, *options):
+                    for number in range(n):
+                        _copy_running_and_start(source, directory / f"running-{number}", of_a_running_one[state])
         finally:
             source.stop()
         for number in range(n):
             _copy_and_start(source, directory / f"reflink-{number}", "always", reflinked)
         for number in range(FULL_COPIES):
             _copy_and_start(source, directory / f"copy-{number}", "never", copied)
-    theirs = result.add(f"{size:g} GB: cp --reflink, start → first row (no encryption, no sandbox)", reflinked)
+    theirs = {
+        "asleep": result.add(f"{size:g} GB: cp --reflink, start → first row (no encryption, no sandbox)", reflinked)
+    }
+    for state, taken in of_a_running_one.items():
+        theirs[state] = result.add(f"{size:g} GB: the same of a server {state}, with its checkpoint and WAL", taken)
     result.add(f"{size:g} GB: cp without reflink, start → first row", copied)
     result.add(f"{size:g} GB: pg_basebackup, without a start", backed_up)
     return theirs
@@ -287,14 +304,41 @@ def _copy_and_start(source: BarePostgres, target: Path, reflink: str, into: list
     os.sync()
     with stopwatch(into):
         subprocess.run(["cp", "-a", f"--reflink={reflink}", source.data, copy.data], check=True)
-        copy.start()
-        try:
-            asyncio.run(copy.first_row())
-        except BaseException:
-            copy.stop()
-            raise
+        _start(copy)
     copy.stop()
     shutil.rmtree(target)
+
+
+def _copy_running_and_start(source: BarePostgres, target: Path, into: list[float]) -> None:
+    """What somebody who knows PostgreSQL would do by hand: a backup by its low-level interface."""
+    copy = BarePostgres(target)
+    target.mkdir()
+    copy.data.mkdir(mode=0o700)
+    own(target)
+    own(copy.data)
+    entries = [it for it in source.data.iterdir() if it.name not in {"pg_wal", "postmaster.pid", "postmaster.opts"}]
+    where = f"host={source.directory} user=bench dbname=postgres"
+    with psycopg.connect(where, autocommit=True) as session, stopwatch(into):
+        session.execute("SELECT pg_backup_start('branch', fast => true)")
+        subprocess.run(["cp", "-a", "--reflink=always", *entries, copy.data], check=True)
+        stopped = session.execute("SELECT labelfile FROM pg_backup_stop(wait_for_archive => false)").fetchone()
+        assert stopped is not None
+        subprocess.run(["cp", "-a", "--reflink=always", source.data / "pg_wal", copy.data], check=True)
+        label = copy.data / "backup_label"
+        label.write_text(stopped[0])
+        own(label)
+        _start(copy)
+    copy.stop()
+    shutil.rmtree(target)
+
+
+def _start(copy: BarePostgres) -> None:
+    copy.start()
+    try:
+        asyncio.run(copy.first_row())
+    except BaseException:
+        copy.stop()
+        raise
 
 
 @contextlib.contextmanager
