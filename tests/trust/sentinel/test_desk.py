@@ -198,6 +198,7 @@ async def test_its_timeline_is_what_its_subject_did_around_it_and_what_was_done_
         opened(address="203.0.113.50"),
         Event(action=Action.PROJECT_GET, actor="user:me"),
         Event(action=Action.PROJECT_GET, actor="user:you"),
+        Event(action=Action.SENTINEL_PROBE, actor="user:me"),
         opened(),
     )
     finding = await world.find(last, role="app", project_id=PROJECT, address="203.0.113.5", account="user:me")

@@ -191,7 +191,7 @@ class Desk:
                      WHERE seq BETWEEN $1::bigint - $2 AND $1::bigint + $2 AND at BETWEEN $3 AND $4
                        AND (seq IN ($1, $5)
                             OR (actor = $6 OR personal::jsonb ->> 'actor' = $6) AND ($7::text IS NULL OR project_id = $7)
-                            OR actor = $8
+                            OR actor = $8 AND action <> 'sentinel.probe'
                             OR coalesce(personal, body)::jsonb ->> 'address' = $9)
                      ORDER BY abs(seq - $1) LIMIT $10)
                    UNION
