@@ -33,7 +33,7 @@ from cloister.trust.sentinel import leaks
 log = logging.getLogger(__name__)
 
 KNOCK_INTERVAL_S: Final = 3600.0
-# Each leaves some forty lines in the logs of those who refuse. What changes who is refused, short of our code, is found every minute.
+# Each leaves some eighty lines in the logs of those who refuse. What changes who is refused, short of our code, is found every minute.
 
 OPEN_MAX: Final = 50
 # Differences told in one round. More are one fault: a directory above them all.

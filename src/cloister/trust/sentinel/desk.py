@@ -29,7 +29,7 @@ AROUND_EVENTS_MAX: Final = 50
 # The nearest ones: what a person reads.
 
 REACH_EVENTS: Final = 20_000
-# Of the log on either side, looked through for them: a tenth of a second or so.
+# Of the log on either side, looked through for them: 0.3 s on two busy cores.
 
 HANDLED_EVENTS_MAX: Final = 200
 # What was done about one finding.
