@@ -36,7 +36,7 @@ from cloister.base.tags import KEPT
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
 from cloister.control.access.service import Credentials, Replayed
-from cloister.control.branches.consents import Act, Consent, ConsentPolicy
+from cloister.control.branches.consents import PERMISSIONS, Act, Consent, ConsentPolicy
 from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
     HEAD,
@@ -1779,12 +1779,15 @@ class FakeConsents:
         *,
         rules: Sequence[MaskingRule] = (),
     ) -> Consent:
+        caller.require(PERMISSIONS[act])
         return replace(self.it, act=act, reason=reason, rules=list(rules))
 
     async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
+        caller.require(PERMISSIONS[self.it.act])
         return replace(self.it, agreed_by="bob@example.com", agreed_at=NOW)
 
     async def end(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
+        caller.require(PERMISSIONS[self.it.act])
         return replace(self.it, ended_by="bob@example.com", ended_at=NOW)
 
 
