@@ -334,6 +334,7 @@ async def test_where_nobody_demands_it_nothing_is_asked(shop: Shop) -> None:
 
 async def test_a_quarantine_copies_nothing_alone(shop: Shop, control_database: ControlDatabase) -> None:
     """The operator's playbook is no way around: it shuts the endpoint, and makes no branch."""
+    await shop.land.settle()
     before = await shop.copies()
     (endpoint,) = await shop.control.endpoints.find(shop.project, shop.main)
     await _as_owner(control_database, _FINDING.format(project=shop.project, endpoint=endpoint.id))
