@@ -1751,6 +1751,7 @@ class FakeConsents:
         asked_by="ada@example.com",
         asked_as="user:1",
         asked_at=NOW,
+        asker_id=UUID(int=1),
         agreed_by=None,
         agreed_at=None,
         used_for=None,

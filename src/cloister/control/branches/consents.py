@@ -31,7 +31,7 @@ from cloister.control.branches.model import Branch, MaskingRule
 from cloister.control.calling import Caller
 from cloister.control.claims import hold_project
 from cloister.trust.access.permissions import Permission
-from cloister.trust.audit import Action, record
+from cloister.trust.audit import Action, Event, record
 
 ANSWER_WITHIN: Final = timedelta(hours=1)
 """A request that nobody has answered by then is about a situation that has passed, as one for access."""
@@ -93,6 +93,8 @@ class Consent:
     """An e-mail address; of an organization's key, whose maker's."""
     asked_as: str
     asked_at: datetime
+    asker_id: UUID
+    """Whose account `asked_by` is."""
     agreed_by: str | None
     agreed_at: datetime | None
     used_for: str | None
@@ -193,7 +195,7 @@ class ConsentService:
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
             branch = await store.get(tx, project_id, branch_id)
-            if await tx.fetch_value(_OPEN, branch_id) >= OPEN_MAX:
+            if await tx.fetch_value(_OPEN, branch_id, ANSWER_WITHIN, USE_WITHIN) >= OPEN_MAX:
                 raise ConflictError(public=f"{OPEN_MAX} consents of this branch are open already")
             await tx.execute(
                 """INSERT INTO consent (id, branch_id, act, reason, asked_by, asked_as, rules)
@@ -202,15 +204,7 @@ class ConsentService:
                 jsonb(wanted) if wanted else None,
             )
             asked = await _get(tx, project_id, branch_id, consent_id)
-            event = caller.event(
-                Action.CONSENT_ASK,
-                project_id=project_id,
-                branch_id=branch_id,
-                resource=branch.name,
-                reason=reason,
-                details={"consent": str(consent_id), "act": act.value},
-            )
-            await record(tx, event)
+            await record(tx, _event(Action.CONSENT_ASK, caller, branch, asked, reason=reason))
         return asked
 
     async def agree(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
@@ -230,22 +224,14 @@ class ConsentService:
             if state != "asked":
                 words = "this was asked for too long ago: ask again" if state == "over" else f"it is {state} already"
                 raise ConflictError(public=words)
-            asked_by = await tx.fetch_value("SELECT asked_by FROM consent WHERE id = $1", consent_id)
-            require_another(caller, asked_by)  # 3.
+            require_another(caller, asked.asker_id)  # 3.
             caller.require(PERMISSIONS[asked.act])  # 4.
             if asked.act is Act.MASK:
                 await tx.execute(_REPLACE, branch_id, caller.principal.account_id)
             await tx.execute("UPDATE consent SET agreed_by = $2 WHERE id = $1", consent_id, caller.principal.account_id)
             agreed = await _get(tx, project_id, branch_id, consent_id)
-            event = caller.event(
-                Action.CONSENT_AGREE,
-                project_id=project_id,
-                branch_id=branch_id,
-                resource=branch.name,
-                reason=asked.reason,
-                details={"consent": str(consent_id), "act": asked.act.value, "asked_by": asked.asked_as},
-            )
-            await record(tx, event)
+            details = {"asked_by": asked.asked_as}
+            await record(tx, _event(Action.CONSENT_AGREE, caller, branch, asked, details, reason=asked.reason))
         return agreed
 
     async def end(self, caller: Caller, project_id: ProjectId, branch_id: BranchId, consent_id: UUID) -> Consent:
@@ -260,14 +246,7 @@ class ConsentService:
                 raise ConflictError(public=f"it is {held.state(self._clock.now())} already")
             await tx.execute("UPDATE consent SET ended_by = $2 WHERE id = $1", consent_id, caller.principal.account_id)
             ended = await _get(tx, project_id, branch_id, consent_id)
-            event = caller.event(
-                Action.CONSENT_END,
-                project_id=project_id,
-                branch_id=branch_id,
-                resource=branch.name,
-                details={"consent": str(consent_id), "act": held.act.value},
-            )
-            await record(tx, event)
+            await record(tx, _event(Action.CONSENT_END, caller, branch, held))
         return ended
 
 
@@ -290,9 +269,9 @@ async def use(
     """
     if not branch.is_protected or not await tx.fetch_value(_REQUIRED, branch.project_id):  # 1.
         return {}
-    if rules and (agreed := await tx.fetch_value(_MASKS, branch.id, jsonb(list(rules)))) is not None:  # 2.
+    if rules and (agreed := await tx.fetch_value(_MASKS, branch.id, jsonb(list(rules)), MASK_LASTS)) is not None:  # 2.
         return {"consent": str(agreed)}
-    found = await tx.fetch_value(_GOOD, branch.id, act.value, caller.principal.actor)  # 3.
+    found = await tx.fetch_value(_GOOD, branch.id, act.value, caller.principal.actor, USE_WITHIN)  # 3.
     if found is None:
         raise ConsentNeededError(f"{branch.id}, {caller.principal.actor}: {REFUSALS[act]}", public=REFUSALS[act])
     await tx.execute("UPDATE consent SET used_for = $2 WHERE id = $1", found, target_id)  # 4.
@@ -309,16 +288,17 @@ _REQUIRED: Final = """
 
 _OPEN: Final = """
     SELECT count(*) FROM consent
-     WHERE branch_id = $1 AND used_at IS NULL AND ended_at IS NULL AND coalesce(agreed_at, asked_at) > now() - interval '1 hour'"""
+     WHERE branch_id = $1 AND used_at IS NULL AND ended_at IS NULL
+       AND coalesce(agreed_at + $3::interval, asked_at + $2::interval) > now()"""
 
 _GOOD: Final = """
     SELECT id FROM consent
-     WHERE branch_id = $1 AND act = $2 AND asked_as = $3 AND used_at IS NULL AND ended_at IS NULL AND agreed_at > now() - interval '1 hour'
+     WHERE branch_id = $1 AND act = $2 AND asked_as = $3 AND used_at IS NULL AND ended_at IS NULL AND agreed_at > now() - $4::interval
      ORDER BY agreed_at LIMIT 1 FOR UPDATE"""
 
 _MASKS: Final = """
     SELECT id FROM consent
-     WHERE branch_id = $1 AND act = 'mask' AND ended_at IS NULL AND agreed_at > now() - interval '90 days' AND $2 @> rules"""
+     WHERE branch_id = $1 AND act = 'mask' AND ended_at IS NULL AND agreed_at > now() - $3::interval AND $2 @> rules"""
 
 _REPLACE: Final = """
     UPDATE consent SET ended_by = $2 WHERE branch_id = $1 AND act = 'mask' AND agreed_at IS NOT NULL AND ended_at IS NULL"""
@@ -332,6 +312,25 @@ _CONSENTS: Final = """
       LEFT JOIN account ender ON ender.id = c.ended_by
      WHERE b.project_id = $1 AND c.branch_id = $2 AND ($3::uuid IS NULL OR c.id = $3)
      ORDER BY c.asked_at DESC, c.id LIMIT $4"""
+
+
+def _event(
+    action: Action,
+    caller: Caller,
+    branch: Branch,
+    consent: Consent,
+    details: Mapping[str, object] = MappingProxyType({}),
+    *,
+    reason: str = "",
+) -> Event:
+    return caller.event(
+        action,
+        project_id=branch.project_id,
+        branch_id=branch.id,
+        resource=branch.name,
+        reason=reason,
+        details={"consent": str(consent.id), "act": consent.act.value, **details},
+    )
 
 
 async def _get(tx: Transaction, project_id: str, branch_id: str, consent_id: UUID) -> Consent:
@@ -363,6 +362,7 @@ def _consent(row: Any) -> Consent:
         asked_by=row["asker"],
         asked_as=row["asked_as"],
         asked_at=row["asked_at"],
+        asker_id=row["asked_by"],
         agreed_by=row["agreer"],
         agreed_at=row["agreed_at"],
         used_for=row["used_for"],
