@@ -168,47 +168,32 @@ async def make(world: BranchesWorld, project_id: str, recipe: Recipe) -> Made:
 async def make_schema(world: BranchesWorld, operation: Operation, recipe: Recipe, *, keeps_passwords: bool) -> Made:
     """The schema alone, in a fresh cluster. Twice is once. Raises UnprocessableError for one that cannot be made anew, and what
     `make` does."""
-    made, place = await _make_way(world, operation, recipe)
-    assert recipe.way_id is not None
-    await world.agent.call(
-        CopySchema(
-            project_id=place.project_id,
-            source_id=recipe.way_id,
-            target_id=recipe.target_id,
-            pg_version=place.pg_version,
-            uid=place.uid,
-            keeps_passwords=keeps_passwords,
-        ),
-        timeout_s=SCHEMA_TIMEOUT_S,
-    )
+    made, common = await _make_way(world, operation, recipe)
+    await world.agent.call(CopySchema(keeps_passwords=keeps_passwords, **common), timeout_s=SCHEMA_TIMEOUT_S)
     return made
 
 
 async def make_masked(world: BranchesWorld, operation: Operation, recipe: Recipe, rules: list[MaskRule]) -> Made:
     """With columns that hold something else: nothing of the parent's is the branch's before that. Twice is once. Raises
     UnprocessableError for a rule that does not fit, and what `make` does."""
-    made, place = await _make_way(world, operation, recipe)
-    assert recipe.way_id is not None
-    await world.agent.call(
-        MaskTimeline(
-            project_id=place.project_id,
-            source_id=recipe.way_id,
-            target_id=recipe.target_id,
-            pg_version=place.pg_version,
-            uid=place.uid,
-            rules=rules,
-        ),
-        timeout_s=MASK_TIMEOUT_S,
-    )
+    made, common = await _make_way(world, operation, recipe)
+    await world.agent.call(MaskTimeline(rules=rules, **common), timeout_s=MASK_TIMEOUT_S)
     return made
 
 
-async def _make_way(world: BranchesWorld, operation: Operation, recipe: Recipe) -> tuple[Made, timelines.Place]:
-    """The copy that nobody can start, of which the target is made; and where all of it lies."""
+async def _make_way(world: BranchesWorld, operation: Operation, recipe: Recipe) -> tuple[Made, dict[str, Any]]:
+    """The copy that nobody can start, of which the target is made; and what every command says that makes one of the other."""
     assert recipe.way_id is not None
     made = await make(world, operation.project_id, replace(recipe, target_id=recipe.way_id, is_frozen=True))
     async with world.database.reading() as tx:
-        return made, await timelines.place_of(tx, operation.project_id)
+        place = await timelines.place_of(tx, operation.project_id)
+    return made, {
+        "project_id": place.project_id,
+        "source_id": recipe.way_id,
+        "target_id": recipe.target_id,
+        "pg_version": place.pg_version,
+        "uid": place.uid,
+    }
 
 
 async def hold_and_copy(
