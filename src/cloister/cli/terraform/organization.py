@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cloister.cli.api import Json, segment
 from cloister.cli.config.applying import UNSEEN_KEY_DAYS, put_settings
-from cloister.cli.config.nouns import KINDS, MEMBER_ROLES, PROJECT_ROLES, SERVICE_ROLES, FormError, Value
+from cloister.cli.config.nouns import KINDS, MEMBER_ROLES, Value
 from cloister.cli.config.platform import Platform as Configured
 from cloister.cli.failure import CommandError
 from cloister.cli.terraform.platform import Platform
@@ -17,6 +17,7 @@ from cloister.cli.terraform.resource import (
     Made,
     Resource,
     State,
+    form_of,
     given,
     name_of,
     named,
@@ -28,21 +29,6 @@ from cloister.cli.terraform.schema import Attribute, Schema, Type, Use
 ORG_ID: Final = Attribute(
     "org_id", use=Use.KEPT, replaces=True, text="The organization. Default: as the provider has it, or the only one."
 )
-
-
-def _one_of(*words: str) -> Any:
-    def form(value: Any) -> Value:
-        if value not in words:
-            raise FormError(f"one of {', '.join(words)}")
-        return str(value)
-
-    return form
-
-
-def _grants(value: Any) -> Value:
-    if not isinstance(value, dict) or not all(each in PROJECT_ROLES for each in value.values()):
-        raise FormError(f"a map of projects' ids to {', '.join(PROJECT_ROLES)}")
-    return dict(sorted(value.items()))
 
 
 def _org_id(platform: Platform, state: State) -> str:
@@ -102,8 +88,8 @@ class Member(Listed):
         (
             ID,
             ORG_ID,
-            Attribute("email", replaces=True, form=named("permission")),
-            Attribute("role", form=_one_of(*MEMBER_ROLES), text=f"One of {', '.join(MEMBER_ROLES)}."),
+            Attribute("email", replaces=True, form=named("member")),
+            Attribute("role", form=form_of("member", "role"), text=f"One of {', '.join(MEMBER_ROLES)}."),
         ),
     )
 
@@ -189,14 +175,21 @@ class ServiceAccount(Listed):
             Attribute(
                 "role",
                 use=Use.KEPT,
-                form=_one_of(*SERVICE_ROLES),
+                form=form_of("service_account", "role"),
                 text="In the whole organization. Default: collaborator, which has the projects granted alone.",
             ),
             Attribute(
-                "grants", Type.TABLE, Use.KEPT, form=_grants, text="Projects, by their id, and the role in each."
+                "grants",
+                Type.TABLE,
+                Use.KEPT,
+                form=form_of("service_account", "grants"),
+                text="Projects, by their id, and the role in each.",
             ),
             Attribute(
-                "owner", use=Use.KEPT, form=named("permission"), text="Who answers for it. Default: whose key makes it."
+                "owner",
+                use=Use.KEPT,
+                form=form_of("service_account", "owner"),
+                text="Who answers for it. Default: whose key makes it.",
             ),
             Attribute("disabled", Type.FLAG, Use.KEPT),
         ),

@@ -110,6 +110,11 @@ def named(kind: str) -> Form | None:
     return form
 
 
+def form_of(kind: str, path: str) -> Form:
+    """As a file has it."""
+    return KINDS[kind].by_path[path].form
+
+
 ID: Final = Attribute("id", use=Use.TOLD, text="Which one it is.")
 PROJECT_ID: Final = Attribute("project_id", replaces=True, text="The project that it is in.")
 BRANCH_ID: Final = Attribute("branch_id", replaces=True, text="The branch that it is on.")
