@@ -1,5 +1,5 @@
-"""Findings as people work on them: read, given to somebody, noted about, acknowledged, resolved, measured, and tested. What the API's process does with them; the
-sentinel's own side is `store.py`."""
+"""Findings as people work on them: read, given to somebody, noted about, acknowledged, resolved, measured, and tested. What the
+API's process does with them; the sentinel's own side is `store.py`."""
 
 import secrets
 from collections.abc import Sequence
