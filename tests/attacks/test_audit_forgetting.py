@@ -17,8 +17,7 @@ from cloister.trust.audit.events import commitment
 from cloister.trust.audit.faults import Fault
 from cloister.trust.audit.verify import Broken, Intact, verify
 from tests.control.conftest import land
-from tests.control.land import ACCOUNT, CALLER, Land
-from tests.control.projects.test_erasures import BOB
+from tests.control.land import ACCOUNT, BOB, CALLER, Land
 from tests.control.projects.test_forgetting import ANNA, ELSEWHERE, agreed, asked, everything, project
 from tests.fix_database import ControlDatabase, DatabaseAs
 

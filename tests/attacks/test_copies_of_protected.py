@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import resources
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -52,16 +51,9 @@ from cloister.control.incidents.model import Response
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Holder
 from tests.control.branches.scenes import branched, protect, refused
-from tests.control.land import ACCOUNT, CALLER, ORG, Land, a_land
+from tests.control.land import ACCOUNT, ANOTHER, BOB, CALLER, ORG, Land, a_land
 from tests.fix_database import ControlDatabase, DatabaseAs
 
-BOB: Final = UUID("0b0b0b0b-0000-4000-8000-000000000001")
-ANOTHER: Final = Caller(
-    replace(CALLER.principal, account_id=BOB, key_id=2, email="bob@example.org"),
-    "request-2",
-    "192.0.2.2",
-    CALLER.grants,
-)
 MACHINE: Final = replace(CALLER, principal=replace(CALLER.principal, key_id=7, holder=Holder.SERVICE))
 """A key of the organization's that Ada made."""
 WHY: Final = "ticket 4711"
@@ -125,8 +117,7 @@ class Shop:
 @pytest.fixture
 async def shop(database_as: DatabaseAs) -> AsyncIterator[Shop]:
     async with a_land(await database_as("cloister_api"), runs_operations=False) as land:
-        async with land.database.transaction() as tx:
-            await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", BOB)
+        await land.add_another()
         created = await land.project()
         dev = await branched(land, created, finish=False)
         waiting = NewMasking(rules=[RULE], starts=False)

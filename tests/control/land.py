@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,14 @@ ACCOUNT = UUID("00000000-0000-4000-8000-000000000001")
 CALLER = Caller(
     Principal(ACCOUNT, 1, "ada@example.org", "Ada", {ORG: "admin"}), "request-1", "192.0.2.1", frozenset(Permission)
 )
+BOB = UUID("0b0b0b0b-0000-4000-8000-000000000001")
+ANOTHER = Caller(
+    replace(CALLER.principal, account_id=BOB, key_id=2, email="bob@example.org"),
+    "request-2",
+    "192.0.2.2",
+    CALLER.grants,
+)
+"""Who may do the same, and has an account where `add_another` was called."""
 
 PATIENCE_S = 60.0
 # Of nobody but a test that is about to fail.
@@ -176,6 +185,10 @@ class Land:
             await self.settle()
         await self.finish(created.operations)
         return created
+
+    async def add_another(self) -> None:
+        async with self.database.transaction() as tx:
+            await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", BOB)
 
     async def sleeping_project(self, **new: Any) -> ProjectCreated:
         created = await self.project(**new)

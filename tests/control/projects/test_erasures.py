@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
@@ -15,25 +15,17 @@ from cloister.control.projects.erasures import Erasure
 from cloister.trust.access.principals import Holder
 from cloister.trust.audit.statements import verify_segments
 from cloister.trust.audit.verify import Intact, verify
-from tests.control.land import CALLER, Land
+from tests.control.land import ANOTHER, BOB, CALLER, Land
 from tests.control.projects.test_statements import A_MONTH_AGO, as_owner, events, segments, statement, tell
 from tests.fix_database import ControlDatabase
 
-BOB = UUID("0b0b0b0b-0000-4000-8000-000000000001")
-ANOTHER = Caller(
-    replace(CALLER.principal, account_id=BOB, key_id=2, email="bob@example.org"),
-    "request-2",
-    "192.0.2.2",
-    CALLER.grants,
-)
 BY_A_KEY = Caller(replace(ANOTHER.principal, holder=Holder.ORGANIZATION), "request-3", "192.0.2.3", CALLER.grants)
 WHY = "Art. 17, ticket 4711"
 
 
 @pytest.fixture
 async def project(land: Land) -> ProjectId:
-    async with land.database.transaction() as tx:
-        await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", BOB)
+    await land.add_another()
     project: ProjectId = (await land.project()).project.id
     await tell(land, statement(project, "SELECT 'Erika'"), statement(project, "SELECT 'Max'"))
     return project

@@ -25,8 +25,8 @@ from cloister.trust.audit.personal import digest
 from cloister.trust.audit.reader import Recorded
 from cloister.trust.audit.reader import events as find
 from cloister.trust.audit.verify import Intact, verify
-from tests.control.land import ACCOUNT, CALLER, Land
-from tests.control.projects.test_erasures import ANOTHER, BOB, BY_A_KEY
+from tests.control.land import ACCOUNT, ANOTHER, BOB, CALLER, Land
+from tests.control.projects.test_erasures import BY_A_KEY
 
 WHY = "Art. 17, ticket 4711"
 ANNA, ELSEWHERE = "198.51.100.7", "203.0.113.9"
@@ -34,8 +34,7 @@ ANNA, ELSEWHERE = "198.51.100.7", "203.0.113.9"
 
 @pytest.fixture
 async def project(land: Land) -> ProjectId:
-    async with land.database.transaction() as tx:
-        await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", BOB)
+    await land.add_another()
     project: ProjectId = (await land.project()).project.id
     await append(
         land,

@@ -15,8 +15,8 @@ from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
 from cloister.control.projects.holds import STANDING_MAX, Hold
 from cloister.trust.audit.verify import Intact, verify
-from tests.control.land import A_LOOK_S, CALLER, PATIENCE_S, Land
-from tests.control.projects.test_erasures import ANOTHER, BY_A_KEY, agreed, asked, project, told
+from tests.control.land import A_LOOK_S, ANOTHER, CALLER, PATIENCE_S, Land
+from tests.control.projects.test_erasures import BY_A_KEY, agreed, asked, project, told
 from tests.control.projects.test_statements import as_owner, events
 from tests.fix_database import ControlDatabase
 

@@ -24,8 +24,8 @@ from cloister.trust.audit import events as bodies
 from cloister.trust.audit.statements import verify_segments
 from cloister.trust.audit.verify import Intact, verify
 from tests.control.access.test_service import Scene, scene
-from tests.control.land import CALLER, ORG, Land
-from tests.control.projects.test_erasures import ANOTHER, BY_A_KEY, project, told
+from tests.control.land import ANOTHER, CALLER, ORG, Land
+from tests.control.projects.test_erasures import BY_A_KEY, project, told
 from tests.control.projects.test_holds import asked_to_lift, lifted, placed
 from tests.control.projects.test_statements import as_owner, events, statement, tell
 from tests.fix_database import ControlDatabase
@@ -199,8 +199,7 @@ async def test_a_recording_ends_by_its_age_and_only_by_that(
     land: Land, scene: Scene, control_database: ControlDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not while it goes on, not because a process says that it ended long ago."""
-    async with land.database.transaction() as tx:
-        await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", ANOTHER.principal.account_id)  # fmt: skip
+    await land.add_another()
     await agreed(land, await said(land, 400, what=Class.RECORDINGS))
     await as_owner(control_database, A_WEEK_LATER)
     request = await scene.approved()
@@ -306,8 +305,7 @@ async def test_verifying_finds_what_ended_in_silence_or_too_early(
     land: Land, scene: Scene, control_database: ControlDatabase, change: str, words: str
 ) -> None:
     """By whoever rules the control database and makes things look older than the log says."""
-    async with land.database.transaction() as tx:
-        await tx.execute("INSERT INTO account (id, email, name) VALUES ($1, 'bob@example.org', 'Bob')", ANOTHER.principal.account_id)  # fmt: skip
+    await land.add_another()
     await agreed(land, await said(land, 400, what=Class.RECORDINGS))
     await as_owner(control_database, A_WEEK_LATER)
     await scene.end(await scene.begin(await scene.approved()))
