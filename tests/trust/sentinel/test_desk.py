@@ -120,6 +120,18 @@ async def test_the_api_takes_no_word_back(text: str, database_as: DatabaseAs) ->
             await tx.execute(text)
 
 
+@pytest.mark.parametrize("text", ["", "x" * 501])
+async def test_the_database_keeps_no_note_that_says_nothing_or_a_book(
+    text: str, world: World, database_as: DatabaseAs
+) -> None:
+    finding = await world.find()
+    with pytest.raises(Exception, match="finding_note_text_check"):
+        async with (await database_as("cloister_api")).transaction() as tx:
+            await tx.execute(
+                "INSERT INTO finding_note (finding_id, noted_by, text) VALUES ($1, 'user:me', $2)", finding, text
+            )
+
+
 async def test_it_is_given_to_an_operator_and_to_nobody_else(world: World) -> None:
     desk, finding = await world.desk(), await world.find()
     await world.run("INSERT INTO account (id, email, name) VALUES ($1, $2, 'Dev')", UUID(int=2), "dev@example.com")
@@ -137,8 +149,8 @@ async def test_it_is_given_to_an_operator_and_to_nobody_else(world: World) -> No
     assert {it.id for it in await desk.find(state=None, run=None, limit=10)} == {finding, other}
     assert (await desk.assign(ME, finding, "")).assignee == ""
     assert await desk.find(state=None, run=None, limit=10, assignee_id=OPERATOR) == []
-    assert [(it.details["was_owner"], it.details["owner"]) for it in await world.told()] == [
-        ("", "ops@example.com"), ("ops@example.com", ""),
+    assert [(it.action, it.details["was_owner"], it.details["owner"]) for it in await world.told()] == [
+        ("finding.assign", "", "ops@example.com"), ("finding.assign", "ops@example.com", ""),
     ]  # fmt: skip
 
 
@@ -178,6 +190,25 @@ async def test_when_somebody_looked_at_it_first_stays(world: World) -> None:
     assert first.resolved_at is None
     assert over.resolved_at is not None
     assert over.resolved_at > first.acknowledged_at
+
+
+@pytest.mark.parametrize("state", ["acknowledged", "resolved"])
+async def test_what_is_resolved_moves_no_more(state: str, world: World) -> None:
+    """The next alarm is a finding of its own, so what is measured of this one stands."""
+    desk, finding = await world.desk(), await world.find()
+    over = await desk.move(ME, finding, "resolved", "a drill")
+    with pytest.raises(ConflictError):
+        await desk.move(ME, finding, state, "mine")
+    assert await desk.get(finding) == over
+    assert [it.action for it in await world.told()] == ["finding.resolve"]
+
+
+async def test_the_self_tests_findings_are_measured_with_nobody_elses(world: World) -> None:
+    desk = await world.desk()
+    await world.find()
+    await world.run("UPDATE finding SET is_test = true")
+    await world.find()
+    assert sum(it.raised for it in await desk.measure(30)) == 1
 
 
 async def test_its_timeline_is_what_its_subject_did_around_it_and_what_was_done_about_it(world: World) -> None:
