@@ -21,6 +21,7 @@ class Service(StrEnum):
     KEYS = "cloister-keys"
     DATABASE = "cloister-db"
     EGRESS = "cloister-egress"
+    COURIER = "cloister-courier"
     SENTINEL = "cloister-sentinel"
 
 

@@ -25,6 +25,7 @@ from cloister.base.errors import (
     ConflictError,
     ForbiddenError,
     NotFoundError,
+    PreconditionError,
     UnavailableError,
 )
 from cloister.base.identities import Service, checked_compute_uid
@@ -42,6 +43,7 @@ from cloister.node.commands import (
     BYTES_PER_S_MIN,
     AnyCommand,
     AnyEvent,
+    BackUpTimeline,
     CloseVolume,
     ComputeExited,
     ComputeInfo,
@@ -58,8 +60,11 @@ from cloister.node.commands import (
     KeepHistory,
     NodeStatus,
     PoolerInfo,
+    ReadBack,
+    RestoreTimeline,
     SchemaDump,
     SchemaForm,
+    SendWal,
     StartCompute,
     StartPooler,
     StopCompute,
@@ -299,19 +304,22 @@ class NodeAgent:
                 return await self._status()
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
+            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack():
+                raise PreconditionError(public="there is no store for backups")
             case _:
                 return await self._timelines.answer(command)
 
     async def _create_volume(self, command: CreateVolume) -> VolumeInfo:
-        project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
-        uid = checked_compute_uid(command.uid)
+        project_id, uid = parse_project_id(command.project_id), checked_compute_uid(command.uid)
+        timeline_id = None if command.timeline_id is None else parse_timeline_id(command.timeline_id)
         if not VOLUME_BYTES_MIN <= command.size_bytes <= VOLUME_BYTES_MAX:
             raise BadRequestError(f"a volume of {command.size_bytes} bytes")
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_template(engine)
 
         def fill(mountpoint: Path) -> None:
-            self._timelines.fill(engine, mountpoint, timeline_id, uid)
+            if timeline_id is not None:
+                self._timelines.fill(engine, mountpoint, timeline_id, uid)
 
         async with self._openings.lock(project_id):
             if not self._volumes.exists(project_id):

@@ -42,7 +42,8 @@ class CreateVolume(Command[VolumeInfo], frozen=True, kw_only=True):
 
     reply: ClassVar[type] = VolumeInfo
     project_id: str
-    timeline_id: str
+    timeline_id: str | None
+    """None: it stays empty, for what comes back from a backup (RestoreTimeline)."""
     pg_version: int
     uid: int
     size_bytes: int
@@ -339,6 +340,108 @@ class MaskTimeline(Command[Done], frozen=True, kw_only=True):
     rules: list[MaskRule]
 
 
+class Backed(msgspec.Struct, frozen=True, kw_only=True):
+    """A base that is in the store: with WAL from `start_lsn` on, a timeline can be restored to `stop_lsn` or later."""
+
+    base: str
+    """Its name in the store: `stop_lsn` in 16 hexadecimal digits."""
+    start_lsn: str
+    stop_lsn: str
+    moment: float
+    """Nothing in it was committed later."""
+    chunks: int
+    new_chunks: int
+    """Of these, those that had to be sent."""
+    bytes: int
+    """What its files hold."""
+    new_bytes: int
+    """What was sent, as it lies in the store."""
+    left_out: int = 0
+    """Files that are no PostgreSQL's, by their names or their size."""
+    locked_until: float
+    """Until then nothing of it can be removed from the store, if the store keeps its word."""
+
+
+class BackUpTimeline(Command[Backed], frozen=True, kw_only=True):
+    """A snapshot of the timeline's history into the store: the newest there is; of one at rest, its head. What is in the store
+    already and locked for `retain_days` or more is not sent again, and what is sent is locked for some days more, so to ask for the
+    same again renews its locks. The project's backup key must exist in the key broker. Takes as long as the sending; after an
+    interruption the next call goes on from what was sent. Raises PreconditionError where there is nothing to take (no history: have
+    one begun with CopyTimeline), UnavailableError where the store does not answer, and ConflictError where the snapshot was given up
+    meanwhile: the next run takes another."""
+
+    reply: ClassVar[type] = Backed
+    project_id: str
+    timeline_id: str
+    pg_version: int
+    retain_days: int
+
+
+class SentWal(msgspec.Struct, frozen=True, kw_only=True):
+    end_lsn: str
+    """As far as WAL is in the store."""
+    moment: float
+    """What was committed before that is in there, unless `is_broken`."""
+    segments: int
+    """Sent by this call; one that is still written counts as well."""
+    bytes: int
+    """As they lie in the store."""
+    is_broken: bool
+    """It does not join on to a base that is in the store: none is known, or a segment in between is nowhere. A new base is
+    needed."""
+    is_behind: bool = False
+    """There is more to be sent than one call sends: ask again at once."""
+
+
+class SendWal(Command[SentWal], frozen=True, kw_only=True):
+    """What the timeline's WAL has beyond what was sent: whole segments, then the beginning of the one that is being written.
+    Locked as BackUpTimeline says, and raises what it raises."""
+
+    reply: ClassVar[type] = SentWal
+    project_id: str
+    timeline_id: str
+    retain_days: int
+
+
+class RestoreTimeline(Command[Recovered], frozen=True, kw_only=True):
+    """What a timeline was, from the store, becomes a timeline in the project's volume, which may be another volume than it was
+    in. Up to an LSN or a moment as in RecoverTimeline; with neither, as far as there is WAL. Takes as long as fetching and replay.
+    Twice is once. Raises PreconditionError for a point that the store has nothing for, UnprocessableError, with what is wrong, where
+    what the store gives is not what was put there, UnavailableError where it does not answer."""
+
+    reply: ClassVar[type] = Recovered
+    project_id: str
+    source_id: str
+    timeline_id: str
+    """What it becomes; may be `source_id`, where the volume has none of that name."""
+    uid: int
+    pg_version: int
+    lsn: str | None = None
+    at: float | None = None
+    known_lsn: str | None = None
+    """Up to here the caller knows that WAL was sent. With neither `lsn` nor `at`, a store that shows less is refused
+    (UnprocessableError): it keeps the newest back. None: whatever it shows."""
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    base: str
+    chunks: int
+    """Fetched and opened, beside the list of them."""
+    bytes: int
+    damaged: list[str]
+    """Keys of objects that are not there or do not open; at most a hundred of them."""
+
+
+class ReadBack(Command[Seen], frozen=True, kw_only=True):
+    """Open the timeline's newest base in the store: its list of files, `sample` of its chunks by chance, and its newest WAL. Needs
+    the project's backup key, but not its volume. Raises NotFoundError where there is no base."""
+
+    reply: ClassVar[type] = Seen
+    project_id: str
+    timeline_id: str
+    sample: int
+
+
 class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
     """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
 
@@ -459,6 +562,8 @@ AnyTimelineCommand = (
     | DumpSchemaAt
 )
 
+AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack
+
 AnyCommand = (
     CreateVolume
     | DeleteVolume
@@ -470,6 +575,7 @@ AnyCommand = (
     | StopCompute
     | KeepHistory
     | AnyTimelineCommand
+    | AnyBackupCommand
     | DumpSchema
     | StartPooler
     | GetStatus

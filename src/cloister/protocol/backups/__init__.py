@@ -1,0 +1,8 @@
+"""Backups as they lie in a bucket: what objects are called, how they are sealed, and what a base's list of files says. Pure.
+
+- `keys.py`: names of objects
+- `sealing.py`: sealed objects, and what is derived from a project's backup key
+- `bases.py`: a base: its facts, its files and the pieces that they are made of
+
+What must stay true: whatever bytes a store gives, the outcome is a value or a BackupError, within bounded memory.
+"""

@@ -1,0 +1,79 @@
+"""What the objects of a project's backups are called in the store, below the operator's prefix.
+
+    projects/PROJECT/chunks/HH/ID                      a piece of files; ID is 64 hexadecimal digits, HH the first two
+    projects/PROJECT/TIMELINE/bases/NAME               a base, complete as soon as this is there; NAME is where it is consistent
+    projects/PROJECT/TIMELINE/wal/FIRST-LAST           whole segments of WAL, by PostgreSQL's names for them
+    projects/PROJECT/TIMELINE/wal/SEGMENT+LENGTH       the beginning of one that was still being written, this many bytes in hexadecimal
+
+Keys are in the order of WAL. What a store lists is parsed again; a key that is none of these is nobody's.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+SEGMENTS_MAX: Final = 3
+# In one object, a megabyte each: it must fit one message to the courier, and a request costs as much as a gigabyte kept for a week.
+
+_CHUNK_ID: Final = re.compile(r"[0-9a-f]{64}")
+_BASE: Final = re.compile(
+    r"projects/(?P<project>[a-z0-9-]{1,60})/(?P<timeline>[a-z0-9-]{1,60})/bases/(?P<name>[0-9A-F]{16})"
+)
+_WAL: Final = re.compile(
+    r"projects/(?P<project>[a-z0-9-]{1,60})/(?P<timeline>[a-z0-9-]{1,60})/wal/"
+    r"(?P<first>[0-9A-F]{24})(?:-(?P<last>[0-9A-F]{24})|\+(?P<length>[0-9A-F]{8}))"
+)
+KEY: Final = re.compile(r"(?:projects|platform)/[A-Za-z0-9+/-]{1,200}")
+"""What the courier takes for a key at all. `platform/` is for what is no project's."""
+
+
+@dataclass(frozen=True, slots=True)
+class WalName:
+    """Of an object with WAL: whole segments from `first` to `last`, or `length` bytes of `first`."""
+
+    first: str
+    last: str
+    length: int | None = None
+
+
+def chunk(project: str, chunk_id: str) -> str:
+    return f"projects/{project}/chunks/{chunk_id[:2]}/{chunk_id}"
+
+
+def is_chunk_id(text: str) -> bool:
+    return _CHUNK_ID.fullmatch(text) is not None
+
+
+def bases(project: str, timeline: str) -> str:
+    """What the keys of all its bases begin with."""
+    return f"projects/{project}/{timeline}/bases/"
+
+
+def base(project: str, timeline: str, name: str) -> str:
+    return bases(project, timeline) + name
+
+
+def base_name(key: str, project: str, timeline: str) -> str | None:
+    """None for a key that is no base's of this timeline."""
+    match = _BASE.fullmatch(key)
+    return match["name"] if match and (match["project"], match["timeline"]) == (project, timeline) else None
+
+
+def wal(project: str, timeline: str) -> str:
+    """What the keys of all its WAL begin with."""
+    return f"projects/{project}/{timeline}/wal/"
+
+
+def wal_object(project: str, timeline: str, name: WalName) -> str:
+    rest = f"-{name.last}" if name.length is None else f"+{name.length:08X}"
+    return f"{wal(project, timeline)}{name.first}{rest}"
+
+
+def wal_name(key: str, project: str, timeline: str) -> WalName | None:
+    """None for a key that is no WAL's of this timeline."""
+    match = _WAL.fullmatch(key)
+    if match is None or (match["project"], match["timeline"]) != (project, timeline):
+        return None
+    if match["length"] is not None:
+        return WalName(match["first"], match["first"], int(match["length"], 16))
+    return WalName(match["first"], match["last"])
