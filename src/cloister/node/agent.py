@@ -56,6 +56,7 @@ from cloister.node.commands import (
     Done,
     DumpSchema,
     GetStatus,
+    GetStore,
     GetVolume,
     KeepHistory,
     NodeStatus,
@@ -304,7 +305,7 @@ class NodeAgent:
                 return await self._status()
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
-            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack():
+            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore():
                 raise PreconditionError(public="there is no store for backups")
             case _:
                 return await self._timelines.answer(command)

@@ -442,6 +442,24 @@ class ReadBack(Command[Seen], frozen=True, kw_only=True):
     sample: int
 
 
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the store for backups, as the courier found it a moment ago."""
+
+    name: str
+    """Of the bucket."""
+    place: str
+    has_versions: bool
+    has_lock: bool
+    problem: str = ""
+
+
+class GetStore(Command[StoreState], frozen=True):
+    """Whether there is a store to send to. Raises PreconditionError where none is configured, UnavailableError where it, or the
+    courier, does not answer."""
+
+    reply: ClassVar[type] = StoreState
+
+
 class DeleteTimeline(Command[Done], frozen=True, kw_only=True):
     """With its history. Raises ConflictError when a compute runs on it. Already gone is success."""
 
@@ -562,7 +580,7 @@ AnyTimelineCommand = (
     | DumpSchemaAt
 )
 
-AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack
+AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore
 
 AnyCommand = (
     CreateVolume
