@@ -106,4 +106,11 @@ class LookAtStore(Command[StoreFacts], frozen=True):
     reply: ClassVar[type] = StoreFacts
 
 
-AnyCourierCommand = PutObject | GetObject | GetVersion | ListObjects | LookAtStore
+class NameStore(Command[str], frozen=True):
+    """Which place objects go to now: a digest of the bucket's URL and the prefix, which is another one where the objects are
+    elsewhere. Asks no network. Raises PreconditionError where no store is configured."""
+
+    reply: ClassVar[type] = str
+
+
+AnyCourierCommand = NameStore | PutObject | GetObject | GetVersion | ListObjects | LookAtStore
