@@ -2,9 +2,7 @@
 reads; the API does not know it. Each change is an event, and so is sent."""
 
 import asyncio
-import configparser
 import os
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from cloister.base.settings import Settings
-from cloister.cli import sentinels
+from cloister.cli import buckets, sentinels
 from cloister.cli.failure import CommandError
 from cloister.cli.output import Column
 from cloister.cli.session import Session, client_command
@@ -212,19 +210,11 @@ def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
 
 def _in_bucket(given: dict[str, Any]) -> dict[str, Any]:
     """What the target's file has of these options."""
-    match = re.fullmatch(r"s3://([^/]+)/?(.*?)/?", given.pop("place"))
-    if match is None:
-        raise CommandError("a place in S3 is s3://BUCKET or s3://BUCKET/PREFIX")
+    bucket, prefix = buckets.place(given.pop("place"))
     path = given.pop("credentials")
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(path.read_text())
-        section = parser["default"] if "default" in parser else parser[parser.sections()[0]]
-        keys = {"key_id": section["aws_access_key_id"], "secret_key": section["aws_secret_access_key"]}
-    except (configparser.Error, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path}: no [default] with aws_access_key_id and aws_secret_access_key") from error
-    prefix = f"{match[2]}/" if match[2] else ""
-    return {**given, **keys, "bucket": match[1], "prefix": prefix, "endpoint": given["endpoint"].rstrip("/")}
+    key_id, secret_key = buckets.credentials(path.read_text(errors="replace"), str(path))
+    keys = {"key_id": key_id, "secret_key": secret_key, "endpoint": given["endpoint"].rstrip("/")}
+    return {**given, **keys, "bucket": bucket, "prefix": prefix}
 
 
 def _headers(path: Path) -> dict[str, str]:

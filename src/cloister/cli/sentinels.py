@@ -1,8 +1,7 @@
 """Files of the sentinel's, with secrets in them, which root writes on the server: where alerts go, and who is sent the log."""
 
 import os
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,24 +25,12 @@ def settings(session: Session) -> Settings:
 
 
 def write(path: Path, wanted: Sequence[Any]) -> None:
-    """Whole or not at all, and nobody's to read but the sentinel's from the first moment."""
+    """Nobody's to read but the sentinel's."""
     import msgspec  # noqa: PLC0415 - heavy
 
-    from cloister.base.identities import Service, gid_of, uid_of  # noqa: PLC0415 - heavy
+    from cloister.base.identities import Service  # noqa: PLC0415 - heavy
+    from cloister.cli import private_files  # noqa: PLC0415
 
-    # The directory is the sentinel's: a link that it put there is not followed, and an old file of that name is not reused.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        temporary = f".{path.name}.{secrets.token_hex(4)}"
-        opener: Callable[[str, int], int] = lambda name, flags: os.open(  # noqa: E731 - as open() wants it
-            name, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory
-        )
-        with open(temporary, "xb", opener=opener) as file:
-            os.fchown(file.fileno(), uid_of(Service.SENTINEL), gid_of(Service.SENTINEL))
-            file.write(msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    private_files.write(
+        path, msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n", owner=Service.SENTINEL
+    )

@@ -38,10 +38,11 @@ def name_of(checkpoint: Checkpoint) -> str:
 async def seen(bucket: Bucket, prefix: str, origin: str, *, beyond: int = -1) -> list[Seen]:
     """Every one that was ever put there, the smallest tree first; only of trees larger than `beyond`."""
     place = prefix + FOLDER
-    found = []
-    for key, version in await bucket.versions(place, after="" if beyond < 0 else f"{place}{beyond:019}~"):
-        if match := _NAME.fullmatch(key.removeprefix(place)):
-            found.append(Seen(Checkpoint(origin, int(match[1]), bytes.fromhex(match[2])), key, version))
+    found = [
+        Seen(Checkpoint(origin, int(match[1]), bytes.fromhex(match[2])), each.key, each.version)
+        for each in await bucket.versions(place, after="" if beyond < 0 else f"{place}{beyond:019}~")
+        if (match := _NAME.fullmatch(each.key.removeprefix(place)))
+    ]
     return sorted(found, key=lambda each: each.checkpoint.size)
 
 
