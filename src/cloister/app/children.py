@@ -25,6 +25,12 @@ class Child:
     """Which of the supervisor's listening sockets it inherits: `postgres`, `https`."""
     stop_patience_s: float = 10.0
     """How long it may take to end after SIGTERM before SIGKILL."""
+    needs: Path | None = None
+    """It is started once this file is there."""
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.needs is None or self.needs.exists()
 
     @property
     def label(self) -> str:
@@ -39,6 +45,7 @@ def children(settings: Settings) -> list[Child]:
         Child("broker", Service.KEYS),
         Child("agent", Service.AGENT, stop_patience_s=60),
         Child("egress", Service.EGRESS),
+        Child("courier", Service.COURIER, needs=settings.paths.store_file),
         Child("api", Service.API),
         Child("sentinel", Service.SENTINEL),
         *(

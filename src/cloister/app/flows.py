@@ -39,6 +39,7 @@ USERS: Final = {
     "keys": Service.KEYS,
     "database": Service.DATABASE,
     "egress": Service.EGRESS,
+    "courier": Service.COURIER,
     "sentinel": Service.SENTINEL,
     "anybody": None,
 }
@@ -155,7 +156,14 @@ def strange_sockets(paths: Paths, known: set[str]) -> list[Difference]:
     """Sockets in the services' directories that the table does not have. Gateways talk to each other by numbered ones."""
     found = [
         entry
-        for directory in (paths.agent_run, paths.keys_run, paths.api_run, paths.egress_run, paths.control_socket_dir)
+        for directory in (
+            paths.agent_run,
+            paths.keys_run,
+            paths.api_run,
+            paths.egress_run,
+            paths.courier_run,
+            paths.control_socket_dir,
+        )
         if directory.exists()
         for entry in directory.iterdir()
         if stat.S_ISSOCK(entry.lstat().st_mode) and str(entry) not in known

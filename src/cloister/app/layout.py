@@ -46,6 +46,7 @@ def directories(paths: Paths) -> list[Entry]:
         Entry(paths.keystore, Service.KEYS, 0o700),
         Entry(paths.epochs, Service.KEYS, 0o700),
         Entry(paths.volumes, Service.AGENT, 0o700),
+        Entry(paths.courier, Service.COURIER, 0o700),
         Entry(paths.backups, Service.AGENT, 0o700),
         Entry(paths.engines, Service.AGENT, 0o755),
         Entry(paths.logs, Service.AGENT, 0o750),

@@ -27,7 +27,7 @@ from cloister.base.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
-LONG_LIVED: Final = ("broker", "agent", "egress", "api", "sentinel", "gateway")
+LONG_LIVED: Final = ("broker", "agent", "egress", "courier", "api", "sentinel", "gateway")
 ONE_SHOT: Final = ("prepare", "certificates", "watchman", "farewell")
 
 

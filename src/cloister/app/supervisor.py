@@ -40,6 +40,9 @@ RESTART_PAUSE_MAX_S: Final = 5.0
 STEADY_AFTER_S: Final = 30.0
 # A process that lived this long has started well: its next death is restarted at once again.
 
+WANTED_INTERVAL_S: Final = 1.0
+# How soon a process is started that had nothing to do before: root has just said that there is something.
+
 CERTIFICATE_CHECK_INTERVAL_S: Final = 6 * 3600.0
 
 ROUND_INTERVAL_S: Final = 60.0
@@ -112,8 +115,11 @@ class Supervisor:
                 await self._until(lambda watched=watched: watched.is_ready, f"{watched.child.label} did not start")
             if watched.child.name == "database" or (self._settings.database_url and watched.child.name == "broker"):
                 await self._one_shot("prepare")
-        await self._until(lambda: all(each.is_ready for each in self._watched), "not every process started")
+        await self._until(self._are_ready, "not every process started")
         announce.ready()
+
+    def _are_ready(self) -> bool:
+        return all(each.is_ready for each in self._watched if each.child.is_wanted)
 
     async def _until(self, condition: Any, complaint: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -133,7 +139,7 @@ class Supervisor:
 
     async def _keep_running(self, watched: Watched) -> None:
         """Start the child, and again whenever it ends, with growing pauses while it fails to stay up."""
-        while not self._stopping.is_set():
+        while await self._is_wanted(watched.child):
             watched.ended.clear()
             self._start(watched)
             await watched.ended.wait()
@@ -149,6 +155,14 @@ class Supervisor:
                 async with asyncio.timeout(watched.pause_s):
                     await self._stopping.wait()
             watched.pause_s = min(watched.pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    async def _is_wanted(self, child: Child) -> bool:
+        """As soon as there is work for it; False: the platform stops."""
+        while not child.is_wanted and not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WANTED_INTERVAL_S):
+                    await self._stopping.wait()
+        return not self._stopping.is_set()
 
     def _start(self, watched: Watched) -> None:
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -270,10 +284,11 @@ class Supervisor:
         document = {
             "version": __version__,
             "pid": os.getpid(),
-            "is_ready": all(each.is_ready for each in self._watched) and not self._stopping.is_set(),
+            "is_ready": self._are_ready() and not self._stopping.is_set(),
             "processes": {
                 each.child.label: {"pid": each.process.pid if each.process else None, "is_ready": each.is_ready}
                 for each in self._watched
+                if each.process or each.child.is_wanted
             },
             "postgres": [str(_bound(sock)) for sock in self._sockets["postgres"]],
             "https": [str(_bound(sock)) for sock in self._sockets["https"]],

@@ -50,6 +50,7 @@ PLATFORM: Final[Mapping[str, str]] = {
     "keys": "cloister.cli.keys:keys",
     "audit": "cloister.cli.audit:audit",
     "alerts": "cloister.cli.alerts.command:alerts",
+    "backups": "cloister.cli.backups.command:backups",
     "bench": "cloister.cli.bench:bench",
     "install": "cloister.cli.install:install",
 }

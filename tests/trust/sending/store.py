@@ -1,8 +1,11 @@
-"""A store that speaks like S3, over TLS, with object lock: moto. It looks at no signature; `test_sigv4.py` does."""
+"""A store that speaks like S3, over TLS, with object lock: moto. It looks at no signature; `test_sigv4.py` does. What each credential
+may do stands before it, for moto knows no policies.
+"""
 
+import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -11,16 +14,64 @@ import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from cloister.node.backups.store import Key
+from cloister.node.backups.store import Store as BackupStore
 from cloister.trust.audit.targets import S3, Witness
 
 BUCKET: Final = "kept-elsewhere"
+
+WRITER, READER = "the-writer", "the-reader"
+RIGHTS: Final = {WRITER: {"put"}, READER: {"get", "list", "look"}}
+"""As docs/backups.md has them. Whoever is none of these may everything."""
+
+_LOOKS: Final = {"versioning", "object-lock", "lifecycle", "encryption"}
+
+
+class Door:
+    """Refuses what a credential may not do, notes what was asked, and fails when it is told to."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+        self.rights = {name: set(may) for name, may in RIGHTS.items()}
+        self.asked: list[tuple[str, str]] = []
+        """By whom, and what."""
+        self.failures: list[int] = []
+        """Statuses of the next answers."""
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        match = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+        who, what = match[1] if match else "", self._what(environ)
+        if who in self.rights:
+            self.asked.append((who, what))
+            if self.failures or what not in self.rights[who]:
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                return self._answer(start, *((self.failures.pop(0), "") if self.failures else (403, "AccessDenied")))
+        return self._app(environ, start)
+
+    @staticmethod
+    def _what(environ: dict[str, Any]) -> str:
+        asked = {word.partition("=")[0] for word in environ.get("QUERY_STRING", "").split("&")}
+        match environ["REQUEST_METHOD"]:
+            case "GET" | "HEAD":
+                return "look" if asked & _LOOKS else "list" if "versions" in asked else "get"
+            case "PUT":
+                return "retain" if "retention" in asked else "put"
+            case other:
+                return str(other).lower()
+
+    @staticmethod
+    def _answer(start: Callable[..., Any], status: int, code: str) -> list[bytes]:
+        body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        start(f"{status} No", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [body]
 
 
 class Store:
     """`client` is whoever holds the credentials, or has stolen them."""
 
-    def __init__(self, port: int, certificate: Path) -> None:
+    def __init__(self, port: int, certificate: Path, door: Door) -> None:
         self._certificate = certificate
+        self.door = door
         self.endpoint = f"https://127.0.0.1:{port}"
         self.client: Any = boto3.client(
             "s3", region_name="eu-central-1", endpoint_url=self.endpoint, verify=str(certificate),
@@ -43,18 +94,25 @@ class Store:
     def s3(self, **changes: Any) -> S3:
         return S3(**self.given(after=0, **changes))
 
+    def for_backups(self, **changes: Any) -> BackupStore:
+        given: dict[str, Any] = {
+            "bucket": BUCKET, "prefix": "db/", "region": "eu-central-1", "endpoint": self.endpoint,
+            "writer": Key(WRITER, "w"), "reader": Key(READER, "r"), "ca_file": str(self._certificate), "private": True,
+        }  # fmt: skip
+        return BackupStore(**(given | changes))
+
 
 @contextmanager
 def a_store(certificate: Path) -> Iterator[Store]:
     """`certificate` and its key, in one file."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    app = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, app, True, ssl_context=tls)
+    door = Door(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, door, True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Store(server.server_port, certificate)
+        yield Store(server.server_port, certificate, door)
     finally:
         server.shutdown()
         thread.join()

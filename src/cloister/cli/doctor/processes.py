@@ -25,7 +25,7 @@ def running(subject: Subject) -> list[Finding]:
         return [fail("processes", "the platform is not running", UP)]
     seen = json.loads(settings.paths.status.read_text())["processes"]
     findings: list[Finding] = []
-    for child in children.children(settings):
+    for child in filter(lambda child: child.is_wanted, children.children(settings)):
         findings += decide(child.label, child.service, uid_of(child.service), seen.get(child.label), look)
     return findings or [ok("processes", f"{', '.join(seen)}: ready, each under its own user")]
 

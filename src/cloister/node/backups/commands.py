@@ -5,12 +5,15 @@ gave this platform in the bucket, the courier alone knows, and adds and takes aw
 bucket's credentials, so nothing it says is believed: whoever asks opens what it gives (`protocol/backups`).
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
 from cloister.base.rpc.wire import Command
 from cloister.node.commands import Done
+
+CALL_TIMEOUT_S: Final = 300.0
+# The courier asks a store that does not answer four times, a minute each, with pauses between.
 
 
 class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,10 +101,14 @@ class StoreFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The store encrypts what it keeps, beside us."""
     problem: str = ""
     """For the operator, in a sentence; what of the above could not be found out is False."""
+    too_much: list[str] = []
+    """What the writer's credentials can do beside putting, a sentence each."""
+    kept_days: int | None = None
+    """After so many days the bucket's lifecycle removes what was put, for good. None: never, or it could not be found out."""
 
 
 class LookAtStore(Command[StoreFacts], frozen=True):
-    """Raises PreconditionError where no store is configured."""
+    """Nothing is put. Raises PreconditionError where no store is configured."""
 
     reply: ClassVar[type] = StoreFacts
 
@@ -113,4 +120,23 @@ class NameStore(Command[str], frozen=True):
     reply: ClassVar[type] = str
 
 
-AnyCourierCommand = NameStore | PutObject | GetObject | GetVersion | ListObjects | LookAtStore
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an object of a few bytes that was put, got, and tried to be removed."""
+
+    facts: StoreFacts
+    key: str
+    """The operator's prefix included."""
+    locked_until: float | None
+    is_encrypted: bool
+    problems: list[str]
+    """With any of these the store is not one for backups."""
+    warnings: list[str]
+
+
+class ProbeStore(Command[Probed], frozen=True):
+    """Leaves an object that is locked for a day. Raises PreconditionError where no store is configured."""
+
+    reply: ClassVar[type] = Probed
+
+
+AnyCourierCommand = NameStore | PutObject | GetObject | GetVersion | ListObjects | LookAtStore | ProbeStore

@@ -25,6 +25,8 @@ _WAL: Final = re.compile(
 )
 KEY: Final = re.compile(r"(?:projects|platform)/[A-Za-z0-9+/-]{1,200}")
 """What the courier takes for a key at all. `platform/` is for what is no project's."""
+PREFIX: Final = re.compile(r"(?:projects|platform)/[A-Za-z0-9+/-]{0,200}")
+"""And for the beginning of keys, to list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,12 @@ _ACTIONS: Final = {
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
         member.update passkey.policy project.recover project.transfer project.update review.close review.decide review.policy
         role.empower role.reset_password scim.group_update scim.user_activate scim.user_deactivate scim.user_update service_account.disable service_account.enable service_account.orphan
-        service_account.update snapshot.restore snapshot.schedule snapshot.update tag.lift tag.set""",
+        service_account.update snapshot.restore snapshot.schedule snapshot.update store.set tag.lift tag.set""",
     Shape(
         6003, 4
     ): """access.revoke api_key.revoke audit.erase audit.forget audit.hold_lift audit.minimum audit.prune branch.delete branch.purge consent.end egress.remove
         endpoint.delete export.remove group.unmap issuer.remove jwks.delete key.destroy member.remove
-        on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete""",
+        on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete store.remove""",
     Shape(
         6003, 99
     ): """access.end access.expire audit.mismatch branch.advise branch.finalize certificate.strange compute.aged compute.crashed

@@ -1,0 +1,1 @@
+"""`cloister backups`: projects' history in another place, and back from there."""
