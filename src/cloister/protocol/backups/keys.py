@@ -37,6 +37,10 @@ class WalName:
     last: str
     length: int | None = None
 
+    @property
+    def text(self) -> str:
+        return self.first + (f"-{self.last}" if self.length is None else f"+{self.length:08X}")
+
 
 def chunk(project: str, chunk_id: str) -> str:
     return f"projects/{project}/chunks/{chunk_id[:2]}/{chunk_id}"
@@ -67,8 +71,7 @@ def wal(project: str, timeline: str) -> str:
 
 
 def wal_object(project: str, timeline: str, name: WalName) -> str:
-    rest = f"-{name.last}" if name.length is None else f"+{name.length:08X}"
-    return f"{wal(project, timeline)}{name.first}{rest}"
+    return wal(project, timeline) + name.text
 
 
 def wal_name(key: str, project: str, timeline: str) -> WalName | None:
