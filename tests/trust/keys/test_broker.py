@@ -33,7 +33,7 @@ from cloister.protocol.merkle.tree import Tree, consistency_proof
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys.broker import MAY, REQUEST_BYTES_MAX, KeyBroker
 from cloister.trust.keys.client import KeyClient
-from cloister.trust.keys.commands import AnyCommand, ListKeys, OnBehalf, RecordingEnvelope
+from cloister.trust.keys.commands import BACKUP, AnyCommand, ListKeys, OnBehalf, RecordingEnvelope
 from cloister.trust.keys.envelopes import Envelopes
 from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
@@ -342,6 +342,23 @@ async def test_what_root_tries_as_everybody_is_no_event_and_what_others_ask_mean
             await client.list()
     denied = [entry.event for entry in await recorded() if entry.event.action == "key.denied"]
     assert [event.actor for event in reversed(denied)] == ["platform:database", "platform:agent"]
+
+
+async def test_the_agent_alone_has_a_backup_key_and_for_a_recorded_reason(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    await client.create(PROJECT, BACKUP)
+    with pytest.raises(ForbiddenError):
+        await client.backup_key(PROJECT, "restore")
+    caller.service = Service.AGENT
+    material, page = await client.backup_key(PROJECT, "back_up")
+    with page:
+        descriptor = await client.unwrap(PROJECT, "read_back", BACKUP, material=material)
+        assert bytes(page.buffer).hex().encode() == os.pread(descriptor, 100, 0)
+        os.close(descriptor)
+    uses = [it.event for it in reversed(await recorded()) if it.event.action == "key.unwrap"]
+    assert [(it.resource, it.reason, it.outcome) for it in uses] == [
+        ("backup/1", "back_up", "ok"),
+        ("backup/1", "read_back", "ok"),
+    ]
 
 
 async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cloister.trust.keys.memory import SecretPage, is_sealed, sealed_memfd, wipe, write_hexadecimal
+from cloister.trust.keys.memory import (
+    SecretPage,
+    is_sealed,
+    read_hexadecimal,
+    sealed_memfd,
+    wipe,
+    write_hexadecimal,
+)
 
 
 def test_a_page_is_random_once_filled_and_cannot_be_read_after_the_block() -> None:
@@ -110,3 +117,11 @@ def test_hexadecimal_digits_are_written_in_place() -> None:
     secret, digits = bytes(range(0, 256, 8)), bytearray(64)
     write_hexadecimal(memoryview(secret), memoryview(digits))
     assert digits.decode() == secret.hex()
+
+
+def test_hexadecimal_digits_are_read_in_place() -> None:
+    secret, again = bytes(range(0, 256, 8)), bytearray(32)
+    read_hexadecimal(memoryview(secret.hex().encode()), memoryview(again))
+    assert again == secret
+    with pytest.raises(ValueError, match="not found"):
+        read_hexadecimal(memoryview(b"0G" * 32), memoryview(again))

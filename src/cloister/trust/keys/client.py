@@ -22,6 +22,7 @@ from cloister.base.versions import Condition
 from cloister.protocol.merkle.notes import SignedTree
 from cloister.protocol.merkle.tree import Tree
 from cloister.trust.keys.commands import (
+    BACKUP,
     WAITING_DAYS_MAX,
     ChangeRing,
     CopyKeystore,
@@ -52,7 +53,7 @@ from cloister.trust.keys.commands import (
     SignCheckpoint,
     UnwrapKey,
 )
-from cloister.trust.keys.memory import is_sealed
+from cloister.trust.keys.memory import SecretPage, is_sealed, read_hexadecimal
 from cloister.trust.keys.providers.provider import KEY_BYTES
 
 R = TypeVar("R")
@@ -146,6 +147,14 @@ class KeyClient:
         command = UnwrapKey(project_id=project_id, purpose=purpose, reason=reason, material=material)
         _, descriptor = await self._ask(command)
         return _checked(descriptor)
+
+    async def backup_key(self, project_id: str, reason: str, *, material: int | None = None) -> tuple[int, SecretPage]:
+        """One of the keys of a project's backups, the newest if no material is named: which it is, and the key in a page that the
+        caller closes."""
+        info, descriptor = await self._ask(
+            UnwrapKey(project_id=project_id, purpose=BACKUP, reason=reason, material=material)
+        )
+        return info.material, _into_page(_checked(descriptor))
 
     async def make_recording_key(
         self, project_id: str, recording_id: UUID, by: OnBehalf
@@ -247,6 +256,22 @@ def _read(descriptor: int) -> bytes:
         return bytes.fromhex(os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode())
     finally:
         os.close(descriptor)
+
+
+def _into_page(descriptor: int) -> SecretPage:
+    """As `_read`, without a copy that nobody can wipe."""
+    page = SecretPage(KEY_BYTES)
+    try:
+        with SecretPage(2 * KEY_BYTES) as digits:
+            if os.preadv(descriptor, [digits.buffer], 0) != 2 * KEY_BYTES:
+                raise InternalError("the broker's key is cut off")  # noqa: TRY301 - whatever is raised, the page is wiped
+            read_hexadecimal(digits.buffer, page.buffer)
+    except BaseException:
+        page.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return page
 
 
 async def _receive(connection: socket.socket) -> tuple[bytes, int | None]:

@@ -14,11 +14,14 @@ from cloister.base.rpc.wire import Command
 from cloister.base.versions import Condition
 from cloister.protocol.merkle.notes import SignedTree
 
+BACKUP: Final = "backup"
+"""The purpose of the key under which the agent seals what goes into the store of backups."""
+
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str
     purpose: str
-    """`volume`; later `backup`, `recording` …"""
+    """`volume`, `backup`, `recording`, `statements`; `project` is what wraps the others."""
     version: int
     """Of the envelope: a rotation of what is above it makes another."""
     material: int = 1
@@ -110,7 +113,8 @@ class UnwrapKey(Command[KeyInfo], frozen=True, kw_only=True):
     project_id: str
     purpose: str = "volume"
     reason: str
-    """Why, in a word: `format`, `open`, `reencrypt`. Goes into the audit event."""
+    """Why, in a word: `format`, `open`, `reencrypt`; of a backup key `back_up`, `restore`, `read_back`. Goes into the audit
+    event."""
     material: int | None = None
     """Which one of that purpose: a volume that is encrypted anew has two. None: the newest."""
 

@@ -77,6 +77,12 @@ def write_hexadecimal(source: memoryview, target: memoryview) -> None:
         target[2 * position + 1] = _DIGITS[byte & 15]
 
 
+def read_hexadecimal(source: memoryview, target: memoryview) -> None:
+    """What `write_hexadecimal` wrote. Raises ValueError for anything else."""
+    for position in range(len(target)):
+        target[position] = _DIGITS.index(source[2 * position]) << 4 | _DIGITS.index(source[2 * position + 1])
+
+
 def sealed_memfd(content: memoryview, name: str) -> int:
     """A new descriptor of an anonymous file that holds `content` and can never be changed, at offset 0.
 
