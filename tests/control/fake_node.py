@@ -353,10 +353,11 @@ class FakeNode:
             owner = RoleState(TEMPLATE_ROLE, None, can_login=True, valid_until=None)
             catalog = Catalog({TEMPLATE_ROLE: owner}, {TEMPLATE_DATABASE: TEMPLATE_ROLE})
             first = Timeline(catalog, self._last_lsn, self.now().timestamp())
+            timelines = {} if command.timeline_id is None else {command.timeline_id: first}
             self.images[command.project_id] = Image(
-                command.timeline_id, command.uid, command.pg_version, {command.timeline_id: first}
+                command.timeline_id or "", command.uid, command.pg_version, timelines
             )
-        elif (image.timeline_id, image.uid) != (command.timeline_id, command.uid):
+        elif (image.timeline_id, image.uid) != (command.timeline_id or "", command.uid):
             raise ConflictError("another volume of that id")
         return self._info(command.project_id)
 

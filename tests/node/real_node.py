@@ -20,6 +20,7 @@ from cloister.base.rpc import Command, Connection, Peer
 from cloister.base.settings import Settings
 from cloister.node import space
 from cloister.node.agent import NodeAgent
+from cloister.node.backups.keeper import Outside
 from cloister.node.commands import AnyEvent, ComputeExited, ComputeInfo, ComputeSpec, CreateVolume, StartCompute
 from cloister.node.computes import Computes
 from cloister.node.postgres.engines import Engines
@@ -31,7 +32,8 @@ PATIENCE_S = 20
 
 
 class Node:
-    def __init__(self, settings: Settings, engines: Engines) -> None:
+    def __init__(self, settings: Settings, engines: Engines, backups: Outside | None = None) -> None:
+        self._backups = backups
         self.host = Host(settings)
         self.keys = FakeKeys()
         self.events: asyncio.Queue[AnyEvent] = asyncio.Queue()
@@ -42,7 +44,9 @@ class Node:
         def make(on_exit: Callable[[ComputeExited], None]) -> Computes:
             return Computes(self.host.paths, self._engines, on_exit)
 
-        agent = NodeAgent(self.host.settings, broker=self.keys, engines=self._engines, make_computes=make)
+        agent = NodeAgent(
+            self.host.settings, broker=self.keys, engines=self._engines, make_computes=make, backups=self._backups
+        )
         agent._send = self.events.put_nowait  # type: ignore[method-assign, assignment]
         return agent
 
@@ -83,10 +87,12 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def running_node(engines: EnginesOnHost, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
+async def running_node(
+    engines: EnginesOnHost, state_dir: Path, monkeypatch: pytest.MonkeyPatch, *, backups: Outside | None = None
+) -> AsyncIterator[Node]:
     for limit in ("FREE_TO_CREATE_BYTES", "FREE_TO_START_BYTES", "FREE_TO_WRITE_BYTES"):
         monkeypatch.setattr(space, limit, 0)
-    node = Node(Settings(state_dir=str(state_dir)), engines.engines)
+    node = Node(Settings(state_dir=str(state_dir)), engines.engines, backups)
     node.host.paths.run.mkdir(mode=0o755, parents=True)
     await node.agent.start()
     try:

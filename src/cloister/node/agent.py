@@ -39,6 +39,7 @@ from cloister.base.ids import (
 )
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
+from cloister.node.backups.keeper import Backups, Node, Outside
 from cloister.node.commands import (
     BYTES_PER_S_MIN,
     AnyCommand,
@@ -89,7 +90,7 @@ from cloister.node.space import HostSpace
 from cloister.node.timelines import standby
 from cloister.node.timelines.keeper import Keeper
 from cloister.node.timelines.layout import Layout
-from cloister.node.timelines.single import SingleUser
+from cloister.node.timelines.single import Clusters, SingleUser
 from cloister.node.volumes import KeySource, Reencryptions, Volumes, choose_driver
 from cloister.node.volumes.luks import MATERIAL_MAX
 from cloister.node.workshop import make_engines
@@ -171,8 +172,9 @@ class NodeAgent:
         make_computes: Callable[[Callable[[ComputeExited], None]], ComputesPort] | None = None,
         dumps: "DumpsPort | None" = None,
         single_user: SingleUser | None = None,
+        backups: Outside | None = None,
     ) -> None:
-        """What is optional is for tests; None takes those of this host."""
+        """What is optional is for tests; None takes those of this host, but for `backups`: without what they need there are none."""
         self._paths = settings.paths
         if make_computes is None:
             host_engines = make_engines(self._paths, Doors.of_host(), settings.password_policy)
@@ -201,15 +203,21 @@ class NodeAgent:
             begin=self._begin,
         )
         runs = Runs(self._paths, detect(self._paths.instance))
+        single_user = SingleUserRuns(runs) if single_user is None else single_user
         self._timelines = Keeper(
             self._engines,
-            SingleUserRuns(runs) if single_user is None else single_user,
+            single_user,
             self._openings.hold,
             self._has_compute,
             self._volumes.exists,
             schemas=Schemas(runs),
             masks=Masks(runs),
         )
+        self._backups: Backups | None = None
+        if backups is not None:
+            clusters = Clusters(self._engines, single_user)
+            node = Node(self._engines, clusters, self._openings.hold, self._timelines.lock, self._has_compute)
+            self._backups = Backups(node, backups, self._paths.backups)
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: list[asyncio.Task[None]] = []
@@ -259,6 +267,8 @@ class NodeAgent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._reencryptions.close()
+        if self._backups is not None:
+            await self._backups.stop()
         await self._timelines.stop()
         await self._computes.__aexit__(None, None, None)
         await self._volumes.stop()
@@ -284,7 +294,7 @@ class NodeAgent:
             case DeleteVolume():
                 return await self._delete_volume(parse_project_id(command.project_id))
             case CloseVolume():
-                return await self._close_volume(parse_project_id(command.project_id))
+                return await self._close_volume(parse_project_id(command.project_id), ends_sending=command.ends_sending)
             case CopyVolume():
                 return await self._copy_volume(command)
             case SwitchVolume():
@@ -306,7 +316,9 @@ class NodeAgent:
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
             case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore():
-                raise PreconditionError(public="there is no store for backups")
+                if self._backups is None:
+                    raise PreconditionError(public="there is no store for backups")
+                return await self._backups.answer(command)
             case _:
                 return await self._timelines.answer(command)
 
@@ -328,17 +340,21 @@ class NodeAgent:
             return await self._volumes.create(project_id, command.size_bytes, fill)
 
     async def _delete_volume(self, project_id: ProjectId) -> Done:
-        await self._timelines.end_work(project_id)
+        await self._end_work(project_id)
         async with self._openings.lock(project_id):
             await self._reencryptions.stop(project_id, is_dropped=True)
             await self._stop_all_on(project_id)
             self._openings.require_no_work(project_id)
             await self._volumes.destroy(project_id)
             remove_place(self._paths, project_id)
+            if self._backups is not None:
+                self._backups.forget(project_id)
             self._places = {name: place for name, place in self._places.items() if place.project_id != project_id}
         return Done()
 
-    async def _close_volume(self, project_id: ProjectId) -> Done:
+    async def _close_volume(self, project_id: ProjectId, *, ends_sending: bool) -> Done:
+        if ends_sending and self._backups is not None:
+            await self._backups.end_sending(project_id)
         async with self._openings.lock(project_id):
             if running := self._running_on(project_id):
                 raise ConflictError(f"compute {running[0].endpoint_id} runs on the volume of {project_id}")
@@ -368,6 +384,8 @@ class NodeAgent:
             raise ConflictError(f"no copy of the volume of {project_id} is ready")
         if self._running_on(project_id) and not stops_computes:
             raise ConflictError(f"computes run on the volume of {project_id}", public="the project is in use")
+        if self._backups is not None:
+            await self._backups.end_sending(project_id)
         self._openings.require_no_work(project_id)
         self._begin(self._complete_copy(project_id, stops_computes))
         return self._copy_info(project_id)
@@ -426,6 +444,7 @@ class NodeAgent:
             mountpoint = self._volumes.mountpoint(place.project_id)
             if was_running and mountpoint is not None:
                 await self._timelines.after_stop(mountpoint, place.timeline_id, place.retention_s)
+            self._let_backup_key_go(place.project_id)
             if close_volume:
                 await self._openings.close_unused(place.project_id)
         return Done()
@@ -478,6 +497,7 @@ class NodeAgent:
 
     async def _after_crash(self, project_id: ProjectId) -> None:
         async with self._openings.lock(project_id):
+            self._let_backup_key_go(project_id)
             if not self._running_on(project_id):
                 await self._volumes.release_reserve(project_id)
                 await self._openings.close_unused(project_id)
@@ -492,7 +512,7 @@ class NodeAgent:
         """Its computes cannot go on; what they acknowledged was synced. The next start opens it anew."""
         # Not under the project's lock yet: whoever holds that may be waiting for one of these computes.
         await self._kill_all_on(project_id)
-        await self._timelines.end_work(project_id)
+        await self._end_work(project_id)
         async with self._openings.lock(project_id):
             await self._kill_all_on(project_id)
             await self._volumes.discard(project_id)
@@ -559,11 +579,21 @@ class NodeAgent:
         return sizes
 
     async def _stop_project(self, project_id: ProjectId) -> None:
-        await self._timelines.end_work(project_id)
+        await self._end_work(project_id)
         async with self._openings.lock(project_id):
             await self._stop_all_on(project_id)
             self._openings.require_no_work(project_id)
             await self._volumes.close(project_id)
+
+    async def _end_work(self, project_id: ProjectId) -> None:
+        """Everything that needs the project's volume. Not while holding one of the locks."""
+        await self._timelines.end_work(project_id)
+        if self._backups is not None:
+            await self._backups.end_work(project_id)
+
+    def _let_backup_key_go(self, project_id: ProjectId) -> None:
+        if self._backups is not None and not self._running_on(project_id):
+            self._backups.let_go(project_id)
 
     async def _stop_all_on(self, project_id: ProjectId) -> None:
         for compute in self._running_on(project_id):

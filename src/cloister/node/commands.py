@@ -61,6 +61,8 @@ class CloseVolume(Command[Done], frozen=True):
 
     reply: ClassVar[type] = Done
     project_id: str
+    ends_sending: bool = False
+    """What is being sent to the store of backups does not keep it open: its next run goes on."""
 
 
 class CopyState(StrEnum):
@@ -419,7 +421,7 @@ class RestoreTimeline(Command[Recovered], frozen=True, kw_only=True):
     lsn: str | None = None
     at: float | None = None
     known_lsn: str | None = None
-    """Up to here the caller knows that WAL was sent. With neither `lsn` nor `at`, a store that shows less is refused
+    """Up to here the caller knows that WAL was sent. Where all of it may be needed, a store that shows less is refused
     (UnprocessableError): it keeps the newest back. None: whatever it shows."""
 
 

@@ -91,7 +91,7 @@ async def close_volume(operation: Operation, world: ProjectsWorld) -> Outcome:
     async with world.database.reading() as tx:
         if await computes.project_has_compute(tx, operation.project_id):
             return Wait(STANDBYS_PAUSE_S, "standbys of the project are still there")
-    await world.agent.call(CloseVolume(operation.project_id), timeout_s=VOLUME_TIMEOUT_S)
+    await world.agent.call(CloseVolume(operation.project_id, ends_sending=True), timeout_s=VOLUME_TIMEOUT_S)
     return Go()
 
 

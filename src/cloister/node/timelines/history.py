@@ -71,13 +71,13 @@ class History:
             return None
         if copied.stop_lsn - start.start_lsn > FIRST_WAL_BYTES_MAX:
             return None
-        return start if self._has_wal(start.wal_timeline, _first_after(start), _first_after(copied)) else None
+        return start if self._has_wal(start.wal_timeline, first_after(start), first_after(copied)) else None
 
     def take_first_from(self, source: "History", start: Snapshot, copied: Snapshot, uid: int, abort: Abort) -> None:
         """As `take_first`, of a copy that somebody may be at work on: what its source was before, and the WAL from there."""
         data = self.snapshots.begin(AT_REST, abort)
         source.clone_snapshot(start, data, uid, abort)
-        between = (_first_after(start) * wal.SEGMENT_BYTES, copied.stop_lsn)
+        between = (first_after(start) * wal.SEGMENT_BYTES, copied.stop_lsn)
         source.add_wal_between(data, start.wal_timeline, between, uid)
         self.snapshots.finish(AT_REST, msgspec.structs.replace(copied, start_lsn=start.start_lsn), abort)
 
@@ -94,6 +94,15 @@ class History:
         self._take(self._timeline.data, snapshot, uid, abort)
         sync_directory(self._timeline.snapshots)
         return True
+
+    def take_head(self, uid: int, now: float, abort: Abort) -> None:
+        """At rest, however little has happened since the last one: for what reads a snapshot, and no WAL after it."""
+        if not clone.is_settled(self._timeline.data):
+            return
+        snapshot = _at_rest(self._timeline.data, now)
+        if all(taken.stop_lsn < snapshot.stop_lsn for taken in self.snapshots.all()):
+            self._take(self._timeline.data, snapshot, uid, abort)
+            sync_directory(self._timeline.snapshots)
 
     def prune(self, keep_since: float) -> None:
         """What no recovery to `keep_since` or later needs."""
@@ -150,7 +159,7 @@ class History:
     def assemble(self, start: Snapshot, target: Timeline, uid: int, abort: Abort) -> Reach:
         """`target`'s data: the snapshot, and all WAL after it."""
         self.clone_snapshot(start, target.data, uid, abort)
-        reach = self._add_wal(target.data, start.wal_timeline, _first_after(start), None, uid)
+        reach = self._add_wal(target.data, start.wal_timeline, first_after(start), None, uid)
         if clone.has_segment_after(self._timeline.data, reach.end, abort):
             reach = replace(reach, is_broken=True)
         return reach
@@ -163,7 +172,7 @@ class History:
 
     def _add_wal(self, target: Path, wal_timeline: int, first: int, end: int | None, uid: int) -> Reach:
         with tree.opened(target) as data, tree.opened(clone.WAL, below=data) as segments:
-            archived = self._archived(wal_timeline, first)
+            archived = self.archived(wal_timeline, first)
             reached = wal.unbroken(archived, first)
             self.archive.clone_into(
                 [wal.segment_name(wal_timeline, number) for number in range(first, reached)], segments, uid
@@ -182,14 +191,15 @@ class History:
     def _has_wal(self, wal_timeline: int, first: int, end: int) -> bool:
         """Every segment from one up to another: here, finished and not yet taken in, or with the server. What is not yet taken in
         is only believed to be there."""
-        present = self._archived(wal_timeline, first) | self.archive.waiting(self._timeline.outbox, wal_timeline)
+        present = self.archived(wal_timeline, first) | self.archive.waiting(self._timeline.outbox, wal_timeline)
         reached = wal.unbroken(present, first)
         with tree.opened(self._timeline.data) as data, tree.opened(clone.WAL, below=data) as segments:
             while reached < end and clone.begins_as_named(wal.segment_name(wal_timeline, reached), reached, segments):
                 reached += 1
         return reached >= end
 
-    def _archived(self, wal_timeline: int, first: int) -> set[int]:
+    def archived(self, wal_timeline: int, first: int = 0) -> set[int]:
+        """Numbers of what the archive has, from `first` on."""
         return {
             segment.number
             for segment in self.archive.segments()
@@ -197,7 +207,7 @@ class History:
         }
 
     def _reach(self, start: Snapshot) -> Reach:
-        first = _first_after(start)
+        first = first_after(start)
         numbers = {segment.number for segment in self.archive.segments() if segment.number >= first}
         reached = wal.unbroken(numbers, first)
         return Reach(first, reached, is_broken=any(number > reached for number in numbers))
@@ -219,7 +229,7 @@ def _at_rest(data: Path, now: float) -> Snapshot:
     )
 
 
-def _first_after(start: Snapshot) -> int:
+def first_after(start: Snapshot) -> int:
     """The first segment that the timeline writes from a snapshot on. Those before it the snapshot holds itself; it has to,
     for a copy's were written by the server that was copied, and are in no archive of this timeline. The end of a backup is
     the end of its segment, so a copy goes on in the next one; what was at rest goes on where it stopped."""

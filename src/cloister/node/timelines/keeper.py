@@ -52,15 +52,12 @@ from cloister.node.timelines import clone, following, wal
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.masking import Rule
-from cloister.node.timelines.recovery import Target
+from cloister.node.timelines.recovery import Target, target_of
 from cloister.node.timelines.single import Clusters, SingleUser
 from cloister.node.timelines.tree import Abort
 from cloister.node.timelines.work import Locked, Locks, Work
 
 log = logging.getLogger(__name__)
-
-MOMENT_MAX: Final = 2**33
-# The year 2242: what comes later is a mistake, and dates end in 9999.
 
 FIRST_AFTER_S: Final = 1.0
 # A branch has started by then; side by side the one takes from the other what it saves.
@@ -357,7 +354,7 @@ class Keeper:
 
     async def _recover(self, project_id: ProjectId, command: RecoverTimeline) -> Recovered:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
-        uid, target = checked_compute_uid(command.uid), _target(command.lsn, command.at)
+        uid, target = checked_compute_uid(command.uid), target_of(command.lsn, command.at)
         engine = self._engines.get(command.pg_version)
         async with (
             self._hold(project_id, lingers=not command.is_frozen) as mountpoint,
@@ -403,7 +400,7 @@ class Keeper:
 
     async def _dump_schema_at(self, project_id: ProjectId, command: DumpSchemaAt) -> SchemaDump:
         source_id, target_id = parse_timeline_id(command.source_id), parse_timeline_id(command.target_id)
-        uid, target = checked_compute_uid(command.uid), _target(command.lsn, command.at)
+        uid, target = checked_compute_uid(command.uid), target_of(command.lsn, command.at)
         database = parse_identifier("database name", command.database)
         engine = self._engines.get(command.pg_version)
         try:
@@ -566,11 +563,3 @@ def _optional(timeline_id: str | None) -> TimelineId | None:
 
 def _given(*timeline_ids: TimelineId | None) -> list[TimelineId]:
     return [timeline_id for timeline_id in timeline_ids if timeline_id is not None]
-
-
-def _target(lsn: str | None, at: float | None) -> Target:
-    if (lsn is None) == (at is None):
-        raise BadRequestError("a recovery goes to an LSN or to a moment")
-    if at is not None and not 0 <= at < MOMENT_MAX:
-        raise BadRequestError(f"{at} is no moment")
-    return Target(lsn=None if lsn is None else wal.parse_lsn(lsn), at=at)

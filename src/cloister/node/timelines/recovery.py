@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from cloister.base.errors import BadRequestError
 from cloister.node.postgres.engines import Engine
 from cloister.node.timelines.wal import format_lsn, parse_lsn
 
@@ -17,6 +18,9 @@ MEMORY_BYTES: Final = 512 * 1024**2
 CPU_CORES: Final = 1.0
 PATIENCE_S: Final = 1800.0
 # Replay of 1 GB of WAL takes some 20 s here. Snapshots keep it far below this; a tenant's WAL must not run for ever.
+
+MOMENT_MAX: Final = 2**33
+# The year 2242: what comes later is a mistake, and dates end in 9999.
 
 _TARGET_NOT_REACHED: Final = "recovery ended before configured recovery target was reached"
 _LAST_COMMIT: Final = re.compile(
@@ -38,6 +42,15 @@ class Target:
 
 
 END: Final = Target()
+
+
+def target_of(lsn: str | None, at: float | None) -> Target:
+    """As a command says it. Raises BadRequestError."""
+    if (lsn is None) == (at is None):
+        raise BadRequestError("a recovery goes to an LSN or to a moment")
+    if at is not None and not 0 <= at < MOMENT_MAX:
+        raise BadRequestError(f"{at} is no moment")
+    return Target(lsn=None if lsn is None else parse_lsn(lsn), at=at)
 
 
 def settings(target: Target) -> dict[str, str]:

@@ -14,6 +14,9 @@ from cloister.base.errors import BadRequestError
 SEGMENT_BYTES: Final = 1024**2
 # `initdb --wal-segsize=1`, see postgres/template.py.
 
+PAGE_BYTES: Final = 8192
+# XLOG_BLCKSZ.
+
 PAGE_HEADER_BYTES: Final = 24
 # Enough of the first page for `begins_at`.
 
@@ -64,9 +67,24 @@ def unbroken(numbers: Iterable[int], start: int) -> int:
     return start
 
 
+def written(segment: bytes, number: int) -> int:
+    """How many bytes of a whole segment's file are its own: pages that say where they are, up to the last byte that is not zero. What
+    is behind them was another segment's, under whose name the file was kept."""
+    pages = 0
+    while pages < SEGMENT_BYTES // PAGE_BYTES and _address(segment, pages * PAGE_BYTES) == (
+        number * SEGMENT_BYTES + pages * PAGE_BYTES
+    ):
+        pages += 1
+    return len(segment[: pages * PAGE_BYTES].rstrip(b"\0"))
+
+
+def _address(segment: bytes, offset: int) -> int | None:
+    if len(segment) < offset + _PAGE_HEADER.size:
+        return None
+    return int(_PAGE_HEADER.unpack_from(segment, offset)[3])
+
+
 def begins_at(header: bytes, number: int) -> bool:
     """Whether a segment's first bytes say that it is this one. One that was kept for later use still holds, under its
     new name, what it was."""
-    if len(header) < _PAGE_HEADER.size:
-        return False
-    return bool(_PAGE_HEADER.unpack_from(header)[3] == number * SEGMENT_BYTES)
+    return _address(header, 0) == number * SEGMENT_BYTES

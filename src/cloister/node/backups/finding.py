@@ -1,0 +1,134 @@
+"""What the store has of a timeline, as far as it can be believed: names of ours, and content that was sealed for them."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloister.base.errors import UnprocessableError
+from cloister.base.ids import ProjectId, TimelineId
+from cloister.node.backups.keys import Keys
+from cloister.node.backups.objects import Store
+from cloister.node.timelines import wal
+from cloister.protocol.backups import keys as names
+from cloister.protocol.backups.bases import CHUNK_BYTES, Base, Contents, Entry, parse_base
+from cloister.protocol.backups.errors import BackupError
+from cloister.protocol.backups.keys import SEGMENTS_MAX, WalName
+
+BASES_MAX: Final = 10_000
+WAL_MAX: Final = 2_000_000
+# Names held in memory. A timeline that writes all the time has 30 bases in a month, and 100 000 objects of WAL; who stole the writer's
+# credentials can put more.
+
+CANDIDATES_MAX: Final = 8
+# Objects that are tried for one segment. Honest are two.
+
+
+@dataclass(frozen=True, slots=True)
+class WalNames:
+    """By the number of a segment, what the store has of it."""
+
+    whole: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
+    beginnings: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
+    """The longest first."""
+
+    def unbroken(self, first: int, until: int | None) -> int:
+        """The number after the last of those that follow each other from `first` on."""
+        number = first
+        while number in self.whole and (until is None or number < until):
+            number += 1
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """In the backups of one timeline. Raises UnprocessableError for what does not open, NotFoundError for what is not there."""
+
+    store: Store
+    keys: Keys
+    project_id: ProjectId
+    timeline_id: TimelineId
+
+    async def bases(self) -> list[str]:
+        """Names, the newest first. Whether there is more of one than its name, shows when it is opened."""
+        found: dict[str, None] = {}
+        async for it in self.store.versions(names.bases(self.project_id, self.timeline_id)):
+            name = names.base_name(it.key, self.project_id, self.timeline_id)
+            if name is not None and not it.is_marker:
+                found[name] = None
+                _require(len(found) <= BASES_MAX)
+        return sorted(found, reverse=True)
+
+    async def base(self, name: str) -> Base:
+        key = names.base(self.project_id, self.timeline_id, name)
+        plain = await self.store.opened(self.keys, key)
+        try:
+            return parse_base(plain, self.timeline_id, name)
+        except BackupError as error:
+            raise _unprocessable(key, error) from error
+
+    async def entries(self, base: Base, contents: Contents, chunk_id: str) -> list[Entry]:
+        """One of its lists. `contents` has read those before it."""
+        try:
+            return contents.read(await self.list_of(chunk_id))
+        except BackupError as error:
+            raise _unprocessable(f"the base {base.name}", error) from error
+
+    async def list_of(self, chunk_id: str) -> bytes:
+        return await self.store.opened(self.keys, names.chunk(self.project_id, chunk_id))
+
+    async def chunk(self, chunk_id: str) -> bytes:
+        return await self.store.opened(self.keys, names.chunk(self.project_id, chunk_id), CHUNK_BYTES)
+
+    async def wal_names(self, wal_timeline: int, first: int) -> WalNames:
+        """Of what may hold segment `first` or a later one."""
+        prefix = names.wal(self.project_id, self.timeline_id)
+        found, count = WalNames(), 0
+        after = prefix + wal.segment_name(wal_timeline, max(first - SEGMENTS_MAX, 0))
+        seen = ""
+        async for it in self.store.versions(prefix, after):
+            if it.is_marker or it.key == seen:
+                continue
+            seen = it.key
+            name = names.wal_name(it.key, self.project_id, self.timeline_id)
+            numbers = _numbers(name, wal_timeline) if name is not None else range(0)
+            for number in numbers:
+                assert name is not None
+                (found.whole if name.length is None else found.beginnings)[number].append(name)
+            count += len(numbers)
+            _require(count <= WAL_MAX)
+        for candidates in found.beginnings.values():
+            candidates.sort(key=lambda it: it.length or 0, reverse=True)
+        return found
+
+    async def segments(self, name: WalName, wal_timeline: int) -> dict[int, bytes]:
+        """By their numbers, what an object holds."""
+        key = names.wal_object(self.project_id, self.timeline_id, name)
+        plain = await self.store.opened(self.keys, key)
+        numbers = _numbers(name, wal_timeline)
+        size = len(numbers) * wal.SEGMENT_BYTES if name.length is None else name.length
+        contents = {number: plain[at * wal.SEGMENT_BYTES :][: wal.SEGMENT_BYTES] for at, number in enumerate(numbers)}
+        if len(plain) != size or not all(wal.begins_at(content, number) for number, content in contents.items()):
+            raise UnprocessableError(
+                f"{key} is other WAL", public=f"in the store of backups, {key} is not what it is called"
+            )
+        return contents
+
+
+def _numbers(name: WalName, wal_timeline: int) -> range:
+    """Of the segments that an object of this name has; none for a name that no agent gives."""
+    first, last = wal.parse_segment_name(name.first), wal.parse_segment_name(name.last)
+    if first is None or last is None or first[0] != wal_timeline or last[0] != wal_timeline:
+        return range(0)
+    numbers = range(first[1], last[1] + 1)
+    if len(numbers) > SEGMENTS_MAX or (name.length is not None and not 0 < name.length <= wal.SEGMENT_BYTES):
+        return range(0)
+    return numbers
+
+
+def _require(is_few: bool) -> None:
+    if not is_few:
+        raise UnprocessableError(public="the store of backups lists more objects of the branch than there can be")
+
+
+def _unprocessable(what: str, error: BackupError) -> UnprocessableError:
+    return UnprocessableError(f"{what}: {error}", public=f"in the store of backups, {what} {error}")

@@ -1,0 +1,67 @@
+"""Which WAL of a timeline there is to send, and its content. Blocking.
+
+Finished segments are in the archive, which is root's. Those that are not there yet, and the one that is being written, are the tenant's
+files: opened as such, and of one size (`timelines/following.py` has the reasons for what is held to be whole).
+"""
+
+from dataclasses import dataclass
+
+from cloister.base.errors import ConflictError
+from cloister.node.timelines import clone, control, tree, wal
+from cloister.node.timelines.history import History
+from cloister.node.timelines.layout import Timeline
+from cloister.node.timelines.tree import Abort
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What there is, as seen under the timeline's lock."""
+
+    wal_timeline: int
+    archived: frozenset[int]
+    begins: int
+    """The first that there is of this WAL timeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    content: bytes
+    is_whole: bool
+
+
+def look(history: History, timeline: Timeline, now: float, abort: Abort) -> Ahead:
+    """Takes what is finished into the archive first: between there and what is being written nothing may be missing."""
+    while history.collect(now, abort):
+        continue
+    found = control.of(timeline.data)
+    archived = history.archived(found.wal_timeline)
+    return Ahead(found.wal_timeline, frozenset(archived), min(archived, default=wal.segment_number(found.redo)))
+
+
+def read(timeline: Timeline, ahead: Ahead, number: int) -> Found | None:
+    """None where it is nowhere. Raises ConflictError if it was given up since it was seen."""
+    name = wal.segment_name(ahead.wal_timeline, number)
+    if number in ahead.archived:
+        with tree.opened(timeline.archive) as directory:
+            content = tree.read_small(name, directory, wal.SEGMENT_BYTES)
+        if content is None or len(content) != wal.SEGMENT_BYTES:
+            raise ConflictError(f"{name} is gone from the archive", public="WAL was given up meanwhile")
+        return Found(content, is_whole=True)
+    with tree.opened(timeline.data) as data, tree.opened(clone.WAL, below=data) as written:
+        # Before it is read: what is read afterwards is whole, if the next one has begun by now.
+        is_over = clone.begins_as_named(wal.segment_name(ahead.wal_timeline, number + 1), number + 1, written)
+        content = _content(name, written)
+    if content is None or not wal.begins_at(content, number):
+        return None
+    if not is_over:
+        content = content[: wal.written(content, number)]
+    return Found(content, is_whole=is_over)
+
+
+def _content(name: str, written: int) -> bytes | None:
+    file = tree.open_regular(name, written)
+    if file is None:
+        return None
+    with open(file, "rb") as opened:
+        content = opened.read(wal.SEGMENT_BYTES)
+    return content if len(content) == wal.SEGMENT_BYTES else None

@@ -1,0 +1,89 @@
+"""WAL of a timeline comes back from the store, into a data directory that its base was laid into."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+from cloister.base.errors import NotFoundError, UnprocessableError
+from cloister.node.backups.finding import CANDIDATES_MAX, Finding, WalNames
+from cloister.node.backups.laying import Laying
+from cloister.node.backups.objects import side_by_side
+from cloister.node.backups.sending import InThread
+from cloister.node.timelines import wal
+from cloister.node.timelines.tree import Abort
+from cloister.protocol.backups.keys import WalName
+
+
+class _Job(NamedTuple):
+    """Segments that one object should hold."""
+
+    numbers: range
+    name: WalName
+
+
+class WalRestoring:
+    def __init__(
+        self, finding: Finding, found: WalNames, wal_timeline: int, laying: Laying, in_thread: InThread
+    ) -> None:
+        self._finding = finding
+        self._found = found
+        self._wal_timeline = wal_timeline
+        self._laying = laying
+        self._in_thread = in_thread
+
+    async def whole(self, first: int, end: int) -> None:
+        """Segments from one to before another. Raises UnprocessableError for one of which no object opens."""
+        await side_by_side(self._jobs(first, end), self._lay)
+
+    async def beginning(self, number: int) -> int:
+        """Of this segment, the longest that opens: its length, 0 where none is longer than what the base has. Raises UnprocessableError if none of
+        those opens."""
+        has = await self._in_thread(partial(self._written, number))
+        longer = [name for name in self._found.beginnings.get(number, ()) if (name.length or 0) > has]
+        damage: NotFoundError | UnprocessableError | None = None
+        for name in longer[:CANDIDATES_MAX]:
+            try:
+                contents = await self._finding.segments(name, self._wal_timeline)
+            except (NotFoundError, UnprocessableError) as error:
+                damage = damage or error
+                continue
+            await self._in_thread(partial(self._write, contents))
+            return len(contents[number])
+        if damage is not None:
+            raise UnprocessableError(str(damage), public=damage.public)
+        return 0
+
+    def _jobs(self, first: int, end: int) -> Iterator[_Job]:
+        while first < end:
+            # The one with the most of them: what was sent alone may have been sent again with others.
+            name = max(self._found.whole[first], key=lambda it: it.last)
+            last = wal.parse_segment_name(name.last)
+            assert last is not None
+            numbers = range(first, min(last[1] + 1, end))
+            yield _Job(numbers, name)
+            first = numbers.stop
+
+    async def _lay(self, job: _Job) -> None:
+        """What the one object holds; if that does not open, of each whatever else does."""
+        try:
+            contents = await self._finding.segments(job.name, self._wal_timeline)
+        except (NotFoundError, UnprocessableError) as error:
+            contents = {}
+            for number in job.numbers:
+                contents |= await self._any_with(number, error)
+        await self._in_thread(partial(self._write, {number: contents[number] for number in job.numbers}))
+
+    async def _any_with(self, number: int, damage: NotFoundError | UnprocessableError) -> dict[int, bytes]:
+        for name in self._found.whole[number][:CANDIDATES_MAX]:
+            with contextlib.suppress(NotFoundError, UnprocessableError):
+                return await self._finding.segments(name, self._wal_timeline)
+        raise UnprocessableError(str(damage), public=damage.public)
+
+    def _write(self, contents: dict[int, bytes], abort: Abort) -> None:
+        for number, content in contents.items():
+            abort.check()
+            self._laying.segment(wal.segment_name(self._wal_timeline, number), content)
+
+    def _written(self, number: int, _abort: Abort) -> int:
+        return self._laying.written(self._wal_timeline, number)
