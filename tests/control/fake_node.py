@@ -36,6 +36,7 @@ from cloister.control.computes.touched import Touched
 from cloister.control.roles.names import PLATFORM_DATABASES, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import DatabaseState, RoleState
 from cloister.node.commands import (
+    AnyBackupCommand,
     CloneTimeline,
     CloseVolume,
     ComputeExited,
@@ -75,6 +76,7 @@ from cloister.node.commands import (
 )
 from cloister.trust.audit.segments import key_of
 from cloister.trust.keys.commands import KeyInfo, OnBehalf, RecordingEnvelope
+from tests.control.fake_store import FakeStore, answer
 
 R = TypeVar("R")
 
@@ -104,6 +106,8 @@ class FakeKeys:
         self.erasures: list[tuple[str, str]] = []
         self.materials: dict[str, set[int]] = {}
         self.protected: set[str] = set()
+        self.purposes: set[tuple[str, str]] = set()
+        """What a key was made for: whose, for what."""
 
     async def make_recording_key(
         self, project_id: str, recording_id: UUID, by: OnBehalf
@@ -144,6 +148,7 @@ class FakeKeys:
         if project_id in self.destroyed and project_id not in self.enabled:
             raise PreconditionError("destroyed keys do not come back")
         self.enabled.add(project_id)
+        self.purposes.add((project_id, purpose))
         return KeyInfo(
             project_id=project_id, purpose=purpose, version=1, state="enabled", provider="file", created_at=""
         )
@@ -239,6 +244,8 @@ class FakeNode:
     def __init__(self, keys: FakeKeys) -> None:
         self.keys = keys
         self.images: dict[str, Image] = {}
+        self.store: FakeStore | None = None
+        """None: none is configured."""
         self.copy_refusal: CloisterError | None = None
         self.computes: dict[str, ComputeInfo] = {}
         self.specs: dict[str, ComputeSpec] = {}
@@ -281,6 +288,9 @@ class FakeNode:
             await self.before(command)
         if (error := self.failing.get(name)) is not None:
             raise error
+        if isinstance(command, AnyBackupCommand):
+            answered: R = answer(self, command)
+            return answered
         handler = cast("Callable[[Command[R]], R]", getattr(self, f"_{name}"))
         return handler(command)
 
@@ -435,7 +445,7 @@ class FakeNode:
         self._last_label += 1
         return self._last_label
 
-    def _there(self, project_id: str, timeline_id: str) -> Timeline:
+    def there(self, project_id: str, timeline_id: str) -> Timeline:
         if project_id not in self.keys.enabled:
             raise NotFoundError("no key")
         image = self.images.get(project_id)
@@ -444,33 +454,33 @@ class FakeNode:
         image.is_open = True
         return image.timelines[timeline_id]
 
-    def _runs(self, timeline_id: str) -> bool:
+    def runs(self, timeline_id: str) -> bool:
         return any(compute.timeline_id == timeline_id for compute in self.computes.values())
 
-    def _put(self, project_id: str, target_id: str, catalog: Catalog, writes: list[Write], *, is_frozen: bool) -> None:
+    def put(self, project_id: str, target_id: str, catalog: Catalog, writes: list[Write], *, is_frozen: bool) -> None:
         self.images[project_id].timelines[target_id] = Timeline(
             _copied(catalog), self._last_lsn, self.now().timestamp(), list(writes), is_frozen
         )
 
     def _CloneTimeline(self, command: CloneTimeline) -> Recovered:  # noqa: N802
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         if command.target_id not in self.images[command.project_id].timelines:
-            if self._runs(command.source_id):
+            if self.runs(command.source_id):
                 raise ConflictError("a compute runs on it")
             self.calls.append("CloneTimeline")
-            self._put(command.project_id, command.target_id, source.catalog, source.writes, is_frozen=command.is_frozen)
+            self.put(command.project_id, command.target_id, source.catalog, source.writes, is_frozen=command.is_frozen)
         return Recovered(lsn=_lsn(self._last_lsn))
 
     def _CopyTimeline(self, command: CopyTimeline) -> Done:  # noqa: N802
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         assert source.in_backup, "copied without backup mode: what comes of it is garbage"
-        assert self._runs(command.source_id)
+        assert self.runs(command.source_id)
         self.calls.append("CopyTimeline")
         source.half_copies[command.target_id] = set(source.in_backup)
         return Done()
 
     def _FinishCopy(self, command: FinishCopy) -> Recovered:  # noqa: N802
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         if command.target_id is not None and command.target_id in self.images[command.project_id].timelines:
             return Recovered(lsn=command.stop_lsn)
         if command.target_id not in source.half_copies:
@@ -484,12 +494,12 @@ class FakeNode:
             source.snapshots.append(stop)
         else:
             writes = [write for write in source.writes if write.lsn <= stop]
-            self._put(command.project_id, command.target_id, source.catalog, writes, is_frozen=command.is_frozen)
+            self.put(command.project_id, command.target_id, source.catalog, writes, is_frozen=command.is_frozen)
         return Recovered(lsn=command.stop_lsn)
 
     def _RecoverTimeline(self, command: RecoverTimeline) -> Recovered:  # noqa: N802
         assert (command.lsn is None) != (command.at is None)
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         assert not source.is_frozen, "a snapshot has no history"
         if command.target_id in self.images[command.project_id].timelines:
             return Recovered(lsn=_lsn(self._last_lsn))
@@ -509,16 +519,16 @@ class FakeNode:
         last = writes[-1] if writes else None
         # Its catalog is that of the last commit before; before the first, nobody here remembers it.
         catalog = last.catalog if last else Catalog()
-        self._put(command.project_id, command.target_id, catalog, writes, is_frozen=command.is_frozen)
+        self.put(command.project_id, command.target_id, catalog, writes, is_frozen=command.is_frozen)
         return Recovered(lsn=_lsn(last.lsn if last else source.began_lsn), at=last.at if last else None)
 
     def _CopySchema(self, command: CopySchema) -> Done:  # noqa: N802
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         assert source.is_frozen, "servers are to run on it: what was a branch's would be lost"
         if command.target_id not in self.images[command.project_id].timelines:
             self.calls.append("CopySchema")
-            self._put(command.project_id, command.target_id, source.catalog, [], is_frozen=False)
-            roles = self._there(command.project_id, command.target_id).catalog.roles
+            self.put(command.project_id, command.target_id, source.catalog, [], is_frozen=False)
+            roles = self.there(command.project_id, command.target_id).catalog.roles
             if not command.keeps_passwords:
                 for name, role in roles.items():
                     roles[name] = RoleState(name, None, role.can_login, role.valid_until)
@@ -526,18 +536,18 @@ class FakeNode:
 
     def _MaskTimeline(self, command: MaskTimeline) -> Done:  # noqa: N802
         """Every word becomes `***`: what matters is where it was done."""
-        source = self._there(command.project_id, command.source_id)
+        source = self.there(command.project_id, command.source_id)
         assert source.is_frozen, "what is masked was never anybody's"
         assert command.rules
         if command.target_id not in self.images[command.project_id].timelines:
             self.calls.append("MaskTimeline")
             writes = [replace(write, word="***") for write in source.writes]
-            self._put(command.project_id, command.target_id, source.catalog, writes, is_frozen=False)
+            self.put(command.project_id, command.target_id, source.catalog, writes, is_frozen=False)
         return Done()
 
     def _ScrubTimeline(self, command: ScrubTimeline) -> Done:  # noqa: N802
-        timeline = self._there(command.project_id, command.timeline_id)
-        if self._runs(command.timeline_id):
+        timeline = self.there(command.project_id, command.timeline_id)
+        if self.runs(command.timeline_id):
             raise ConflictError("a compute runs on it")
         self.calls.append("ScrubTimeline")
         for name, role in timeline.catalog.roles.items():
@@ -547,7 +557,7 @@ class FakeNode:
     def _DeleteTimeline(self, command: DeleteTimeline) -> Done:  # noqa: N802
         image = self.images.get(command.project_id)
         if image is not None:
-            if self._runs(command.timeline_id):
+            if self.runs(command.timeline_id):
                 raise ConflictError("a compute runs on it")
             for timeline in image.timelines.values():
                 timeline.half_copies.pop(command.timeline_id, None)
@@ -556,7 +566,7 @@ class FakeNode:
         return Done()
 
     def _PruneTimeline(self, command: PruneTimeline) -> TimelineInfo:  # noqa: N802
-        self._there(command.project_id, command.timeline_id).pruned_to = command.keep_since
+        self.there(command.project_id, command.timeline_id).pruned_to = command.keep_since
         self.calls.append("PruneTimeline")
         return self._timeline_info(command.project_id, command.timeline_id)
 
@@ -564,11 +574,11 @@ class FakeNode:
         return self._timeline_info(command.project_id, command.timeline_id)
 
     def _timeline_info(self, project_id: str, timeline_id: str) -> TimelineInfo:
-        timeline = self._there(project_id, timeline_id)
+        timeline = self.there(project_id, timeline_id)
         last = max([timeline.began_lsn, *timeline.snapshots])
         return TimelineInfo(
             timeline_id=timeline_id,
-            is_running=self._runs(timeline_id),
+            is_running=self.runs(timeline_id),
             end_lsn=_lsn(self._last_lsn),
             since=None if timeline_id in self.without_history else max(timeline.began, timeline.pruned_to),
             wal_since_snapshot_bytes=0 if timeline.snapshots else self.wal_bytes.get(timeline_id, 0),

@@ -20,6 +20,10 @@ from cloister.control.access.guard import AccessGuard
 from cloister.control.access.keeper import AccessKeeper
 from cloister.control.access.sealing import Broker, KeyRing
 from cloister.control.access.service import AccessService
+from cloister.control.backups import operations as backup_operations
+from cloister.control.backups.keeper import BackupKeeper
+from cloister.control.backups.operations import BackupsWorld
+from cloister.control.backups.service import BackupService
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches.caretaker import Caretaker
 from cloister.control.branches.children import Children
@@ -214,6 +218,9 @@ class ControlPlane:
         for branch_machine in branch_operations.MACHINES:
             self.engine.register(branch_machine, branches_world)
 
+        for backup_machine in backup_operations.MACHINES:
+            self.engine.register(backup_machine, BackupsWorld(database, agent, keys, self.runner))
+
         self.egress = EgressWatch(settings.paths, database)
 
         children, successions = Children(self.engine, vault, clock), Successions(self.engine, vault, clock)
@@ -224,6 +231,7 @@ class ControlPlane:
         snapshots = SnapshotService(database, self.engine, children, successions, freshness=freshness, clock=clock)
 
         self.caretaker = Caretaker(branches_world, self.engine, branches, snapshots, clock)
+        self.backup_keeper = BackupKeeper(branches_world, keys, clock)
 
         projects = ProjectService(
             database,
@@ -247,6 +255,9 @@ class ControlPlane:
             projects=projects,
             branches=branches,
             snapshots=snapshots,
+            backups=BackupService(
+                database, self.engine, children, agent, self.backup_keeper, freshness=freshness, clock=clock
+            ),
             schemas=SchemaService(database, agent, self.waker, clock),
             endpoints=endpoints,
             roles=roles,
@@ -314,6 +325,7 @@ class ControlPlane:
                     tasks.create_task(self.standbys.run()),
                     tasks.create_task(self.pool.run()),
                     tasks.create_task(self.caretaker.run()),
+                    tasks.create_task(self.backup_keeper.run()),
                     tasks.create_task(self.egress.run()),
                     tasks.create_task(self.project_caretaker.run()),
                     tasks.create_task(self.access_keeper.run()),

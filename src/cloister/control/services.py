@@ -17,6 +17,8 @@ from cloister.base.ids import BranchId, EndpointId, OperationId, OrgId, ProjectI
 from cloister.base.secret import Secret
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.backups.model import Backups as BackupsFound
+from cloister.control.backups.model import Wish as RestoreWish
 from cloister.control.branches.consents import Act, Consent, ConsentPolicy
 from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
@@ -75,6 +77,7 @@ from cloister.trust.audit.statements import Segment
 
 __all__ = [
     "Access",
+    "Backups",
     "Branches",
     "Control",
     "Databases",
@@ -314,6 +317,18 @@ class Snapshots(Protocol):
     async def set_schedule(
         self, caller: Caller, project_id: ProjectId, branch_id: BranchId, items: list[ScheduleItem]
     ) -> list[ScheduleItem]: ...
+
+
+class Backups(Protocol):
+    """In the operator's store: control/backups/service.py. Without a branch, of all of the project's."""
+
+    async def find(self, project_id: ProjectId) -> BackupsFound: ...
+    async def take(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> BackupsFound: ...
+    async def check(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> BackupsFound: ...
+    async def restore(self, caller: Caller, project_id: ProjectId, wish: RestoreWish) -> SnapshotRestored: ...
+    async def restore_project(self, caller: Caller, project_id: ProjectId) -> list[Operation]: ...
+    async def leave_out(self, caller: Caller, project_id: ProjectId, reason: str) -> BackupsFound: ...
+    async def take_in(self, caller: Caller, project_id: ProjectId) -> BackupsFound: ...
 
 
 class Schemas(Protocol):
@@ -596,6 +611,7 @@ class Control:
     maskings: Maskings
     consents: Consents
     snapshots: Snapshots
+    backups: Backups
     schemas: Schemas
     endpoints: Endpoints
     roles: Roles

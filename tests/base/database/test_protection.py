@@ -36,11 +36,11 @@ ROW_TRIGGERS: Final = sorted(
 )
 OTHER_TRIGGERS: Final = [
     "access_request_holds", "access_review_holds", "access_review_item_holds", "admin_remains", "api_key_holds",
-    "audit_forgetting_holds", "audit_hold_holds", "audit_personal_ends", "audit_retention_holds", "branch_keeps_tags", "branch_tagging", "consent_holds", "consent_policy_holds", "key_ring_hold", "masked_branch", "masked_timeline", "masking_holds", "offers_end", "operation_consent", "operation_keeps_consent", "passkey_holds", "project_hold", "project_recovery",
+    "audit_forgetting_holds", "audit_hold_holds", "audit_personal_ends", "audit_retention_holds", "backup_base_holds", "backup_scrubs", "branch_keeps_tags", "branch_tagging", "consent_holds", "consent_policy_holds", "key_ring_hold", "masked_branch", "masked_timeline", "masking_holds", "offers_end", "operation_consent", "operation_keeps_consent", "passkey_holds", "project_hold", "project_recovery",
     "project_retention", "project_tagging", "recording_begins", "recording_chunk_follows", "recording_dated", "recording_ends",
     "recording_grows", "recording_written", "reencryption_holds", "snapshot_keeps_tags", "snapshot_tagging", "statement_erasure_hold", "statement_erasure_holds",
     "statement_key_ends", "statement_key_hold", "timeline_keeps_tags", "timeline_tagging", "unprotection_consent", "wrapped_key_birth", "wrapped_key_deletion_hold", "wrapped_key_hold"]  # fmt: skip
-"""Not about protected branches: tests/control/access, tests/control/service_accounts, tests/control/reencryption, tests/control/reviews, tests/control/organizations, tests/control/passkeys, tests/control/tags, tests/control/branches/test_masking.py, tests/attacks/test_copies_of_protected.py, tests/control/projects/test_recover.py,
+"""Not about protected branches: tests/control/access, tests/control/service_accounts, tests/control/reencryption, tests/control/reviews, tests/control/organizations, tests/control/passkeys, tests/control/tags, tests/control/branches/test_masking.py, tests/attacks/test_copies_of_protected.py, tests/attacks/test_backups_of_protected.py, tests/control/projects/test_recover.py,
 tests/trust/keys/test_superseded.py."""
 TRUNCATE_TRIGGERS: Final = sorted(f"{table}_truncate_protection" for table in GUARDED)
 

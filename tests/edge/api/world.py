@@ -36,6 +36,9 @@ from cloister.base.tags import KEPT
 from cloister.control.access.model import NewRequest, Recording, Request, Shift
 from cloister.control.access.model import State as AccessState
 from cloister.control.access.service import Credentials, Replayed
+from cloister.control.backups.model import Backups as BackupsFound
+from cloister.control.backups.model import Base, BranchBackups, LeftOut, Progress
+from cloister.control.backups.model import Wish as RestoreWish
 from cloister.control.branches.consents import PERMISSIONS, Act, Consent, ConsentPolicy
 from cloister.control.branches.masking_store import Masking
 from cloister.control.branches.model import (
@@ -1738,6 +1741,71 @@ class FakeHolds:
             raise NotFoundError(public="hold not found")
 
 
+class FakeBackups:
+    """Of one branch, a base."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, BranchId | None]] = []
+        self.wishes: list[RestoreWish] = []
+        self.left_out: LeftOut | None = None
+
+    async def find(self, project_id: ProjectId) -> BackupsFound:
+        base = Base(
+            timeline_id=TimelineId("a" * 32),
+            name="000000000200A028",
+            is_protected=False,
+            start_lsn="0/2000028",
+            stop_lsn="0/200A028",
+            moment=NOW - timedelta(hours=1),
+            bytes=25_000_000,
+            new_bytes=3_000_000,
+            chunks=30,
+            sent_at=NOW - timedelta(hours=1),
+            locked_until=NOW + timedelta(days=37),
+        )
+        progress = Progress(
+            timeline_id=base.timeline_id,
+            since=base.moment,
+            end_lsn="0/3000000",
+            moment=NOW - timedelta(seconds=7),
+            looked_at=NOW - timedelta(seconds=7),
+        )
+        branch = BranchBackups(
+            branch_id=BRANCH,
+            name="main",
+            timeline_id=base.timeline_id,
+            deleted_at=None,
+            is_protected=False,
+            progress=progress,
+            bases=[base],
+        )
+        return BackupsFound(has_store=True, left_out=self.left_out, branches=[branch])
+
+    async def take(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> BackupsFound:
+        self.asked.append(("take", branch_id))
+        return await self.find(project_id)
+
+    async def check(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> BackupsFound:
+        self.asked.append(("check", branch_id))
+        return await self.find(project_id)
+
+    async def restore(self, caller: Caller, project_id: ProjectId, wish: RestoreWish) -> SnapshotRestored:
+        self.wishes.append(wish)
+        made = branch(CHILD, is_default=False, parent_id=BRANCH)
+        return SnapshotRestored(made, [an_endpoint(branch_id=CHILD)], [], [operation()])
+
+    async def restore_project(self, caller: Caller, project_id: ProjectId) -> list[Operation]:
+        return [operation()]
+
+    async def leave_out(self, caller: Caller, project_id: ProjectId, reason: str) -> BackupsFound:
+        self.left_out = LeftOut(reason=reason, asked_by=caller.principal.actor, asked_at=NOW)
+        return await self.find(project_id)
+
+    async def take_in(self, caller: Caller, project_id: ProjectId) -> BackupsFound:
+        self.left_out = None
+        return await self.find(project_id)
+
+
 CONSENT: Final = UUID(int=14)
 
 
@@ -1850,6 +1918,7 @@ class World:
         self.projects = FakeProjects()
         self.branches = FakeBranches()
         self.snapshots = FakeSnapshots()
+        self.backups = FakeBackups()
         self.jwks = FakeJwks()
         self.schemas = FakeSchemas()
         self.endpoints = FakeEndpoints()
@@ -1889,6 +1958,7 @@ class World:
                 projects=self.projects,
                 branches=self.branches,
                 snapshots=self.snapshots,
+                backups=self.backups,
                 schemas=self.schemas,
                 endpoints=self.endpoints,
                 roles=self.roles,

@@ -41,6 +41,9 @@ class Origin:
     point: Point
     sources: list[TimelineId]
     snapshot_id: str | None = None
+    is_backup: bool = False
+    """To be read from the store, up to `known_lsn` at least."""
+    known_lsn: str | None = None
 
     def recipe(self, target_id: TimelineId, *, is_frozen: bool = False) -> Recipe:
         return Recipe(
@@ -50,6 +53,8 @@ class Origin:
             lsn=self.point.lsn,
             at=None if self.point.at is None else self.point.at.isoformat(),
             is_snapshot=self.snapshot_id is not None,
+            is_backup=self.is_backup,
+            known_lsn=self.known_lsn,
             is_frozen=is_frozen,
         )
 

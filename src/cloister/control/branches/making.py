@@ -1,12 +1,13 @@
 """How a timeline is made of another one: the single place that does, for branches, restores and snapshots.
 
-Three ways, by where the source is:
+Four ways, by where the source is:
 
 1. Nobody works on it: its files are cloned. Nothing is woken.
 2. A compute works on it: PostgreSQL's own procedure for a base backup. Our session holds the server in backup mode while
    the agent copies the files, and what the server says at the end goes with them. All of it is one attempt: a server that
    ends in the middle leaves nothing, and the next attempt finds it at rest.
 3. It is wanted as it was at a point: the agent recovers it from its history. Whether somebody works on it is all the same.
+4. It is wanted from the store (`control/backups`): the agent brings it back from there, whatever became of the source.
 
 Where only the schema is wanted, the agent makes it anew from such a copy, which is deleted then: no file of the source becomes
 the target's. Where columns are to hold something else, it masks a clone of such a copy.
@@ -42,6 +43,7 @@ from cloister.node.commands import (
     MaskTimeline,
     Recovered,
     RecoverTimeline,
+    RestoreTimeline,
 )
 
 COPY_TIMEOUT_S: Final = 120.0
@@ -49,6 +51,9 @@ COPY_TIMEOUT_S: Final = 120.0
 
 RECOVERY_TIMEOUT_S: Final = 1800.0
 # A window full of WAL between two snapshots: minutes of replay at worst. The agent has a limit of its own.
+
+RESTORE_TIMEOUT_S: Final = 3300.0
+# Fetching, at what the store and its line give, and the same replay. What takes longer is `DEADLINE`'s to end.
 
 SCHEMA_TIMEOUT_S: Final = 1200.0
 # A dump and a restore for each database. The agent's own limit is below.
@@ -107,6 +112,10 @@ class Recipe:
     """ISO 8601."""
     is_snapshot: bool = False
     """The source is frozen: nobody ever works on it."""
+    is_backup: bool = False
+    """It is not the volume's history that is read, but the store's. Of the head that is as far as was sent,"""
+    known_lsn: str | None = None
+    """which is at least to here."""
     is_frozen: bool = False
     """The target will be."""
     is_followed: bool = False
@@ -125,7 +134,7 @@ class Recipe:
     @property
     def is_catalog_known(self) -> bool:
         """The target will hold the roles and databases that its source has now."""
-        return self.is_head and not self.is_snapshot
+        return self.is_head and not self.is_snapshot and not self.is_backup
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +152,15 @@ async def make(world: BranchesWorld, project_id: str, recipe: Recipe) -> Made:
     """Twice is once. Raises PreconditionError (a point outside the history), UnavailableError (try again)."""
     async with world.database.reading() as tx:
         place = await timelines.place_of(tx, project_id)
-        writer = None if recipe.is_snapshot else await store.writer_at_work(tx, recipe.source_branch_id)
+        is_still = recipe.is_snapshot or recipe.is_backup
+        writer = None if is_still else await store.writer_at_work(tx, recipe.source_branch_id)
     common: dict[str, Any] = {
         "project_id": place.project_id,
         "target_id": recipe.target_id,
         "uid": place.uid,
     }
+    if recipe.is_backup:
+        return Made(await restore(world.agent, recipe, place), None)
     if not recipe.is_head:
         return Made(await recover(world.agent, recipe, place), None)
     if writer is not None:
@@ -251,4 +263,29 @@ async def recover(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recov
             raise UnavailableError(f"the history of {source_id} is in use: {error}") from error
     if first is None:
         raise NotFoundError("no timeline to recover", public="the point is outside the branch's history")
+    raise first
+
+
+async def restore(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recovered:
+    """What the source was, from the store. Twice is once. Raises PreconditionError (the store has nothing for that point),
+    UnprocessableError (what it gives is not what was put there), UnavailableError."""
+    at = None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp()
+    first: PreconditionError | None = None
+    for source_id in recipe.sources:
+        command = RestoreTimeline(
+            project_id=place.project_id,
+            source_id=source_id,
+            timeline_id=recipe.target_id,
+            pg_version=place.pg_version,
+            uid=place.uid,
+            lsn=recipe.lsn,
+            at=at,
+            known_lsn=recipe.known_lsn,
+        )
+        try:
+            return await agent.call(command, timeout_s=RESTORE_TIMEOUT_S)
+        except PreconditionError as error:
+            first = first or error
+    if first is None:
+        raise NotFoundError("nothing to restore", public="there is no backup of this branch")
     raise first

@@ -63,7 +63,8 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
     async with world.database.reading() as tx:
         if await timelines.state_of(tx, recipe.target_id) == "ready":
             return Go()
-        hindrance = None if recipe.is_snapshot else await _hindrance(tx, recipe.source_branch_id)
+        is_still = recipe.is_snapshot or recipe.is_backup
+        hindrance = None if is_still else await _hindrance(tx, recipe.source_branch_id)
     if hindrance is not None:
         return hindrance
     if recipe.way_id is None:

@@ -199,7 +199,10 @@ class Working:
     uid: int
 
 
-_LYING: Final = "t.id, t.project_id, t.branch_id, p.history_retention_seconds"
+_LYING: Final = (
+    "t.id, t.project_id, t.branch_id, kept_history(t.id, p.history_retention_seconds) AS history_retention_seconds"
+)
+# What was not sent to the store yet waits for that (migration 0039).
 
 
 async def running(tx: Transaction) -> list[Working]:

@@ -57,7 +57,8 @@ async def hold(tx: Transaction, endpoint_id: EndpointId) -> None:
 async def placed(tx: Transaction, endpoint_id: EndpointId, *, and_deleted: bool = False) -> Placed:
     """Raises NotFoundError."""
     row = await tx.fetch_row(
-        """SELECT e.*, b.timeline_id, p.history_retention_seconds, p.audit_level, v.pg_version, v.uid
+        """SELECT e.*, b.timeline_id, kept_history(b.timeline_id, p.history_retention_seconds) AS history_retention_seconds,
+                  p.audit_level, v.pg_version, v.uid
              FROM endpoint e JOIN branch b ON b.id = e.branch_id JOIN project p ON p.id = e.project_id
                   JOIN volume v ON v.project_id = e.project_id
             WHERE e.id = $1 AND ($2 OR e.deleted_at IS NULL)""",
@@ -305,7 +306,8 @@ async def running(tx: Transaction) -> list[Endpoint]:
 async def history_retentions(tx: Transaction) -> dict[EndpointId, int]:
     """In seconds, of everything that runs and writes."""
     rows = await tx.fetch(
-        """SELECT e.id, p.history_retention_seconds AS seconds FROM endpoint e JOIN project p ON p.id = e.project_id
+        """SELECT e.id, kept_history(b.timeline_id, p.history_retention_seconds) AS seconds
+             FROM endpoint e JOIN project p ON p.id = e.project_id JOIN branch b ON b.id = e.branch_id
             WHERE e.socket_dir IS NOT NULL AND e.type = 'read_write'"""
     )
     return {EndpointId(row["id"]): row["seconds"] for row in rows}

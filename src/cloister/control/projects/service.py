@@ -12,6 +12,7 @@ from cloister.base.errors import BadRequestError, BusyError, ConflictError, NotF
 from cloister.base.ids import OrgId, ProjectId, new_branch_id, new_project_id, new_timeline_id
 from cloister.base.secret import new_password
 from cloister.base.settings import Settings
+from cloister.control.backups import store as backups
 from cloister.control.branches import protection
 from cloister.control.branches import store as branches
 from cloister.control.branches.model import Branch
@@ -194,7 +195,8 @@ class ProjectService:
             if project.deleted_at is None:
                 await store.delete(tx, project_id)
             operation = await self._destroy(tx, project) if hard else await self._submit(tx, CLOSE_PROJECT, project_id)
-            await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation], {"is_recoverable": not hard}))
+            details = {"is_recoverable": not hard, **(await self._left(tx, project_id) if hard else {})}
+            await record(tx, _event(Action.PROJECT_DELETE, caller, project, [operation], details))
         self._gateways.invalidate(project_id=project_id)
         self._engine.kick_all([operation])
         return project, [operation]
@@ -236,9 +238,15 @@ class ProjectService:
                 operation_id=operation.id,
                 resource=project.name,
                 reason="deleted long enough ago",
+                details=await self._left(tx, project_id),
             )
             await record(tx, event)
         self._engine.kick_all([operation])
+
+    async def _left(self, tx: Transaction, project_id: ProjectId) -> dict[str, object]:
+        """What lies in the store for backups, where nobody can delete it before its time: without the keys it is noise."""
+        bases, until = await backups.locked(tx, project_id, self._clock.now())
+        return {} if until is None else {"backups": bases, "backups_locked_until": until.isoformat()}
 
     async def _claim(self, tx: Transaction, project_id: ProjectId, *, and_deleted: bool) -> Project:
         try:

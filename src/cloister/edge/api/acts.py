@@ -52,6 +52,10 @@ ACTS: Final[dict[str, Act]] = {
     "agree_to_events_retention": Act("let old events of the audit log end"),
     "change_project_tags": _LIFTING,
     "change_branch_tags": _LIFTING,
+    "exclude_from_backups": Act("leave a project without backups"),
+    # What brings back.
+    "restore_backup": Act("make a branch of a backup, also of one that was deleted for good"),
+    "restore_project_from_backups": Act("bring a project back whose volume is gone"),
     # What destroys.
     "delete_project": Act("delete a project"),
     "disable_project_keys": Act("disable the keys of a project"),

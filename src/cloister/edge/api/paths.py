@@ -33,6 +33,10 @@ def branch_id(text: str) -> ids.BranchId:
     return _id("branch", ids.parse_branch_id, text)
 
 
+def optional_branch_id(text: str | None) -> ids.BranchId | None:
+    return None if text is None else branch_id(text)
+
+
 def endpoint_id(text: str) -> ids.EndpointId:
     return _id("endpoint", ids.parse_endpoint_id, text)
 

@@ -92,6 +92,7 @@ PERSONAL_REASONS: Final = frozenset(
         Action.AUDIT_HOLD_LIFT_ASK,
         Action.AUDIT_RETENTION_ASK,
         Action.AUDIT_RETENTION_SET,
+        Action.BACKUP_EXCLUDE,
         Action.CONSENT_AGREE,
         Action.CONSENT_ASK,
         Action.KEY_DISABLE,

@@ -42,21 +42,21 @@ _ACTIONS: Final = {
     Shape(
         6003, 1
     ): """access.break_glass access.credentials access.grant access.request account.create api_key.create audit.erase_ask
-        audit.forget_ask audit.hold audit.hold_lift_ask audit.retention_ask branch.create consent.ask egress.allow endpoint.create export.add group.map
+        audit.forget_ask audit.hold audit.hold_lift_ask audit.retention_ask backup.ask backup.check_ask backup.take branch.create consent.ask egress.allow endpoint.create export.add group.map
         identity.link issuer.add jwks.create key.create member.add on_call.add organization.create passkey.add
         project.create project.offer review.start role.create scim.enable scim.group_create scim.rotate scim.user_create service_account.create service_account.rotate
         snapshot.create volume.create""",
     Shape(
         6003, 2
     ): """access.list access.request_list advisor.read api_key.list audit.erase_list audit.forget_list audit.hold_list audit.level_get
-        audit.read audit.retention_get branch.get branch.list branch.mask_get connection_uri.read consent.list consumption.read egress.list endpoint.get
+        audit.read audit.retention_get backup.check backup.list branch.get branch.list branch.mask_get connection_uri.read consent.list consumption.read egress.list endpoint.get
         endpoint.list finding.list group.list issuer.list jwks.list key.backup key.drill key.list member.list on_call.list
         operation.get operation.list passkey.list project.get project.list recording.list recording.read region.list
         review.list role.get role.list role.reveal_password scim.get scim.read service_account.list snapshot.list
         snapshot.schedule_get user.get""",
     Shape(
         6003, 3
-    ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set branch.anonymize branch.mask branch.protect branch.recover
+    ): """access.approve access.deny account.disable account.enable audit.level_set audit.retention_set backup.exclude backup.include backup.restore branch.anonymize branch.mask branch.protect branch.recover
         branch.restore branch.set_as_default branch.unprotect branch.update consent.agree consent.policy endpoint.restart endpoint.start
         endpoint.suspend endpoint.update finding.acknowledge finding.assign finding.note finding.release finding.resolve finding.respond
         key.cancel key.disable key.enable key.policy key.reencrypt key.root key.rotate key.schedule
@@ -70,7 +70,7 @@ _ACTIONS: Final = {
         on_call.remove passkey.recover passkey.remove project.delete project.purge role.delete scim.disable scim.group_delete scim.user_delete service_account.remove snapshot.delete store.remove""",
     Shape(
         6003, 99
-    ): """access.end access.expire audit.mismatch branch.advise branch.finalize certificate.strange compute.aged compute.crashed
+    ): """access.end access.expire audit.mismatch backup.fail backup.overdue branch.advise branch.finalize certificate.strange compute.aged compute.crashed
         compute.start compute.stop connection.cancel egress.closed egress.opened egress.refused flow.closed flow.open
         key.denied key.overdue log.secret operation.failed passkey.use platform.start platform.stop repair.done repair.overdue sentinel.probe
         statement.refused volume.failed""",

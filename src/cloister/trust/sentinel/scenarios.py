@@ -73,6 +73,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     cancel = {"action": Action.CONNECTION_CANCEL, "reason": "unknown_key"}
     person = {"actor": "user:00000000-0000-0000-0000-000000000000", "request_id": "selftest"}
     platform = {"actor": "platform:api", "address": ""}
+    backup = platform | {"branch_id": "br-main", "resource": "main"}
     passkey = person | {"action": Action.PASSKEY_ADD, "project_id": "", "endpoint_id": ""}
     aged = platform | {"action": Action.COMPUTE_AGED, "outcome": "failed"}
     machine = {"details": {"name": "ci", "role": "editor", "owner": "dev@example.org", "keys": 1}}
@@ -344,6 +345,39 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "statements-gap": (
             [(0, platform | {"action": Action.STATEMENTS_GAP, "outcome": "failed", "details": {"statements": 9}})],
             nothing,
+        ),
+        "backup-damaged": (
+            [(0, backup | {"action": Action.BACKUP_CHECK, "outcome": "failed", "details": {"damaged": 2}})],
+            [(0, backup | {"action": Action.BACKUP_CHECK, "outcome": "ok", "details": {"damaged": 0}})],
+        ),
+        "backup-failed": (
+            [
+                (
+                    0,
+                    backup
+                    | {
+                        "action": Action.BACKUP_FAIL,
+                        "outcome": "failed",
+                        "reason": "the store answers 503",
+                        "details": {"what": "WAL", "failures": 3},
+                    },
+                )
+            ],
+            [(0, backup | {"action": Action.BACKUP_TAKE})],
+        ),
+        "backup-overdue": (
+            [
+                (
+                    0,
+                    backup
+                    | {
+                        "action": Action.BACKUP_OVERDUE,
+                        "outcome": "failed",
+                        "details": {"what": "WAL", "sent_until": "2026-11-30T03:00:00+00:00"},
+                    },
+                )
+            ],
+            [(0, backup | {"action": Action.BACKUP_LIST})],
         ),
         "audit-mismatch": ([(0, platform | {"action": Action.AUDIT_MISMATCH, "outcome": "failed"})], nothing),
         "operation-failed": ([(0, platform | {"action": Action.OPERATION_FAILED, "outcome": "failed"})], nothing),

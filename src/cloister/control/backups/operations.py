@@ -1,0 +1,135 @@
+"""The machine that brings a whole project back whose volume is gone: a new volume under the keys that the project has, and every
+branch's timeline under its own id.
+
+A branch is what it was: protected, with its endpoints, its rights and its rows, as after a crash; nothing is copied into another one,
+and nothing is woken. A role that was made in the last seconds, and not sent, is in the rows and not in the data. What the store has nothing
+for, or cannot be opened, is told and left without data, and holds up no other branch. It may be asked for again until all of it is
+done; what is there already stays as it is.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.control.backups import store
+from cloister.control.branches.making import RESTORE_TIMEOUT_S
+from cloister.control.computes import store as computes
+from cloister.control.computes.agent import Agent
+from cloister.control.computes.runner import Cause, Runner
+from cloister.control.operations.machine import Go, Machine, Outcome, Step
+from cloister.control.operations.model import Operation
+from cloister.control.projects import store as projects
+from cloister.control.projects.operations import VOLUME_TIMEOUT_S, Keys
+from cloister.node.commands import CreateVolume, RestoreTimeline
+from cloister.trust.audit import Action, Event, record
+
+RESTORE_DEADLINE: Final = timedelta(days=1)
+# Some hundred branches, fetched one after the other.
+
+_ACTOR: Final = "platform:operations"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupsWorld:
+    """All that this machine may touch."""
+
+    database: Database
+    agent: Agent
+    keys: Keys
+    runner: Runner
+
+
+async def make_volume(operation: Operation, world: BackupsWorld) -> Outcome:
+    """Nothing of the project runs any more: what it ran on is gone. An empty volume, with the keys that are there; one that this machine
+    made before is taken as it is."""
+    async with world.database.reading() as tx:
+        endpoint_ids = await computes.ids_of_project(tx, operation.project_id)
+        volume = await projects.volume(tx, operation.project_id)
+    for endpoint_id in endpoint_ids:
+        await world.runner.halt(endpoint_id, Cause(_ACTOR, "restored from backups", operation_id=operation.id))
+    await world.keys.create(operation.project_id)
+    await world.agent.call(
+        CreateVolume(
+            project_id=volume.project_id,
+            timeline_id=None,
+            pg_version=volume.pg_version,
+            uid=volume.uid,
+            size_bytes=volume.size_bytes,
+        ),
+        timeout_s=VOLUME_TIMEOUT_S,
+    )
+    return Go()
+
+
+async def restore_timelines(operation: Operation, world: BackupsWorld) -> Outcome:
+    async with world.database.reading() as tx:
+        volume = await projects.volume(tx, operation.project_id)
+    restored: list[str] = []
+    lost: dict[str, str] = {}
+    for work in operation.input["timelines"]:
+        command = RestoreTimeline(
+            project_id=operation.project_id,
+            source_id=work["timeline_id"],
+            timeline_id=work["timeline_id"],
+            pg_version=volume.pg_version,
+            uid=volume.uid,
+            known_lsn=work["known_lsn"],
+        )
+        try:
+            await world.agent.call(command, timeout_s=RESTORE_TIMEOUT_S)
+        except (PreconditionError, NotFoundError, UnprocessableError) as error:
+            lost[work["branch_id"]] = error.public
+        else:
+            restored.append(work["branch_id"])
+    return Go({"restored": restored, "lost": lost})
+
+
+async def tell(operation: Operation, _world: BackupsWorld) -> Outcome:
+    facts = operation.facts
+
+    async def apply(tx: Transaction) -> None:
+        details = {"step": "done", "branches": len(facts["restored"]), "lost": " ".join(facts["lost"])}
+        await record(
+            tx,
+            Event(
+                action=Action.BACKUP_RESTORE,
+                actor=_ACTOR,
+                outcome="failed" if facts["lost"] else "ok",
+                project_id=operation.project_id,
+                operation_id=operation.id,
+                reason="; ".join(sorted(set(facts["lost"].values()))),
+                details=details,
+            ),
+        )
+
+    return Go(apply=apply)
+
+
+async def work_for(tx: Transaction, project_id: str) -> list[dict[str, Any]]:
+    """Every branch that is there, with how far its WAL was sent: a store that shows less keeps something back."""
+    return [
+        {
+            "branch_id": it.branch_id,
+            "timeline_id": it.timeline_id,
+            "known_lsn": it.known_lsn,
+        }
+        for it in await store.of_project(tx, project_id)
+        if it.deleted_at is None
+    ]
+
+
+RESTORE_PROJECT: Final[Machine[BackupsWorld]] = Machine(
+    "restore_project",
+    "create_timeline",
+    RESTORE_DEADLINE,
+    (
+        Step("make_volume", make_volume),
+        Step("restore_timelines", restore_timelines),
+        Step("tell", tell),
+    ),
+    has_rollback=False,
+)
+
+MACHINES: Final = (RESTORE_PROJECT,)

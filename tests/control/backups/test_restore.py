@@ -1,0 +1,211 @@
+"""What comes back from the store: a branch, also one that is gone for good, and a whole project."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError, UnprocessableError
+from cloister.base.ids import BranchId
+from cloister.control.backups import keeper as limits
+from cloister.control.backups.model import Wish
+from cloister.control.branches.model import HEAD, Point
+from cloister.control.operations.model import Status
+from cloister.control.services import ProjectCreated
+from tests.control.backups.office import A_MOMENT, Office, a_project
+from tests.control.branches.scenes import branched, protect, refused, seen, words
+from tests.control.land import CALLER, Land
+
+
+@pytest.fixture
+async def office(land: Land) -> Office:
+    return Office(land)
+
+
+async def restored(
+    office: Office, created: ProjectCreated, branch_id: str | None = None, point: Point = HEAD, name: str | None = None
+) -> Any:
+    wish = Wish(branch_id=None if branch_id is None else BranchId(branch_id), point=point, name=name)
+    found = await office.land.control.backups.restore(CALLER, created.project.id, wish)
+    await office.land.finish(found.operations)
+    return found
+
+
+async def test_a_branch_comes_back_as_far_as_was_sent(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    office.land.node.write(created.endpoint.id, "two")
+    await office.look(limits.WAL_EVERY)
+    office.land.node.write(created.endpoint.id, "too late")
+    found = await restored(office, created, name="again")
+    assert await words(office.land, found.branch) == ["one", "two"]
+    branch = await seen(office.land, found.branch)
+    assert (branch.name, branch.parent_id, branch.state) == ("again", created.branch.id, "ready")
+    route = await office.land.look_up(found.endpoints[0].id, "neondb_owner")
+    assert route.verifier == created.role.verifier
+
+
+async def test_a_branch_that_was_deleted_for_good_comes_back(office: Office) -> None:
+    created = await a_project(office)
+    child = await branched(office.land, created, name="dev")
+    office.land.node.write(child.endpoints[0].id, "of dev")
+    await office.look()
+    _, operations = await office.land.control.branches.delete(CALLER, created.project.id, child.branch.id, hard=True)
+    await office.land.finish(operations)
+    assert office.land.node.find_timeline(child.branch.timeline_id) is None
+    found = await restored(office, created, child.branch.id, name="dev")
+    assert await words(office.land, found.branch) == ["one", "of dev"]
+    assert (await seen(office.land, found.branch)).parent_id == created.branch.id
+
+
+async def test_as_it_was_at_a_moment_and_at_an_lsn(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    lsn = office.land.node.write(created.endpoint.id, "two")
+    at = office.land.clock.now() + A_MOMENT
+    office.land.clock.advance(2 * A_MOMENT)
+    office.land.node.write(created.endpoint.id, "three")
+    await office.look(limits.WAL_EVERY)
+    for point in (Point(at=at), Point(lsn=lsn)):
+        assert await words(office.land, (await restored(office, created, point=point)).branch) == ["one", "two"]
+
+
+async def test_a_moment_that_was_not_sent_is_refused_with_what_there_is(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    sent = office.land.clock.now()
+    for at, told in ((sent - timedelta(hours=1), "they begin at"), (sent + timedelta(hours=1), "reach to")):
+        with refused(UnprocessableError, told):
+            await restored(office, created, point=Point(at=at))
+
+
+async def test_a_store_that_keeps_the_newest_back_is_not_believed(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    office.land.node.write(created.endpoint.id, "two")
+    await office.look(limits.WAL_EVERY)
+    office.store.hides_after = office.land.node.last_lsn - 1
+    wish = Wish(branch_id=None, point=HEAD, name="again")
+    found = await office.land.control.backups.restore(CALLER, created.project.id, wish)
+    await office.land.finish(found.operations[:1], Status.FAILED)
+    assert office.land.node.find_timeline(found.branch.timeline_id) is None
+
+
+async def test_what_has_no_backup_and_where_no_store_is(office: Office) -> None:
+    created = await a_project(office)
+    await office.keeper.look()
+    await office.keeper.settle()
+    child = await branched(office.land, created, name="dev")
+    with refused(NotFoundError, "no backup of this branch"):
+        await restored(office, created, child.branch.id)
+    office.land.node.store = None
+    await office.look(limits.STORE_LOOK_EVERY)
+    backups = office.land.control.backups
+    for act in (
+        restored(office, created),
+        backups.take(CALLER, created.project.id, None),
+        backups.check(CALLER, created.project.id, None),
+        backups.restore_project(CALLER, created.project.id),
+    ):
+        with refused(PreconditionError, "no store for backups"):
+            await act
+
+
+async def test_one_is_taken_and_one_read_back_when_somebody_asks(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    office.done()
+    office.land.clock.advance(A_MOMENT)
+    found = await office.land.control.backups.take(CALLER, created.project.id, created.branch.id)
+    assert found.branches[0].progress.wanted_at == office.land.clock.now()
+    await office.look()
+    assert office.done() == ["BackUpTimeline", "SendWal"]
+    await office.land.control.backups.check(CALLER, created.project.id, None)
+    await office.look()
+    assert office.done() == ["ReadBack"]
+    await office.look()
+    assert office.done() == []
+    await office.land.control.backups.leave_out(CALLER, created.project.id, "a toy")
+    with refused(ConflictError, "left out"):
+        await office.land.control.backups.take(CALLER, created.project.id, None)
+
+
+# ── the whole ──
+
+
+async def lost(office: Office) -> tuple[ProjectCreated, Any]:
+    """A project with a protected branch and one more, whose volume is gone."""
+    created = await a_project(office)
+    await protect(office.land, created)
+    child = await branched(office.land, created, name="dev")
+    office.land.node.write(child.endpoints[0].id, "of dev")
+    await office.look()
+    office.land.node.write(created.endpoint.id, "two")
+    await office.look(limits.WAL_EVERY)
+    office.land.node.cut_power()
+    del office.land.node.images[created.project.id]
+    return created, child
+
+
+async def bring_back(office: Office, created: ProjectCreated) -> None:
+    await office.land.finish(await office.land.control.backups.restore_project(CALLER, created.project.id))
+
+
+async def test_a_project_whose_volume_is_gone_comes_back_under_its_own_ids(office: Office) -> None:
+    created, child = await lost(office)
+    await bring_back(office, created)
+    assert office.land.node.words_of(created.branch.timeline_id) == ["one", "two"]
+    assert office.land.node.words_of(child.branch.timeline_id)[-1] == "of dev"
+    assert (await seen(office.land, created.branch)).is_protected
+    assert not office.land.node.computes, "nothing is woken"
+    await office.land.plane.waker.wake(created.endpoint.id)
+    route = await office.land.look_up(created.endpoint.id, "neondb_owner")
+    assert route.verifier == created.role.verifier
+    begun, done = await office.land.details_of("backup.restore")
+    assert (begun["step"], done) == ("begin", {"step": "done", "branches": 2, "lost": ""})
+
+
+async def test_while_the_volume_is_there_nothing_is_brought_back_over_it(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    with refused(ConflictError, "the project's volume is there"):
+        await bring_back(office, created)
+    office.land.node.failing["GetVolume"] = UnavailableError("no answer")
+    with pytest.raises(UnavailableError):
+        await bring_back(office, created)
+    assert "RestoreTimeline" not in office.land.node.calls
+    await bring_back_refused_after(office, created)
+
+
+async def bring_back_refused_after(office: Office, created: ProjectCreated) -> None:
+    """Also when it was brought back once."""
+    office.land.node.failing.clear()
+    office.land.node.cut_power()
+    del office.land.node.images[created.project.id]
+    await bring_back(office, created)
+    with refused(ConflictError, "the project's volume is there"):
+        await bring_back(office, created)
+
+
+async def test_what_the_store_has_nothing_for_holds_up_no_other_branch(office: Office) -> None:
+    created, child = await lost(office)
+    del office.store.bases[child.branch.timeline_id]
+    await bring_back(office, created)
+    assert office.land.node.words_of(created.branch.timeline_id) == ["one", "two"]
+    (_, done) = await office.land.details_of("backup.restore")
+    assert done == {"step": "done", "branches": 1, "lost": child.branch.id}
+
+
+async def test_cut_off_it_goes_on_where_it_was(office: Office) -> None:
+    """The api dies when one branch is back."""
+    created, child = await lost(office)
+    land = office.land
+    office.store.failing[child.branch.timeline_id] = UnavailableError("no", public="the store answers 503")
+    operations = await land.control.backups.restore_project(CALLER, created.project.id)
+    with pytest.raises(UnavailableError):
+        await land.plane.engine.wait(operations[0].id, timeout_s=0.2)
+    await land.restart_api()
+    office.store.failing.clear()
+    await land.finish_later(operations)
+    assert land.node.words_of(created.branch.timeline_id) == ["one", "two"]
+    assert land.node.words_of(child.branch.timeline_id)[-1] == "of dev"
