@@ -2,11 +2,15 @@
 may do stands before it, for moto knows no policies.
 """
 
+import base64
+import hashlib
+import io
 import re
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +32,8 @@ _LOOKS: Final = {"versioning", "object-lock", "lifecycle", "encryption"}
 
 
 class Door:
-    """Refuses what a credential may not do, notes what was asked, and fails when it is told to."""
+    """Refuses what a credential may not do, what has no checksum or is not what it says, and shorter locks; notes what was asked, and fails when
+    it is told to."""
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self._app = app
@@ -43,10 +48,39 @@ class Door:
         who, what = match[1] if match else "", self._what(environ)
         if who in self.rights:
             self.asked.append((who, what))
-            if self.failures or what not in self.rights[who]:
-                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-                return self._answer(start, *((self.failures.pop(0), "") if self.failures else (403, "AccessDenied")))
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            environ["wsgi.input"] = io.BytesIO(body)
+            if self.failures:
+                return self._answer(start, self.failures.pop(0), "")
+            if what not in self.rights[who]:
+                return self._answer(start, 403, "AccessDenied")
+            if what == "put" and environ.get("HTTP_X_AMZ_CHECKSUM_SHA256") != sha256(body):
+                return self._answer(start, 400, "BadDigest")
+            if what == "retain" and self._loosens(environ, body.decode()):
+                return self._answer(start, 403, "AccessDenied")
         return self._app(environ, start)
+
+    def _loosens(self, environ: dict[str, Any], wanted: str) -> bool:
+        """A lock in the mode COMPLIANCE only grows; moto would let it go."""
+        query = "&".join(word for word in environ["QUERY_STRING"].split("&") if word.startswith("versionId"))
+        asking = environ | {
+            "REQUEST_METHOD": "HEAD",
+            "QUERY_STRING": query,
+            "CONTENT_LENGTH": "0",
+            "wsgi.input": io.BytesIO(),
+        }
+        said: dict[str, str] = {}
+        list(
+            self._app(asking, lambda _status, headers, *_: said.update({name.lower(): text for name, text in headers}))
+        )
+        if said.get("x-amz-object-lock-mode") != "COMPLIANCE":
+            return False
+        until = re.search(r"<RetainUntilDate>(\S+)</RetainUntilDate>", wanted)
+        return (
+            "<Mode>COMPLIANCE</Mode>" not in wanted
+            or until is None
+            or datetime.fromisoformat(until[1]) < datetime.fromisoformat(said["x-amz-object-lock-retain-until-date"])
+        )
 
     @staticmethod
     def _what(environ: dict[str, Any]) -> str:
@@ -66,11 +100,15 @@ class Door:
         return [body]
 
 
+def sha256(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
 class Store:
     """`client` is whoever holds the credentials, or has stolen them."""
 
     def __init__(self, port: int, certificate: Path, door: Door) -> None:
-        self._certificate = certificate
+        self.certificate = certificate
         self.door = door
         self.endpoint = f"https://127.0.0.1:{port}"
         self.client: Any = boto3.client(
@@ -85,7 +123,7 @@ class Store:
     def given(self, **changes: Any) -> dict[str, Any]:
         return {
             "name": "kept", "bucket": BUCKET, "prefix": "log/", "region": "eu-central-1", "endpoint": self.endpoint,
-            "key_id": "testing", "secret_key": "testing", "ca_file": str(self._certificate), "private": True, **changes,
+            "key_id": "testing", "secret_key": "testing", "ca_file": str(self.certificate), "private": True, **changes,
         }  # fmt: skip
 
     def witness(self, **changes: Any) -> Witness:
@@ -97,7 +135,7 @@ class Store:
     def for_backups(self, **changes: Any) -> BackupStore:
         given: dict[str, Any] = {
             "bucket": BUCKET, "prefix": "db/", "region": "eu-central-1", "endpoint": self.endpoint,
-            "writer": Key(WRITER, "w"), "reader": Key(READER, "r"), "ca_file": str(self._certificate), "private": True,
+            "writer": Key(WRITER, "w"), "reader": Key(READER, "r"), "ca_file": str(self.certificate), "private": True,
         }  # fmt: skip
         return BackupStore(**(given | changes))
 

@@ -35,7 +35,12 @@ async def look(opened: Opened) -> StoreFacts:
     try:
         async with asyncio.timeout(LOOK_TIMEOUT_S):
             gets = await _reads(reader, store.prefix)
-            versions, locks = await reader.versioning(), await reader.object_lock()
+            try:
+                versions, locks = await reader.versioning(), await reader.object_lock()
+            except RefusedError as error:
+                if not error.is_forbidden:
+                    raise
+                problem = "the reader's credentials may not see whether the bucket keeps versions and locks"
             puts = await opened.writer.may_put(f"{store.prefix}{FOLDER}look")
             too_much = await _too_much(opened.writer, store.prefix)
             encrypts = await _encrypts(reader, store.prefix)
@@ -179,11 +184,11 @@ async def _too_much(writer: Bucket, prefix: str) -> list[str]:
 
 
 async def _encrypts(reader: Bucket, prefix: str) -> bool:
-    """What one object says; where there is none, what the bucket does by itself, if the reader may know."""
-    for each in (await reader.page(prefix, after=("", ""), count=10)).versions:
-        if not each.is_marker:
-            return "x-amz-server-side-encryption" in (await reader.head(each.key, each.version)).headers
+    """What one object says; where there is none, what the bucket does by itself. If the reader may know."""
     try:
+        for each in (await reader.page(prefix, after=("", ""), count=10)).versions:
+            if not each.is_marker:
+                return "x-amz-server-side-encryption" in (await reader.head(each.key, each.version)).headers
         return await reader.encryption()
     except RefusedError:
         return False

@@ -22,6 +22,9 @@ from cloister.trust.sending.targets import target
 LISTING_BYTES_MAX: Final = 4 * 1024 * 1024
 # Of a thousand versions.
 
+PAGE_KEYS: Final = 1_000
+# S3 gives no more.
+
 PAGES_MAX: Final = 1_000
 # A million objects: a checkpoint each five minutes for ten years.
 
@@ -123,10 +126,10 @@ class Bucket:
             mark = page.next
         raise UnavailableError(public=f"has more than {PAGES_MAX} pages of versions")
 
-    async def page(self, prefix: str, *, after: tuple[str, str], count: int = 1000) -> Page:
+    async def page(self, prefix: str, *, after: tuple[str, str], count: int = 0) -> Page:
         """Some of them, markers too: behind this version of this key, and without a version behind the key."""
         key, version = after
-        query = {"versions": "", "prefix": prefix, "max-keys": str(count)}
+        query = {"versions": "", "prefix": prefix, "max-keys": str(count or PAGE_KEYS)}
         if key:
             query["key-marker"] = key
         if version:
@@ -134,6 +137,8 @@ class Bucket:
         text = await self._text_of(query)
         more = _text(text, "IsTruncated") == "true"
         found = [_version(each[0], each["kind"]) for each in _VERSION.finditer(text)]
+        if not version:  # some stores begin with the key itself
+            found = [each for each in found if each.key > key]
         return Page(
             sorted(found, key=lambda each: (each.key, not each.is_latest, -each.at.timestamp())),
             (_text(text, "NextKeyMarker"), _text(text, "NextVersionIdMarker")) if more else None,
