@@ -20,6 +20,8 @@ from cloister.base.errors import (
     ForbiddenError,
     InternalError,
     NotFoundError,
+    PreconditionError,
+    UnavailableError,
     UnprocessableError,
 )
 from cloister.base.identities import COMPUTE_UID_FIRST, Service
@@ -29,8 +31,10 @@ from cloister.base.settings import Settings
 from cloister.node import agent as agent_module
 from cloister.node import opening, space
 from cloister.node.agent import NodeAgent
+from cloister.node.backups.keeper import Outside
 from cloister.node.commands import (
     AnyEvent,
+    BackUpTimeline,
     CloneTimeline,
     CloseVolume,
     ComputeExited,
@@ -45,7 +49,10 @@ from cloister.node.commands import (
     GetTimeline,
     GetVolume,
     KeepHistory,
+    ReadBack,
+    RestoreTimeline,
     SchemaForm,
+    SendWal,
     StartCompute,
     StopCompute,
 )
@@ -57,6 +64,7 @@ from cloister.node.timelines import wal
 from cloister.node.timelines.clone import BACKUP_LABEL
 from cloister.node.timelines.making import Making
 from cloister.node.volumes.plain import PlainDriver
+from tests.node.backups.bucket import BackupKeys, Bucket
 from tests.node.timelines.clusters import CHECKPOINT, make_cluster
 
 PROJECT, OTHER = new_project_id(), new_project_id()
@@ -183,7 +191,7 @@ CREATE = CreateVolume(project_id=PROJECT, timeline_id=TIMELINE, pg_version=18, u
 class Node:
     """An agent, its computes, and somebody who asks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, backups: Outside | None = None) -> None:
         self.computes: FakeComputes
 
         def make(on_exit: Callable[[ComputeExited], None]) -> FakeComputes:
@@ -192,7 +200,13 @@ class Node:
 
         self.settings = settings
         self.agent = NodeAgent(
-            settings, broker=NoKeys(), engines=FakeEngines(), make_computes=make, dumps=self, single_user=NoSingleUser()
+            settings,
+            broker=NoKeys(),
+            engines=FakeEngines(),
+            make_computes=make,
+            dumps=self,
+            single_user=NoSingleUser(),
+            backups=backups,
         )
 
     async def schema(self, compute: ComputeInfo, major: int, database: str, form: SchemaForm) -> bytes:
@@ -682,3 +696,130 @@ async def test_commands_of_one_project_wait_for_each_other(node: Node) -> None:
     await asyncio.gather(*asked)
     assert not await node.is_open()
     assert node.computes.running() == []
+
+
+# ── backups: what they send is tested in tests/node/backups ──
+
+BACK_UP = BackUpTimeline(project_id=PROJECT, timeline_id=TIMELINE, pg_version=18, retain_days=30)
+SEND_WAL = SendWal(project_id=PROJECT, timeline_id=TIMELINE, retain_days=30)
+
+
+class Stuck(Bucket):
+    """A store that answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.stuck = asyncio.Event(), asyncio.Event()
+        self.free.set()
+
+    def stick(self) -> None:
+        self.free.clear()
+        self.stuck.set()
+
+    def loosen(self) -> None:
+        self.free.set()
+        self.stuck.clear()
+
+    async def call(self, command: Any, *, timeout_s: float = 0) -> Any:
+        await self.free.wait()
+        return await super().call(command, timeout_s=timeout_s)
+
+
+@pytest.fixture
+def bucket() -> Stuck:
+    return Stuck()
+
+
+@pytest.fixture
+def backup_keys() -> BackupKeys:
+    return BackupKeys()
+
+
+@pytest.fixture
+async def backed_up(settings: Settings, bucket: Stuck, backup_keys: BackupKeys) -> AsyncIterator[Node]:
+    """A node with a project at rest, and a store."""
+    settings.paths.backups.mkdir()
+    node = Node(settings, Outside(bucket, backup_keys))
+    await node.agent.start()
+    await node.ask(CREATE)
+    try:
+        yield node
+    finally:
+        bucket.loosen()
+        await node.agent.stop()
+        shutil.rmtree(settings.paths.run, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        BACK_UP,
+        SEND_WAL,
+        ReadBack(project_id=PROJECT, timeline_id=TIMELINE, sample=1),
+        RestoreTimeline(project_id=PROJECT, source_id=TIMELINE, timeline_id=OTHER_TIMELINE, uid=UID, pg_version=18),
+    ],
+)
+async def test_without_a_store_there_are_no_backups(node: Node, command: Command[Any]) -> None:
+    await node.ask(CREATE)
+    with pytest.raises(PreconditionError, match="no store"):
+        await node.ask(command)
+
+
+async def test_a_volume_is_open_while_it_is_backed_up_and_closed_afterwards(backed_up: Node, bucket: Stuck) -> None:
+    opened: list[bool] = []
+    bucket.before_put = lambda _key: opened.append(backed_up.agent._volumes.is_open(PROJECT))
+    await backed_up.ask(BACK_UP)
+    assert opened
+    assert all(opened)
+    assert not await backed_up.is_open()
+
+
+async def test_a_volume_that_is_deleted_or_closed_for_good_waits_for_no_store(
+    backed_up: Node, bucket: Stuck, settings: Settings
+) -> None:
+    await backed_up.ask(BACK_UP)
+    assert list(settings.paths.backups.iterdir())
+    bucket.before_put = lambda _key: bucket.stick()
+    for command in (CloseVolume(PROJECT, ends_sending=True), DeleteVolume(PROJECT)):
+        (settings.paths.backups / f"{PROJECT}.chunks").unlink()
+        sending = asyncio.create_task(backed_up.ask(BACK_UP))
+        await bucket.stuck.wait()
+        with pytest.raises(ConflictError):
+            await backed_up.ask(CloseVolume(PROJECT))
+        await backed_up.ask(command)
+        with pytest.raises(UnavailableError):
+            await sending
+        bucket.loosen()
+    assert not list(settings.paths.backups.iterdir())
+
+
+async def test_a_compute_stops_while_a_store_does_not_answer(backed_up: Node, bucket: Stuck) -> None:
+    await backed_up.ask(BACK_UP)
+    await backed_up.ask(StartCompute(spec=spec()))
+    bucket.before_put = lambda _key: bucket.stick()
+    sending = asyncio.create_task(backed_up.ask(SEND_WAL))
+    await bucket.stuck.wait()
+    async with asyncio.timeout(10):
+        await backed_up.ask(StopCompute(endpoint_id=ENDPOINT))
+    bucket.loosen()
+    await sending
+    await backed_up.settled()
+    assert not await backed_up.is_open()
+
+
+async def test_the_backup_key_goes_with_the_last_compute(backed_up: Node, backup_keys: BackupKeys) -> None:
+    await backed_up.ask(BACK_UP)
+    backup_keys.reasons.clear()
+    for uses in (1, 2):
+        await backed_up.ask(StartCompute(spec=spec()))
+        await backed_up.ask(SEND_WAL)
+        await backed_up.ask(SEND_WAL)
+        assert len(backup_keys.reasons) == uses
+        await backed_up.ask(StopCompute(endpoint_id=ENDPOINT))
+        assert not backed_up.agent._backups._kept._kept  # type: ignore[union-attr]
+
+
+async def test_a_volume_can_be_made_empty_for_what_comes_back(node: Node) -> None:
+    await node.ask(msgspec.structs.replace(CREATE, timeline_id=None))
+    with pytest.raises(NotFoundError):
+        await node.ask(GetTimeline(project_id=PROJECT, timeline_id=TIMELINE))

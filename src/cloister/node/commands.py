@@ -427,6 +427,7 @@ class RestoreTimeline(Command[Recovered], frozen=True, kw_only=True):
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     base: str
+    """The newest; empty where none opens."""
     chunks: int
     """Fetched and opened, beside the list of them."""
     bytes: int

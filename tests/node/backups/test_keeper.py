@@ -406,6 +406,34 @@ async def test_a_point_that_the_store_has_nothing_for_is_refused_with_what_it_ha
     assert not scene.replays.replayed
 
 
+async def test_of_a_moment_that_wal_may_not_reach_the_replay_says_whether_it_does(scene: Scene) -> None:
+    source = scene.timeline()
+    began = scene.clock.at
+    await bases(scene, source)
+    lost = next(key for key in scene.bucket.keys("/wal/") if f"/{name(FIRST)}-" in key)
+    del scene.bucket.objects[lost]
+    await scene.restore(source, at=began + 1)
+    with pytest.raises(UnprocessableError, match="kept back, or was lost"):
+        scene.replays.replayed[-1][1].require_whole()
+    await scene.restore(source, at=began + 7201)
+    scene.replays.replayed[-1][1].require_whole()
+
+
+async def test_a_timeline_that_was_restored_under_its_own_name_goes_on_from_there(scene: Scene) -> None:
+    """Its newest base lies before older ones, which are of what it is no more."""
+    source = scene.timeline()
+    places = await bases(scene, source)
+    scene.layout.throw_away(scene.layout.existing(source).directory)
+    await scene.restore(source, timeline_id=source, lsn=wal.format_lsn(places[0] + 100))
+    backed = await scene.back_up(source)
+    assert int(backed.base, 16) < places[2]
+    (scene.data(source) / "base/5/16384").write_bytes(b"of the second life")
+    (scene.data(source) / "global/pg_control").write_bytes(control_file(checkpoint=places[0] + 900, wal_timeline=2))
+    await scene.back_up(source)
+    await scene.restore(source)
+    assert scene.replays.laid[-1]["base/5/16384"] == b"of the second life"
+
+
 async def test_a_base_of_another_major_version_is_not_restored(scene: Scene) -> None:
     source = scene.timeline()
     await scene.back_up(source)

@@ -4,10 +4,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloister.base.errors import UnprocessableError
+from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import ProjectId, TimelineId
 from cloister.node.backups.keys import Keys
-from cloister.node.backups.objects import Store
+from cloister.node.backups.objects import Store, side_by_side
 from cloister.node.timelines import wal
 from cloister.protocol.backups import keys as names
 from cloister.protocol.backups.bases import CHUNK_BYTES, Base, Contents, Entry, parse_base
@@ -40,6 +40,14 @@ class WalNames:
 
 
 @dataclass(frozen=True, slots=True)
+class Bases:
+    """Of one timeline, the newest first; and of those that do not open, by their keys, why."""
+
+    opened: list[Base]
+    damaged: dict[str, UnprocessableError]
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """In the backups of one timeline. Raises UnprocessableError for what does not open, NotFoundError for what is not there."""
 
@@ -48,18 +56,31 @@ class Finding:
     project_id: ProjectId
     timeline_id: TimelineId
 
-    async def bases(self) -> list[str]:
-        """Names, the newest first. Whether there is more of one than its name, shows when it is opened."""
+    async def bases(self) -> Bases:
+        """All of them are opened: a timeline that was restored under its own name has two lines of WAL, and places in the one say nothing
+        of those in the other."""
         found: dict[str, None] = {}
         async for it in self.store.versions(names.bases(self.project_id, self.timeline_id)):
             name = names.base_name(it.key, self.project_id, self.timeline_id)
             if name is not None and not it.is_marker:
                 found[name] = None
                 _require(len(found) <= BASES_MAX)
-        return sorted(found, reverse=True)
+        bases = Bases([], {})
 
-    async def base(self, name: str) -> Base:
-        key = names.base(self.project_id, self.timeline_id, name)
+        async def look(name: str) -> None:
+            key = names.base(self.project_id, self.timeline_id, name)
+            try:
+                bases.opened.append(await self._base(key, name))
+            except NotFoundError:
+                return
+            except UnprocessableError as error:
+                bases.damaged[key] = error
+
+        await side_by_side(found, look)
+        bases.opened.sort(key=lambda base: (base.moment, base.stop_lsn), reverse=True)
+        return bases
+
+    async def _base(self, key: str, name: str) -> Base:
         plain = await self.store.opened(self.keys, key)
         try:
             return parse_base(plain, self.timeline_id, name)

@@ -66,7 +66,10 @@ RETAIN_DAYS_MAX: Final = 365
 # What is put for too long by mistake nobody can take back. The courier takes some days more, which `sending.py` adds.
 
 BASES_AT_ONCE: Final = 2
-# Of different projects: each reads as fast as a core digests. Others wait; WAL does not.
+SENDS_AT_ONCE: Final = 4
+RESTORATIONS_AT_ONCE: Final = 2
+# Of all projects. The first and the last take a core each, and every one some megabytes, whoever asks for how many. Others wait,
+# but WAL for no base.
 
 SAMPLE_MAX: Final = 10_000
 
@@ -109,6 +112,8 @@ class Backups:
         self._restoring = Work()
         self._under_way: dict[tuple[type[Any], str], asyncio.Task[Any]] = {}
         self._bases = asyncio.Semaphore(BASES_AT_ONCE)
+        self._sends = asyncio.Semaphore(SENDS_AT_ONCE)
+        self._restorations = asyncio.Semaphore(RESTORATIONS_AT_ONCE)
 
     async def stop(self) -> None:
         await self._sending.stop()
@@ -258,7 +263,7 @@ class Backups:
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         retain_days, store, moment = _days(command.retain_days), await self._store.name(), self._now()
         kept = self._kept.taken(project_id, "back_up", moment, is_kept=lambda: self._node.is_running(timeline_id))
-        async with self._node.hold(project_id) as mountpoint, kept as keys:
+        async with self._sends, self._node.hold(project_id) as mountpoint, kept as keys:
             timeline = _with_history(mountpoint, timeline_id)
             ahead = await self._ahead(mountpoint, timeline_id)  # 1.
             sent = await asyncio.to_thread(self._memory.sent, project_id, timeline_id, store)
@@ -297,7 +302,11 @@ class Backups:
         """
         restoring = Restoring(command)
         timeline_id, engine = restoring.timeline_id, self._node.engines.get(command.pg_version)
-        async with self._node.hold(restoring.project_id, lingers=True) as mountpoint, self._node.lock(timeline_id):
+        async with (
+            self._restorations,
+            self._node.hold(restoring.project_id, lingers=True) as mountpoint,
+            self._node.lock(timeline_id),
+        ):
             layout = Layout(mountpoint)
             # 1.
             if (known := layout.origin_of(timeline_id)) is not None:
@@ -327,7 +336,7 @@ class Backups:
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         if not 0 <= command.sample <= SAMPLE_MAX:
             raise BadRequestError(f"a sample of {command.sample}")
-        async with held(self._keys, project_id, "read_back") as keys:
+        async with self._bases, held(self._keys, project_id, "read_back") as keys:
             look = await see(Finding(self._store, keys, project_id, timeline_id), command.sample)
         if look.seen.damaged:
             log.error(

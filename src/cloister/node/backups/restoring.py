@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.base.errors import CloisterError, PreconditionError, UnprocessableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.backups.finding import Finding
@@ -38,10 +38,24 @@ class Chosen:
     base: Base
     until: int | None
     """The first segment that is not needed; None: all there is."""
+    reaches: int
+    """Up to here there must be WAL; 0: nobody knows."""
 
     @property
     def first(self) -> int:
         return first_after(snapshot_of(self.base))
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Assembled):
+    """What the recovery starts from."""
+
+    missing: CloisterError | None
+    """Why WAL ends before it should: to be raised if the point lies behind."""
+
+    def require_whole(self) -> None:
+        if self.missing is not None:
+            raise self.missing
 
 
 class Restoring:
@@ -62,7 +76,7 @@ class Restoring:
         1. The newest base before the point.
         2. Its files, as its lists say.
         3. The WAL from there to the point, in place of what the base has of it.
-        4. It is not less than was asked for, or is known to have been sent.
+        4. It is not less than was asked for, or is known to have been sent. Of a moment it shows in the replay whether it is.
         """
         finding = Finding(store, keys, self.project_id, self.source_id)
         # 1.
@@ -77,11 +91,14 @@ class Restoring:
 
         await in_thread(begin)
         await self._lay_files(finding, chosen.base, laying, in_thread)
-        # 3. and 4.
-        end = await self._lay_wal(finding, chosen, laying, in_thread)
+        # 3.
+        end, missing = await self._lay_wal(finding, chosen, laying, in_thread)
+        # 4.
+        if missing is not None and self.target.at is None:
+            raise missing
         await in_thread(lambda _abort: clone.write_file(timeline.data, "recovery.signal", b"", self.uid))
         reach = Reach(chosen.first, -(-end // wal.SEGMENT_BYTES), is_broken=False)
-        return Assembled(reach, _outside(chosen.base, end))
+        return Fetched(reach, _outside(chosen.base, end), missing)
 
     def finish(
         self, layout: Layout, fetched: Assembled, output: str, now: float, abort: Abort, *, has_missed: bool
@@ -92,30 +109,23 @@ class Restoring:
         )
 
     async def _choose(self, finding: Finding) -> Chosen:
-        """One that does not open is passed over: an older one, with more WAL, leads to the same place. Raises PreconditionError where there
-        is none, UnprocessableError where none opens."""
-        after: list[Base] = []
-        damage: UnprocessableError | None = None
-        for name in await finding.bases():
-            try:
-                base = await finding.base(name)
-            except NotFoundError:
-                continue
-            except UnprocessableError as error:
-                damage = damage or error
-                continue
-            if self._is_before(base):
-                if base.pg_version != self._pg_version:
-                    raise PreconditionError(public=f"the backup is of PostgreSQL {base.pg_version}")
-                return Chosen(base, self._until(after))
-            after.append(base)
-        if damage is not None:
+        """A base that does not open is passed over: an older one, with more WAL, leads to the same place. Raises PreconditionError where
+        there is none, UnprocessableError where none opens."""
+        bases = await finding.bases()
+        base = next(filter(self._is_before, bases.opened), None)
+        if base is not None:
+            if base.pg_version != self._pg_version:
+                raise PreconditionError(public=f"the backup is of PostgreSQL {base.pg_version}")
+            after = bases.opened[: bases.opened.index(base)]
+            return self._chosen(base, [it for it in after if it.wal_timeline == base.wal_timeline])
+        for damage in bases.damaged.values():
             raise damage
-        if not after:
+        if not bases.opened:
             raise PreconditionError(public="the store has no backup of the branch")
+        first = bases.opened[-1]
         raise PreconditionError(
             public="the point is before what the store has of the branch, which begins at "
-            f"{rfc3339(after[-1].moment)} (LSN {wal.format_lsn(after[-1].stop_lsn)})"
+            f"{rfc3339(first.moment)} (LSN {wal.format_lsn(first.stop_lsn)})"
         )
 
     def _is_before(self, base: Base) -> bool:
@@ -123,12 +133,14 @@ class Restoring:
             return base.stop_lsn <= self.target.lsn
         return self.target.at is None or base.moment <= self.target.at
 
-    def _until(self, after: Sequence[Base]) -> int | None:
+    def _chosen(self, base: Base, after: Sequence[Base]) -> Chosen:
         """`after`: the bases behind the point, the newest first. The first of them may have been begun before a moment that it was finished
         after; what the second one begins with was written later."""
         if self.target.lsn is not None:
-            return wal.segment_number(self.target.lsn) + BEHIND_LSN
-        return wal.segment_number(after[-2].stop_lsn) + 1 if len(after) > 1 else None
+            return Chosen(base, wal.segment_number(self.target.lsn) + BEHIND_LSN, self.target.lsn)
+        if len(after) > 1:
+            return Chosen(base, wal.segment_number(after[-2].stop_lsn) + 1, after[-1].stop_lsn)
+        return Chosen(base, None, max(self._known_lsn or 0, after[-1].stop_lsn if after else 0))
 
     async def _lay_files(self, finding: Finding, base: Base, laying: Laying, in_thread: InThread) -> None:
         contents = Contents()
@@ -151,10 +163,12 @@ class Restoring:
         except BackupError as error:
             raise UnprocessableError(public=f"the backup's base {base.name} {error}") from error
 
-    async def _lay_wal(self, finding: Finding, chosen: Chosen, laying: Laying, in_thread: InThread) -> int:
+    async def _lay_wal(
+        self, finding: Finding, chosen: Chosen, laying: Laying, in_thread: InThread
+    ) -> tuple[int, CloisterError | None]:
         """1. The whole segments that follow each other from the base on.
         2. The longest beginning of the next one that opens, if the base has not more of it.
-        3. Where it ends must not be before the point, or before what is known to have been sent.
+        3. Gives where it ends, and what is wrong if that is not as far as it should be.
         """
         base = chosen.base
         found = await finding.wal_names(base.wal_timeline, chosen.first)
@@ -164,7 +178,7 @@ class Restoring:
         await restoring.whole(chosen.first, number)
         end = max(base.stop_lsn, number * wal.SEGMENT_BYTES if number > chosen.first else 0)
         # 2.
-        damage = None
+        damage: CloisterError | None = None
         if chosen.until is None or number < chosen.until:
             try:
                 length = await restoring.beginning(number)
@@ -172,17 +186,14 @@ class Restoring:
             except UnprocessableError as error:
                 damage = error
         # 3.
-        if self.target.lsn is not None and self.target.lsn > end:
-            raise damage or _outside(base, end)
-        if self.target.lsn is None and chosen.until is None:
-            if self._known_lsn is None and damage is not None:
-                raise damage
-            if self._known_lsn is not None and end < self._known_lsn:
-                raise damage or UnprocessableError(
-                    public=f"the store of backups has WAL up to {wal.format_lsn(end)}, and it was sent up to "
-                    f"{wal.format_lsn(self._known_lsn)}: something is kept back, or was lost"
-                )
-        return end
+        if end >= chosen.reaches and (damage is None or chosen.reaches):
+            return end, None
+        if self.target.lsn is not None:
+            return end, damage or _outside(base, end)
+        return end, damage or UnprocessableError(
+            public=f"the store of backups has WAL up to {wal.format_lsn(end)}, and it was sent up to "
+            f"{wal.format_lsn(chosen.reaches)}: something is kept back, or was lost"
+        )
 
 
 def snapshot_of(base: Base) -> Snapshot:

@@ -25,21 +25,18 @@ class Look:
 
 
 async def see(finding: Finding, sample: int) -> Look:
-    """1. The newest base, and all its lists, read as a restoration reads them.
+    """1. Every base; of the newest, all its lists, read as a restoration reads them.
     2. Some of the chunks that they name.
     3. The newest WAL behind it.
     """
-    bases = await finding.bases()
-    if not bases:
-        raise NotFoundError(f"no base of {finding.timeline_id}", public="the store has no backup of the branch")
-    damaged: list[str] = []
-    chunks: list[str] = []
     # 1.
-    key = names.base(finding.project_id, finding.timeline_id, bases[0])
-    try:
-        base = await finding.base(bases[0])
-    except (NotFoundError, UnprocessableError):
-        return Look(Seen(base=bases[0], chunks=0, bytes=0, damaged=[key]), [])
+    bases = await finding.bases()
+    damaged, chunks = list(bases.damaged), list[str]()
+    if not bases.opened:
+        if damaged:
+            return Look(Seen(base="", chunks=0, bytes=0, damaged=damaged[:DAMAGED_MAX]), [])
+        raise NotFoundError(f"no base of {finding.timeline_id}", public="the store has no backup of the branch")
+    base = bases.opened[0]
     contents, chosen = Contents(), _Sample(sample)
     for list_id in base.lists:
         try:
@@ -53,7 +50,7 @@ async def see(finding: Finding, sample: int) -> Look:
         try:
             contents.end(base)
         except BackupError:
-            damaged.append(key)
+            damaged.append(names.base(finding.project_id, finding.timeline_id, base.name))
     # 2.
     size = 0
 

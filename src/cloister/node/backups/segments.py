@@ -5,12 +5,16 @@ files: opened as such, and of one size (`timelines/following.py` has the reasons
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from cloister.base.errors import ConflictError
 from cloister.node.timelines import clone, control, tree, wal
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Timeline
 from cloister.node.timelines.tree import Abort
+
+PASSES_MAX: Final = 4
+# Over the outbox, 256 segments each. A stop waits for them, and the tenant can fill it faster than it is emptied.
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Ahead:
     archived: frozenset[int]
     begins: int
     """The first that there is of this WAL timeline."""
+    is_all: bool
+    """Nothing finished lies in the outbox any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +37,17 @@ class Found:
 
 def look(history: History, timeline: Timeline, now: float, abort: Abort) -> Ahead:
     """Takes what is finished into the archive first: between there and what is being written nothing may be missing."""
-    while history.collect(now, abort):
-        continue
+    passes = 0
+    while passes < PASSES_MAX and history.collect(now, abort):
+        passes += 1
     found = control.of(timeline.data)
     archived = history.archived(found.wal_timeline)
-    return Ahead(found.wal_timeline, frozenset(archived), min(archived, default=wal.segment_number(found.redo)))
+    return Ahead(
+        found.wal_timeline,
+        frozenset(archived),
+        min(archived, default=wal.segment_number(found.redo)),
+        is_all=passes < PASSES_MAX,
+    )
 
 
 def read(timeline: Timeline, ahead: Ahead, number: int) -> Found | None:

@@ -131,7 +131,8 @@ class WalRun:
                 await self._begin(beginning)
                 return
             if len(whole) < SEGMENTS_MAX:
-                self.is_missing = await in_thread(lambda abort: self._is_missing(ahead, abort))
+                is_missing = await in_thread(lambda abort: self._is_missing(ahead, abort))
+                self.is_missing, self.is_behind = is_missing and ahead.is_all, is_missing and not ahead.is_all
                 return
 
     async def _begin(self, beginning: bytes) -> None:
