@@ -27,6 +27,7 @@ from cloister.node.commands import (
 from cloister.node.runs import Ran
 from cloister.node.timelines import wal
 from cloister.node.timelines.history import History
+from cloister.node.timelines.keeper import Hold
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.recovery import Target
@@ -86,21 +87,23 @@ class Scene:
         self.volume.mkdir()
         self.directory = tmp_path / "backups"
         self.directory.mkdir(mode=0o700)
+        self.volumes: dict[ProjectId, Path] = {}
+        """Of other projects."""
         self.running: set[str] = set()
         self.locks = Locks()
         self.clock = At()
         self.backups = self.new_backups()
 
-    def new_backups(self) -> Backups:
+    def new_backups(self, hold: Hold | None = None) -> Backups:
         """An agent that was started anew."""
         engines: Any = Engines()
         replays: Any = self.replays
-        node = Node(engines, replays, self.hold, self.locks.of, self.running.__contains__)
+        node = Node(engines, replays, hold or self.hold, self.locks.of, self.running.__contains__)
         return Backups(node, Outside(self.bucket, self.keys), self.directory, clock=self.clock)
 
     @contextlib.asynccontextmanager
     async def hold(self, project_id: ProjectId, *, lingers: bool = False) -> AsyncIterator[Path]:
-        yield self.volume
+        yield self.volumes.get(project_id, self.volume)
 
     @property
     def layout(self) -> Layout:

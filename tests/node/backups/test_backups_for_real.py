@@ -25,6 +25,7 @@ from cloister.node.timelines import wal
 from tests.fix_computes import EnginesOnHost, connect
 from tests.node.backups.bucket import BackupKeys, Bucket
 from tests.node.real_node import UID, Node, running_node
+from tests.node.timelines.test_branches_for_real import copy
 from tests.node.volumes.host import MIB
 
 pytestmark = pytest.mark.root
@@ -111,13 +112,17 @@ async def test_every_commit_before_the_last_sending_comes_back_in_another_volume
     first = await send_wal(node, spec)
     assert first.segments >= 4
     assert not first.is_broken
+    await copy(node, spec, session, None)
+    second = await back_up(node, spec)
+    assert second.base > base.base
+    assert second.new_chunks < second.chunks
     await session.execute("INSERT INTO public.t VALUES (6, 'in the segment that is being written')")
     sent = await send_wal(node, spec)
-    assert sent.segments == 1
+    assert not sent.is_broken
     assert (await send_wal(node, spec)).segments == 0
     await session.execute("INSERT INTO public.t VALUES (7, 'not sent')")
     again = await back_up(node, spec)
-    assert (again.base, again.new_chunks) == (base.base, 0)
+    assert (again.base, again.new_chunks) == (second.base, 0)
     await session.close()
     await node.ask(StopCompute(endpoint_id=spec.endpoint_id))
 
@@ -126,7 +131,7 @@ async def test_every_commit_before_the_last_sending_comes_back_in_another_volume
         CreateVolume(project_id=spec.project_id, timeline_id=None, pg_version=18, uid=UID, size_bytes=1024 * MIB)
     )
     seen = await node.ask(ReadBack(project_id=spec.project_id, timeline_id=spec.timeline_id, sample=10))
-    assert (seen.base, seen.damaged) == (base.base, [])
+    assert (seen.base, seen.damaged) == (second.base, [])
     restored = await restore(node, spec, known_lsn=sent.end_lsn)
     assert await rows(node, restored) == [0, 1, 2, 3, 4, 5, 6]
     assert await rows(node, await restore(node, spec, lsn=between)) == [0, 1]

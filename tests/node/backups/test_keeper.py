@@ -1,7 +1,9 @@
 """What is in a timeline's history goes into the store, once, and comes back from there."""
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ from cloister.base.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from cloister.base.ids import TimelineId, new_timeline_id
+from cloister.base.ids import ProjectId, TimelineId, new_timeline_id
+from cloister.node.backups import keeper as keeper_module
 from cloister.node.backups import keys as keys_module
-from cloister.node.backups import sending
-from cloister.node.timelines import wal
+from cloister.node.backups import segments, sending
+from cloister.node.timelines import archive, wal
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
 from tests.node.backups.scene import DAY_S, DAYS, FIRST, UID, Scene, files, owners
@@ -309,6 +312,29 @@ async def test_what_was_sent_is_remembered_though_the_next_fails(scene: Scene) -
     assert (await scene.send_wal(source)).segments == 2
 
 
+async def test_an_outbox_that_is_filled_faster_than_it_is_emptied_holds_nobody_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop waits for the pass that is under way."""
+    monkeypatch.setattr(archive, "COLLECTED_MAX", 1)
+    source = scene.timeline()
+    await scene.back_up(source)
+    outbox = scene.layout.existing(source).outbox
+    for number in range(FIRST, FIRST + 2 * segments.PASSES_MAX):
+        (outbox / name(number)).write_bytes(segment(number))
+    (scene.data(source) / "pg_wal" / name(FIRST)).unlink()
+    scene.write(source, FIRST + 2 * segments.PASSES_MAX)
+    first = await scene.send_wal(source)
+    assert first.segments <= segments.PASSES_MAX
+    assert (first.is_behind, first.is_broken) == (True, False)
+    second = await scene.send_wal(source)
+    assert (second.is_behind, second.is_broken) == (True, False) or second.segments
+    for _ in range(2):
+        second = await scene.send_wal(source)
+    assert (second.is_behind, second.is_broken) == (False, False)
+    assert stored(scene)[-1].startswith(f"{name(FIRST + 2 * segments.PASSES_MAX)}+")
+
+
 # ── back from there ──
 
 
@@ -339,6 +365,22 @@ async def test_a_beginning_that_is_shorter_than_what_the_base_has_is_not_taken(s
     await scene.back_up(source)
     await scene.restore(source)
     assert b"the checkpoint of the shutdown" in scene.replays.laid[0][f"pg_wal/{name(FIRST)}"]
+
+
+async def test_what_the_base_has_itself_counts_for_how_far_wal_goes(scene: Scene) -> None:
+    """After a stop WAL is sent up to the shutdown, and then a base taken that has the same."""
+    source = scene.timeline()
+    await scene.back_up(source)
+    scene.archive(source, FIRST)
+    scene.write(source, FIRST + 1, b"and the checkpoint of the shutdown")
+    sent = await scene.send_wal(source)
+    head = (FIRST + 1) * wal.SEGMENT_BYTES + 28
+    assert wal.parse_lsn(sent.end_lsn) > head
+    (scene.data(source) / "global/pg_control").write_bytes(control_file(checkpoint=head))
+    await scene.back_up(source)
+    for key in scene.bucket.keys("/wal/"):
+        del scene.bucket.objects[key]
+    await scene.restore(source, known_lsn=sent.end_lsn)
 
 
 async def test_to_ask_twice_is_to_ask_once(scene: Scene) -> None:
@@ -551,6 +593,49 @@ async def test_the_timeline_is_free_while_it_is_sent(scene: Scene) -> None:
     await scene.send_wal(source)
     assert held
     assert not any(held)
+
+
+async def test_how_many_work_at_a_time_is_bounded(scene: Scene, tmp_path: Path) -> None:
+    """Each holds megabytes, whoever asks for how many."""
+    sources = [scene.timeline() for _ in range(8)]
+    most: list[int] = []
+    await asyncio.gather(*(scene.back_up(source) for source in sources))
+    for source in sources:
+        scene.write(source, FIRST, b"more")
+    holding = 0
+
+    @contextlib.asynccontextmanager
+    async def hold(project_id: ProjectId, *, lingers: bool = False) -> AsyncIterator[Path]:
+        nonlocal holding
+        holding += 1
+        most.append(holding)
+        try:
+            async with scene.hold(project_id, lingers=lingers) as mountpoint:
+                yield mountpoint
+        finally:
+            holding -= 1
+
+    for limit, work in [
+        (1, scene.back_up),  # of one project: what is remembered of it is one file
+        (keeper_module.SENDS_AT_ONCE, scene.send_wal),
+        (keeper_module.RESTORATIONS_AT_ONCE, scene.restore),
+    ]:
+        scene.backups = scene.new_backups(hold)
+        most.clear()
+        await asyncio.gather(*(work(source) for source in sources))  # type: ignore[operator]
+        assert max(most) == limit
+    scenes = [scene]
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        scenes.append(Scene(tmp_path / str(number)))
+    scenes[0].backups = scene.new_backups(hold)
+    most.clear()
+    sources = [it.timeline() for it in scenes]
+    for it in scenes[1:]:
+        it.backups = scenes[0].backups
+    scene.volumes = {it.project_id: it.volume for it in scenes}
+    await asyncio.gather(*(it.back_up(source) for it, source in zip(scenes, sources, strict=True)))
+    assert max(most) == keeper_module.BASES_AT_ONCE
 
 
 async def test_a_failed_restoration_leaves_nothing(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 """A sealed object opens for the project, the name and the key that it was sealed for, and else not at all."""
 
 import os
+import tracemalloc
 import zlib
 
 import pytest
@@ -135,3 +136,14 @@ def test_a_closed_key_gives_no_names_of_its_own() -> None:
     using = key()
     using.close()
     assert using.chunk_id(b"page") != key().chunk_id(b"page")
+
+
+def test_a_bomb_takes_no_more_memory_than_its_limit() -> None:
+    bomb = _sealed_as_is(zlib.compress(bytes(64 * 1024**2)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BackupError):
+            key().open(NAME, bomb, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 1024**2
+    finally:
+        tracemalloc.stop()

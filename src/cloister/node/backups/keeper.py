@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from cloister.base.clock import Clock, SystemClock
 from cloister.base.errors import BadRequestError, ConflictError, PreconditionError, UnavailableError
@@ -111,6 +112,8 @@ class Backups:
         self._sending = Work()
         self._restoring = Work()
         self._under_way: dict[tuple[type[Any], str], asyncio.Task[Any]] = {}
+        self._remembering: WeakValueDictionary[ProjectId, asyncio.Lock] = WeakValueDictionary()
+        """Held by who reads a project's chunks and writes them again."""
         self._bases = asyncio.Semaphore(BASES_AT_ONCE)
         self._sends = asyncio.Semaphore(SENDS_AT_ONCE)
         self._restorations = asyncio.Semaphore(RESTORATIONS_AT_ONCE)
@@ -189,6 +192,7 @@ class Backups:
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         retain_days, store = _days(command.retain_days), await self._store.name()
         async with (
+            self._one_of(project_id),
             self._bases,
             self._node.hold(project_id) as mountpoint,
             held(self._keys, project_id, "back_up") as keys,
@@ -347,8 +351,12 @@ class Backups:
             )
         if look.chunks:
             store = await self._store.name()
-            await asyncio.to_thread(self._forget, project_id, store, look.chunks)
+            async with self._one_of(project_id):
+                await asyncio.to_thread(self._forget, project_id, store, look.chunks)
         return look.seen
+
+    def _one_of(self, project_id: ProjectId) -> asyncio.Lock:
+        return self._remembering.setdefault(project_id, asyncio.Lock())
 
     def _forget(self, project_id: ProjectId, store: str, damaged: list[str]) -> None:
         chunks = self._memory.chunks(project_id, store)

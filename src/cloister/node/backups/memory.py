@@ -23,11 +23,12 @@ _HOUR_S: Final = 3600
 
 
 class Chunks:
-    """Of one project, while a base of it is taken or read back. May be asked from a thread."""
+    """Of one project, while a base of it is taken or read back, one at a time. May be asked from a thread."""
 
     def __init__(self, path: Path, store: str, until: dict[bytes, int]) -> None:
         self._path = path
         self._store = store
+        self._writing = threading.Lock()
         self._until = until
         """Id → hours since 1970, until which it is locked at least."""
 
@@ -44,8 +45,10 @@ class Chunks:
 
     def save(self, keep: float) -> None:
         """Those that are locked until `keep` or later: others would be sent again in any case."""
-        kept = {chunk_id: until for chunk_id, until in self._until.items() if until * _HOUR_S >= keep}
-        write_durably(self._path, msgspec.msgpack.encode((self._store, kept)), mode=0o600)
+        with self._writing:
+            known = self._until.copy()  # in one step: others are added meanwhile
+            kept = {chunk_id: until for chunk_id, until in known.items() if until * _HOUR_S >= keep}
+            write_durably(self._path, msgspec.msgpack.encode((self._store, kept)), mode=0o600)
 
 
 class Sent(msgspec.Struct, kw_only=True):

@@ -37,8 +37,8 @@ class WalRestoring:
         await side_by_side(self._jobs(first, end), self._lay)
 
     async def beginning(self, number: int) -> int:
-        """Of this segment, the longest that opens: its length, 0 where none is longer than what the base has. Raises UnprocessableError if none of
-        those opens."""
+        """Of this segment, the longest that opens, if the base has not as much of it. How much there is then; 0 for nothing.
+        Raises UnprocessableError where something is longer than what the base has, and nothing of it opens."""
         has = await self._in_thread(partial(self._written, number))
         longer = [name for name in self._found.beginnings.get(number, ()) if (name.length or 0) > has]
         damage: NotFoundError | UnprocessableError | None = None
@@ -52,7 +52,7 @@ class WalRestoring:
             return len(contents[number])
         if damage is not None:
             raise UnprocessableError(str(damage), public=damage.public)
-        return 0
+        return has
 
     def _jobs(self, first: int, end: int) -> Iterator[_Job]:
         while first < end:

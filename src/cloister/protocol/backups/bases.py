@@ -118,11 +118,11 @@ def parse_base(plain: bytes, timeline: str, name: str) -> Base:
 
 
 class _Open(NamedTuple):
-    """A directory whose entries may follow."""
+    """A directory whose entries may follow: files while it is the innermost one, and then directories."""
 
     path: str
     last_directory: str
-    """The last one in it that was named; after one, no files follow."""
+    """The last one in it that was named."""
 
 
 class Contents:
@@ -162,7 +162,7 @@ class Contents:
             self._enter(parent, name, entry)
         else:
             here = self._open[-1]
-            if here.path != parent or here.last_directory or name <= self._last_file:
+            if here.path != parent or name <= self._last_file:
                 raise BackupError("lists files out of order, twice, or outside")
             self._last_file = name
             # 2.
