@@ -99,7 +99,7 @@ class Bucket:
                 key=key,
                 version=it.name,
                 size=len(it.content or b""),
-                put_at=0.0,
+                put_at=float(it.name[1:]),
                 is_latest=it is versions[-1],
                 is_marker=it.content is None,
             )

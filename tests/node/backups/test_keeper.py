@@ -383,6 +383,23 @@ async def test_what_the_base_has_itself_counts_for_how_far_wal_goes(scene: Scene
     await scene.restore(source, known_lsn=sent.end_lsn)
 
 
+async def test_after_a_crash_what_was_sent_last_counts_and_not_what_was_longer(scene: Scene) -> None:
+    """A server that was cut off in a record writes over it, which may take less than there was of it."""
+    source = scene.timeline()
+    await scene.back_up(source)
+    scene.write(source, FIRST, b"a commit, and the half of a very long record")
+    await scene.send_wal(source)
+    scene.write(source, FIRST, b"a commit, and another commit")
+    sent = await scene.send_wal(source)
+    await scene.restore(source)
+    assert b"another commit" in scene.replays.laid[0][f"pg_wal/{name(FIRST)}"]
+    # Somebody puts the old one again, who can put.
+    [longer] = [key for key in scene.bucket.keys("/wal/") if not key.endswith(f"{24 + 28:08X}")]
+    scene.bucket.put(longer, scene.bucket.latest(longer))
+    await scene.restore(source, known_lsn=sent.end_lsn)
+    assert b"another commit" in scene.replays.laid[1][f"pg_wal/{name(FIRST)}"]
+
+
 async def test_to_ask_twice_is_to_ask_once(scene: Scene) -> None:
     source = scene.timeline()
     await scene.back_up(source)

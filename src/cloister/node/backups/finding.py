@@ -29,7 +29,8 @@ class WalNames:
 
     whole: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
     beginnings: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
-    """The longest first."""
+    """Those that were put last first: after a crash a server writes over the record that it was cut off in, and what was sent of that may
+    be longer than what counts."""
 
     def unbroken(self, first: int, until: int | None) -> int:
         """The number after the last of those that follow each other from `first` on."""
@@ -105,6 +106,7 @@ class Finding:
         prefix = names.wal(self.project_id, self.timeline_id)
         found, count = WalNames(), 0
         after = prefix + wal.segment_name(wal_timeline, max(first - SEGMENTS_MAX, 0))
+        put_at: dict[WalName, float] = {}
         seen = ""
         async for it in self.store.versions(prefix, after):
             if it.is_marker or it.key == seen:
@@ -114,11 +116,12 @@ class Finding:
             numbers = _numbers(name, wal_timeline) if name is not None else range(0)
             for number in numbers:
                 assert name is not None
+                put_at[name] = it.put_at
                 (found.whole if name.length is None else found.beginnings)[number].append(name)
             count += len(numbers)
             _require(count <= WAL_MAX)
         for candidates in found.beginnings.values():
-            candidates.sort(key=lambda it: it.length or 0, reverse=True)
+            candidates.sort(key=lambda it: (put_at[it], it.length or 0), reverse=True)
         return found
 
     async def segments(self, name: WalName, wal_timeline: int) -> dict[int, bytes]:

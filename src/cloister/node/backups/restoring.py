@@ -167,7 +167,7 @@ class Restoring:
         self, finding: Finding, chosen: Chosen, laying: Laying, in_thread: InThread
     ) -> tuple[int, CloisterError | None]:
         """1. The whole segments that follow each other from the base on.
-        2. The longest beginning of the next one that opens, if the base has not more of it.
+        2. The beginning of the next one, if the base has not more of it.
         3. Gives where it ends, and what is wrong if that is not as far as it should be.
         """
         base = chosen.base
@@ -181,7 +181,8 @@ class Restoring:
         damage: CloisterError | None = None
         if chosen.until is None or number < chosen.until:
             try:
-                length = await restoring.beginning(number)
+                known = max((self._known_lsn or 0) - number * wal.SEGMENT_BYTES, 0)
+                length = await restoring.beginning(number, known)
                 end = max(end, number * wal.SEGMENT_BYTES + length if length else 0)
             except UnprocessableError as error:
                 damage = error

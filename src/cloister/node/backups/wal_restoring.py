@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.node.backups.finding import CANDIDATES_MAX, Finding, WalNames
@@ -13,6 +13,9 @@ from cloister.node.backups.sending import InThread
 from cloister.node.timelines import wal
 from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups.keys import WalName
+
+BEGINNINGS_MAX: Final = 64
+# Of one segment that are tried. Who stole the writer's credentials can put more in front, which do not open.
 
 
 class _Job(NamedTuple):
@@ -36,13 +39,15 @@ class WalRestoring:
         """Segments from one to before another. Raises UnprocessableError for one of which no object opens."""
         await side_by_side(self._jobs(first, end), self._lay)
 
-    async def beginning(self, number: int) -> int:
-        """Of this segment, the longest that opens, if the base has not as much of it. How much there is then; 0 for nothing.
+    async def beginning(self, number: int, known: int) -> int:
+        """Of this segment, what was sent last and opens, if the base has not as much of it. How much there is then; 0 for nothing.
+        `known`: so much is known to have been sent last, so of an object that has exactly that nobody can put an older one in front.
         Raises UnprocessableError where something is longer than what the base has, and nothing of it opens."""
         has = await self._in_thread(partial(self._written, number))
         longer = [name for name in self._found.beginnings.get(number, ()) if (name.length or 0) > has]
+        longer.sort(key=lambda name: name.length != known)
         damage: NotFoundError | UnprocessableError | None = None
-        for name in longer[:CANDIDATES_MAX]:
+        for name in longer[:BEGINNINGS_MAX]:
             try:
                 contents = await self._finding.segments(name, self._wal_timeline)
             except (NotFoundError, UnprocessableError) as error:
