@@ -7,18 +7,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloister.app.flows import Listener, listening
 from cloister.base.errors import UnavailableError
 from cloister.base.identities import Service
 from cloister.base.settings import Settings, save
-from cloister.cli.doctor import certificates, files, host, listeners, neighbours, processes, programs, records, volumes
+from cloister.cli.doctor import (
+    backups,
+    certificates,
+    files,
+    host,
+    listeners,
+    neighbours,
+    processes,
+    programs,
+    records,
+    volumes,
+)
 from cloister.cli.doctor.certificates import Served
 from cloister.cli.doctor.checks import GROUPS, Group, examine, is_healthy, run
 from cloister.cli.doctor.finding import Finding, Level, Subject, fail, ok, warning
 from cloister.cli.doctor.processes import Running
 from cloister.cli.doctor.volumes import Header
+from cloister.node.backups.commands import StoreFacts
 from cloister.node.sandbox.cores import Support
 
 SUBJECT = Subject(Path("/nowhere"), None)
@@ -350,3 +363,29 @@ def test_an_open_hole_in_the_processor_is_a_warning(said: dict[str, str], is_wel
 @pytest.mark.parametrize(("run", "level"), [("0", Level.OK), ("1", Level.WARNING), ("2", Level.OK)])
 def test_memory_that_is_merged_is_a_warning(run: str, level: Level) -> None:
     assert neighbours.decide_same_pages(run).level is level
+
+
+def test_without_a_store_for_backups_is_a_warning(tmp_path: Path) -> None:
+    (finding,) = backups.store(Subject(tmp_path, Settings(state_dir=str(tmp_path))))
+    assert finding.level is Level.WARNING
+    assert "lost with this machine" in finding.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "levels"),
+    [
+        ({}, [Level.OK]),
+        ({"problem": "the bucket has no object lock"}, [Level.FAIL]),
+        ({"too_much": ["the writer's credentials can list what is there"]}, [Level.WARNING]),
+        ({"too_much": ["a", "b"], "kept_days": None}, [Level.WARNING] * 3),
+        ({"kept_days": None}, [Level.WARNING]),
+    ],
+)
+def test_what_a_store_for_backups_lacks_is_told(changes: dict[str, Any], levels: list[Level]) -> None:
+    """One that is not one fails; a policy that gives too much, and what stays for ever, are warnings."""
+    facts = StoreFacts(
+        name="kept", place="s3.example.com", has_versions=True, has_lock=True, can_put=True, can_get=True, is_encrypted=True, kept_days=39,
+    )  # fmt: skip
+    found = backups.decide(msgspec.structs.replace(facts, **changes))
+    assert [each.level for each in found] == levels
+    assert all("kept at s3.example.com" in each.seen for each in found)

@@ -6,6 +6,7 @@ from typing import Final
 
 from cloister.base.errors import CloisterError
 from cloister.cli.doctor import (
+    backups,
     certificates,
     files,
     flows,
@@ -68,6 +69,7 @@ GROUPS: Final = (
         (listeners.open_ports, listeners.plaintext, certificates.certificates, certificates.names),
         needs_platform=True,
     ),
+    Group("Backups", (backups.store,), needs_platform=True),
     Group("Records", (records.control_database, records.audit_log, records.api_answers), needs_platform=True),
 )
 

@@ -73,6 +73,10 @@ def _show(finding: Finding) -> None:
 
 def _summarise(findings: list[Finding], subject: Subject) -> None:
     counts = Counter(finding.level for finding in findings)
-    told = ", ".join(f"{counts[level]} {level.value}" for level in Level if counts[level])
+    told = ", ".join(
+        f"{counts[level]} {level.value}{'s' if level is Level.WARNING and counts[level] > 1 else ''}"
+        for level in Level
+        if counts[level]
+    )
     where = f"the platform in {subject.state_dir}" if subject.settings else "this host; there is no platform here yet"
     click.echo(f"\n{told}: {where}")
