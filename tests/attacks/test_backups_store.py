@@ -9,13 +9,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from cloister.base.errors import BadRequestError, PreconditionError, UnavailableError
+from cloister.base.errors import BadRequestError, PreconditionError, UnavailableError, UnprocessableError
 from cloister.base.identities import Service
 from cloister.base.rpc import Command
 from cloister.node.backups import courier
 from cloister.node.backups.commands import GetObject, GetVersion, ListObjects, LookAtStore, Place, PutObject
 from cloister.protocol.backups import keys
-from cloister.trust.sending.s3 import Bucket
+from cloister.protocol.backups.sealing import OBJECT_BYTES_MAX
+from cloister.trust.sending.s3 import LISTING_BYTES_MAX, Bucket
 from tests.node.backups.post import PROJECT, Post, a_post
 from tests.trust.sending.store import READER, RIGHTS, WRITER, Store, a_store, sha256
 from tests.trust.sentinel.receiver import make_certificate
@@ -136,6 +137,43 @@ async def test_whoever_has_the_server_takes_nothing_away_within_30_days(post: Po
     assert found.content == b"the original"
     assert found.locked_until is not None
     assert found.locked_until > (datetime.now(UTC) + timedelta(days=30)).timestamp()
+
+
+@pytest.mark.parametrize(
+    "cover",
+    [
+        {"Body": b"x" * (3 * OBJECT_BYTES_MAX)},
+        {"Body": b"x", "StorageClass": "GLACIER"},
+    ],
+    ids=["too long", "archived"],
+)
+async def test_what_is_put_over_an_object_does_not_hide_it(post: Post, cover: dict[str, Any]) -> None:
+    """That the newest version is not given is said of it alone, so that another is asked for."""
+    await post.call(PutObject(key=CHUNK, content=b"the original", retain_days=37))
+    post.store.client.put_object(Bucket=post.bucket, Key=f"db/{CHUNK}", **cover)
+    newest, original = (await post.call(ListObjects(prefix=CHUNK))).objects
+    for command in (GetObject(key=CHUNK), GetVersion(key=CHUNK, version=newest.version)):
+        with pytest.raises(UnprocessableError):
+            await post.call(command)
+    # One that only they can have decrypted, in the words of AWS; moto knows of none.
+    post.store.door.failures[:] = [400]
+    with pytest.raises(UnprocessableError):
+        await post.call(GetVersion(key=CHUNK, version=newest.version))
+    assert (await post.call(GetVersion(key=CHUNK, version=original.version))).content == b"the original"
+
+
+async def test_keys_that_somebody_put_between_ours_do_not_break_a_list(post: Post) -> None:
+    """As long as they can be, and of characters that XML spells out: a page of them is still read, and the next one asked for."""
+    await post.call(PutObject(key=BASE, content=b"sealed", retain_days=37))
+    start = f"db/projects/{PROJECT}/"
+    for number in range(3):
+        name = f"{start}{number}"
+        post.store.client.put_object(Bucket=post.bucket, Key=name + '"' * (1024 - len(name)), Body=b"")
+    page = await post.call(ListObjects(prefix=f"projects/{PROJECT}/"))
+    assert len(page.objects) == 4
+    assert 1000 * (1024 * len("&quot;") + 1024) < LISTING_BYTES_MAX
+    behind = Place(page.objects[1].key, page.objects[1].version)
+    assert len((await post.call(ListObjects(prefix=f"projects/{PROJECT}/", after=behind))).objects) == 2
 
 
 @pytest.mark.parametrize(

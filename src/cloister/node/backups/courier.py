@@ -44,6 +44,7 @@ from cloister.node.backups.store import Opened
 from cloister.node.commands import Done
 from cloister.protocol.backups.keys import KEY, PREFIX
 from cloister.protocol.backups.sealing import OBJECT_BYTES_MAX
+from cloister.trust.sending.https import TooLongError
 from cloister.trust.sending.s3 import RefusedError
 
 log = logging.getLogger(__name__)
@@ -155,19 +156,19 @@ class Courier:
         self._locks = (opened, time.monotonic() + LOCK_LOOK_S)
 
     async def _get(self, opened: Opened, key: str, version: str) -> Content:
+        """What is wrong with this version alone is told as that: another may be asked for. Whoever stole the writer's credentials may have
+        put one over ours that is too long, or that only they can have decrypted or fetched from an archive, which a store says with 400
+        or 403, as it says that the reader may get nothing at all: then listing is refused, too."""
         place = opened.store.prefix + checked_key(key)
+        named = f"{opened.store.place}{key}"
         try:
-            answer = await self._patiently(
-                opened, lambda: opened.reader.get(place, version, wanted=OBJECT_BYTES_MAX + 1)
-            )
+            answer = await self._patiently(opened, lambda: opened.reader.get(place, version, wanted=OBJECT_BYTES_MAX))
+        except TooLongError as error:
+            raise UnprocessableError(f"{place} {version}", public=f"{named} is larger than any of ours") from error
         except RefusedError as error:
             if error.status in (404, 405):  # 405: the version is a marker
-                raise NotFoundError(f"{place} {version}", public=f"{opened.store.place}{key} is not there") from error
-            raise
-        if len(answer.body) > OBJECT_BYTES_MAX:
-            raise UnprocessableError(
-                f"{place} {version}", public=f"{opened.store.place}{key} is larger than any of ours"
-            )
+                raise NotFoundError(f"{place} {version}", public=f"{named} is not there") from error
+            raise UnprocessableError(f"{place} {version}", public=f"{named} is not given: {error.public}") from error
         return Content(
             content=answer.body,
             version=answer.headers.get("x-amz-version-id", version),
@@ -211,7 +212,7 @@ class Courier:
             except (UnavailableError, OSError, TimeoutError) as error:
                 told = f"{opened.store.place} {looking.said(error)}"
                 pause = next(pauses, None)
-                if isinstance(error, RefusedError) and not error.may_pass:
+                if isinstance(error, TooLongError) or (isinstance(error, RefusedError) and not error.may_pass):
                     error.public = told
                     raise
                 if pause is None:

@@ -35,6 +35,10 @@ class ClosedError(UnavailableError):
     public = "closed without an answer"
 
 
+class TooLongError(UnavailableError):
+    """The answer is longer than was wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     method: str
@@ -170,7 +174,7 @@ class _Line:
                 case h11.Data():
                     content += event.data
                     if len(content) > wanted:
-                        raise UnavailableError(public=f"answered with more than {wanted} bytes")
+                        raise TooLongError(public=f"answered with more than {wanted} bytes")
                 case h11.EndOfMessage():
                     return Answer(status, said, bytes(content))
                 case h11.ConnectionClosed():

@@ -19,8 +19,8 @@ from cloister.trust.sending.https import Answer, Lines, authority, exchange
 from cloister.trust.sending.sigv4 import Credentials, query_string, signed
 from cloister.trust.sending.targets import target
 
-LISTING_BYTES_MAX: Final = 4 * 1024 * 1024
-# Of a thousand versions.
+LISTING_BYTES_MAX: Final = 10 * 1024 * 1024
+# Of a thousand versions, and of keys that somebody made as long as they can be, of characters that XML spells with six.
 
 PAGE_KEYS: Final = 1_000
 # S3 gives no more.
