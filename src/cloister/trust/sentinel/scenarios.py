@@ -112,6 +112,7 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
     root = {"actor": "platform:agent", "address": "", "project_id": "", "endpoint_id": "", "action": Action.KEY_ROOT}
     round_ = {"actor": "platform:supervisor", "address": "", "project_id": "", "endpoint_id": "", "outcome": "failed"}
     channel = observed | {"action": "sentinel.channel_failed", "resource": "export kept"}
+    on_host = {"actor": "platform:root", "address": "", "project_id": "", "endpoint_id": ""}
     nothing: Story = []
     return {
         "failed-logins": (_times(10, 1, denied), _times(9, 1, denied)),
@@ -364,6 +365,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
                 )
             ],
             [(0, backup | {"action": Action.BACKUP_TAKE})],
+        ),
+        "backup-store-changed": (
+            [(0, on_host | {"action": Action.STORE_REMOVE, "resource": "s3://kept/db/"})],
+            [(0, on_host | {"action": Action.STORE_SET, "resource": "s3://kept/db/", "outcome": "failed"})],
         ),
         "backup-overdue": (
             [
