@@ -100,7 +100,7 @@ def _back_up(node: "FakeNode", command: BackUpTimeline) -> Backed:
         new_chunks=3,
         bytes=1000,
         new_bytes=300,
-        locked_until=now + command.retain_days * DAY_S,
+        locked_until=now + (command.retain_days + 7) * DAY_S,
     )
 
 

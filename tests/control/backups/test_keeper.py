@@ -269,6 +269,9 @@ async def test_a_sample_is_read_back_once_a_day_and_damage_is_told(office: Offic
     (told,) = await office.land.details_of("backup.check")
     assert (told["damaged"], told["objects"]) == (1, "projects/a/chunks/00/00")
     assert (await main(office, created)).bases[0].damaged == 1
+    office.store.damaged = []
+    await office.look()
+    assert office.done() == ["BackUpTimeline", "SendWal"], "what is damaged is sent again"
     await office.look(limits.CHECK_EVERY - 2 * A_MOMENT)
     assert office.done() == []
 

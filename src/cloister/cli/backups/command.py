@@ -2,12 +2,25 @@
 
 import click
 
+from cloister.cli.backups.project import check, list_, now, off, on, restore
 from cloister.cli.backups.store import store
 
 
 @click.group()
 def backups() -> None:
-    """Keep projects' history in a bucket of yours, and bring it back from there (docs/backups.md)."""
+    """Keep projects' history in a bucket of yours, and bring it back from there (docs/backups.md).
+
+    With a store set, every project is sent there by itself: what is written, within a minute; and once a day a base, from which all of
+    that is replayed. Branches that were deleted for good come back from it, and projects whose volume is gone.
+
+    \b
+    cloister backups list                                  what is there, and how far behind
+    cloister backups restore main --as look                main as far as was sent, as a branch of its own
+    cloister backups restore main --at 2026-03-04T05:06:07Z
+    cloister backups restore --whole                       every branch, where the project's volume is gone
+    cloister backups check                                 read some of it back, now
+    """  # noqa: D301 - click leaves the lines after \b as they are
 
 
-backups.add_command(store)
+for command in (list_, now, restore, check, off, on, store):
+    backups.add_command(command)

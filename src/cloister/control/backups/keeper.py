@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from cloister.base.clock import Clock
 from cloister.base.errors import CloisterError, PreconditionError
 from cloister.control.backups import store
-from cloister.control.backups.model import RETAIN_DAYS, SAMPLE_CHUNKS, Base, Kept
+from cloister.control.backups.model import LOCKED_DAYS, RETAIN_DAYS, SAMPLE_CHUNKS, Base, Kept
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.repeating import repeat
 from cloister.node.commands import BackUpTimeline, GetStore, GetTimeline, ReadBack, SendWal
@@ -305,7 +305,7 @@ class BackupKeeper:
                 end_lsn=sent.end_lsn,
                 moment=_moment(sent.moment),
                 looked_at=began_at,
-                locked_until=began_at + timedelta(days=RETAIN_DAYS),
+                locked_until=began_at + timedelta(days=LOCKED_DAYS),
                 is_broken=sent.is_broken,
             )
 

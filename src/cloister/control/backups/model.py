@@ -8,12 +8,14 @@ from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
 from cloister.control.branches.model import Point
 from cloister.control.computes.sessions import Running
 
-RETAIN_DAYS: Final = 37
-# What a base needs is locked for so long at least when it is sent: 30 days that are promised, and RENEW_AFTER.
+RETAIN_DAYS: Final = 30
+# What a base needs is locked for so long at least when the base is sent. What has to be put is locked for a week more, and is put
+# again when that is over.
+LOCKED_DAYS: Final = 37
 
 RENEW_AFTER: Final = timedelta(days=7)
-# What does not change is sent again by then, or what is locked of it would be locked for less than was promised. It opens the volume
-# of a project that sleeps, once a week, for some seconds.
+# What does not change is sent again by then, which takes what is locked for too short a time anew. It opens the volume of a project that
+# sleeps once a week, for some seconds; until then what is locked is locked for 23 days at least.
 
 BASE_EVERY: Final = timedelta(days=1)
 # Of what is written to: a recovery replays a day of WAL at most.
@@ -102,10 +104,12 @@ class Kept:
         return self.ended_at is not None and self.ended_at >= looked_at
 
     def owes_base(self, now: datetime) -> bool:
-        """There is none; somebody wants one; WAL is missing after it; it is a day old and there was work since; or what is locked
-        is not locked for long enough any more."""
+        """There is none; somebody wants one; some of it was found damaged; WAL is missing after it; it is a day old and there was work
+        since; or what is locked is not locked for long enough any more."""
         base, progress = self.base, self.progress
         if base is None:
+            return True
+        if base.damaged and base.seen_at is not None and base.seen_at >= base.sent_at:
             return True
         if progress is not None:
             if progress.wanted_at is not None and progress.wanted_at > base.sent_at:

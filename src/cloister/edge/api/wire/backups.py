@@ -40,10 +40,10 @@ class BaseView(Wire, frozen=True, kw_only=True):
     sent_bytes: int
     """That were not in the store already."""
     chunks: int
-    sent_at: Moment
+    sent_at: datetime
     locked_until: Moment
     """Until then nobody removes it from the store."""
-    checked_at: Moment | None = None
+    checked_at: datetime | None = None
     """A sample of it was read back, and opened."""
     damaged: int = 0
     """Objects of that sample that were not there, or did not open."""
@@ -54,15 +54,15 @@ class BranchBackupsView(Wire, frozen=True, kw_only=True):
     name: str
     deleted_at: Moment | None = None
     protected: bool = False
-    sent_until: Moment | None = None
+    sent_until: datetime | None = None
     """What was committed until then is in the store."""
     behind_s: int | None = None
     """How many seconds ago that was: what a loss of this host would cost, of a branch that is written to."""
-    looked_at: Moment | None = None
+    looked_at: datetime | None = None
     """Everything there was then was sent."""
     sent_lsn: str | None = None
-    wanted_at: Moment | None = None
-    check_wanted_at: Moment | None = None
+    wanted_at: datetime | None = None
+    check_wanted_at: datetime | None = None
     problem: str = ""
     """Why something is not in the store. It is tried again."""
     failing_since: Moment | None = None
@@ -99,12 +99,12 @@ def _branch(it: BranchBackups, now: datetime) -> BranchBackupsView:
         name=it.name,
         deleted_at=optional_moment(it.deleted_at),
         protected=it.is_protected,
-        sent_until=optional_moment(it.sent_until),
+        sent_until=it.sent_until,
         behind_s=None if it.sent_until is None else max(0, round((now - it.sent_until).total_seconds())),
-        looked_at=optional_moment(progress.looked_at) if progress else None,
+        looked_at=progress.looked_at if progress else None,
         sent_lsn=it.known_lsn,
-        wanted_at=optional_moment(progress.wanted_at) if progress else None,
-        check_wanted_at=optional_moment(progress.check_wanted_at) if progress else None,
+        wanted_at=progress.wanted_at if progress else None,
+        check_wanted_at=progress.check_wanted_at if progress else None,
         problem=progress.problem if progress else "",
         failing_since=optional_moment(progress.failing_since) if progress else None,
         bases=[_base(base) for base in it.bases],
@@ -121,8 +121,8 @@ def _base(it: Base) -> BaseView:
         bytes=it.bytes,
         sent_bytes=it.new_bytes,
         chunks=it.chunks,
-        sent_at=moment(it.sent_at),
+        sent_at=it.sent_at,
         locked_until=moment(it.locked_until),
-        checked_at=optional_moment(it.seen_at),
+        checked_at=it.seen_at,
         damaged=it.damaged,
     )

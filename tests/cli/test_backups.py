@@ -1,0 +1,103 @@
+"""`cloister backups`: what it sends, and what it says is left to do."""
+
+import json
+from typing import Any
+
+import pytest
+
+from cloister.cli.api import Json
+
+PROJECT = "calm-forest-12345678"
+BACKUPS = f"/cloister/projects/{PROJECT}/backups"
+BASE: Json = {
+    "name": "000000000200A028",
+    "moment": "2026-11-30T03:00:00Z",
+    "stop_lsn": "0/200A028",
+    "bytes": 25_000_000,
+    "sent_bytes": 3_000_000,
+    "chunks": 30,
+    "sent_at": "2026-11-30T03:00:00Z",
+    "locked_until": "2027-01-06T03:00:00Z",
+}
+MAIN: Json = {
+    "branch_id": "br-calm-lake-aaaaaaaa",
+    "name": "main",
+    "sent_until": "2026-11-30T03:00:00Z",
+    "bases": [BASE],
+}
+GONE: Json = {
+    "branch_id": "br-calm-lake-bbbbbbbb",
+    "name": "dev",
+    "deleted_at": "2026-11-30T02:00:00Z",
+    "bases": [BASE],
+}
+FOUND: Json = {"has_store": True, "branches": [MAIN, GONE]}
+MADE: Json = {"id": "br-calm-lake-cccccccc", "name": "look", "current_state": "ready"}
+DONE: Json = {"id": "1", "project_id": PROJECT, "action": "create_branch", "status": "finished"}
+
+
+@pytest.fixture(autouse=True)
+def _world(api: Any) -> None:
+    api.on("GET", "/projects", (200, {"projects": [{"id": PROJECT, "name": "shop"}]}))
+    api.on("GET", BACKUPS, (200, FOUND))
+
+
+def test_a_look_says_how_far_behind_and_what_is_wrong(api: Any, cloister: Any) -> None:
+    shown = cloister("backups", "list")
+    assert "main" in shown.out
+    assert "dev" in shown.out
+    assert "25.0 MB" in shown.out
+    assert "0/200A028" in cloister("backups", "list", "main").out
+    trouble = {"has_store": False, "excluded_because": "a toy", "excluded_at": "2026-11-30T02:00:00Z", "branches": []}
+    api.on("GET", BACKUPS, (200, trouble))
+    told = cloister("backups", "list").err
+    assert "cloister backups store set" in told
+    assert "a toy" in told
+
+
+def test_a_branch_that_is_gone_is_restored_by_its_name(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{BACKUPS}/restore", (201, {"branch": MADE, "operations": [DONE]}))
+    api.on("GET", f"/projects/{PROJECT}/branches/{MADE['id']}", (200, {"branch": MADE}))
+    assert "look" in cloister("backups", "restore", "dev", "--as", "look").out
+    cloister("backups", "restore", "--at", "0/200B000", "--no-wait")
+    assert api.bodies("POST") == [{"branch_id": GONE["branch_id"], "name": "look"}, {"lsn": "0/200B000"}]
+    assert "has anything in the store" in cloister("backups", "restore", "prod").err
+
+
+def test_the_whole_goes_with_nothing_else(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{BACKUPS}/restore_project", (202, {"operations": [DONE]}))
+    assert cloister("backups", "restore", "--whole").code == 0
+    assert cloister("backups", "restore", "main", "--whole").code == 2
+
+
+def test_one_now_waits_until_it_is_there(api: Any, cloister: Any) -> None:
+    wanted = {"has_store": True, "branches": [MAIN | {"wanted_at": "2026-11-30T03:00:00Z"}]}
+    api.on("POST", BACKUPS, (202, wanted))
+    assert cloister("backups", "now", "main").code == 0
+    assert api.bodies("POST") == [{"branch_id": MAIN["branch_id"]}]
+    later = {
+        "has_store": True,
+        "branches": [MAIN | {"wanted_at": "2026-11-30T04:00:00Z", "problem": "503", "failing_since": "x"}],
+    }
+    api.on("POST", BACKUPS, (202, later))
+    api.on("GET", BACKUPS, (200, later))
+    failed = cloister("backups", "now")
+    assert (failed.code, "main: 503" in failed.err) == (1, True)
+
+
+def test_a_check_that_finds_damage_fails(api: Any, cloister: Any) -> None:
+    seen = BASE | {"checked_at": "2026-11-30T04:00:00Z", "damaged": 2}
+    asked = {"has_store": True, "branches": [MAIN | {"bases": [seen], "check_wanted_at": "2026-11-30T03:30:00Z"}]}
+    api.on("POST", f"{BACKUPS}/check", (202, asked))
+    api.on("GET", BACKUPS, (200, asked))
+    failed = cloister("backups", "check")
+    assert (failed.code, "damaged in the store: main" in failed.err) == (1, True)
+
+
+def test_a_project_is_left_out_with_a_reason_and_taken_in(api: Any, cloister: Any) -> None:
+    api.on("POST", f"{BACKUPS}/exclude", (200, FOUND | {"excluded_because": "a toy", "excluded_at": "now"}))
+    api.on("POST", f"{BACKUPS}/include", (200, FOUND))
+    assert cloister("backups", "off").code == 2
+    assert "a toy" in cloister("backups", "off", "--reason", "a toy").err
+    assert json.loads(cloister("backups", "on", "-o", "json").out) == FOUND
+    assert api.bodies("POST")[0] == {"reason": "a toy"}
