@@ -11,7 +11,8 @@ GROUPS = {
     "C": "Connections and passwords",
     "I": "IP Allow",
     "P": "Protected branches",
-    "BK": "Backups",
+    "B": "Backups",
+    "BK": "Backups, in parts",
     "E": "Encryption and keys",
     "ENC": "Volumes",
     "KMS": "The life of keys",
@@ -27,7 +28,7 @@ GROUPS = {
 HEAD = """\
 # Controls
 
-What we were asked to build began as the *Security overview* of a cloud. Its sentences are on the left (I, P, E, A, S, G, L, C), and
+What we were asked to build began as the *Security overview* of a cloud. Its sentences are on the left (I, P, B, E, A, S, G, L, C), and
 what follows from them for the parts that hold them; in the last table those of our threat model; what holds each of them here, in which code, which tests try to get past it, and how you see it on a running
 platform, is on the right. **partly** and **not yet** say what is missing. What was weighed is in `docs/adr/`; who attacks, and what is not defended, in [SECURITY.md](../SECURITY.md).
 
