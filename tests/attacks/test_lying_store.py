@@ -156,6 +156,8 @@ async def test_junk_under_names_of_wal_does_not_hide_what_is_true(scene: Scene) 
     for text in (
         *(f"{name}-{name}" for name in names[:3]),
         f"{names[0]}-{names[1]}",
+        f"{names[2]}-{names[4]}",
+        f"{names[4]}-{names[5]}",
         f"{names[4]}+00100000",
         f"{names[4]}+FFFFFFFF",
         f"{names[0]}-{wal.segment_name(1, FIRST + 100)}",
@@ -165,12 +167,16 @@ async def test_junk_under_names_of_wal_does_not_hide_what_is_true(scene: Scene) 
         "nonsense",
     ):
         scene.bucket.put(prefix + text, JUNK)
-    await scene.restore(source)
+    known_lsn = wal.format_lsn((FIRST + 4) * wal.SEGMENT_BYTES + 24 + len("the beginning"))
+    await scene.restore(source, known_lsn=known_lsn)
     laid = scene.replays.laid[0]
     assert [laid[f"pg_wal/{name}"][:60] for name in names[:4]] == [
         segment(number, fill=bytes([number % 251 + 1]))[:60] for number in range(FIRST, FIRST + 4)
     ]
     assert b"the beginning" in laid[f"pg_wal/{names[4]}"]
+    scene.replays.replayed.clear()
+    # Who does not know how far WAL goes is told that there is more which does not open.
+    assert names[4] in await refused(scene, source)
 
 
 async def test_wal_under_another_segment_s_name_is_refused_though_it_was_sealed_for_it(scene: Scene) -> None:

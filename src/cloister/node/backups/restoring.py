@@ -174,18 +174,16 @@ class Restoring:
         found = await finding.wal_names(base.wal_timeline, chosen.first)
         restoring = WalRestoring(finding, found, base.wal_timeline, laying, in_thread)
         # 1.
-        number = found.unbroken(chosen.first, chosen.until)
-        await restoring.whole(chosen.first, number)
+        number, damage = await restoring.whole(chosen.first, found.unbroken(chosen.first, chosen.until))
         end = max(base.stop_lsn, number * wal.SEGMENT_BYTES if number > chosen.first else 0)
         # 2.
-        damage: CloisterError | None = None
         if chosen.until is None or number < chosen.until:
             try:
                 known = max((self._known_lsn or 0) - number * wal.SEGMENT_BYTES, 0)
                 length = await restoring.beginning(number, known)
                 end = max(end, number * wal.SEGMENT_BYTES + length if length else 0)
             except UnprocessableError as error:
-                damage = error
+                damage = damage or error
         # 3.
         if end >= chosen.reaches and (damage is None or chosen.reaches):
             return end, None

@@ -35,9 +35,12 @@ class WalRestoring:
         self._laying = laying
         self._in_thread = in_thread
 
-    async def whole(self, first: int, end: int) -> None:
-        """Segments from one to before another. Raises UnprocessableError for one of which no object opens."""
-        await side_by_side(self._jobs(first, end), self._lay)
+    async def whole(self, first: int, end: int) -> tuple[int, UnprocessableError | None]:
+        """Segments from one to before another, or before the first of which no object opens: which that is, and why."""
+        failed: dict[int, UnprocessableError] = {}
+        await side_by_side(self._jobs(first, end), partial(self._lay, failed))
+        reached = min(failed, default=end)
+        return reached, failed.get(reached)
 
     async def beginning(self, number: int, known: int) -> int:
         """Of this segment, what was sent last and opens, if the base has not as much of it. How much there is then; 0 for nothing.
@@ -69,21 +72,24 @@ class WalRestoring:
             yield _Job(numbers, name)
             first = numbers.stop
 
-    async def _lay(self, job: _Job) -> None:
+    async def _lay(self, failed: dict[int, UnprocessableError], job: _Job) -> None:
         """What the one object holds; if that does not open, of each whatever else does."""
         try:
             contents = await self._finding.segments(job.name, self._wal_timeline)
         except (NotFoundError, UnprocessableError) as error:
             contents = {}
             for number in job.numbers:
-                contents |= await self._any_with(number, error)
-        await self._in_thread(partial(self._write, {number: contents[number] for number in job.numbers}))
+                if number not in contents:
+                    contents |= await self._any_with(number)
+                if number not in contents:
+                    failed[number] = UnprocessableError(str(error), public=error.public)
+        await self._in_thread(partial(self._write, {it: contents[it] for it in job.numbers if it in contents}))
 
-    async def _any_with(self, number: int, damage: NotFoundError | UnprocessableError) -> dict[int, bytes]:
+    async def _any_with(self, number: int) -> dict[int, bytes]:
         for name in self._found.whole[number][:CANDIDATES_MAX]:
             with contextlib.suppress(NotFoundError, UnprocessableError):
                 return await self._finding.segments(name, self._wal_timeline)
-        raise UnprocessableError(str(damage), public=damage.public)
+        return {}
 
     def _write(self, contents: dict[int, bytes], abort: Abort) -> None:
         for number, content in contents.items():
