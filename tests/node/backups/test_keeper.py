@@ -256,6 +256,7 @@ async def test_an_old_segment_under_the_name_of_a_coming_one_is_none(scene: Scen
     path = scene.data(source) / "pg_wal" / name(FIRST + 1)
     path.write_bytes(segment(FIRST - 1))
     assert (await scene.send_wal(source)).end_lsn == wal.format_lsn((FIRST + 1) * wal.SEGMENT_BYTES)
+    assert stored(scene) == [f"{name(FIRST)}-{name(FIRST)}"]
 
 
 async def test_a_gap_is_told_until_a_base_lies_behind_it(scene: Scene) -> None:
