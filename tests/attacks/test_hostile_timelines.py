@@ -1,6 +1,7 @@
 """A tenant that has taken over its server writes what it likes into its data directory and its outbox. Root clones the one and
 empties the other: neither may lead it out of the volume, stop it, or take without end."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from cloister.node.timelines.archive import Archive
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
 from cloister.node.timelines.tree import Abort
+from cloister.protocol.backups.sealing import BackupKey
+from tests.node.backups.bucket import secret_of
+from tests.node.backups.scene import Scene
 from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
@@ -255,3 +259,45 @@ def test_a_hostile_source_leaves_no_target(tmp_path: Path, data: Path, secret: P
     layout.empty_trash(Abort())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "timelines", "trash", "unfinished"]
     assert secret.read_bytes() == SECRET
+
+
+def put_in_place(path: Path, hostile: str, secret: Path) -> None:
+    path.unlink()
+    secret.write_bytes(segment(FIRST)[:24] + SECRET.ljust(wal.SEGMENT_BYTES - 24, b"\0"))
+    match hostile:
+        case "link":
+            path.symlink_to(secret)
+        case "pipe":
+            os.mkfifo(path)
+        case "long":
+            with path.open("wb") as file:
+                file.write(segment(FIRST)[:24])
+                file.truncate(2**40)
+        case "short":
+            path.write_bytes(segment(FIRST)[:24])
+        case _:
+            path.mkdir()
+
+
+@pytest.mark.parametrize("hostile", ["link", "pipe", "long", "short", "directory"])
+async def test_what_is_sent_to_a_store_is_wal_and_nothing_else(tmp_path: Path, secret: Path, hostile: str) -> None:
+    """The segment that is being written is read where the tenant can put anything in its place."""
+    scene = Scene(tmp_path)
+    source = scene.timeline()
+    await scene.back_up(source)
+    scene.running.add(source)
+    segments = scene.data(source) / "pg_wal"
+    put_in_place(segments / wal.segment_name(1, FIRST), hostile, secret)
+    async with asyncio.timeout(10):
+        await scene.send_wal(source)
+    sealer = BackupKey(secret_of(scene.project_id), scene.project_id, 1)
+    for key in scene.bucket.keys("/wal/"):
+        plain = sealer.open(key, scene.bucket.latest(key))
+        assert SECRET not in plain
+        assert len(plain) <= wal.SEGMENT_BYTES
+    assert bool(scene.bucket.keys("/wal/")) == (hostile == "long")
+    # Nor is it read where the whole directory was put elsewhere.
+    segments.rename(segments.with_name("moved"))
+    segments.symlink_to(secret.parent)
+    with pytest.raises(OSError):
+        await scene.send_wal(source)

@@ -664,3 +664,6 @@ async def test_a_failed_restoration_leaves_nothing(scene: Scene) -> None:
         await scene.restore(source, timeline_id=target)
     assert not scene.layout.unfinished(target).exists
     assert not scene.layout.timeline(target).exists
+    scene.replays.refusal = None
+    await scene.restore(source, timeline_id=target)
+    assert not scene.layout.has_trash

@@ -1,5 +1,6 @@
 """The pure parts: places in the log, labels, what is copied, which snapshot serves, what a recovery says."""
 
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -55,6 +56,27 @@ def test_a_segment_is_what_its_first_page_says(number: int, other: int) -> None:
     assert wal.begins_at(header, number)
     assert wal.begins_at(header, other) == (number == other)
     assert not wal.begins_at(b"", number)
+
+
+@pytest.mark.parametrize(
+    ("pages", "in_the_last", "written"),
+    [(0, b"", 0), (1, b"", 24), (1, b"abc", 27), (2, b"abc", 8192 + 27), (128, b"x" * 8168, wal.SEGMENT_BYTES)],
+)
+def test_of_a_segment_that_was_used_before_only_its_own_pages_count(
+    pages: int, in_the_last: bytes, written: int
+) -> None:
+    """Behind them is what the file held under another name: PostgreSQL writes from the beginning."""
+    number, before = 7, 3
+    content = bytearray()
+    for page in range(wal.SEGMENT_BYTES // wal.PAGE_BYTES):
+        of = number if page < pages else before
+        header = (
+            struct.pack("=HHIQ", 0xD118, 2, 1, of * wal.SEGMENT_BYTES + page * wal.PAGE_BYTES).ljust(23, b"\0") + b"\1"
+        )
+        rest = in_the_last if page == pages - 1 else b"r" * (wal.PAGE_BYTES - 24)
+        content += (header + rest).ljust(wal.PAGE_BYTES, b"\0")
+    assert wal.written(bytes(content), number) == written
+    assert wal.written(bytes(content[:100]), number) <= 100
 
 
 def test_a_control_file_is_read() -> None:

@@ -318,7 +318,9 @@ class Backups:
             if layout.timeline(timeline_id).exists:
                 raise ConflictError(f"{timeline_id} is there already")
             try:
-                # 2.
+                # 2. In all the room there is: an earlier attempt took as much.
+                layout.abandon(timeline_id)
+                await self._restoring.in_thread(layout.empty_trash)
                 async with held(self._keys, restoring.project_id, "restore") as keys:
                     fetched = await restoring.fetch(self._store, keys, layout, self._restoring.in_thread)
                 # 3.
@@ -331,7 +333,7 @@ class Backups:
 
                 return await self._restoring.in_thread(finish)
             except BaseException:
-                # Its room comes back when the trash is emptied next, by whatever is deleted in the volume, or when that is opened.
+                # Its room comes back when the trash is emptied next: by another attempt, or when the volume is opened.
                 layout.abandon(timeline_id)
                 raise
 
