@@ -3,13 +3,14 @@
 What the store keeps back is missed: the work ends with what is missing, and not with less than was asked for.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from cloister.base.errors import CloisterError, PreconditionError, UnprocessableError
+from cloister.base.errors import CloisterError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.backups.finding import Finding
@@ -28,6 +29,11 @@ from cloister.node.timelines.snapshots import Snapshot
 from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups.bases import Base, Contents, Entry, Piece
 from cloister.protocol.backups.errors import BackupError
+
+log = logging.getLogger(__name__)
+
+BASES_TRIED_MAX: Final = 4
+# Whoever damaged so many in a row damaged the others as well; and each is fetched for hours, if it is large.
 
 BEHIND_LSN: Final = 2
 # Segments: the one that the record before an LSN ends in, and the one after it, where the next record begins. A recovery stops there.
@@ -73,15 +79,12 @@ class Restoring:
     async def fetch(self, store: Store, keys: Keys, layout: Layout, in_thread: InThread) -> Assembled:
         """The data directory of an unfinished timeline, ready for its recovery.
 
-        1. The newest base before the point.
-        2. Its files, as its lists say.
-        3. The WAL from there to the point, in place of what the base has of it.
-        4. It is not less than was asked for, or is known to have been sent. Of a moment it shows in the replay whether it is.
+        1. The newest base before the point that comes back in whole: its files, as its lists say. Of one that does not, an older one
+           with more WAL leads to the same place.
+        2. The WAL from there to the point, in place of what the base has of it.
+        3. It is not less than was asked for, or is known to have been sent. Of a moment it shows in the replay whether it is.
         """
         finding = Finding(store, keys, self.project_id, self.source_id)
-        # 1.
-        chosen = await self._choose(finding)
-        # 2.
         timeline = layout.unfinished(self.timeline_id)
         laying = Laying(timeline.data, self.uid)
 
@@ -89,11 +92,22 @@ class Restoring:
             layout.begin(self.timeline_id, self.uid)
             laying.begin()
 
-        await in_thread(begin)
-        await self._lay_files(finding, chosen.base, laying, in_thread)
-        # 3.
+        # 1.
+        damage: UnprocessableError | None = None
+        for chosen in (await self._choose(finding))[:BASES_TRIED_MAX]:
+            await in_thread(begin)
+            try:
+                await self._lay_files(finding, chosen.base, laying, in_thread)
+                break
+            except (NotFoundError, UnprocessableError) as error:
+                log.warning("the base %s of %s does not come back: %s", chosen.base.name, self.source_id, error)
+                damage = damage or UnprocessableError(str(error), public=error.public)
+        else:
+            assert damage is not None
+            raise damage
+        # 2.
         end, missing = await self._lay_wal(finding, chosen, laying, in_thread)
-        # 4.
+        # 3.
         if missing is not None and self.target.at is None:
             raise missing
         await in_thread(lambda _abort: clone.write_file(timeline.data, "recovery.signal", b"", self.uid))
@@ -108,16 +122,14 @@ class Restoring:
             self.timeline_id, self.target, fetched, output, has_missed=has_missed, is_frozen=False
         )
 
-    async def _choose(self, finding: Finding) -> Chosen:
-        """A base that does not open is passed over: an older one, with more WAL, leads to the same place. Raises PreconditionError where
-        there is none, UnprocessableError where none opens."""
+    async def _choose(self, finding: Finding) -> list[Chosen]:
+        """The bases before the point, the newest first. Raises PreconditionError where there is none, UnprocessableError where none
+        opens."""
         bases = await finding.bases()
-        base = next(filter(self._is_before, bases.opened), None)
-        if base is not None:
-            if base.pg_version != self._pg_version:
-                raise PreconditionError(public=f"the backup is of PostgreSQL {base.pg_version}")
-            after = bases.opened[: bases.opened.index(base)]
-            return self._chosen(base, [it for it in after if it.wal_timeline == base.wal_timeline])
+        if before := list(filter(self._is_before, bases.opened)):
+            if before[0].pg_version != self._pg_version:
+                raise PreconditionError(public=f"the backup is of PostgreSQL {before[0].pg_version}")
+            return [self._chosen(base, bases.opened) for base in before if base.pg_version == self._pg_version]
         for damage in bases.damaged.values():
             raise damage
         if not bases.opened:
@@ -133,20 +145,27 @@ class Restoring:
             return base.stop_lsn <= self.target.lsn
         return self.target.at is None or base.moment <= self.target.at
 
-    def _chosen(self, base: Base, after: Sequence[Base]) -> Chosen:
-        """`after`: the bases behind the point, the newest first. The first of them may have been begun before a moment that it was finished
-        after; what the second one begins with was written later."""
+    def _chosen(self, base: Base, opened: Sequence[Base]) -> Chosen:
+        """WAL must reach from it to every later base before the point, and to the first behind it. Of those behind, the newest first, the
+        last may have been begun before a moment that it was finished after; what the one after that begins with was written later."""
         if self.target.lsn is not None:
             return Chosen(base, wal.segment_number(self.target.lsn) + BEHIND_LSN, self.target.lsn)
-        if len(after) > 1:
-            return Chosen(base, wal.segment_number(after[-2].stop_lsn) + 1, after[-1].stop_lsn)
-        return Chosen(base, None, max(self._known_lsn or 0, after[-1].stop_lsn if after else 0))
+        later = [it for it in opened[: opened.index(base)] if it.wal_timeline == base.wal_timeline]
+        behind = [it for it in later if not self._is_before(it)]
+        reaches = max((it.stop_lsn for it in [*behind[-1:], *filter(self._is_before, later)]), default=0)
+        if len(behind) > 1:
+            return Chosen(base, wal.segment_number(behind[-2].stop_lsn) + 1, reaches)
+        return Chosen(base, None, max(self._known_lsn or 0, reaches))
 
     async def _lay_files(self, finding: Finding, base: Base, laying: Laying, in_thread: InThread) -> None:
+        """Raises UnprocessableError, NotFoundError."""
         contents = Contents()
         for list_id in base.lists:
             entries = await finding.entries(base, contents, list_id)
-            await in_thread(partial(laying.make, entries))
+            try:
+                await in_thread(partial(laying.make, entries))
+            except FileExistsError as error:
+                raise UnprocessableError(public=f"the backup's base {base.name} lists something twice") from error
             places = _places(entries)
 
             async def lay(chunk_id: str, places: dict[str, list[tuple[str, Piece]]] = places) -> None:
