@@ -20,7 +20,7 @@ IDLE_S: Final = 4.0
 # How long a connection waits to be used again. Servers close theirs after five seconds and more.
 
 TRUST_S: Final = 3600.0
-# Authorities are read again after so long: reading those of the system takes some forty milliseconds.
+# Authorities are read again after so long: reading those of the system takes some fifty milliseconds.
 
 
 @dataclass(frozen=True, slots=True)
