@@ -1,5 +1,7 @@
 """Backups in a bucket, against whoever has taken over the server, root and both credentials: what was put stays, and is found."""
 
+import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,8 @@ from cloister.protocol.backups import keys
 from cloister.protocol.backups.sealing import OBJECT_BYTES_MAX
 from cloister.trust.sending.s3 import LISTING_BYTES_MAX, Bucket
 from tests.node.backups.post import PROJECT, Post, a_post
+from tests.node.backups.scene import FIRST, Scene, files
+from tests.node.timelines.clusters import CHECKPOINT, control_file
 from tests.trust.sending.store import READER, RIGHTS, WRITER, Store, a_store, sha256
 from tests.trust.sentinel.receiver import make_certificate
 
@@ -137,6 +141,44 @@ async def test_whoever_has_the_server_takes_nothing_away_within_30_days(post: Po
     assert found.content == b"the original"
     assert found.locked_until is not None
     assert found.locked_until > (datetime.now(UTC) + timedelta(days=30)).timestamp()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+async def test_a_whole_backup_survives_whoever_has_the_server(post: Post, tmp_path: Path) -> None:
+    """BK6, the drill: agent, courier and store. Every object is covered, hidden and asked to be deleted; a restoration gives every
+    file as it was, and the same backup read back is whole."""
+    scene = Scene(tmp_path / "node")
+    scene.backups = scene.new_backups(through=post.client)
+    source = scene.timeline()
+    data = scene.data(source)
+    (data / "base/5/16385").write_bytes(os.urandom(1024**2 + 17))
+    (data / "global/pg_control").write_bytes(control_file(checkpoint=CHECKPOINT + 800))
+    await scene.back_up(source)
+    scene.archive(source, FIRST, FIRST + 1)
+    scene.write(source, FIRST + 2, b"the beginning")
+    await scene.send_wal(source)
+    before = await scene.restore(source)
+
+    post.store.door.rights = {name: set(EVERYTHING) for name in (WRITER, READER)}
+    thief = stolen(post.store, WRITER)
+    there = thief.list_object_versions(Bucket=post.bucket)["Versions"]
+    assert {each["Key"].split("/")[3] for each in there} == {"chunks", source}
+    covers = itertools.cycle([b"ransom", b"CLBK1" + bytes(200), b"x" * (OBJECT_BYTES_MAX + 1)])
+    for each in there:
+        place = {"Bucket": post.bucket, "Key": each["Key"]}
+        with pytest.raises(ClientError, match="AccessDenied"):
+            thief.delete_object(**place, VersionId=each["VersionId"])
+        cover = next(covers)
+        thief.put_object(**place, Body=cover, ChecksumSHA256=sha256(cover))
+        if cover == b"ransom":
+            thief.delete_object(**place)
+
+    scene.backups = scene.new_backups(through=post.client)
+    restored = await scene.restore(source)
+    laid_before, laid = scene.replays.laid
+    assert laid == laid_before
+    assert files(scene.data(restored)) == files(scene.data(before))
+    assert (await scene.read_back(source)).damaged == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 from cloister.base.ids import ProjectId, TimelineId, new_project_id, new_timeline_id
 from cloister.node.backups.keeper import Backups, Node, Outside
+from cloister.node.backups.objects import Courier
 from cloister.node.commands import (
     Backed,
     BackUpTimeline,
@@ -84,7 +85,7 @@ class Scene:
         self.project_id: ProjectId = new_project_id()
         self.bucket, self.keys, self.replays = Bucket(), BackupKeys(), Replays()
         self.volume = tmp_path / "volume"
-        self.volume.mkdir()
+        self.volume.mkdir(parents=True)
         self.directory = tmp_path / "backups"
         self.directory.mkdir(mode=0o700)
         self.volumes: dict[ProjectId, Path] = {}
@@ -94,12 +95,12 @@ class Scene:
         self.clock = At()
         self.backups = self.new_backups()
 
-    def new_backups(self, hold: Hold | None = None) -> Backups:
-        """An agent that was started anew."""
+    def new_backups(self, hold: Hold | None = None, *, through: Courier | None = None) -> Backups:
+        """An agent that was started anew; `through` a courier that is none of memory."""
         engines: Any = Engines()
         replays: Any = self.replays
         node = Node(engines, replays, hold or self.hold, self.locks.of, self.running.__contains__)
-        return Backups(node, Outside(self.bucket, self.keys), self.directory, clock=self.clock)
+        return Backups(node, Outside(through or self.bucket, self.keys), self.directory, clock=self.clock)
 
     @contextlib.asynccontextmanager
     async def hold(self, project_id: ProjectId, *, lingers: bool = False) -> AsyncIterator[Path]:
