@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloister.base.errors import (
@@ -17,6 +18,7 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.rpc import Command
+from cloister.base.rpc.wire import LENGTH, Reply, Request, frame
 from cloister.node.backups import courier
 from cloister.node.backups.commands import (
     GetObject,
@@ -33,6 +35,7 @@ from cloister.node.backups.courier import PAUSES_S
 from cloister.protocol.backups import keys
 from cloister.protocol.backups.keys import WalName
 from cloister.protocol.backups.sealing import OBJECT_BYTES_MAX
+from cloister.trust.sending.https import Answer
 from tests.node.backups.post import PROJECT, Post, a_post
 from tests.trust.sending.store import READER, RIGHTS, WRITER, Store, a_store
 from tests.trust.sentinel.receiver import make_certificate
@@ -233,6 +236,27 @@ async def test_no_more_requests_at_a_time_than_were_meant(post: Post, monkeypatc
     monkeypatch.setattr("cloister.trust.sending.s3.Bucket.get", get)
     await asyncio.gather(*(post.call(GetObject(key=CHUNK)) for _ in range(12)), return_exceptions=True)
     assert most == courier.REQUESTS_MAX
+
+
+async def test_whoever_reads_slowly_gets_every_answer(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not cut off as somebody who never reads: an agent that is busy for a moment has many calls under way."""
+
+    async def get(*_args: object, **_options: object) -> Answer:
+        return Answer(200, {}, b"x" * OBJECT_BYTES_MAX)
+
+    monkeypatch.setattr("cloister.trust.sending.s3.Bucket.get", get)
+    reader, writer = await asyncio.open_unix_connection(str(post.socket))
+    for number in range(1, 13):
+        asked = msgspec.msgpack.encode(GetObject(key=CHUNK))
+        writer.write(frame(msgspec.msgpack.encode(Request(number, msgspec.Raw(asked)))))
+    for _ in range(50):
+        await asyncio.sleep(0.001)  # so that all of them could have been answered
+    seen = set()
+    for _ in range(12):
+        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        seen.add(msgspec.msgpack.decode(await reader.readexactly(length), type=Reply).id)
+    assert seen == set(range(1, 13))
+    writer.close()
 
 
 async def test_a_look_says_what_the_store_is_and_leaves_nothing(post: Post) -> None:

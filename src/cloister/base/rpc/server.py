@@ -5,6 +5,7 @@ without its text.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -63,6 +64,11 @@ class Connection:
 
     def send_event(self, event: msgspec.Struct) -> None:
         self._send(Reply(0, msgspec.Raw(msgspec.msgpack.encode(event))))
+
+    async def drain(self) -> None:
+        """Until it has read what it was told: before a large answer is made to somebody who may have others unread."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
 
     def _send(self, reply: Reply) -> None:
         if self._writer.is_closing():

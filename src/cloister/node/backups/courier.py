@@ -44,7 +44,7 @@ from cloister.node.backups.store import Opened
 from cloister.node.commands import Done
 from cloister.protocol.backups.keys import KEY, PREFIX
 from cloister.protocol.backups.sealing import OBJECT_BYTES_MAX
-from cloister.trust.sending.https import TooLongError
+from cloister.trust.sending.https import Answer, TooLongError
 from cloister.trust.sending.s3 import RefusedError
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ RETAIN_DAYS_MAX: Final = 400
 # Nobody can take back what was put for too long, and somebody pays for it until then.
 
 REQUESTS_MAX: Final = 4
-# At a time. Four answers of three megabytes are less than what a connection may leave unread (base/rpc/server.py).
+# At a time, and each begins when its caller has read what it was told: four answers of three megabytes are less than what a connection may
+# leave unread (base/rpc/server.py).
 
 ATTEMPT_TIMEOUT_S: Final = 60.0
 # Four objects of three megabytes at once, at two megabits a second.
@@ -100,7 +101,7 @@ class Courier:
         await self._server.stop()
         self._forget()
 
-    async def _answer(self, _connection: Connection, command: AnyCourierCommand) -> object:
+    async def _answer(self, connection: Connection, command: AnyCourierCommand) -> object:
         opened = self._now()
         match command:
             case NameStore():
@@ -108,9 +109,9 @@ class Courier:
             case PutObject():
                 return await self._put(opened, command)
             case GetObject(key=key):
-                return await self._get(opened, key, "")
+                return await self._get(connection, opened, key, "")
             case GetVersion(key=key, version=version):
-                return await self._get(opened, key, version)
+                return await self._get(connection, opened, key, version)
             case ListObjects():
                 return await self._list(opened, command)
             case LookAtStore():
@@ -155,14 +156,19 @@ class Courier:
             )
         self._locks = (opened, time.monotonic() + LOCK_LOOK_S)
 
-    async def _get(self, opened: Opened, key: str, version: str) -> Content:
+    async def _get(self, connection: Connection, opened: Opened, key: str, version: str) -> Content:
         """What is wrong with this version alone is told as that: another may be asked for. Whoever stole the writer's credentials may have
         put one over ours that is too long, or that only they can have decrypted or fetched from an archive, which a store says with 400
         or 403, as it says that the reader may get nothing at all: then listing is refused, too."""
         place = opened.store.prefix + checked_key(key)
         named = f"{opened.store.place}{key}"
+
+        async def get() -> Answer:
+            await connection.drain()
+            return await opened.reader.get(place, version, wanted=OBJECT_BYTES_MAX)
+
         try:
-            answer = await self._patiently(opened, lambda: opened.reader.get(place, version, wanted=OBJECT_BYTES_MAX))
+            answer = await self._patiently(opened, get)
         except TooLongError as error:
             raise UnprocessableError(f"{place} {version}", public=f"{named} is larger than any of ours") from error
         except RefusedError as error:
