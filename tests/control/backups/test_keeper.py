@@ -8,6 +8,7 @@ import pytest
 from cloister.base.errors import UnavailableError
 from cloister.control.backups import keeper as limits
 from cloister.control.backups.model import BASE_EVERY, LATE_AFTER, NO_BASE_AFTER, RENEW_AFTER, BranchBackups
+from cloister.control.computes.store import placed
 from cloister.control.services import ProjectCreated
 from cloister.node.commands import BackUpTimeline, SendWal
 from tests.control.backups.office import A_MOMENT, Office, a_project
@@ -190,10 +191,12 @@ async def test_what_fails_for_one_is_no_other_s_trouble_and_told_after_a_while(o
     assert (progress.failing, progress.failures, progress.problem, progress.failing_since) == ("", 0, "", None)
 
 
-async def test_one_that_takes_long_holds_up_nobody(office: Office) -> None:
-    """A base of gigabytes is on its way: its own WAL, and that of another project, is sent all the same."""
-    big, small = await a_project(office), await a_project(office)
+async def test_what_takes_long_holds_up_nobody(office: Office) -> None:
+    """Bases of gigabytes are on their way, as many as may be at once: WAL of all is sent all the same."""
+    big = [await a_project(office) for _ in range(limits.BASES_AT_ONCE_MAX)]
+    small = await a_project(office)
     await office.look()
+    everybody = [*big, small]
     sending, wal_sent = asyncio.Event(), asyncio.Semaphore(0)
 
     async def before(command: object) -> None:
@@ -203,18 +206,18 @@ async def test_one_that_takes_long_holds_up_nobody(office: Office) -> None:
             await sending.wait()
 
     office.land.clock.advance(A_MOMENT)
-    await office.land.control.backups.take(CALLER, big.project.id, None)
+    for created in big:
+        await office.land.control.backups.take(CALLER, created.project.id, None)
     office.land.node.before = before
     office.land.clock.advance(limits.WAL_EVERY)
     office.done()
     await office.keeper.look()
     async with asyncio.timeout(5):
-        await wal_sent.acquire()
-        await wal_sent.acquire()
-    assert small.branch.timeline_id in office.store.bases
+        for _ in everybody:
+            await wal_sent.acquire()
     sending.set()
     await office.keeper.settle()
-    assert office.done()[:3] == ["SendWal", "SendWal", "BackUpTimeline"]
+    assert office.done().count("BackUpTimeline") == len(big)
 
 
 async def test_a_store_without_lock_is_told(office: Office) -> None:
@@ -314,6 +317,23 @@ async def test_history_waits_until_it_was_sent_for_a_week_at_most(office: Office
     assert await kept(86_400) == 8 * 86_400
     await office.land.control.backups.leave_out(CALLER, created.project.id, "a toy")
     assert await kept(86_400) == 86_400
+
+
+async def test_whoever_prunes_is_told_of_what_was_not_sent(office: Office) -> None:
+    """By the caretaker, for what sleeps and at each place to recover from; by the agent itself, for what runs."""
+    created = await a_project(office)
+    await office.look()
+    async with office.land.database.transaction() as tx:
+        await tx.execute("UPDATE backup_progress SET moment = now() - interval '36 hours'")
+        await tx.execute("UPDATE project SET history_retention_seconds = 3600")
+    office.land.node.without_history.add(created.branch.timeline_id)  # so that the caretaker takes one, and prunes
+    await office.land.plane.caretaker.by_the_bytes()
+    pruned_to = office.land.node.timeline_of(created.endpoint.id).pruned_to
+    assert office.land.clock.now().timestamp() - pruned_to == 37 * 3600
+    await office.land.plane.reconciler.compare()
+    assert office.land.node.history_retentions_s == {created.endpoint.id: 37 * 3600}
+    async with office.land.database.reading() as tx:
+        assert (await placed(tx, created.endpoint.id)).history_retention_s == 37 * 3600
 
 
 async def test_what_was_deleted_stays_listed_while_it_is_locked(office: Office) -> None:
