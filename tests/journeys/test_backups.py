@@ -133,6 +133,9 @@ def test_what_was_committed_comes_back_from_the_bucket(mortal: Instance, bucket:
     assert count(main) == there
     whole_rto_s = time.monotonic() - began
     assert count(again) == {"before the base": ROWS, "of dev": ROWS, "the last of dev": 1}
+    again_sent = write(main, 1, "after it came back")
+    mortal.cloister("backups", "now", "main", "--project-id", main.project_id)
+    await_sent(mortal, main, again_sent)
     # 4.
     objects = bucket.client.list_object_versions(Bucket=BUCKET, Prefix="db/projects/")["Versions"]
     assert objects
