@@ -10,7 +10,7 @@ from cloister.control.backups import keeper as limits
 from cloister.control.backups.model import BASE_EVERY, LATE_AFTER, NO_BASE_AFTER, RENEW_AFTER, BranchBackups
 from cloister.control.computes.store import placed
 from cloister.control.services import ProjectCreated
-from cloister.node.commands import BackUpTimeline, SendWal
+from cloister.node.commands import BackUpTimeline, CopyTimeline, FinishCopy, SendWal
 from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.branches.scenes import branched
 from tests.control.land import CALLER, Land
@@ -48,6 +48,23 @@ async def test_the_snapshot_of_a_running_server_is_of_now(office: Office) -> Non
     await office.look()
     (base,) = office.store.bases[created.branch.timeline_id]
     assert [write.word for write in base.writes] == ["one"]
+
+
+async def test_two_snapshots_of_one_history_are_made_one_after_the_other(office: Office) -> None:
+    """There is one place for it: the caretaker's files under the label of ours would be a place that never was."""
+    created = await a_project(office)
+    land, steps = office.land, []
+
+    async def before(command: object) -> None:
+        if isinstance(command, CopyTimeline | FinishCopy):
+            steps.append(type(command).__name__)
+            await asyncio.sleep(0.01)  # whoever else is about to
+
+    land.node.without_history.add(created.branch.timeline_id)
+    land.node.before = before
+    await office.keeper.look()
+    await asyncio.gather(office.keeper.settle(), land.plane.caretaker.by_the_bytes())
+    assert steps == ["CopyTimeline", "FinishCopy"] * 2
 
 
 async def test_what_stopped_is_sent_once_more_and_not_woken(office: Office) -> None:

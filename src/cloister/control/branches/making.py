@@ -74,6 +74,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._slots: WeakValueDictionary[EndpointId, asyncio.Semaphore] = WeakValueDictionary()
+        self._histories: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def of(self, endpoint_id: EndpointId) -> AsyncIterator[None]:
@@ -81,6 +82,16 @@ class Turns:
         if slots is None:
             slots = self._slots[endpoint_id] = asyncio.Semaphore(COPIES_AT_ONCE_MAX)
         async with slots:
+            yield
+
+    @contextlib.asynccontextmanager
+    async def of_history(self, timeline_id: str) -> AsyncIterator[None]:
+        """One copy at a time into a timeline's own history, which has one place for it: another's files under this one's label
+        would be a place to recover from that never was."""
+        lock = self._histories.get(timeline_id)
+        if lock is None:
+            lock = self._histories[timeline_id] = asyncio.Lock()
+        async with lock:
             yield
 
 
@@ -214,7 +225,8 @@ async def hold_and_copy(
     """A running timeline into its own history."""
     recipe = Recipe(source_branch_id="", sources=[source_id], target_id="")
     common: dict[str, Any] = {"project_id": project_id, "target_id": None, "uid": uid}
-    return (await _copy(world, recipe, running, common)).recovered
+    async with world.turns.of_history(source_id):
+        return (await _copy(world, recipe, running, common)).recovered
 
 
 async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: dict[str, Any]) -> Made:
