@@ -152,6 +152,22 @@ def test_it_ends_at_the_next_file_when_it_is_to(data: Path) -> None:
     assert open_files() == before
 
 
+def test_it_ends_within_a_directory_too(data: Path) -> None:
+    """Of one with a million names, before they are all read."""
+
+    class Counting(Abort):
+        checks = 0
+
+        def check(self) -> None:
+            self.checks += 1
+            super().check()
+
+    reading, abort = Reading(data, lambda _: "00" * 32), Counting()
+    for _ in range(2):
+        reading.next(abort)
+    assert abort.checks > 400
+
+
 def test_what_becomes_a_pipe_holds_nobody_up(data: Path) -> None:
     """A snapshot is root's, so nothing does. It would be seen all the same."""
     reading = Reading(data, lambda plain: sha256(plain).hexdigest())

@@ -4,7 +4,7 @@
    there goes as soon as it is read: who ends us leaves no epoch key behind, which the next erasure would not find.
 2. Choose projects at random among those that have a seal in it and a key that may be used.
 3. Record that their keys will be opened, and commit. (5. of ARCHITECTURE.md: a key's use is recorded before the key is used.)
-4. Open each project's own key, and the key of its volume, in a page that is wiped. None leaves this function.
+4. Open each project's own key, and the keys of its volume and of its backups, in a page that is wiped. None leaves this function.
 5. Record what came of it.
 """
 
@@ -21,6 +21,7 @@ from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys import backup as backups
 from cloister.trust.keys import store
 from cloister.trust.keys.backup import Backup
+from cloister.trust.keys.commands import BACKUP
 from cloister.trust.keys.envelopes import Envelopes
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.memory import SecretPage
@@ -92,7 +93,7 @@ async def _tried(database: Database, backup: Backup, roots: Roots, scratch: Path
 
 
 def _used(keys: Sequence[WrappedKey]) -> list[WrappedKey]:
-    found = [newest(keys, purpose) for purpose in (PROJECT, VOLUME)]
+    found = [newest(keys, purpose) for purpose in (PROJECT, VOLUME, BACKUP)]
     return [key for key in found if key is not None and key.is_enabled]
 
 

@@ -258,7 +258,10 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
         "dead-key-used": ([(0, refused | {"reason": "key_expired"})], [(0, refused | {"reason": "unauthenticated"})]),
         "key-unwrap-spike": (
             _times(40, 2, platform | {"action": Action.KEY_UNWRAP}),
-            _times(40, 10, platform | {"action": Action.KEY_UNWRAP}),
+            [
+                *_times(20, 15, platform | {"action": Action.KEY_UNWRAP, "reason": "open"}),
+                *_times(20, 0.1, platform | {"action": Action.KEY_UNWRAP, "reason": "back_up"}),
+            ],
         ),
         "key-denied": (
             [(0, {"actor": "uid:1000", "address": "", "action": Action.KEY_DENIED, "details": {"command": "Unwrap"}})],
