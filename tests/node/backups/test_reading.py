@@ -168,6 +168,24 @@ def test_it_ends_within_a_directory_too(data: Path) -> None:
     assert abort.checks > 400
 
 
+def test_it_can_be_closed_while_a_thread_reads(data: Path) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def chunk_id(_plain: bytes) -> str:
+        entered.set()
+        leave.wait(5)
+        return "00" * 32
+
+    reading = Reading(data, chunk_id)
+    thread = threading.Thread(target=reading.next, args=(Abort(),), daemon=True)
+    thread.start()
+    assert entered.wait(5)
+    reading.close()
+    leave.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
 def test_what_becomes_a_pipe_holds_nobody_up(data: Path) -> None:
     """A snapshot is root's, so nothing does. It would be seen all the same."""
     reading = Reading(data, lambda plain: sha256(plain).hexdigest())

@@ -145,5 +145,6 @@ async def side_by_side(items: Iterable[T], work: Callable[[T], Awaitable[None]])
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # What was cancelled waits for its thread, and must not be kept from it.
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

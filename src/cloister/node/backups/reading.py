@@ -7,6 +7,7 @@ A snapshot is root's directory, and what is in it the tenant's: names that Postg
 holes are not read, and how many and how much is bounded (`protocol/backups/bases.py`).
 """
 
+import contextlib
 import errno
 import itertools
 import os
@@ -63,7 +64,9 @@ class Reading:
             raise ConflictError(f"{error.filename} is gone", public="the snapshot was given up meanwhile") from error
 
     def close(self) -> None:
-        self._chunks.close()
+        """Of one that a thread still reads, which was asked to end, that thread closes the files."""
+        with contextlib.suppress(ValueError):
+            self._chunks.close()
 
     def _read(self, data: Path) -> Generator[Chunk]:
         with tree.opened(data) as directory:
