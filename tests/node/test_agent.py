@@ -46,6 +46,7 @@ from cloister.node.commands import (
     DumpSchema,
     FinishCopy,
     GetStatus,
+    GetStore,
     GetTimeline,
     GetVolume,
     KeepHistory,
@@ -763,6 +764,15 @@ async def test_without_a_store_there_are_no_backups(node: Node, command: Command
     await node.ask(CREATE)
     with pytest.raises(PreconditionError, match="no store"):
         await node.ask(command)
+
+
+async def test_that_there_is_no_store_is_known_without_a_courier(backed_up: Node, settings: Settings) -> None:
+    """It is not started where there is none, and who asks every minute would wait for it, and not know."""
+    with pytest.raises(PreconditionError, match="no store"):
+        await backed_up.ask(GetStore())
+    settings.paths.store_file.parent.mkdir(exist_ok=True)
+    settings.paths.store_file.touch()
+    assert (await backed_up.ask(GetStore())).name
 
 
 async def test_a_volume_is_open_while_it_is_backed_up_and_closed_afterwards(backed_up: Node, bucket: Stuck) -> None:

@@ -316,7 +316,9 @@ class NodeAgent:
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
             case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore():
-                if self._backups is None:
+                # Without a store there is no courier to ask: one that was not started would be waited for.
+                is_none = isinstance(command, GetStore) and not self._paths.store_file.exists()
+                if self._backups is None or is_none:
                     raise PreconditionError(public="there is no store for backups")
                 return await self._backups.answer(command)
             case _:

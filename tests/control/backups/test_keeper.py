@@ -170,6 +170,21 @@ async def test_without_a_store_nothing_is_done(office: Office) -> None:
     assert office.done() == ["BackUpTimeline", "SendWal"]
 
 
+async def test_where_the_store_was_taken_away_nothing_waits_for_it(office: Office) -> None:
+    """History is kept for as long as the project says, nobody is told that it is late, and what lies there can be restored once there
+    is a store again."""
+    created = await a_project(office)
+    await office.look()
+    office.land.node.store = None
+    await office.look(LATE_AFTER + limits.STORE_LOOK_EVERY)
+    assert await office.land.details_of("backup.overdue") == []
+    async with office.land.database.reading() as tx:
+        assert await tx.fetch_value("SELECT kept_history($1, 60)", created.branch.timeline_id) == 60
+    branch = await main(office, created)
+    assert (len(branch.bases), branch.progress) == (1, None)
+    assert branch.known_lsn == branch.bases[0].stop_lsn
+
+
 async def test_a_project_that_is_left_out_is_not_sent(office: Office) -> None:
     created = await a_project(office)
     backups = office.land.control.backups

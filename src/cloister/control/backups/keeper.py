@@ -173,6 +173,9 @@ class BackupKeeper:
         try:
             state = await self._world.agent.call(GetStore(), timeout_s=STORE_TIMEOUT_S)
         except PreconditionError:
+            if self._has_store is not False:
+                async with self._database.transaction() as tx:
+                    await store.is_ended(tx)
             self._has_store, self._store_problem = False, ""
             return
         except CloisterError as error:

@@ -42,6 +42,11 @@ async def is_anything_kept(tx: Transaction) -> bool:
     return bool(await tx.fetch_value("SELECT EXISTS (SELECT FROM backup_progress)"))
 
 
+async def is_ended(tx: Transaction) -> None:
+    """There is no store any more: nothing waits to be sent. What lies in one stays in its rows."""
+    await tx.execute("DELETE FROM backup_progress")
+
+
 async def begin(tx: Transaction, timeline_ids: Sequence[str]) -> None:
     """From here on they are looked after, and their history waits to be sent (`kept_history`)."""
     await tx.execute(
