@@ -113,6 +113,13 @@ class BackupKeeper:
     def store_problem(self) -> str:
         return self._store_problem
 
+    async def is_there_a_store(self) -> bool:
+        """Somebody wants something: one that was set a moment ago counts. One that does not answer is there."""
+        if self._has_store is False:
+            self._store_seen_at = None
+            await self._look_at_store(self._clock.now())
+        return self._has_store is not False
+
     def poke(self) -> None:
         """Somebody wants something."""
         for trouble in self._troubles.values():

@@ -90,9 +90,9 @@ class BackupService:
         action: Action,
         want: Callable[..., object],
     ) -> Backups:
+        await self._require_store()
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
-            self._require_store()
             found = await self._found(tx, project_id)
             if found.left_out is not None:
                 raise ConflictError(
@@ -116,8 +116,8 @@ class BackupService:
         self._keeper.poke()
         return found
 
-    def _require_store(self) -> None:
-        if self._keeper.has_store is False:
+    async def _require_store(self) -> None:
+        if not await self._keeper.is_there_a_store():
             raise PreconditionError(public=NO_STORE)
 
     # ── bringing back ──
@@ -131,10 +131,10 @@ class BackupService:
         3. The branch, as every child is made: of a protected branch without its passwords (`Children`), and the database says so, too
            (`operation_consent`, `backup_scrubs`).
         """
+        await self._require_store()
         await self._freshness.of_protected(project_id, wish.branch_id)
         async with self._database.transaction() as tx:
             await hold_project(tx, project_id)
-            self._require_store()
             source = await self._source(tx, project_id, wish.branch_id)  # 1.
             origin = await self._origin(tx, source, wish)
             protection.require_copying(caller, origin.branch)  # 2.
@@ -219,6 +219,7 @@ class BackupService:
            did not fill is.
         3. There is something to bring back.
         """
+        await self._require_store()
         try:
             await self._agent.call(GetVolume(project_id))
             is_there = True
@@ -226,7 +227,6 @@ class BackupService:
             is_there = False
         async with self._database.transaction() as tx:
             await claim_project(tx, project_id)  # 1.
-            self._require_store()
             if is_there and not await _was_cut_off(tx, project_id):  # 2.
                 raise ConflictError(
                     public="the project's volume is there: restore a branch of it, or remove what is left of the volume first"
