@@ -13,6 +13,7 @@ from cloister.base.errors import (
     CloisterError,
     ConflictError,
     ForbiddenError,
+    InvalidIdError,
     NotFoundError,
     PreconditionError,
     UnavailableError,
@@ -22,6 +23,7 @@ from cloister.base.ids import ProjectId, TimelineId, new_timeline_id
 from cloister.node.backups import keeper as keeper_module
 from cloister.node.backups import keys as keys_module
 from cloister.node.backups import segments, sending
+from cloister.node.commands import BackUpTimeline, ReadBack, RestoreTimeline, SendWal
 from cloister.node.timelines import archive, wal
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
@@ -192,6 +194,28 @@ async def test_for_how_long_it_is_kept_has_bounds(scene: Scene, days: int) -> No
     source = scene.timeline()
     with pytest.raises(BadRequestError):
         await scene.back_up(source, days=days)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/etc", "a" * 32 + "\0"])
+async def test_no_other_name_becomes_a_path_or_a_key(scene: Scene, name: str) -> None:
+    timeline = scene.timeline()
+    for project_id, timeline_id in ((name, timeline), (scene.project_id, name)):
+        ids = {"project_id": project_id, "timeline_id": timeline_id}
+        for command in (
+            BackUpTimeline(**ids, pg_version=18, retain_days=DAYS),
+            SendWal(**ids, retain_days=DAYS),
+            ReadBack(**ids, sample=1),
+            RestoreTimeline(**ids, source_id=timeline, uid=UID, pg_version=18),
+        ):
+            with pytest.raises(InvalidIdError):
+                await scene.backups.answer(command)
+    with pytest.raises(InvalidIdError):
+        await scene.backups.answer(
+            RestoreTimeline(
+                project_id=scene.project_id, source_id=name, timeline_id=new_timeline_id(), uid=UID, pg_version=18
+            )
+        )
+    assert not scene.bucket.objects
 
 
 # ── WAL ──

@@ -142,6 +142,9 @@ class Backups:
         self._memory.forget(project_id)
 
     async def answer(self, command: AnyBackupCommand) -> Any:
+        if not isinstance(command, GetStore):
+            parse_project_id(command.project_id)
+            parse_timeline_id(command.timeline_id)
         match command:
             case BackUpTimeline():
                 return await self._once(self._sending, command, self._back_up(command))
