@@ -205,7 +205,7 @@ async def test_no_other_name_becomes_a_path_or_a_key(scene: Scene, name: str) ->
             BackUpTimeline(**ids, pg_version=18, retain_days=DAYS),
             SendWal(**ids, retain_days=DAYS),
             ReadBack(**ids, sample=1),
-            RestoreTimeline(**ids, source_id=timeline, uid=UID, pg_version=18),
+            RestoreTimeline(project_id=project_id, source_id=timeline, timeline_id=timeline_id, uid=UID, pg_version=18),
         ):
             with pytest.raises(InvalidIdError):
                 await scene.backups.answer(command)
