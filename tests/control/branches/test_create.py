@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cloister.base.database import Transaction
 from cloister.base.errors import (
     BusyError,
     ConflictError,
@@ -15,6 +16,8 @@ from cloister.base.errors import (
     UnavailableError,
     UnprocessableError,
 )
+from cloister.base.ids import BranchId
+from cloister.control.branches import store
 from cloister.control.branches.model import SCHEMA_ONLY, NewBranch, Point
 from cloister.control.computes.model import NewEndpoint
 from cloister.control.computes.operations import DEADLINE
@@ -123,6 +126,24 @@ async def test_a_project_can_be_branched_before_its_first_start_has_ended(land: 
     await land.finish(project.operations)
     await land.finish_later(child.operations)
     assert set(land.node.catalog_of(child.endpoints[0].id).roles) == {"ada"}
+
+
+async def test_a_first_start_that_ends_while_it_is_asked_for_is_no_failure(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = await land.control.projects.create(CALLER, NewProject(role_name="ada"))
+    really, looks = store.is_being_made, []
+
+    async def is_being_made(tx: Transaction, branch_id: BranchId) -> bool:
+        if not looks:
+            looks.append(branch_id)
+            await land.finish(project.operations)
+        return await really(tx, branch_id)
+
+    monkeypatch.setattr(store, "is_being_made", is_being_made)
+    child = await branched(land, project, finish=False)
+    await land.finish_later(child.operations)
+    assert looks
 
 
 async def test_a_branch_at_a_moment_or_an_lsn_holds_that_and_nothing_after(land: Land) -> None:

@@ -138,12 +138,14 @@ def _is_masked(operation: Operation) -> bool:
 async def _hindrance(tx: Transaction, parent_id: str) -> Outcome | None:
     """Why the parent's data is not yet what its clients will see: its first start gives the template's role and database
     their names."""
+    # Asked first: who is made between two questions is made by the second, and not somebody who never was.
+    is_being_made = await store.is_being_made(tx, BranchId(parent_id))
     parent = await store.load(tx, parent_id)
     if parent.deleted_at is not None:
         return Fail(NotFoundError(f"{parent_id} is gone", public="branch not found"))
     if parent.state != "init" and not await computes.is_from_template(tx, parent.id):
         return None
-    if await store.is_being_made(tx, parent.id):
+    if is_being_made:
         return Wait(_NOT_YET_S, "the parent is being made")
     return Fail(UnprocessableError(f"{parent_id} was never made", public="branch not ready yet"))
 
