@@ -132,7 +132,8 @@ async def test_a_first_start_that_ends_while_it_is_asked_for_is_no_failure(
     land: Land, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = await land.control.projects.create(CALLER, NewProject(role_name="ada"))
-    really, looks = store.is_being_made, []
+    really = store.is_being_made
+    looks: list[BranchId] = []
 
     async def is_being_made(tx: Transaction, branch_id: BranchId) -> bool:
         if not looks:

@@ -93,7 +93,7 @@ async def rows(node: Node, spec: ComputeSpec) -> list[int]:
 
 
 async def test_every_commit_before_the_last_sending_comes_back_in_another_volume(node: Node, bucket: Bucket) -> None:
-    spec = await node.create()
+    spec = msgspec.structs.replace(await node.create(), history_retention_s=DAYS * 86_400)
     session = await connect(await node.start(spec))
     await session.execute("CREATE TABLE public.t (n integer PRIMARY KEY, text text)")
     await session.execute("INSERT INTO public.t VALUES (0, 'before the base')")
