@@ -17,7 +17,7 @@ Which of the first two it is may change under our hands; then the agent refuses,
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -254,50 +254,49 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
 
 async def recover(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recovered:
     """What the source was at a point. Twice is once. Raises PreconditionError (outside the history), UnavailableError."""
-    at = None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp()
-    first: PreconditionError | None = None
-    for source_id in recipe.sources:
+
+    async def ask(source_id: str) -> Recovered:
         command = RecoverTimeline(
-            project_id=place.project_id,
-            source_id=source_id,
-            target_id=recipe.target_id,
-            pg_version=place.pg_version,
-            uid=place.uid,
-            lsn=recipe.lsn,
-            at=at,
-            is_frozen=recipe.is_frozen,
+            source_id=source_id, target_id=recipe.target_id, is_frozen=recipe.is_frozen, **_point(recipe, place)
         )
         try:
             return await agent.call(command, timeout_s=RECOVERY_TIMEOUT_S)
-        except PreconditionError as error:
-            first = first or error
         except ConflictError as error:
             raise UnavailableError(f"the history of {source_id} is in use: {error}") from error
-    if first is None:
-        raise NotFoundError("no timeline to recover", public="the point is outside the branch's history")
-    raise first
+
+    return await _first_that_has_it(recipe, ask, "the point is outside the branch's history")
 
 
 async def restore(agent: Agent, recipe: Recipe, place: timelines.Place) -> Recovered:
     """What the source was, from the store. Twice is once. Raises PreconditionError (the store has nothing for that point),
     UnprocessableError (what it gives is not what was put there), UnavailableError."""
-    at = None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp()
+
+    async def ask(source_id: str) -> Recovered:
+        command = RestoreTimeline(
+            source_id=source_id, timeline_id=recipe.target_id, known_lsn=recipe.known_lsn, **_point(recipe, place)
+        )
+        return await agent.call(command, timeout_s=RESTORE_TIMEOUT_S)
+
+    return await _first_that_has_it(recipe, ask, "there is no backup of this branch")
+
+
+def _point(recipe: Recipe, place: timelines.Place) -> dict[str, Any]:
+    """What both commands say that make a timeline of what another one was."""
+    return {
+        "project_id": place.project_id,
+        "pg_version": place.pg_version,
+        "uid": place.uid,
+        "lsn": recipe.lsn,
+        "at": None if recipe.at is None else datetime.fromisoformat(recipe.at).timestamp(),
+    }
+
+
+async def _first_that_has_it(recipe: Recipe, ask: Callable[[str], Awaitable[Recovered]], nothing: str) -> Recovered:
+    """Of the recipe's sources, in order. Raises what was wrong with the first; `nothing` is said where there are none."""
     first: PreconditionError | None = None
     for source_id in recipe.sources:
-        command = RestoreTimeline(
-            project_id=place.project_id,
-            source_id=source_id,
-            timeline_id=recipe.target_id,
-            pg_version=place.pg_version,
-            uid=place.uid,
-            lsn=recipe.lsn,
-            at=at,
-            known_lsn=recipe.known_lsn,
-        )
         try:
-            return await agent.call(command, timeout_s=RESTORE_TIMEOUT_S)
+            return await ask(source_id)
         except PreconditionError as error:
             first = first or error
-    if first is None:
-        raise NotFoundError("nothing to restore", public="there is no backup of this branch")
-    raise first
+    raise first or NotFoundError(f"{recipe.target_id}: no source", public=nothing)
