@@ -1,7 +1,7 @@
 """The verbs on backups: look, ask for one, bring something back, leave a project out. What is asked for is done by the keeper and by
 operations; each verb is one transaction with its audit event."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -88,7 +88,7 @@ class BackupService:
         project_id: ProjectId,
         branch_id: BranchId | None,
         action: Action,
-        want: Callable[..., object],
+        want: Callable[[Transaction, Sequence[str], datetime], Awaitable[None]],
     ) -> Backups:
         await self._require_store()
         async with self._database.transaction() as tx:
@@ -103,7 +103,7 @@ class BackupService:
                 wanted = [it for it in wanted if it.bases]
                 if not wanted:
                     raise NotFoundError(public=NOTHING_THERE)
-            await want(tx, [it.timeline_id for it in wanted], self._clock.now())  # type: ignore[misc]
+            await want(tx, [it.timeline_id for it in wanted], self._clock.now())
             event = caller.event(
                 action,
                 project_id=project_id,

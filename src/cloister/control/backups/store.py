@@ -14,14 +14,16 @@ BASES_MAX: Final = 400
 
 # ── what is to be in the store ──
 
-_KEPT: Final = """
+_BASE: Final = """o.timeline_id, o.name, o.is_protected, o.start_lsn::text AS start_lsn, o.stop_lsn::text AS stop_lsn, o.moment, o.bytes,
+    o.new_bytes, o.chunks, o.sent_at, o.locked_until, o.seen_at, o.seen_chunks, o.damaged"""
+
+_KEPT: Final = f"""
     SELECT t.id AS kept_id, t.project_id AS kept_project_id, b.id AS branch_id, b.name AS branch_name, v.pg_version, v.uid,
            e.id AS endpoint_id, e.generation, e.socket_dir, e.state AS endpoint_state,
            (SELECT max(w.suspended_at) FROM endpoint w WHERE w.branch_id = b.id AND w.type = 'read_write') AS ended_at,
            s.since, s.end_lsn::text AS end_lsn, s.moment AS sent_moment, s.looked_at, s.locked_until AS wal_locked_until, s.is_broken,
            s.wanted_at, s.check_wanted_at, s.failing, s.failures, s.failing_since, s.problem, s.late_told_at,
-           o.timeline_id, o.name, o.is_protected, o.start_lsn::text AS start_lsn, o.stop_lsn::text AS stop_lsn, o.moment, o.bytes,
-           o.new_bytes, o.chunks, o.sent_at, o.locked_until, o.seen_at, o.seen_chunks, o.damaged
+           {_BASE}
       FROM timeline t
       JOIN branch b ON b.timeline_id = t.id AND b.deleted_at IS NULL AND b.state = 'ready'
       JOIN project p ON p.id = t.project_id AND p.deleted_at IS NULL
@@ -30,7 +32,7 @@ _KEPT: Final = """
       LEFT JOIN backup_progress s ON s.timeline_id = t.id
       LEFT JOIN LATERAL (SELECT * FROM backup_base n WHERE n.timeline_id = t.id ORDER BY n.stop_lsn DESC LIMIT 1) o ON true
      WHERE t.state = 'ready' AND NOT EXISTS (SELECT FROM backup_exception x WHERE x.project_id = p.id)
-     ORDER BY s.looked_at NULLS FIRST, t.id"""
+     ORDER BY s.looked_at NULLS FIRST, t.id"""  # noqa: S608 - literals
 
 
 async def to_keep(tx: Transaction) -> list[Kept]:
@@ -139,7 +141,7 @@ async def told_late(tx: Transaction, timeline_id: str, now: datetime | None) -> 
     await tx.execute("UPDATE backup_progress SET late_told_at = $2 WHERE timeline_id = $1", timeline_id, now)
 
 
-async def forget_what_ended(tx: Transaction, now: datetime) -> int:
+async def forget_what_ended(tx: Transaction, now: datetime) -> None:
     """Rows of timelines that are no more, and of bases that newer ones have replaced, when nothing of theirs is locked. What the bucket's
     lifecycle rule does with the objects is the bucket's matter."""
     await tx.execute(
@@ -149,14 +151,11 @@ async def forget_what_ended(tx: Transaction, now: datetime) -> int:
                 OR EXISTS (SELECT FROM backup_base n WHERE n.timeline_id = o.timeline_id AND n.stop_lsn > o.stop_lsn))""",
         now,
     )
-    return len(
-        await tx.fetch(
-            """DELETE FROM backup_progress s USING timeline t
-                WHERE t.id = s.timeline_id AND t.state = 'deleted' AND coalesce(s.locked_until, s.since) <= $1
-                  AND NOT EXISTS (SELECT FROM backup_base o WHERE o.timeline_id = s.timeline_id)
-                RETURNING s.timeline_id""",
-            now,
-        )
+    await tx.execute(
+        """DELETE FROM backup_progress s USING timeline t
+            WHERE t.id = s.timeline_id AND t.state = 'deleted' AND coalesce(s.locked_until, s.since) <= $1
+              AND NOT EXISTS (SELECT FROM backup_base o WHERE o.timeline_id = s.timeline_id)""",
+        now,
     )
 
 
@@ -195,9 +194,6 @@ async def take_in(tx: Transaction, project_id: str) -> bool:
 
 
 # ── what there is ──
-
-_BASE: Final = """o.timeline_id, o.name, o.is_protected, o.start_lsn::text AS start_lsn, o.stop_lsn::text AS stop_lsn, o.moment, o.bytes,
-    o.new_bytes, o.chunks, o.sent_at, o.locked_until, o.seen_at, o.seen_chunks, o.damaged"""
 
 
 async def bases_of(tx: Transaction, branch_id: str) -> list[Base]:
