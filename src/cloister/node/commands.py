@@ -98,6 +98,9 @@ class CopyInfo(msgspec.Struct, frozen=True, kw_only=True):
 BYTES_PER_S_MIN: Final = 1_000_000
 # Slower than this, a chunk would take longer than a daemon may be silent, and a volume would never be done.
 
+LOCK_SPARE_DAYS: Final = 7
+# What is put is locked for this much longer than was asked, so that what stays as it is is put again once a week and not each day.
+
 
 class CopyVolume(Command[CopyInfo], frozen=True, kw_only=True):
     """Encrypt the volume anew, under the key of this material, which must exist: begin, go on, or change the pace. Answers at

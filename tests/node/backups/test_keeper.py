@@ -23,7 +23,7 @@ from cloister.base.ids import ProjectId, TimelineId, new_timeline_id
 from cloister.node.backups import keeper as keeper_module
 from cloister.node.backups import keys as keys_module
 from cloister.node.backups import segments, sending
-from cloister.node.commands import BackUpTimeline, ReadBack, RestoreTimeline, SendWal
+from cloister.node.commands import LOCK_SPARE_DAYS, BackUpTimeline, ReadBack, RestoreTimeline, SendWal
 from cloister.node.timelines import archive, wal
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
@@ -55,7 +55,7 @@ async def test_a_base_comes_back_file_by_file(scene: Scene) -> None:
     backed = await scene.back_up(source)
     assert backed.base == f"{CHECKPOINT + 800:016X}"
     assert backed.new_chunks == backed.chunks
-    assert backed.locked_until == scene.clock.at + (DAYS + sending.LOCK_SPARE_DAYS) * DAY_S
+    assert backed.locked_until == scene.clock.at + (DAYS + LOCK_SPARE_DAYS) * DAY_S
     restored = scene.data(await scene.restore(source))
     assert scene.replays.laid == [{**files(data), "recovery.signal": b""}]
     assert owners(restored) >= {UID}
@@ -79,15 +79,13 @@ async def test_what_is_in_the_store_is_not_sent_again(scene: Scene) -> None:
 async def test_what_is_not_locked_for_long_enough_is_sent_again(scene: Scene) -> None:
     source = scene.timeline()
     first = await scene.back_up(source)
-    scene.clock.at += (sending.LOCK_SPARE_DAYS - 1) * DAY_S
+    scene.clock.at += (LOCK_SPARE_DAYS - 1) * DAY_S
     still = await scene.back_up(source)
     assert still.new_chunks == 0
     assert still.locked_until < scene.clock.at + (DAYS + 2) * DAY_S
     scene.clock.at += 2 * DAY_S
     assert (await scene.back_up(source)).new_chunks == first.chunks
-    assert {it.days for versions in scene.bucket.objects.values() for it in versions} == {
-        DAYS + sending.LOCK_SPARE_DAYS
-    }
+    assert {it.days for versions in scene.bucket.objects.values() for it in versions} == {DAYS + LOCK_SPARE_DAYS}
 
 
 async def test_losing_what_was_remembered_costs_sending_again(scene: Scene) -> None:

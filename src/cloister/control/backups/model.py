@@ -7,11 +7,12 @@ from typing import Final
 from cloister.base.ids import BranchId, EndpointId, ProjectId, TimelineId
 from cloister.control.branches.model import Point
 from cloister.control.computes.sessions import Running
+from cloister.node.commands import LOCK_SPARE_DAYS
 
 RETAIN_DAYS: Final = 30
 # What a base needs is locked for so long at least when the base is sent. What has to be put is locked for a week more, and is put
 # again when that is over.
-LOCKED_DAYS: Final = 37
+LOCKED_DAYS: Final = RETAIN_DAYS + LOCK_SPARE_DAYS
 
 RENEW_AFTER: Final = timedelta(days=7)
 # What does not change is sent again by then, which takes what is locked for too short a time anew. It opens the volume of a project that

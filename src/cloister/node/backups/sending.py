@@ -10,6 +10,7 @@ from cloister.node.backups.memory import Chunks, Sent
 from cloister.node.backups.objects import AT_ONCE, Store, side_by_side
 from cloister.node.backups.reading import Chunk, Reading
 from cloister.node.backups.segments import Ahead, read
+from cloister.node.commands import LOCK_SPARE_DAYS
 from cloister.node.timelines import clone, wal
 from cloister.node.timelines.layout import Timeline
 from cloister.node.timelines.tree import Abort
@@ -18,9 +19,6 @@ from cloister.protocol.backups.keys import SEGMENTS_MAX, WalName
 from cloister.protocol.backups.sealing import NONCE_BYTES, BackupKey
 
 T = TypeVar("T")
-
-LOCK_SPARE_DAYS: Final = 7
-# What is put is locked for this much longer than was asked, so that what stays as it is is put again once a week and not each day.
 
 SAVED_EVERY: Final = 256
 # Chunks, at most, that are sent again if the agent dies.
