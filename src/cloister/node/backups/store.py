@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from cloister.base.errors import BadRequestError, PreconditionError
 from cloister.trust.sending.https import Lines
-from cloister.trust.sending.s3 import Bucket
+from cloister.trust.sending.s3 import Address, Bucket
 from cloister.trust.sending.sigv4 import Credentials
 from cloister.trust.sending.targets import target
 
@@ -26,36 +26,16 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Key({self.key_id!r})"
 
 
-class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")]
-    prefix: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\Z", max_length=200)] = ""
-    """Of every key of ours, with a slash at its end."""
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
-    endpoint: str = ""
-    """Of a store that is not AWS's: https://HOST[:PORT]."""
+class Store(Address, frozen=True, forbid_unknown_fields=True, kw_only=True):
     writer: Key
     reader: Key
     sse: bool = True
     """It shall encrypt what it gets, too. Not every store knows how."""
-    ca_file: str = ""
-    private: bool = False
-
-    @property
-    def place(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
 
     @property
     def digest(self) -> str:
         """Another one where objects lie elsewhere, whoever we are there."""
         return hashlib.sha256(f"{self.url}/{self.prefix}".encode()).hexdigest()
-
-    @property
-    def url(self) -> str:
-        return (
-            f"{self.endpoint}/{self.bucket}"
-            if self.endpoint
-            else f"https://{self.bucket}.s3.{self.region}.amazonaws.com"
-        )
 
     def checked(self) -> Self:
         """Raises BadRequestError with what a person can act on."""

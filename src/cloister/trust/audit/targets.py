@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from cloister.base.errors import BadRequestError
-from cloister.trust.sending.s3 import Bucket
+from cloister.trust.sending.s3 import Address, Bucket
 from cloister.trust.sending.sigv4 import Credentials
 from cloister.trust.sending.targets import Host, Name, Port, SigningSecret
 from cloister.trust.sending.targets import target as parsed
@@ -63,29 +63,10 @@ class Otlp(msgspec.Struct, frozen=True, tag="otlp", tag_field="type", forbid_unk
         return self.url
 
 
-class _Bucket(msgspec.Struct, frozen=True, kw_only=True):
+class _Bucket(Address, frozen=True, kw_only=True):
     name: Name
-    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")]
-    prefix: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\Z", max_length=200)] = ""
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
-    endpoint: str = ""
-    """Of a store that is not AWS's: https://HOST[:PORT]."""
     key_id: Annotated[str, Meta(min_length=1, max_length=128)]
     secret_key: Annotated[str, Meta(min_length=1, max_length=256)]
-    ca_file: str = ""
-    private: bool = False
-
-    @property
-    def place(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
-
-    @property
-    def url(self) -> str:
-        return (
-            f"{self.endpoint}/{self.bucket}"
-            if self.endpoint
-            else f"https://{self.bucket}.s3.{self.region}.amazonaws.com"
-        )
 
     @property
     def store(self) -> Bucket:

@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import unescape
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
 
 from cloister.base.errors import UnavailableError
 from cloister.trust.sending.https import Answer, Lines, authority, exchange
@@ -34,6 +37,31 @@ OBJECT_BYTES_MAX: Final = 64 * 1024
 _VERSION: Final = re.compile(r"<(?P<kind>Version|DeleteMarker)>.*?</(?P=kind)>", re.DOTALL)
 _RULE: Final = re.compile(r"<Rule>.*?</Rule>", re.DOTALL)
 _PART: Final = r"<{0}>.*?</{0}>"
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Which bucket, and where in it, as the operator's files have it."""
+
+    bucket: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")]
+    prefix: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\Z", max_length=200)] = ""
+    """Of every key of ours, with a slash at its end."""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+    endpoint: str = ""
+    """Of a store that is not AWS's: https://HOST[:PORT]."""
+    ca_file: str = ""
+    private: bool = False
+
+    @property
+    def place(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def url(self) -> str:
+        return (
+            f"{self.endpoint}/{self.bucket}"
+            if self.endpoint
+            else f"https://{self.bucket}.s3.{self.region}.amazonaws.com"
+        )
 
 
 class RefusedError(UnavailableError):
