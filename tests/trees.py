@@ -43,7 +43,9 @@ def clear(paths: Paths) -> None:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(directory):
-            if entry.is_file(follow_symlinks=False) and entry.stat().st_size <= LARGEST:
-                yield Path(entry)
+    """A file that goes in between hides none of those after it."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file(follow_symlinks=False) and entry.stat().st_size <= LARGEST:
+                    yield Path(entry)
