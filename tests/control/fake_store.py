@@ -7,8 +7,10 @@ from cloister.base.errors import CloisterError, ConflictError, NotFoundError, Pr
 from cloister.node.commands import (
     AnyBackupCommand,
     Backed,
+    BackUpPlatform,
     BackUpTimeline,
     GetStore,
+    PlatformBacked,
     ReadBack,
     Recovered,
     RestoreTimeline,
@@ -37,6 +39,8 @@ class FakeStore:
     bases: dict[str, list[SentBase]] = field(default_factory=dict)
     wal: "dict[str, list[Write]]" = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    dumps: list[float] = field(default_factory=list)
+    """Of the control database, when."""
     damaged: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     """Timelines of which WAL is missing, until there is a new base."""
@@ -55,6 +59,8 @@ def answer(node: "FakeNode", command: AnyBackupCommand) -> Any:
             return _get_store(node)
         case BackUpTimeline():
             return _back_up(node, command)
+        case BackUpPlatform():
+            return _back_up_platform(node, command)
         case SendWal():
             return _send_wal(node, command)
         case RestoreTimeline():
@@ -95,6 +101,22 @@ def _back_up(node: "FakeNode", command: BackUpTimeline) -> Backed:
         base=f"{stop:016X}",
         start_lsn=f"0/{stop:X}",
         stop_lsn=f"0/{stop:X}",
+        moment=now,
+        chunks=10,
+        new_chunks=3,
+        bytes=1000,
+        new_bytes=300,
+        locked_until=now + (command.retain_days + 7) * DAY_S,
+    )
+
+
+def _back_up_platform(node: "FakeNode", command: BackUpPlatform) -> PlatformBacked:
+    store = _stored(node, "platform")
+    node.calls.append("BackUpPlatform")
+    now = node.now().timestamp()
+    store.dumps.append(now)
+    return PlatformBacked(
+        name=f"{int(now):016X}",
         moment=now,
         chunks=10,
         new_chunks=3,

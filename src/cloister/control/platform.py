@@ -23,6 +23,7 @@ from cloister.control.access.service import AccessService
 from cloister.control.backups import operations as backup_operations
 from cloister.control.backups.keeper import BackupKeeper
 from cloister.control.backups.operations import BackupsWorld
+from cloister.control.backups.platform import PlatformKeeper
 from cloister.control.backups.service import BackupService
 from cloister.control.branches import operations as branch_operations
 from cloister.control.branches.caretaker import Caretaker
@@ -232,6 +233,13 @@ class ControlPlane:
 
         self.caretaker = Caretaker(branches_world, self.engine, branches, snapshots, clock)
         self.backup_keeper = BackupKeeper(branches_world, keys, clock)
+        self.platform_keeper = PlatformKeeper(
+            database,
+            agent,
+            # An operator's own database has backups of its own.
+            lambda: settings.database_url is None and self.backup_keeper.has_store,
+            clock,
+        )
 
         projects = ProjectService(
             database,
@@ -326,6 +334,7 @@ class ControlPlane:
                     tasks.create_task(self.pool.run()),
                     tasks.create_task(self.caretaker.run()),
                     tasks.create_task(self.backup_keeper.run()),
+                    tasks.create_task(self.platform_keeper.run()),
                     tasks.create_task(self.egress.run()),
                     tasks.create_task(self.project_caretaker.run()),
                     tasks.create_task(self.access_keeper.run()),

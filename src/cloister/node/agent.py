@@ -40,10 +40,12 @@ from cloister.base.ids import (
 from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.node.backups.keeper import Backups, Node, Outside
+from cloister.node.backups.platform import Dumping
 from cloister.node.commands import (
     BYTES_PER_S_MIN,
     AnyCommand,
     AnyEvent,
+    BackUpPlatform,
     BackUpTimeline,
     CloseVolume,
     ComputeExited,
@@ -216,7 +218,8 @@ class NodeAgent:
         self._backups: Backups | None = None
         if backups is not None:
             clusters = Clusters(self._engines, single_user)
-            node = Node(self._engines, clusters, self._openings.hold, self._timelines.lock, self._has_compute)
+            dumping = Dumping(self._paths, is_ours=settings.database_url is None)
+            node = Node(self._engines, clusters, self._openings.hold, self._timelines.lock, self._has_compute, dumping)
             self._backups = Backups(node, backups, self._paths.backups)
         self._places: dict[str, _Place] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -315,7 +318,7 @@ class NodeAgent:
                 return await self._status()
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
-            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore():
+            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore() | BackUpPlatform():
                 # Without a store there is no courier to ask: one that was not started would be waited for.
                 is_none = isinstance(command, GetStore) and not self._paths.store_file.exists()
                 if self._backups is None or is_none:

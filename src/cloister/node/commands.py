@@ -586,7 +586,29 @@ AnyTimelineCommand = (
     | DumpSchemaAt
 )
 
-AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore
+
+class PlatformBacked(msgspec.Struct, frozen=True, kw_only=True):
+    """A dump of the control database that is in the store."""
+
+    name: str
+    moment: float
+    chunks: int
+    new_chunks: int
+    bytes: int
+    new_bytes: int
+    """As they lie in the store."""
+    locked_until: float
+
+
+class BackUpPlatform(Command[PlatformBacked], frozen=True, kw_only=True):
+    """A dump of the control database goes to the store, as a base does. Raises PreconditionError where there is no store, or where the
+    control database is not ours."""
+
+    reply: ClassVar[type] = PlatformBacked
+    retain_days: int
+
+
+AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore | BackUpPlatform
 
 AnyCommand = (
     CreateVolume

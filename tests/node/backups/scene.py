@@ -7,12 +7,14 @@ await scene.back_up(timeline_id)
 
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cloister.base.ids import ProjectId, TimelineId, new_project_id, new_timeline_id
+from cloister.base.settings import Paths
 from cloister.node.backups.keeper import Backups, Node, Outside
 from cloister.node.backups.objects import Courier
 from cloister.node.commands import (
@@ -80,6 +82,30 @@ class Engines:
         return major
 
 
+class Dumping:
+    """Of a control database that is some files."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.paths = Paths(tmp_path / "state")
+        self.directory = tmp_path / "dump"
+        self.files = {"toc.dat": b"contents", "3001.dat": b"rows of the log\n" * 200_000, "3002.dat": b"other rows"}
+        self.refusal: Exception | None = None
+
+    async def dump(self) -> Path:
+        if self.refusal is not None:
+            raise self.refusal
+        self.directory.mkdir()
+        for name, content in self.files.items():
+            (self.directory / name).write_bytes(content)
+        return self.directory
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def secrets(self) -> dict[str, bytes]:
+        return {"control.key": b"k" * 32}
+
+
 class Scene:
     def __init__(self, tmp_path: Path) -> None:
         self.project_id: ProjectId = new_project_id()
@@ -93,13 +119,15 @@ class Scene:
         self.running: set[str] = set()
         self.locks = Locks()
         self.clock = At()
+        self.dumping = Dumping(tmp_path)
         self.backups = self.new_backups()
 
     def new_backups(self, hold: Hold | None = None, *, through: Courier | None = None) -> Backups:
         """An agent that was started anew; `through` a courier that is none of memory."""
         engines: Any = Engines()
         replays: Any = self.replays
-        node = Node(engines, replays, hold or self.hold, self.locks.of, self.running.__contains__)
+        dumping: Any = self.dumping
+        node = Node(engines, replays, hold or self.hold, self.locks.of, self.running.__contains__, dumping)
         return Backups(node, Outside(through or self.bucket, self.keys), self.directory, clock=self.clock)
 
     @contextlib.asynccontextmanager

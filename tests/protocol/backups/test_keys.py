@@ -56,3 +56,18 @@ def test_any_other_key_is_none(key: str) -> None:
 @pytest.mark.parametrize("text", ["ab" * 32, "AB" * 32, "ab" * 31, "../" * 21 + "a", "ab" * 32 + "\n"])
 def test_an_id_of_a_chunk_is_64_digits(text: str) -> None:
     assert keys.is_chunk_id(text) is (text == "ab" * 32)
+
+
+def test_a_name_of_a_dump_is_read_back() -> None:
+    key = keys.dump("00065A3B9C000000")
+    assert keys.dump_name(key) == "00065A3B9C000000"
+    assert keys.KEY.fullmatch(key)
+    assert keys.KEY.fullmatch(keys.platform_key(2**31 - 1))
+    assert keys.KEY.fullmatch(keys.chunk(keys.PLATFORM, "ab" * 32))
+    for other in (key + "0", key.lower(), key + "\n", "projects/" + key, BASE):
+        assert keys.dump_name(other) is None
+
+
+def test_what_is_the_platforms_is_below_no_project() -> None:
+    assert keys.chunk(keys.PLATFORM, "ab" * 32).startswith("platform/chunks/ab/")
+    assert keys.chunk(PROJECT, "ab" * 32).startswith(f"projects/{PROJECT}/chunks/ab/")

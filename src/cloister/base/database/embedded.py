@@ -105,6 +105,9 @@ _STOP_PATIENCE_S: Final = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0), (signal
 _START_PATIENCE_S: Final = 120.0
 # Recovery replays at most `max_wal_size`: some seconds, on a slow disk more.
 
+_LOCK_WAIT_MS: Final = 30_000
+# For a migration that is under way.
+
 _SERVER_VERSION_MIN: Final = 160000
 # What the migrations were written and tested for (design D1).
 
@@ -124,6 +127,15 @@ def binaries() -> Path:
 def argv(paths: Paths) -> list[str]:
     """The server in the foreground, its log on stderr."""
     return [str(binaries() / "postgres"), "-D", str(paths.control_data)]
+
+
+def dump_argv(paths: Paths, target: Path) -> list[str]:
+    """`pg_dump` of all that is in it, by its owner, into a directory that is not there yet: one snapshot, a file a table, each as it was
+    before where nothing was added but at its end. For who may be its owner (WHO_MAY_BE_WHOM)."""
+    return [
+        str(binaries() / "pg_dump"), "--format=directory", "--compress=none", "--no-sync", f"--lock-wait-timeout={_LOCK_WAIT_MS}",
+        f"--host={paths.control_socket_dir}", f"--username={OWNER}", f"--dbname={DATABASE}", f"--file={target}",
+    ]  # fmt: skip
 
 
 def check(paths: Paths) -> None:

@@ -30,6 +30,7 @@ from cloister.node.backups.finding import Finding
 from cloister.node.backups.keys import KeptKeys, KeySource, held
 from cloister.node.backups.memory import Memory, Sent
 from cloister.node.backups.objects import Courier, Store
+from cloister.node.backups.platform import Dumping, PlatformSending
 from cloister.node.backups.reading import Reading
 from cloister.node.backups.restoring import Restoring
 from cloister.node.backups.seeing import see
@@ -38,8 +39,10 @@ from cloister.node.backups.sending import BaseRun, Sealing, WalRun
 from cloister.node.commands import (
     AnyBackupCommand,
     Backed,
+    BackUpPlatform,
     BackUpTimeline,
     GetStore,
+    PlatformBacked,
     ReadBack,
     Recovered,
     RestoreTimeline,
@@ -72,6 +75,9 @@ RESTORATIONS_AT_ONCE: Final = 2
 # Of all projects. The first and the last take a core each, and every one some megabytes, whoever asks for how many. Others wait,
 # but WAL for no base.
 
+_PLATFORM: Final = ProjectId(names.PLATFORM)
+# In a project's place: no project is ended with its name.
+
 SAMPLE_MAX: Final = 10_000
 
 
@@ -90,6 +96,8 @@ class Node:
     hold: Hold
     lock: Lock
     is_running: Callable[[TimelineId], bool]
+    dumping: Dumping
+    """Of the control database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +117,8 @@ class Backups:
         self._store = Store(outside.courier)
         self._memory = Memory(directory)
         self._clock = clock if clock is not None else SystemClock()
+        self._platform = PlatformSending(node.dumping, self._store, outside.keys, self._memory, self._clock)
+        self._dumps = asyncio.Lock()
         self._sending = Work()
         self._restoring = Work()
         self._under_way: dict[tuple[type[Any], str], asyncio.Task[Any]] = {}
@@ -154,6 +164,8 @@ class Backups:
                 return await self._once(self._sending, command, self._read_back(command))
             case RestoreTimeline():
                 return await self._once(self._restoring, command, self._restore(command))
+            case BackUpPlatform():
+                return await self._sending.do(_PLATFORM, self._back_up_platform(command))
             case GetStore():
                 return await self._look()
 
@@ -175,6 +187,11 @@ class Backups:
         if task.cancelled():
             raise UnavailableError(f"work on {command.project_id} was ended", public="the project is being stopped")
         return task.result()
+
+    async def _back_up_platform(self, command: BackUpPlatform) -> PlatformBacked:
+        retain_days = _days(command.retain_days)
+        async with self._dumps:
+            return await self._platform.send(retain_days, self._sending.in_thread)
 
     async def _look(self) -> StoreState:
         facts = await self._store.look()

@@ -12,6 +12,7 @@ from cloister.base.errors import NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.sealing import BackupKey
+from cloister.trust.keys.commands import DumpKeyInfo
 from cloister.trust.keys.memory import SecretPage
 
 OTHERS_MAX: Final = 3
@@ -25,6 +26,15 @@ class KeySource(Protocol):
     async def backup_key(
         self, project_id: str, reason: str, *, material: int | None = None
     ) -> tuple[int, SecretPage]: ...
+    async def dump_key(self, reason: str) -> tuple[DumpKeyInfo, SecretPage]: ...
+
+
+class Opening(Protocol):
+    """Keys that objects are opened with."""
+
+    async def of(self, material: int) -> BackupKey:
+        """The one that an object names. Raises BackupError where there is none."""
+        ...
 
 
 class Keys:

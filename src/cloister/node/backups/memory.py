@@ -86,7 +86,7 @@ class Memory:
         self._directory = directory
         self._writing = threading.Lock()
 
-    def chunks(self, project_id: ProjectId, store: str) -> Chunks:
+    def chunks(self, project_id: str, store: str) -> Chunks:
         path = self._directory / f"{project_id}.chunks"
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             of, until = msgspec.msgpack.decode(path.read_bytes(), type=tuple[str, dict[bytes, int]])

@@ -23,7 +23,7 @@ from cloister.node.backups.commands import (
     PutObject,
     StoreFacts,
 )
-from cloister.node.backups.keys import Keys
+from cloister.node.backups.keys import Opening
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.sealing import PLAIN_BYTES_MAX, BackupKey, material_of
 
@@ -61,8 +61,13 @@ class Store:
     async def put(self, key: str, content: bytes, days: int) -> None:
         await self._ask(PutObject(key=key, content=content, retain_days=days))
 
-    async def opened(self, keys: Keys, key: str, limit: int = PLAIN_BYTES_MAX) -> bytes:
-        """The plaintext of an object. Raises UnprocessableError, or NotFoundError where there is no version of it.
+    async def opened(self, keys: Opening, key: str, limit: int = PLAIN_BYTES_MAX) -> bytes:
+        """The plaintext of an object. Raises as `read`."""
+        return await self.read(key, lambda sealed: self._opened(keys, key, sealed, limit))
+
+    async def read(self, key: str, opened: Callable[[bytes], Awaitable[T]]) -> T:
+        """What is made of an object by who raises BackupError for a version that is not ours. Raises UnprocessableError, or NotFoundError
+        where there is no version of it.
 
         1. What the store gives under this name.
         2. If that is gone or does not open: the other versions, the newest and the oldest first.
@@ -71,7 +76,7 @@ class Store:
         wrong = "is not there"
         try:
             given = await self._ask(GetObject(key=key))
-            return await self._opened(keys, key, given.content, limit)
+            return await opened(given.content)
         except (NotFoundError, UnprocessableError, BackupError) as error:
             if isinstance(error, BackupError):
                 wrong = str(error)
@@ -80,7 +85,7 @@ class Store:
         for version in (*newest, *oldest):
             try:
                 given = await self._ask(GetVersion(key=key, version=version.version))
-                return await self._opened(keys, key, given.content, limit)
+                return await opened(given.content)
             except (NotFoundError, UnprocessableError):
                 continue
             except BackupError as error:
@@ -101,7 +106,7 @@ class Store:
                 oldest.appendleft(it)
         return newest, oldest
 
-    async def _opened(self, keys: Keys, key: str, sealed: bytes, limit: int) -> bytes:
+    async def _opened(self, keys: Opening, key: str, sealed: bytes, limit: int) -> bytes:
         """Raises BackupError."""
         using: BackupKey = await keys.of(material_of(sealed))
         # In a thread: other projects wait for nothing of it.

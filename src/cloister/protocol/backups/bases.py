@@ -11,7 +11,7 @@ file is its owner's alone, and who that is, the project says that it is restored
 import math
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -125,6 +125,15 @@ class _Open(NamedTuple):
     """The last one in it that was named."""
 
 
+class Counted(Protocol):
+    """A base, or a dump."""
+
+    @property
+    def files(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
 class Contents:
     """Reads the lists of one base in order, and believes nothing in them."""
 
@@ -144,7 +153,7 @@ class Contents:
             self._check(entry)
         return entries
 
-    def end(self, base: Base) -> None:
+    def end(self, base: Counted) -> None:
         """After the last one."""
         if (self.files, self.bytes) != (base.files, base.bytes):
             raise BackupError("has other files than it says")

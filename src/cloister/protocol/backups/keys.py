@@ -1,11 +1,19 @@
-"""What the objects of a project's backups are called in the store, below the operator's prefix.
+"""What the objects of backups are called in the store, below the operator's prefix.
+
+Of a project:
 
     projects/PROJECT/chunks/HH/ID                      a piece of files; ID is 64 hexadecimal digits, HH the first two
     projects/PROJECT/TIMELINE/bases/NAME               a base, complete as soon as this is there; NAME is where it is consistent
     projects/PROJECT/TIMELINE/wal/FIRST-LAST           whole segments of WAL, by PostgreSQL's names for them
     projects/PROJECT/TIMELINE/wal/SEGMENT+LENGTH       the beginning of one that was still being written, this many bytes in hexadecimal
 
-Keys are in the order of WAL. What a store lists is parsed again; a key that is none of these is nobody's.
+And of the platform itself, whose control database it is:
+
+    platform/chunks/HH/ID                              a piece of its tables
+    platform/dumps/NAME                                a dump, complete as soon as this is there; NAME is its moment, in microseconds
+    platform/keys/MATERIAL                             the key of dumps, wrapped by the root key
+
+Keys are in the order of WAL, and of dumps. What a store lists is parsed again; a key that is none of these is nobody's.
 """
 
 import re
@@ -16,6 +24,10 @@ SEGMENTS_MAX: Final = 3
 # In one object, a megabyte each: it must fit one message to the courier, and a request costs as much as a gigabyte kept for a week.
 
 _CHUNK_ID: Final = re.compile(r"[0-9a-f]{64}")
+PLATFORM: Final = "platform"
+"""In a project's place, for what is no project's. No project can be called that."""
+
+_DUMP: Final = re.compile(r"platform/dumps/(?P<name>[0-9A-F]{16})")
 _BASE: Final = re.compile(
     r"projects/(?P<project>[a-z0-9-]{1,60})/(?P<timeline>[a-z0-9-]{1,60})/bases/(?P<name>[0-9A-F]{16})"
 )
@@ -43,7 +55,8 @@ class WalName:
 
 
 def chunk(project: str, chunk_id: str) -> str:
-    return f"projects/{project}/chunks/{chunk_id[:2]}/{chunk_id}"
+    owner = PLATFORM if project == PLATFORM else f"projects/{project}"
+    return f"{owner}/chunks/{chunk_id[:2]}/{chunk_id}"
 
 
 def is_chunk_id(text: str) -> bool:
@@ -82,3 +95,21 @@ def wal_name(key: str, project: str, timeline: str) -> WalName | None:
     if match["length"] is not None:
         return WalName(match["first"], match["first"], int(match["length"], 16))
     return WalName(match["first"], match["last"])
+
+
+DUMPS: Final = f"{PLATFORM}/dumps/"
+"""What the keys of all dumps begin with."""
+
+
+def dump(name: str) -> str:
+    return DUMPS + name
+
+
+def dump_name(key: str) -> str | None:
+    """None for a key that is no dump's."""
+    match = _DUMP.fullmatch(key)
+    return match["name"] if match else None
+
+
+def platform_key(material: int) -> str:
+    return f"{PLATFORM}/keys/{material:08X}"

@@ -56,6 +56,7 @@ from cloister.trust.keys.commands import (
     RotateKeys,
     SetKeyPolicy,
     SignCheckpoint,
+    UnwrapDumpKey,
     UnwrapKey,
 )
 from cloister.trust.keys.keeper import Keeper
@@ -87,6 +88,7 @@ MAY: Final[dict[type[Command[Any]], Service]] = {
     RotateKeys: Service.API,
     SetKeyPolicy: Service.API,
     SignCheckpoint: Service.API,
+    UnwrapDumpKey: Service.AGENT,
     UnwrapKey: Service.AGENT,
 }
 """Who may send what. A command that is not here is refused."""
@@ -275,6 +277,8 @@ class KeyBroker:
                 return Answer(count)
             case CopyKeystore():
                 return Answer(await keeper.copy_keystore(_by(peer)))
+            case UnwrapDumpKey():
+                return Answer(*await keeper.dump_key(_word("reason", command.reason), _by(peer)))
             case GetCheckpoint():
                 return Answer(await asyncio.to_thread(self._notary.last))
             case SignCheckpoint():

@@ -28,6 +28,7 @@ from cloister.trust.keys.commands import (
     CopyKeystore,
     CreateKey,
     DestroyKeys,
+    DumpKeyInfo,
     EraseStatements,
     GetCheckpoint,
     GetKeyPolicy,
@@ -51,6 +52,7 @@ from cloister.trust.keys.commands import (
     RotateKeys,
     SetKeyPolicy,
     SignCheckpoint,
+    UnwrapDumpKey,
     UnwrapKey,
 )
 from cloister.trust.keys.memory import SecretPage, is_sealed, read_hexadecimal
@@ -155,6 +157,11 @@ class KeyClient:
             UnwrapKey(project_id=project_id, purpose=BACKUP, reason=reason, material=material)
         )
         return info.material, _into_page(_checked(descriptor))
+
+    async def dump_key(self, reason: str) -> tuple[DumpKeyInfo, SecretPage]:
+        """The key of the control database's dumps, in a page that the caller closes, and what lies in the store beside them."""
+        info, descriptor = await self._ask(UnwrapDumpKey(reason=reason))
+        return info, _into_page(_checked(descriptor))
 
     async def make_recording_key(
         self, project_id: str, recording_id: UUID, by: OnBehalf

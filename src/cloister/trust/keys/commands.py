@@ -75,6 +75,16 @@ class KeystoreCopy(msgspec.Struct, frozen=True, kw_only=True):
     """Wrapped by the root key, and bound to the above."""
 
 
+class DumpKeyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the key of the control database's dumps, what lies in the store beside them."""
+
+    material: int
+    envelope: bytes
+    """Its own, under the root key (`platform.py`)."""
+    epoch: int
+    """The keystore's, now."""
+
+
 class OnBehalf(msgspec.Struct, frozen=True, kw_only=True):
     """For whom the API asks, as the audit log names them. Its word is taken: it may append to the log itself."""
 
@@ -289,6 +299,15 @@ class CopyKeystore(Command[KeystoreCopy], frozen=True):
     reply: ClassVar[type] = KeystoreCopy
 
 
+class UnwrapDumpKey(Command[DumpKeyInfo], frozen=True, kw_only=True):
+    """The key of the control database's dumps, which is made if there is none. Allowed to the node agent only. Recorded before it is
+    unwrapped. It comes as a descriptor, as with UnwrapKey."""
+
+    reply: ClassVar[type] = DumpKeyInfo
+    reason: str
+    """`back_up`."""
+
+
 class ListKeys(Command[list[KeyInfo]], frozen=True):
     """Allowed to the API."""
 
@@ -332,6 +351,7 @@ AnyCommand = (
     | GetKeystore
     | ReloadRoots
     | CopyKeystore
+    | UnwrapDumpKey
     | ListKeys
     | GetCheckpoint
     | SignCheckpoint

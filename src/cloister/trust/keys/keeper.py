@@ -20,11 +20,12 @@ from cloister.trust.audit import Action, record
 from cloister.trust.audit.events import timestamp
 from cloister.trust.keys import backup, rotation, store
 from cloister.trust.keys.asking import By, attempt, record_failure
-from cloister.trust.keys.commands import KeyInfo, KeystoreCopy, KeystoreInfo, RootCount
+from cloister.trust.keys.commands import DumpKeyInfo, KeyInfo, KeystoreCopy, KeystoreInfo, RootCount
 from cloister.trust.keys.envelopes import Chain, Envelopes
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.memory import SecretPage, sealed_memfd, write_hexadecimal
 from cloister.trust.keys.patience import PROVIDER_PATIENCE_S, Patience
+from cloister.trust.keys.platform import DumpKey
 from cloister.trust.keys.providers.provider import KEY_BYTES, Context, KeyDamagedError
 from cloister.trust.keys.rings import Rings, closed
 from cloister.trust.keys.roots import Roots
@@ -58,6 +59,7 @@ class Keeper:
         self._envelopes = Envelopes(roots, keystore)
         self._patience = Patience(provider_patience_s)
         self.rings = Rings(database, keystore, clock)
+        self._dump_key = DumpKey(database, roots, keystore.directory, clock, self._patience)
         self.rotations = Rotations(database, self._envelopes, self.rings, clock, patience=self._patience)
 
     async def create(self, project_id: str, purpose: str, by: By) -> KeyInfo:
@@ -295,6 +297,14 @@ class Keeper:
             root_version=root.root_version,
             epoch_key=wrapped,
         )
+
+    async def dump_key(self, reason: str, by: By) -> tuple[DumpKeyInfo, int]:
+        """The key of the control database's dumps, handed out as `unwrap` does it."""
+        envelope, page = await self._dump_key.taken(by, reason)
+        with page:
+            descriptor = into_memfd(page)
+        content = msgspec.json.encode(envelope)
+        return DumpKeyInfo(material=envelope.material, envelope=content, epoch=self._keystore.epoch), descriptor
 
     async def keystore(self) -> KeystoreInfo:
         """Which root keys there are, and how many projects stand under each."""

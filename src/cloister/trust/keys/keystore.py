@@ -52,6 +52,7 @@ class Keystore:
     def __init__(self, directory: Path, epochs: Path, *, may_begin: bool = True) -> None:
         """`may_begin`: nobody has had a seal yet. Raises PreconditionError if the seals are missing otherwise, or if the
         epoch key and the seals do not belong together: nothing is begun anew then."""
+        self.directory = directory
         self._path = directory / SEALS_FILE
         self._may_begin = may_begin
         self._epochs = epochs

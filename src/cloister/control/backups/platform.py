@@ -1,0 +1,174 @@
+"""Sends the control database itself to the store, after which a server that lost everything can be made anew. It decides when; the node
+agent does it.
+
+What was sent is known in this process alone: after a start of ours there is one dump more, of which the store has nearly everything.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol, TypeVar
+
+from cloister.base.clock import Clock
+from cloister.base.database import Database, Transaction
+from cloister.base.errors import CloisterError
+from cloister.base.rpc.wire import Command
+from cloister.control.backups.keeper import DOUBLINGS_MAX, PAUSE_FIRST, PAUSE_MAX, TOLD_AFTER_FAILURES, TOLD_EVERY
+from cloister.control.backups.model import RETAIN_DAYS
+from cloister.control.repeating import repeat
+from cloister.node.commands import BackUpPlatform, PlatformBacked
+from cloister.trust.audit import Action, Event, record
+
+_log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+PLATFORM: Final = "platform:api"
+RESOURCE: Final = "the control database"
+"""In a branch's place, in events."""
+
+LOOK_EVERY_S: Final = 60.0
+# Two minutes are promised for keys: one until it is seen, one for the sending.
+
+EVERY: Final = timedelta(hours=1)
+# Of what changed: settings, members, passwords. A dump takes a core for some seconds, and a request for each mebibyte that changed.
+
+AT_LEAST_EVERY: Final = timedelta(days=1)
+# Though nothing changed: locks end, and a bucket whose newest dump is of last week looks like one that keeps something back.
+
+LATE_AFTER: Final = timedelta(hours=3)
+# Three were owed.
+
+TIMEOUT_S: Final = 1800.0
+# pg_dump has ten minutes; the first dump of a log of gigabytes goes over a line as any base does, and goes on where it was cut off.
+
+PROMPT: Final = (
+    Action.KEY_CREATE,
+    Action.KEY_DESTROY,
+    Action.KEY_REENCRYPT,
+    Action.KEY_ROOT,
+    Action.KEY_ROTATE,
+    Action.PROJECT_CREATE,
+    Action.PROJECT_DELETE,
+    Action.PROJECT_PURGE,
+    Action.PROJECT_RECOVER,
+)
+"""What must not wait for an hour: without its wrapped keys a project's backups open for nobody."""
+
+
+class Agent(Protocol):
+    async def call(self, command: Command[R], *, timeout_s: float = ...) -> R: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What was in the database at a moment."""
+
+    seq: int
+    """Of the log."""
+    changes: int
+    """Rows written since the server began to count, but for the log's."""
+
+
+class PlatformKeeper:
+    def __init__(self, database: Database, agent: Agent, has_store: Callable[[], bool | None], clock: Clock) -> None:
+        self._database = database
+        self._agent = agent
+        self._has_store = has_store
+        self._clock = clock
+        self._sent: tuple[datetime, Mark] | None = None
+        self._since: datetime | None = None
+        """Since when one is owed, at the latest: the newest, or the first look."""
+        self._failures = 0
+        self._left_until: datetime | None = None
+        self._failure_told_at: datetime | None = None
+        self._late_told_at: datetime | None = None
+        self._problem = ""
+
+    async def run(self) -> None:
+        """Until cancelled. One at a time, and beside everything else."""
+        await repeat(self.look, LOOK_EVERY_S, _log, "looking after the control database's backup")
+
+    async def look(self) -> None:
+        """1. Is there a store, and is one owed? What is written while it is made is owed by the next.
+        2. Have it made and sent.
+        3. Tell: that it was, that it fails, or that it is late.
+        """
+        # 1.
+        if not self._has_store():
+            self._since = None
+            return
+        now = self._clock.now()
+        self._since = self._since or now
+        async with self._database.reading() as tx:
+            mark = Mark(await tx.fetch_value("SELECT seq FROM audit_head"), await tx.fetch_value(_CHANGES))
+            is_owed = self._sent is None or await self._is_owed(tx, self._sent, mark, now)
+        if is_owed and (self._left_until is None or now >= self._left_until):
+            try:
+                backed = await self._agent.call(BackUpPlatform(retain_days=RETAIN_DAYS), timeout_s=TIMEOUT_S)  # 2.
+            except CloisterError as error:
+                await self._failed(error.public, now)
+            else:
+                await self._tell_sent(backed)
+                self._sent, self._since = (now, mark), now
+                self._failures, self._left_until, self._failure_told_at, self._late_told_at = 0, None, None, None
+                self._problem = ""
+        if self._clock.now() - self._since >= LATE_AFTER and is_owed:
+            await self._tell_late(now)
+
+    async def _is_owed(self, tx: Transaction, sent: tuple[datetime, Mark], mark: Mark, now: datetime) -> bool:
+        at, of = sent
+        if now - at >= AT_LEAST_EVERY or (now - at >= EVERY and mark.changes != of.changes):
+            return True
+        return bool(await tx.fetch_value(_IS_PROMPT, of.seq, list(PROMPT)))
+
+    async def _tell_sent(self, backed: PlatformBacked) -> None:
+        details: dict[str, object] = {
+            "dump": backed.name,
+            "moment": datetime.fromtimestamp(backed.moment, UTC).isoformat(),
+            "bytes": backed.bytes,
+            "new_bytes": backed.new_bytes,
+            "chunks": backed.chunks,
+            "new_chunks": backed.new_chunks,
+            "locked_until": datetime.fromtimestamp(backed.locked_until, UTC).isoformat(),
+        }
+        await self._record(Action.BACKUP_TAKE, "ok", "", details)
+
+    async def _failed(self, problem: str, now: datetime) -> None:
+        _log.info("the control database is not in the store yet: %s", problem)
+        self._problem = problem
+        self._failures += 1
+        self._left_until = now + min(PAUSE_FIRST * 2 ** min(self._failures - 1, DOUBLINGS_MAX), PAUSE_MAX)
+        is_news = self._failure_told_at is None or now - self._failure_told_at >= TOLD_EVERY
+        if self._failures >= TOLD_AFTER_FAILURES and is_news:
+            self._failure_told_at = now
+            details: dict[str, object] = {"what": "dump", "failures": self._failures}
+            await self._record(Action.BACKUP_FAIL, "failed", problem, details)
+
+    async def _tell_late(self, now: datetime) -> None:
+        if self._late_told_at is not None and now - self._late_told_at < TOLD_EVERY:
+            return
+        self._late_told_at = now
+        details: dict[str, object] = {"what": "dump", "sent_until": self._sent[0].isoformat() if self._sent else ""}
+        await self._record(Action.BACKUP_OVERDUE, "failed", self._problem, details)
+
+    async def _record(self, action: Action, outcome: str, reason: str, details: dict[str, object]) -> None:
+        async with self._database.transaction() as tx:
+            await record(
+                tx,
+                Event(
+                    action=action, actor=PLATFORM, outcome=outcome, resource=RESOURCE, reason=reason, details=details
+                ),
+            )
+
+
+_CHANGES: Final = """
+    SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint FROM pg_stat_user_tables
+    WHERE schemaname = 'cloister' AND relname NOT LIKE 'audit%'"""
+
+_IS_PROMPT: Final = """
+    SELECT EXISTS (
+        SELECT FROM audit_event WHERE seq > $1 AND action = ANY ($2)
+        AND (action <> 'key.create' OR coalesce(project_id, '') <> ''))"""
+# The key of dumps is no project's, and is put beside them by itself.
