@@ -1,6 +1,7 @@
 """`cloister backups`: what it sends, and what it says is left to do."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +102,21 @@ def test_a_project_is_left_out_with_a_reason_and_taken_in(api: Any, cloister: An
     assert "a toy" in cloister("backups", "off", "--reason", "a toy").err
     assert json.loads(cloister("backups", "on", "-o", "json").out) == FOUND
     assert api.bodies("POST")[0] == {"reason": "a toy"}
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--at", "yesterday"], "is no timestamp"),
+        (["--at", "2026-03-04T05:06:07"], "is no timestamp"),
+        (["--share", "KEYSTORE"], "from shares, or from a file"),
+    ],
+)
+def test_a_recovery_says_what_it_cannot_read(cloister: Any, tmp_path: Path, more: list[str], complaint: str) -> None:
+    for name in ("KEYSTORE", "CREDENTIALS", "KEY"):
+        (tmp_path / name).write_text("[writer]\naws_access_key_id = w\naws_secret_access_key = w\n")
+    words = ["--keystore", "KEYSTORE", "--credentials", "CREDENTIALS", "--root-key", "KEY", *more]
+    given = [str(tmp_path / word) if (tmp_path / word).exists() else word for word in words]
+    said = cloister("backups", "recover-platform", "s3://bucket/db", "--region", "eu-central-1", *given)
+    assert said.code != 0
+    assert complaint in said.err

@@ -9,6 +9,7 @@ import os
 import pwd
 import secrets
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -73,8 +74,9 @@ def secret_files(paths: Paths) -> list[Entry]:
     ]
 
 
-def prepare(settings: Settings) -> None:
-    """Bring the host and the state directory to where the processes can start."""
+def prepare(settings: Settings, given: Mapping[Path, bytes] | None = None) -> None:
+    """Bring the host and the state directory to where the processes can start. `given` are secrets that are there already, elsewhere:
+    they are written in place of random ones."""
     paths = settings.paths
     check_layout(paths)
     if paths.state_dir.exists() and not paths.layout_version.exists() and any(paths.state_dir.iterdir()):
@@ -89,7 +91,7 @@ def prepare(settings: Settings) -> None:
         _own(entry)
     for entry in secret_files(paths):
         if entry.path != paths.root_key or not _has_other_roots(paths):
-            _create_secret(entry)
+            _create_secret(entry, (given or {}).get(entry.path) or secrets.token_bytes(SECRET_BYTES))
     save(settings)
 
 
@@ -135,11 +137,11 @@ def _own(entry: Entry) -> None:
     os.chmod(entry.path, entry.mode)
 
 
-def _create_secret(entry: Entry) -> None:
-    """Random bytes, there whole or not at all, readable by their owner alone from the first moment, and on disk before
+def _create_secret(entry: Entry, content: bytes) -> None:
+    """There whole or not at all, readable by their owner alone from the first moment, and on disk before
     anything is made that needs them. An existing file is left as it is."""
     with contextlib.suppress(FileExistsError):
-        write_private(entry.path, secrets.token_bytes(SECRET_BYTES), uid=uid_of(entry.owner), gid=gid_of(entry.owner))
+        write_private(entry.path, content, uid=uid_of(entry.owner), gid=gid_of(entry.owner))
 
 
 def _run(argv: list[str]) -> None:

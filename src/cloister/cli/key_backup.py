@@ -116,7 +116,7 @@ def restore(
     newest = max(epoch or 0, _newest_known(paths))
     if not newest:
         raise CommandError("nothing here says how new a backup has to be: say --epoch, the newest that you know of")
-    found = _read(file)
+    found = read(file)
     with _opened(paths, shares) as roots, _as_broker():
         count = backups.restore(found, roots, paths.keystore, paths.epochs, newest_known=newest)
     click.echo(
@@ -138,7 +138,7 @@ def drill(ctx: click.Context, *, state_dir: Path | None, file: Path, shares: tup
     from cloister.trust.keys import backup as backups  # noqa: PLC0415 - heavy
 
     paths = _paths(ctx, state_dir)
-    found = _read(file)
+    found = read(file)
     if not MEMORY.is_dir():
         raise CommandError(f"{MEMORY} is not there, and a drill is not put on a disk, which keeps it")
     scratch = Path(tempfile.mkdtemp(prefix="cloister-drill-", dir=MEMORY))
@@ -228,7 +228,8 @@ def _replace(target: Path, content: bytes) -> None:
             os.close(old)
 
 
-def _read(file: Path) -> "Backup":
+def read(file: Path) -> "Backup":
+    """Raises CommandError, PreconditionError."""
     from cloister.trust.keys import backup as backups  # noqa: PLC0415 - heavy
 
     if file.stat().st_size > backups.BYTES_MAX:

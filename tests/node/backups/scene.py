@@ -102,7 +102,7 @@ class Dumping:
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def secrets(self) -> dict[str, bytes]:
+    def held_beside(self) -> dict[str, bytes]:
         return {"control.key": b"k" * 32}
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cloister.base.errors import UnavailableError
+from cloister.base.errors import ExhaustedError, InternalError, PreconditionError, UnavailableError
+from cloister.base.settings import Paths
+from cloister.node.backups import platform
+from cloister.node.backups.platform import Dumping
 from cloister.node.commands import BackUpPlatform, PlatformBacked
 from cloister.protocol.backups import keys as names
 from cloister.protocol.backups.dumps import parse_dump
@@ -60,6 +63,29 @@ async def test_nothing_of_it_stays_on_the_disk(scene: Scene) -> None:
     with pytest.raises(UnavailableError):
         await sent(scene)
     assert not scene.dumping.directory.exists()
+
+
+async def test_a_file_that_cannot_be_sent_ends_it(scene: Scene) -> None:
+    """One that is left out of a base is no PostgreSQL's; of a dump it would be a table."""
+    scene.dumping.files["not a name.dat"] = b"rows"
+    with pytest.raises(InternalError):
+        await sent(scene)
+    assert scene.bucket.keys("/dumps/") == []
+
+
+async def test_a_database_of_the_operators_own_is_not_dumped(tmp_path: Path) -> None:
+    with pytest.raises(PreconditionError, match="its operator's"):
+        await Dumping(Paths(tmp_path), is_ours=False).dump()
+
+
+async def test_the_databases_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = Paths(tmp_path)
+    left = paths.control_data / "dump-of-an-agent-that-died"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(platform, "ROOM_BYTES_MIN", 2**62)
+    with pytest.raises(ExhaustedError, match="no room"):
+        await Dumping(paths).dump()
+    assert not left.exists()
 
 
 async def test_a_dump_that_fails_takes_no_key_and_puts_nothing(scene: Scene) -> None:

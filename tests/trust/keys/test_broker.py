@@ -361,6 +361,19 @@ async def test_the_agent_alone_has_a_backup_key_and_for_a_recorded_reason(client
     ]
 
 
+async def test_the_agent_alone_has_the_key_of_dumps(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
+    for service in (Service.API, Service.SENTINEL, None):
+        caller.service = service
+        with pytest.raises((ForbiddenError, UnavailableError)):
+            await client.dump_key("back_up")
+    caller.service = Service.AGENT
+    info, page = await client.dump_key("back_up")
+    with page:
+        assert len(bytes(page.buffer)) == 32
+        assert bytes(page.buffer) not in info.envelope
+    assert (await recorded())[0].event.resource == f"dumps/{info.material}"
+
+
 async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(client, caller, recorded) -> None:  # type: ignore[no-untyped-def]
     envelope, key = await client.make_recording_key(PROJECT, RECORDING, ALICE)
     assert await client.open_recording_key(PROJECT, RECORDING, envelope, "replay", ALICE) == key

@@ -138,6 +138,28 @@ def dump_argv(paths: Paths, target: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def restore_argv(paths: Paths, source: Path) -> list[str]:
+    """`pg_restore` of what `dump_argv` wrote into the database, which `create` made, all of it or nothing."""
+    return [
+        str(binaries() / "pg_restore"), "--format=directory", "--exit-on-error", "--single-transaction",
+        f"--host={paths.control_socket_dir}", f"--username={OWNER}", f"--dbname={DATABASE}", str(source),
+    ]  # fmt: skip
+
+
+async def create(paths: Paths, *, patience_s: float = _START_PATIENCE_S) -> None:
+    """The database and its roles on the running server, without a table: for a dump, which names them. Raises UnavailableError."""
+    connection = await patiently(
+        lambda: asyncpg.connect(host=str(paths.control_socket_dir), user=OWNER, database="postgres"), patience_s
+    )
+    try:
+        await connection.execute("CREATE DATABASE cloister TEMPLATE template0")
+        await connection.execute(
+            "CREATE ROLE cloister_api LOGIN; CREATE ROLE cloister_keys LOGIN; CREATE ROLE cloister_sentinel LOGIN"
+        )
+    finally:
+        await connection.close()
+
+
 def check(paths: Paths) -> None:
     """Raises PreconditionError if there are data that this engine cannot read. Changes nothing."""
     data = data_dir(paths)

@@ -2,6 +2,7 @@
 
 import click
 
+from cloister.cli.backups.platform import recover_platform
 from cloister.cli.backups.project import check, list_, now, off, on, restore
 from cloister.cli.backups.store import store
 
@@ -19,8 +20,11 @@ def backups() -> None:
     cloister backups restore main --at 2026-03-04T05:06:07Z
     cloister backups restore --whole                       every branch, where the project's volume is gone
     cloister backups check                                 read some of it back, now
+
+    The control database goes there, too. A server that lost everything comes back with `recover-platform`, the root key and the keystore's
+    backup.
     """  # noqa: D301 - click leaves the lines after \b as they are
 
 
-for command in (list_, now, restore, check, off, on, store):
+for command in (list_, now, restore, check, off, on, recover_platform, store):
     backups.add_command(command)

@@ -3,8 +3,9 @@ does not know it."""
 
 import asyncio
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cloister.node.backups.commands import Probed
     from cloister.node.backups.store import Store
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 COLUMNS: Final = (
     Column("Place", "place"),
     Column("Region", "region"),
@@ -28,6 +31,57 @@ COLUMNS: Final = (
     Column("CA file", "ca_file"),
     Column("May be private", "private"),
 )
+
+
+def store_options(command: F) -> F:
+    """What says where a store is, and who we are there."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: Final[tuple[Callable[[Any], Any], ...]] = (
+    click.option("--region", required=True, help="The bucket's region."),
+    click.option("--endpoint", default="", metavar="URL", help="Of a store that is not AWS's: https://HOST[:PORT]."),
+    click.option(
+        "--credentials",
+        type=click.File("r"),
+        required=True,
+        help="A file as AWS's tools have it, with the profiles [writer] and [reader]; - reads it from stdin. It is read once.",
+    ),
+    click.option(
+        "--sse/--no-sse",
+        default=True,
+        show_default=True,
+        help="Have the store encrypt what it gets, beside us. Some do not know how, and refuse it.",
+    ),
+    sentinels.ca_option,
+    sentinels.private_option,
+)
+
+
+def configured(place: str, credentials: IO[str], given: dict[str, Any]) -> "Store":
+    """What the options say, as the courier reads it. Raises CommandError, BadRequestError."""
+    import msgspec  # noqa: PLC0415 - heavy
+
+    from cloister.node.backups import store as config  # noqa: PLC0415 - heavy
+
+    bucket, prefix = buckets.place(place)
+    text, where = credentials.read(), credentials.name
+    keys = {name: buckets.credentials(text, where, name) for name in ("writer", "reader")}
+    try:
+        return msgspec.convert(
+            {
+                **given,
+                "bucket": bucket,
+                "prefix": prefix,
+                "endpoint": given["endpoint"].rstrip("/"),
+                **{name: {"key_id": key, "secret_key": secret} for name, (key, secret) in keys.items()},
+            },
+            config.Store,
+        ).checked()
+    except msgspec.ValidationError as error:
+        raise CommandError(f"this store cannot be: {error}") from error
 
 
 @click.group()
@@ -66,22 +120,7 @@ def store() -> None:
 
 @store.command("set")
 @click.argument("place", metavar="s3://BUCKET[/PREFIX]")
-@click.option("--region", required=True, help="The bucket's region.")
-@click.option("--endpoint", default="", metavar="URL", help="Of a store that is not AWS's: https://HOST[:PORT].")
-@click.option(
-    "--credentials",
-    type=click.File("r"),
-    required=True,
-    help="A file as AWS's tools have it, with the profiles [writer] and [reader]; - reads it from stdin. It is read once.",
-)
-@click.option(
-    "--sse/--no-sse",
-    default=True,
-    show_default=True,
-    help="Have the store encrypt what it gets, beside us. Some do not know how, and refuse it.",
-)
-@sentinels.ca_option
-@sentinels.private_option
+@store_options
 @client_command
 def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any) -> None:
     """Send backups of all projects to this bucket, from now on; what is in another stays there until its lock ends.
@@ -100,25 +139,9 @@ def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any)
 
     from cloister.base.identities import Service  # noqa: PLC0415 - heavy
     from cloister.cli import private_files  # noqa: PLC0415
-    from cloister.node.backups import store as config  # noqa: PLC0415 - heavy
 
     settings = sentinels.settings(session)
-    bucket, prefix = buckets.place(place)
-    text, where = credentials.read(), credentials.name
-    keys = {name: buckets.credentials(text, where, name) for name in ("writer", "reader")}
-    try:
-        made = msgspec.convert(
-            {
-                **given,
-                "bucket": bucket,
-                "prefix": prefix,
-                "endpoint": given["endpoint"].rstrip("/"),
-                **{name: {"key_id": key, "secret_key": secret} for name, (key, secret) in keys.items()},
-            },
-            config.Store,
-        ).checked()
-    except msgspec.ValidationError as error:
-        raise CommandError(f"this store cannot be: {error}") from error
+    made = configured(place, credentials, given)
     asyncio.run(_note(settings, made, "store.set"))
     private_files.write(settings.paths.store_file, msgspec.json.encode(made) + b"\n", owner=Service.COURIER)
     click.echo(f"Backups go to {made.place}. `cloister backups store test` says whether it keeps them.", err=True)

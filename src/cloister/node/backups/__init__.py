@@ -9,6 +9,8 @@ The agent:
 - `finding.py`: what the store has, as far as it can be believed
 - `restoring.py`, `wal_restoring.py`: a timeline comes back
 - `laying.py`: what comes back becomes files
+- `fetching.py`: files of a base, or of a dump, out of the store
+- `platform.py`, `recovering.py`: the control database, there and back
 - `seeing.py`: what is there is opened, by chance
 - `objects.py`: the store, through the courier
 - `keys.py`: a project's backup keys

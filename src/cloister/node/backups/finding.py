@@ -6,6 +6,7 @@ from typing import Final
 
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import ProjectId, TimelineId
+from cloister.node.backups.fetching import entries_of
 from cloister.node.backups.keys import Keys
 from cloister.node.backups.objects import Store, side_by_side
 from cloister.node.timelines import wal
@@ -90,10 +91,7 @@ class Finding:
 
     async def entries(self, base: Base, contents: Contents, chunk_id: str) -> list[Entry]:
         """One of its lists. `contents` has read those before it."""
-        try:
-            return contents.read(await self.list_of(chunk_id))
-        except BackupError as error:
-            raise _unprocessable(f"the base {base.name}", error) from error
+        return await entries_of(f"base {base.name}", self, contents, chunk_id)
 
     async def list_of(self, chunk_id: str) -> bytes:
         return await self.store.opened(self.keys, names.chunk(self.project_id, chunk_id))

@@ -10,6 +10,7 @@ What must stay true:
 
 import asyncio
 import os
+import secrets
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ DUMP_TIMEOUT_S: Final = 600.0
 ROOM_BYTES_MIN: Final = 1024**3
 # Left on the disk, beside as much as the database takes: it is the database's own, which must not run out of room for this.
 
+_DIRECTORY: Final = "dump-"
+
 _SAID_BYTES_MAX: Final = 1000
 
 
@@ -52,19 +55,17 @@ class Dumping:
     user: Service | None = Service.DATABASE
     """None: this process's own."""
 
-    @property
-    def directory(self) -> Path:
-        return self.paths.control_data / "dump"
-
     async def dump(self) -> Path:
-        """Raises PreconditionError, ExhaustedError, UnavailableError with what pg_dump says."""
+        """Into a directory of its own: a `pg_dump` that outlived an agent writes into another. Raises PreconditionError, ExhaustedError,
+        UnavailableError with what pg_dump says."""
         if not self.is_ours:
             raise PreconditionError(
                 public="the control database is not ours (--database-url): its own backups are its operator's"
             )
         await asyncio.to_thread(self._make_room)
+        directory = self.paths.control_data / f"{_DIRECTORY}{secrets.token_hex(8)}"
         program = await asyncio.create_subprocess_exec(
-            *embedded.dump_argv(self.paths, self.directory),
+            *embedded.dump_argv(self.paths, directory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -87,12 +88,14 @@ class Dumping:
         if program.returncode != 0:
             text = said[-_SAID_BYTES_MAX:].decode(errors="replace").strip()
             raise UnavailableError(text, public="the control database could not be dumped: see the log of the agent")
-        return self.directory
+        return directory
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """What there is of dumps."""
+        for path in self.paths.control_data.glob(f"{_DIRECTORY}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
-    def secrets(self) -> dict[str, bytes]:
+    def held_beside(self) -> dict[str, bytes]:
         """What encrypts what the rows have only encrypted: without it they are there, and of no use."""
         return {path.name: path.read_bytes() for path in (self.paths.control_key, self.paths.mock_key) if path.exists()}
 
@@ -123,7 +126,7 @@ class PlatformSending:
         """
         store = await self._store.name()
         checkpoint = await asyncio.to_thread(read_last, self._dumping.paths.notary)  # 1.
-        secrets = await asyncio.to_thread(self._dumping.secrets)
+        held = await asyncio.to_thread(self._dumping.held_beside)
         moment = self._clock.now().timestamp()
         try:
             data = await self._dumping.dump()  # 2.
@@ -146,7 +149,7 @@ class PlatformSending:
                     moment=moment,
                     version=cloister.__version__,
                     epoch=info.epoch,
-                    secrets=secrets,
+                    secrets=held,
                     checkpoint=checkpoint,
                     lists=reading.lists,
                     files=reading.files,

@@ -4,19 +4,18 @@ What the store keeps back is missed: the work ends with what is missing, and not
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from cloister.base.errors import CloisterError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
+from cloister.node.backups.fetching import lay_files
 from cloister.node.backups.finding import Finding
 from cloister.node.backups.keys import Keys
 from cloister.node.backups.laying import Laying
-from cloister.node.backups.objects import Store, side_by_side
+from cloister.node.backups.objects import Store
 from cloister.node.backups.sending import InThread
 from cloister.node.backups.wal_restoring import WalRestoring
 from cloister.node.commands import Recovered, RestoreTimeline
@@ -27,8 +26,7 @@ from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.recovery import END, target_of
 from cloister.node.timelines.snapshots import Snapshot
 from cloister.node.timelines.tree import Abort
-from cloister.protocol.backups.bases import Base, Contents, Entry, Piece
-from cloister.protocol.backups.errors import BackupError
+from cloister.protocol.backups.bases import Base
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +95,7 @@ class Restoring:
         for chosen in (await self._choose(finding))[:BASES_TRIED_MAX]:
             await in_thread(begin)
             try:
-                await self._lay_files(finding, chosen.base, laying, in_thread)
+                await lay_files(f"base {chosen.base.name}", chosen.base, finding, laying, in_thread)
                 break
             except (NotFoundError, UnprocessableError) as error:
                 log.warning("the base %s of %s does not come back: %s", chosen.base.name, self.source_id, error)
@@ -157,31 +155,6 @@ class Restoring:
             return Chosen(base, wal.segment_number(behind[-2].stop_lsn) + 1, reaches)
         return Chosen(base, None, max(self._known_lsn or 0, reaches))
 
-    async def _lay_files(self, finding: Finding, base: Base, laying: Laying, in_thread: InThread) -> None:
-        """Raises UnprocessableError, NotFoundError."""
-        contents = Contents()
-        for list_id in base.lists:
-            entries = await finding.entries(base, contents, list_id)
-            try:
-                await in_thread(partial(laying.make, entries))
-            except FileExistsError as error:
-                raise UnprocessableError(public=f"the backup's base {base.name} lists something twice") from error
-            places = _places(entries)
-
-            async def lay(chunk_id: str, places: dict[str, list[tuple[str, Piece]]] = places) -> None:
-                plain = await finding.chunk(chunk_id)
-                if any(piece.at + piece.length > len(plain) for _, piece in places[chunk_id]):
-                    raise UnprocessableError(
-                        public=f"the backup's base {base.name} lists more of a chunk than there is"
-                    )
-                await in_thread(partial(laying.write, plain, places[chunk_id]))
-
-            await side_by_side(places, lay)
-        try:
-            contents.end(base)
-        except BackupError as error:
-            raise UnprocessableError(public=f"the backup's base {base.name} {error}") from error
-
     async def _lay_wal(
         self, finding: Finding, chosen: Chosen, laying: Laying, in_thread: InThread
     ) -> tuple[int, CloisterError | None]:
@@ -222,15 +195,6 @@ def snapshot_of(base: Base) -> Snapshot:
         moment=base.moment,
         is_clean=base.is_clean,
     )
-
-
-def _places(entries: Sequence[Entry]) -> dict[str, list[tuple[str, Piece]]]:
-    """By chunk, where parts of it go."""
-    places = defaultdict(list)
-    for entry in entries:
-        for piece in entry.pieces:
-            places[piece.chunk].append((entry.path, piece))
-    return dict(places)
 
 
 def _outside(base: Base, end: int) -> PreconditionError:

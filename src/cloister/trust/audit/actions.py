@@ -211,6 +211,9 @@ class Action(StrEnum):
     PASSKEY_REMOVE = "passkey.remove"
     PASSKEY_USE = "passkey.use"
     """For one act (`details.act`); the event of the act follows, with the same request_id."""
+    PLATFORM_RECOVER = "platform.recover"
+    """The control database came back from the store of backups, as of `details.moment`, up to event `details.until`; what was written since
+    then is lost. `details.log` was the log's name, and this much of it was signed."""
     PLATFORM_START = "platform.start"
     PLATFORM_STOP = "platform.stop"
     PROJECT_CREATE = "project.create"

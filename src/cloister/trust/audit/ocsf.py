@@ -72,7 +72,7 @@ _ACTIONS: Final = {
         6003, 99
     ): """access.end access.expire audit.mismatch backup.fail backup.overdue branch.advise branch.finalize certificate.strange compute.aged compute.crashed
         compute.start compute.stop connection.cancel egress.closed egress.opened egress.refused flow.closed flow.open
-        key.denied key.overdue log.secret operation.failed passkey.use platform.start platform.stop repair.done repair.overdue sentinel.probe
+        key.denied key.overdue log.secret operation.failed passkey.use platform.recover platform.start platform.stop repair.done repair.overdue sentinel.probe
         statement.refused volume.failed""",
     Shape(6005, 1): "audit.statements_read connection.reading database.get schema.read",
     Shape(6005, 2): "database.update",

@@ -173,10 +173,19 @@ def read_last(directory: Path) -> SignedTree | None:
         return None
     try:
         last = msgspec.json.decode(content, type=SignedTree)
-        checkpoint = VerifierKey.parse(last.key).opened(last.note)
-        tree = Tree(last.size, tuple(last.peaks))
-    except (msgspec.DecodeError, NoteError, ValueError) as error:
+    except msgspec.DecodeError as error:
         raise PreconditionError(public=f"{path}: {error}") from error
-    if (checkpoint.size, checkpoint.root) != (tree.size, tree.root):
-        raise PreconditionError(public=f"{path}: the tree is not the one that was signed")
+    checked(last, str(path))
     return last
+
+
+def checked(signed: SignedTree, where: str) -> Checkpoint:
+    """What was signed, if it is what is beside it. Raises PreconditionError."""
+    try:
+        checkpoint = VerifierKey.parse(signed.key).opened(signed.note)
+        tree = Tree(signed.size, tuple(signed.peaks))
+    except (NoteError, ValueError) as error:
+        raise PreconditionError(public=f"{where}: {error}") from error
+    if (checkpoint.size, checkpoint.root) != (tree.size, tree.root):
+        raise PreconditionError(public=f"{where}: the tree is not the one that was signed")
+    return checkpoint
