@@ -152,9 +152,13 @@ class Backups:
         self._memory.forget(project_id)
 
     async def answer(self, command: AnyBackupCommand) -> Any:
-        if not isinstance(command, GetStore):
-            parse_project_id(command.project_id)
-            parse_timeline_id(command.timeline_id)
+        match command:
+            case GetStore():
+                return await self._look()
+            case BackUpPlatform():
+                return await self._sending.do(_PLATFORM, self._back_up_platform(command))
+        parse_project_id(command.project_id)
+        parse_timeline_id(command.timeline_id)
         match command:
             case BackUpTimeline():
                 return await self._once(self._sending, command, self._back_up(command))
@@ -164,10 +168,6 @@ class Backups:
                 return await self._once(self._sending, command, self._read_back(command))
             case RestoreTimeline():
                 return await self._once(self._restoring, command, self._restore(command))
-            case BackUpPlatform():
-                return await self._sending.do(_PLATFORM, self._back_up_platform(command))
-            case GetStore():
-                return await self._look()
 
     async def _once(
         self,
