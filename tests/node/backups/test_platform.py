@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cloister.base.database import embedded
 from cloister.base.errors import ExhaustedError, InternalError, PreconditionError, UnavailableError
 from cloister.base.settings import Paths
 from cloister.node.backups import platform
@@ -93,3 +94,13 @@ async def test_a_dump_that_fails_takes_no_key_and_puts_nothing(scene: Scene) -> 
     with pytest.raises(UnavailableError):
         await sent(scene)
     assert scene.keys.reasons == scene.bucket.puts == []
+
+
+async def test_what_the_server_drops_meanwhile_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listed, and gone before its size was asked for."""
+    paths = Paths(tmp_path)
+    (embedded.data_dir(paths) / "base" / "5").mkdir(parents=True)
+    (embedded.data_dir(paths) / "base" / "5" / "16384").symlink_to("nowhere")
+    monkeypatch.setattr(platform, "ROOM_BYTES_MIN", 2**62)
+    with pytest.raises(ExhaustedError, match="no room"):
+        await Dumping(paths).dump()

@@ -102,7 +102,7 @@ class Dumping:
     def _make_room(self) -> None:
         self.remove()
         disk = os.statvfs(self.paths.control_data)
-        taken = sum(path.stat().st_size for path in embedded.data_dir(self.paths).glob("base/*/*"))
+        taken = sum(map(_size, embedded.data_dir(self.paths).glob("base/*/*")))
         if disk.f_bavail * disk.f_frsize < taken + ROOM_BYTES_MIN:
             raise ExhaustedError(public="the disk of the control database has no room for a dump of it")
 
@@ -169,3 +169,11 @@ class PlatformSending:
             new_bytes=sealing.bytes,
             locked_until=run.locked_until,
         )
+
+
+def _size(path: Path) -> int:
+    """The server drops files meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
