@@ -17,12 +17,13 @@ import asyncpg
 import msgspec
 import pytest
 
+from cloister.app import layout, operator
 from cloister.app import platform_recovery as recovery
-from cloister.app.platform_recovery import Host, recover
+from cloister.app.platform_recovery import Host, recover, recover_platform
 from cloister.base.clock import SystemClock
 from cloister.base.database import Database, embedded
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnprocessableError
-from cloister.base.settings import Paths
+from cloister.base.settings import Paths, Settings
 from cloister.cli import run
 from cloister.node.backups.memory import Memory
 from cloister.node.backups.objects import Store
@@ -264,8 +265,46 @@ async def test_a_platform_comes_back_from_bucket_root_key_and_keystore(
         await api.close()
 
 
+@pytest.fixture
+def settings(base: Path) -> Iterator[Settings]:
+    settings = Settings(state_dir=str(base / "beside"))
+    settings.paths.run.mkdir(parents=True)
+    yield settings
+    shutil.rmtree(settings.paths.run)
+
+
+@pytest.fixture
+def keystore() -> Backup:
+    return Backup(format=1, made_at="", epoch=1, provider="file", root_version="1", epoch_key=b"", seals={})
+
+
+def test_where_a_platform_runs_nothing_is_touched(
+    settings: Settings, keystore: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "prepare", None)
+    with operator.take_lock(settings.paths), pytest.raises(ConflictError, match="a platform runs in"):
+        recover_platform(settings, b"", bytes(32), keystore, epoch=1, at=None, place="")
+
+
+def test_what_another_made_meanwhile_is_not_replaced(
+    settings: Settings, keystore: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cloister up`, which came and went."""
+    paths = settings.paths
+
+    def prepared(*_given: object) -> None:
+        embedded.data_dir(paths).mkdir(parents=True)
+        paths.root_key.parent.mkdir()
+        paths.root_key.write_bytes(bytes(32))
+
+    monkeypatch.setattr(layout, "prepare", prepared)
+    with pytest.raises(ConflictError, match="control/data is there"):
+        recover_platform(settings, b"", bytes(32), keystore, epoch=1, at=None, place="")
+    assert paths.root_key.exists()
+
+
 def test_the_command_brings_it_back_out_of_a_real_store(
-    base: Path, lost: Lost, capsys: pytest.CaptureFixture[str]
+    base: Path, lost: Lost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the courier's process, and files of the owners that `cloister up` wants. The server's own state is `prepare`'s."""
     make_certificate(base / "both.pem")
@@ -289,8 +328,17 @@ def test_the_command_brings_it_back_out_of_a_real_store(
         words += ["--endpoint", store.endpoint]
         try:
             (base / "another.key").write_bytes(bytes(range(32)))
-            assert run([*words[:-3], str(base / "another.key"), *words[-2:]]) == 1
-            assert "opens with this root key" in capsys.readouterr().err
+            with monkeypatch.context() as patch:
+
+                async def beside_others(*given: Any, **options: Any) -> recovery.Recovered:
+                    assert [run([verb, "--state-dir", str(state)]) for verb in ("up", "down")] == [1, 1]
+                    return await recover(*given, **options)
+
+                patch.setattr(recovery, "recover", beside_others)
+                assert run([*words[:-3], str(base / "another.key"), *words[-2:]]) == 1
+            refused = capsys.readouterr().err
+            assert "opens with this root key" in refused
+            assert refused.count("is being brought back") == 2
             assert not paths.root_key.exists()
             assert run(words) == 0
             said = capsys.readouterr()

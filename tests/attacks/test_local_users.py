@@ -25,7 +25,7 @@ def test_only_root_can_hold_the_lock_that_says_the_platform_runs(paths: Paths) -
     """Who can open it can lock it: then `up` would find the platform running, and `down` signal whoever has the pid that
     an earlier supervisor had."""
     paths.supervisor_lock.touch(mode=0o644)  # as an earlier version left it
-    with operator._take_lock(paths):
+    with operator.take_lock(paths):
         assert stat.S_IMODE(paths.supervisor_lock.stat().st_mode) == 0o600
         assert operator.is_running(paths)
     assert not operator.is_running(paths)
@@ -33,7 +33,7 @@ def test_only_root_can_hold_the_lock_that_says_the_platform_runs(paths: Paths) -
 
 @pytest.mark.root
 def test_another_user_is_told_so(paths: Paths, tmp_path: Path) -> None:
-    with operator._take_lock(paths):
+    with operator.take_lock(paths):
         for directory in (paths.run, tmp_path, *tmp_path.parents[:2]):
             directory.chmod(0o755)
         os.seteuid(65534)

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 DOWN_TIMEOUT_S: Final = 150.0
 # Sessions, computes and the control database each have their own limits in children.py; together they stay below this.
 
+_RECOVERING: Final = "recovering"
+# In the lock, in place of a supervisor's pid.
+
 
 def up(settings: Settings, *, detach: bool) -> int:
     """Start the platform: in the foreground until it is told to stop, or, detached, until it is ready.
@@ -49,7 +52,7 @@ def up(settings: Settings, *, detach: bool) -> int:
     layout.prepare(settings)
     if settings.database_url is None:
         embedded.check(settings.paths)
-    lock = _take_lock(settings.paths)
+    lock = take_lock(settings.paths)
     sockets = {"postgres": listen(settings.listen_postgres), "https": listen(settings.listen_https)}
     if not detach:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -81,10 +84,7 @@ def _await_ready(ready_read: int, paths: Paths) -> int:
 
 def _serve(settings: Settings, sockets: dict[str, list[socket.socket]], lock: IO[str], announce: Announcement) -> None:
     """The life of the supervisor, in the process that will be it."""
-    lock.seek(0)
-    lock.truncate()
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    _say(lock, str(os.getpid()))
     kernel.adopt_orphans()
     kernel.private_mounts()
     for directory in reach.open_the_way(settings):
@@ -212,12 +212,17 @@ async def _node_status(paths: Paths) -> dict[str, Any] | None:
 
 
 def is_running(paths: Paths) -> bool:
-    """True while a supervisor holds this platform's lock."""
+    """True while a supervisor holds this platform's lock. Raises ConflictError while `recovering` does."""
     try:
         with paths.supervisor_lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if file.read().strip() != _RECOVERING:
+                    return True
+                raise ConflictError(
+                    public=f"the platform in {paths.state_dir} is being brought back: wait for `cloister backups recover-platform`"
+                ) from None
     except FileNotFoundError:
         return False
     except PermissionError:
@@ -243,7 +248,8 @@ def _read_status(paths: Paths) -> dict[str, Any]:
     return found
 
 
-def _take_lock(paths: Paths) -> IO[str]:
+def take_lock(paths: Paths) -> IO[str]:
+    """Held until it is closed, or this process ends. Raises ConflictError while somebody else holds it."""
     # For root alone: whoever can open the file can lock it, and would be taken for a running platform.
     lock = os.fdopen(os.open(paths.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "a+")
     os.fchmod(lock.fileno(), 0o600)
@@ -253,5 +259,22 @@ def _take_lock(paths: Paths) -> IO[str]:
         except BlockingIOError:
             time.sleep(0.01)
         else:
+            _say(lock, "")  # whoever held it last may have been killed
             return lock
-    raise ConflictError(public="another `cloister up` is starting in this state directory")
+    lock.close()
+    raise ConflictError(public="a platform starts, runs, or is being brought back in this state directory")
+
+
+@contextlib.contextmanager
+def recovering(paths: Paths) -> Iterator[None]:
+    """The platform's lock, held by who makes its control database: nothing starts meanwhile, and nobody takes us for what runs."""
+    with take_lock(paths) as lock:
+        _say(lock, _RECOVERING)
+        yield
+
+
+def _say(lock: IO[str], who: str) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{who}\n")
+    lock.flush()

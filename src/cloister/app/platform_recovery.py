@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from cloister.app import children, layout
-from cloister.app.operator import is_running
+from cloister.app import children, layout, operator
 from cloister.base.database import Database, embedded
 from cloister.base.durable import sync_directory
 from cloister.base.errors import ConflictError, InternalError, PreconditionError, UnavailableError, UnprocessableError
@@ -100,8 +99,9 @@ def recover_platform(
 
     1. There is no state, and nothing runs.
     2. What a platform has before its first start, with this root key.
-    3. The courier, as its own user, with the reader's credentials: what a store says is for no eyes of root's.
-    4. `recover`.
+    3. The platform's lock: no `cloister up` makes a state beside this one, nor made one meanwhile.
+    4. The courier, as its own user, with the reader's credentials: what a store says is for no eyes of root's.
+    5. `recover`.
     """
     if not am_root():
         raise PreconditionError(public="only root on the server brings a platform back")
@@ -113,11 +113,9 @@ def recover_platform(
     layout.prepare(settings, {} if root_key is None else {paths.root_key: root_key})  # 2.
     if root_key is not None and paths.root_key.read_bytes() != root_key:
         raise ConflictError(public=f"{paths.root_key} is there, and another one")
-    paths.store_file.unlink(missing_ok=True)
-    write_private(paths.store_file, store, uid=uid_of(Service.COURIER), gid=gid_of(Service.COURIER))
 
     async def run() -> Recovered:
-        async with _courier(settings) as client:
+        async with _courier(settings) as client:  # 4.
             with _as_broker():
                 roots = configuration.open_roots(paths.key_providers, paths.root_key)
             try:
@@ -125,18 +123,26 @@ def recover_platform(
             finally:
                 roots.close()
 
-    try:
-        return asyncio.run(run())
-    except BaseException:
-        if not had_root:  # It may be the wrong one, and the right one replaces none.
-            paths.root_key.unlink(missing_ok=True)
-        raise
+    with operator.recovering(paths):  # 3.
+        _refuse_remains(paths)
+        paths.store_file.unlink(missing_ok=True)
+        write_private(paths.store_file, store, uid=uid_of(Service.COURIER), gid=gid_of(Service.COURIER))
+        try:
+            return asyncio.run(run())  # 5.
+        except BaseException:
+            if not had_root:  # It may be the wrong one, and the right one replaces none.
+                paths.root_key.unlink(missing_ok=True)
+            raise
 
 
 def refuse_state(paths: Paths) -> None:
     """Raises ConflictError where a platform is, or what is left of one: it is never replaced."""
-    if is_running(paths):
+    if operator.is_running(paths):
         raise ConflictError(public=f"a platform runs in {paths.state_dir}")
+    _refuse_remains(paths)
+
+
+def _refuse_remains(paths: Paths) -> None:
     for path in (embedded.data_dir(paths), *paths.volumes.glob("*")):
         if os.path.lexists(path):
             raise ConflictError(

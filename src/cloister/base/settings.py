@@ -191,7 +191,7 @@ class Paths:
         self.computes = self.run / "computes"
         """`computes/ENDPOINT_ID`: a running compute's Unix socket directory."""
         self.supervisor_lock = self.run / "supervisor.lock"
-        """Held by a running supervisor; its pid stands in it."""
+        """Held by a running supervisor, whose pid stands in it, or by who brings the platform back."""
         self.status = self.run / "status.json"
         """What runs, as the supervisor last saw it."""
 
