@@ -3,7 +3,7 @@
 import os
 import socket
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -389,3 +389,25 @@ def test_what_a_store_for_backups_lacks_is_told(changes: dict[str, Any], levels:
     found = backups.decide(msgspec.structs.replace(facts, **changes))
     assert [each.level for each in found] == levels
     assert all("kept at s3.example.com" in each.seen for each in found)
+
+
+@pytest.mark.parametrize(
+    ("age", "level"),
+    [
+        (None, Level.WARNING),
+        (timedelta(hours=26), Level.OK),  # one a day, and what it takes to be late
+        (timedelta(hours=28), Level.WARNING),
+    ],
+)
+def test_how_old_the_newest_dump_of_the_control_database_is_is_told(age: timedelta | None, level: Level) -> None:
+    now = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+    assert backups.decide_dump(None if age is None else now - age, now).level is level
+
+
+def test_without_a_store_or_with_a_database_of_ones_own_no_dump_is_missed(tmp_path: Path) -> None:
+    settings = Settings(state_dir=str(tmp_path))
+    assert backups.control_database(Subject(tmp_path, settings)) == []
+    settings.paths.store_file.parent.mkdir(parents=True)
+    settings.paths.store_file.touch()
+    own = msgspec.structs.replace(settings, database_url="postgresql://db.example.com/cloister")
+    assert backups.control_database(Subject(tmp_path, own)) == []

@@ -5,11 +5,12 @@ from datetime import timedelta
 import pytest
 
 from cloister.base.errors import UnavailableError
+from cloister.cli.doctor import backups as doctor
 from cloister.control.backups import platform as limits
 from cloister.control.backups.keeper import PAUSE_MAX, TOLD_AFTER_FAILURES
 from cloister.control.backups.platform import PlatformKeeper
 from cloister.trust.audit import Action, Event, record
-from tests.control.backups.office import A_MOMENT, Office
+from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.land import Land
 
 MINUTE = timedelta(seconds=limits.LOOK_EVERY_S)
@@ -51,6 +52,19 @@ async def test_at_once_and_then_every_hour_if_something_changed(office: Office) 
     assert await look(office, limits.EVERY - 2 * A_MOMENT) == 1
     assert await look(office, 2 * A_MOMENT) == 2
     assert [it["what"] if "what" in it else it["dump"] for it in await office.land.details_of("backup.take")]
+
+
+async def test_the_log_says_when_the_last_was_sent(office: Office) -> None:
+    """That is where `cloister doctor` looks."""
+    async with office.land.database.reading() as tx:
+        assert await doctor.last_dump(tx) is None
+    await a_project(office)
+    await look(office)
+    await look(office, limits.AT_LEAST_EVERY)
+    await office.look()
+    assert len(await office.land.details_of("backup.take")) == 3, "one is a base"
+    async with office.land.database.reading() as tx:
+        assert await doctor.last_dump(tx) == office.land.clock.now() - A_MOMENT
 
 
 async def test_what_only_the_log_has_is_not_sent_before_a_day(office: Office) -> None:

@@ -69,7 +69,7 @@ GROUPS: Final = (
         (listeners.open_ports, listeners.plaintext, certificates.certificates, certificates.names),
         needs_platform=True,
     ),
-    Group("Backups", (backups.store,), needs_platform=True),
+    Group("Backups", (backups.store, backups.control_database), needs_platform=True),
     Group("Records", (records.control_database, records.audit_log, records.api_answers), needs_platform=True),
 )
 
