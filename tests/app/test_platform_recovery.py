@@ -44,12 +44,14 @@ from cloister.trust.keys.providers.provider import Context
 from cloister.trust.keys.roots import Roots
 from tests.node.backups.bucket import Bucket
 from tests.trust.keys.rig import AGENT, Rig
-from tests.trust.sending.store import BUCKET, READER, WRITER, a_store
+from tests.trust.sending.store import READER, WRITER, a_store
 from tests.trust.sentinel.receiver import make_certificate
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the database is another user's")
 
 NOBODY: Final = 65534
+KEPT: Final = "of-a-lost-platform"
+# moto's buckets are the process's: another test's are there.
 MAPPING: Final = {pwd.getpwuid(os.geteuid()).pw_name: [embedded.OWNER, embedded.API_ROLE]}
 SEALED: Final = Context("calm-forest-12345678", "project", 1)
 
@@ -317,14 +319,14 @@ def test_the_command_brings_it_back_out_of_a_real_store(
     state = base / "state"
     paths = Paths(state)
     words = [
-        "backups", "recover-platform", f"s3://{BUCKET}/db", "--region", "eu-central-1", "--private",
+        "backups", "recover-platform", f"s3://{KEPT}/db", "--region", "eu-central-1", "--private",
         "--ca-file", str(base / "both.pem"), "--credentials", str(base / "credentials"), "--state-dir", str(state),
         "--keystore", str(base / "keystore.backup"), "--root-key", str(lost.rig.directory / "root.key"),
     ]  # fmt: skip
     with a_store(base / "both.pem") as store:
-        store.make()
+        store.make(KEPT)
         for key, versions in lost.bucket.objects.items():
-            store.client.put_object(Bucket=BUCKET, Key=f"db/{key}", Body=versions[-1].content)
+            store.client.put_object(Bucket=KEPT, Key=f"db/{key}", Body=versions[-1].content)
         words += ["--endpoint", store.endpoint]
         try:
             (base / "another.key").write_bytes(bytes(range(32)))
