@@ -12,6 +12,7 @@ from cloister.node.commands import (
     GetStore,
     PlatformBacked,
     ReadBack,
+    ReadBackPlatform,
     Recovered,
     RestoreTimeline,
     Seen,
@@ -67,6 +68,8 @@ def answer(node: "FakeNode", command: AnyBackupCommand) -> Any:
             return _restore(node, command)
         case ReadBack():
             return _read_back(node, command)
+        case ReadBackPlatform():
+            return _read_back_platform(node, command)
 
 
 def _stored(node: "FakeNode", timeline_id: str) -> FakeStore:
@@ -180,3 +183,11 @@ def _read_back(node: "FakeNode", command: ReadBack) -> Seen:
         raise NotFoundError("no base")
     node.calls.append("ReadBack")
     return Seen(base=f"{bases[-1].stop_lsn:016X}", chunks=command.sample, bytes=10, damaged=list(store.damaged))
+
+
+def _read_back_platform(node: "FakeNode", command: ReadBackPlatform) -> Seen:
+    store = _stored(node, "platform")
+    if (error := store.failing.get("platform's reading")) is not None:
+        raise error
+    node.calls.append("ReadBackPlatform")
+    return Seen(base=command.name, chunks=command.sample, bytes=10, damaged=list(store.damaged))

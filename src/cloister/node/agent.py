@@ -65,6 +65,7 @@ from cloister.node.commands import (
     NodeStatus,
     PoolerInfo,
     ReadBack,
+    ReadBackPlatform,
     RestoreTimeline,
     SchemaDump,
     SchemaForm,
@@ -318,7 +319,15 @@ class NodeAgent:
                 return await self._status()
             case GetVolume():
                 return self._volumes.info(parse_project_id(command.project_id))
-            case BackUpTimeline() | SendWal() | RestoreTimeline() | ReadBack() | GetStore() | BackUpPlatform():
+            case (
+                BackUpTimeline()
+                | SendWal()
+                | RestoreTimeline()
+                | ReadBack()
+                | GetStore()
+                | BackUpPlatform()
+                | ReadBackPlatform()
+            ):
                 # Without a store there is no courier to ask: one that was not started would be waited for.
                 is_none = isinstance(command, GetStore) and not self._paths.store_file.exists()
                 if self._backups is None or is_none:

@@ -608,7 +608,16 @@ class BackUpPlatform(Command[PlatformBacked], frozen=True, kw_only=True):
     retain_days: int
 
 
-AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore | BackUpPlatform
+class ReadBackPlatform(Command[Seen], frozen=True, kw_only=True):
+    """Open a dump of the control database in the store: the key that lies beside it, its lists of files, and `sample` of its chunks by
+    chance. One that is not there is damaged: it was sent."""
+
+    reply: ClassVar[type] = Seen
+    name: str
+    sample: int
+
+
+AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore | BackUpPlatform | ReadBackPlatform
 
 AnyCommand = (
     CreateVolume

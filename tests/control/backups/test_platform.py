@@ -8,6 +8,7 @@ from cloister.base.errors import UnavailableError
 from cloister.cli.doctor import backups as doctor
 from cloister.control.backups import platform as limits
 from cloister.control.backups.keeper import PAUSE_MAX, TOLD_AFTER_FAILURES
+from cloister.control.backups.model import SAMPLE_CHUNKS
 from cloister.control.backups.platform import PlatformKeeper
 from cloister.trust.audit import Action, Event, record
 from tests.control.backups.office import A_MOMENT, Office, a_project
@@ -116,3 +117,41 @@ async def test_what_fails_is_told_after_a_while_and_once(office: Office) -> None
     assert await office.land.details_of("backup.overdue") == [{"what": "dump", "sent_until": ""}]
     office.store.failing.clear()
     assert await look(office, PAUSE_MAX) == 1
+
+
+async def test_the_newest_is_read_back_once_a_day(office: Office) -> None:
+    assert await look(office) == 1
+    await note(office, Action.PROJECT_CREATE)
+    assert await look(office, MINUTE) == 2
+    name = f"{int(office.store.dumps[0]):016X}"
+    details = {"dump": name, "chunks": SAMPLE_CHUNKS, "bytes": 10, "damaged": 0}
+    assert await office.land.details_of("backup.check") == [details]
+    assert await look(office, limits.AT_LEAST_EVERY) == 3
+    assert [it["dump"] for it in await office.land.details_of("backup.check")] == [
+        name,
+        f"{int(office.store.dumps[2]):016X}",
+    ]
+
+
+async def test_what_is_damaged_is_told_and_mended_by_another(office: Office) -> None:
+    office.store.damaged = ["platform/dumps/1"]
+    assert await look(office) == 1
+    (details,) = await office.land.details_of("backup.check")
+    assert (details["damaged"], details["objects"]) == (1, "platform/dumps/1")
+    assert await look(office, MINUTE) == 2
+    assert await look(office, MINUTE) == 2
+
+
+async def test_that_it_cannot_be_read_back_is_told_after_a_while(office: Office) -> None:
+    office.store.failing["platform's reading"] = UnavailableError("no", public="the store answers 403")
+    assert await look(office) == 1
+    for _ in range(TOLD_AFTER_FAILURES + 1):
+        assert await look(office, A_MOMENT) == 1
+    assert await office.land.details_of("backup.fail") == []
+    for _ in range(TOLD_AFTER_FAILURES):
+        await look(office, PAUSE_MAX)
+    details = {"what": "read-back", "failures": TOLD_AFTER_FAILURES}
+    assert await office.land.details_of("backup.fail") == [details]
+    office.store.failing.clear()
+    await look(office, PAUSE_MAX)
+    assert len(await office.land.details_of("backup.check")) == 1

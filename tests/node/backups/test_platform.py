@@ -1,17 +1,20 @@
 """The control database goes into the store, once, and leaves nothing on the disk."""
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from cloister.base.database import embedded
-from cloister.base.errors import ExhaustedError, InternalError, PreconditionError, UnavailableError
+from cloister.base.errors import BadRequestError, ExhaustedError, InternalError, PreconditionError, UnavailableError
 from cloister.base.settings import Paths
 from cloister.node.backups import platform
+from cloister.node.backups.keeper import SAMPLE_MAX
 from cloister.node.backups.platform import Dumping
-from cloister.node.commands import BackUpPlatform, PlatformBacked
+from cloister.node.commands import BackUpPlatform, PlatformBacked, ReadBackPlatform, Seen
 from cloister.protocol.backups import keys as names
-from cloister.protocol.backups.dumps import parse_dump
+from cloister.protocol.backups.dumps import encoded_dump, parse_dump
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
 from tests.node.backups.scene import DAYS, Scene
@@ -64,6 +67,63 @@ async def test_nothing_of_it_stays_on_the_disk(scene: Scene) -> None:
     with pytest.raises(UnavailableError):
         await sent(scene)
     assert not scene.dumping.directory.exists()
+
+
+async def read_back(scene: Scene, name: str, sample: int = 100) -> Seen:
+    seen: Seen = await scene.backups.answer(ReadBackPlatform(name=name, sample=sample))
+    return seen
+
+
+async def test_what_was_sent_is_read_back(scene: Scene) -> None:
+    backed = await sent(scene)
+    seen = await read_back(scene, backed.name)
+    assert (seen.base, seen.chunks, seen.damaged) == (backed.name, 3, []), "equal mebibytes are one chunk"
+    assert seen.bytes > 2**20
+    assert (await read_back(scene, backed.name, 2)).chunks == 2
+    assert scene.keys.reasons == ["back_up", "read_back", "read_back"]
+
+
+@pytest.mark.parametrize("part", ["/chunks/", "/dumps/", "/keys/"])
+async def test_what_is_gone_or_another_is_named(scene: Scene, part: str) -> None:
+    backed = await sent(scene)
+    (key, *_) = scene.bucket.keys(part)
+    gone = scene.bucket.objects.pop(key)
+    assert key in (await read_back(scene, backed.name)).damaged
+    scene.bucket.put(key, gone[0].content[:-1] + b"?" if gone[0].content else None)
+    assert key in (await read_back(scene, backed.name)).damaged
+
+
+async def test_a_list_that_is_another_dumps_is_damage(scene: Scene) -> None:
+    """Its chunks open, and are not what was counted."""
+    first = await sent(scene)
+    scene.clock.at += 3600
+    scene.dumping.files["3003.dat"] = b"more rows"
+    second = await sent(scene)
+    key = BackupKey(secret_of("platform"), names.PLATFORM, 1)
+    heads = [
+        parse_dump(key.open(names.dump(name), scene.bucket.latest(names.dump(name))), name)
+        for name in (first.name, second.name)
+    ]
+    mixed = encoded_dump(msgspec.structs.replace(heads[1], lists=heads[0].lists))
+    scene.bucket.put(names.dump(second.name), key.seal(names.dump(second.name), mixed, bytes(12)))
+    assert (await read_back(scene, second.name)).damaged == [names.dump(second.name)]
+
+
+async def test_what_is_damaged_is_sent_again(scene: Scene) -> None:
+    backed = await sent(scene)
+    for key in scene.bucket.keys("/chunks/"):
+        del scene.bucket.objects[key]
+    scene.clock.at += 3600
+    assert (await sent(scene)).new_chunks == 0, "nobody knows"
+    await read_back(scene, backed.name)  # its list is gone, and the chunks are not known
+    scene.clock.at += 3600
+    assert (await sent(scene)).new_chunks == 1
+
+
+@pytest.mark.parametrize("asked", [{"name": "../../secrets"}, {"sample": -1}, {"sample": SAMPLE_MAX + 1}])
+async def test_a_name_that_is_none_and_a_sample_too_large_are_refused(scene: Scene, asked: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError):
+        await read_back(scene, **{"name": "0" * 16} | asked)
 
 
 async def test_a_file_that_cannot_be_sent_ends_it(scene: Scene) -> None:

@@ -1,5 +1,5 @@
-"""Sends the control database itself to the store, after which a server that lost everything can be made anew. It decides when; the node
-agent does it.
+"""Sends the control database itself to the store, after which a server that lost everything can be made anew, and reads some of it back.
+It decides when; the node agent does it.
 
 What was sent is known in this process alone: after a start of ours there is one dump more, of which the store has nearly everything.
 """
@@ -14,10 +14,18 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import CloisterError
 from cloister.base.rpc.wire import Command
-from cloister.control.backups.keeper import DOUBLINGS_MAX, PAUSE_FIRST, PAUSE_MAX, TOLD_AFTER_FAILURES, TOLD_EVERY
-from cloister.control.backups.model import RETAIN_DAYS
+from cloister.control.backups.keeper import (
+    CHECK_EVERY,
+    CHECK_TIMEOUT_S,
+    DOUBLINGS_MAX,
+    PAUSE_FIRST,
+    PAUSE_MAX,
+    TOLD_AFTER_FAILURES,
+    TOLD_EVERY,
+)
+from cloister.control.backups.model import RETAIN_DAYS, SAMPLE_CHUNKS
 from cloister.control.repeating import repeat
-from cloister.node.commands import BackUpPlatform, PlatformBacked
+from cloister.node.commands import BackUpPlatform, PlatformBacked, ReadBackPlatform
 from cloister.trust.audit import Action, Event, record
 
 _log = logging.getLogger(__name__)
@@ -53,8 +61,9 @@ PROMPT: Final = (
     Action.PROJECT_DELETE,
     Action.PROJECT_PURGE,
     Action.PROJECT_RECOVER,
+    Action.STORE_SET,
 )
-"""What must not wait for an hour: without its wrapped keys a project's backups open for nobody."""
+"""What must not wait for an hour: without its wrapped keys a project's backups open for nobody, and another bucket has none of them."""
 
 
 class Agent(Protocol):
@@ -71,6 +80,36 @@ class Mark:
     """Rows written since the server began to count, but for the log's."""
 
 
+@dataclass(slots=True)
+class _Trouble:
+    """Something that fails, until it does not any more."""
+
+    what: str
+    times: int = 0
+    """In a row."""
+    problem: str = ""
+    left_until: datetime | None = None
+    told_at: datetime | None = None
+
+    def is_left(self, now: datetime) -> bool:
+        """Alone, for a while after it failed."""
+        return self.left_until is not None and now < self.left_until
+
+    def is_to_be_told(self, problem: str, now: datetime) -> bool:
+        """It failed once more."""
+        self.problem = problem
+        self.times += 1
+        self.left_until = now + min(PAUSE_FIRST * 2 ** min(self.times - 1, DOUBLINGS_MAX), PAUSE_MAX)
+        is_news = self.told_at is None or now - self.told_at >= TOLD_EVERY
+        if self.times >= TOLD_AFTER_FAILURES and is_news:
+            self.told_at = now
+            return True
+        return False
+
+    def is_over(self) -> None:
+        self.times, self.problem, self.left_until, self.told_at = 0, "", None, None
+
+
 class PlatformKeeper:
     def __init__(self, database: Database, agent: Agent, has_store: Callable[[], bool | None], clock: Clock) -> None:
         self._database = database
@@ -80,11 +119,14 @@ class PlatformKeeper:
         self._sent: tuple[datetime, Mark] | None = None
         self._since: datetime | None = None
         """Since when one is owed, at the latest: the newest, or the first look."""
-        self._failures = 0
-        self._left_until: datetime | None = None
-        self._failure_told_at: datetime | None = None
         self._late_told_at: datetime | None = None
-        self._problem = ""
+        self._sending = _Trouble("dump")
+        self._unread: str | None = None
+        """The newest, while it is owed that it is read back."""
+        self._read_at: datetime | None = None
+        self._is_damaged = False
+        """What was read back last. The next mends it."""
+        self._reading = _Trouble("read-back")
 
     async def run(self) -> None:
         """Until cancelled. One at a time, and beside everything else."""
@@ -93,29 +135,34 @@ class PlatformKeeper:
     async def look(self) -> None:
         """1. Is there a store, and is one owed? What is written while it is made is owed by the next.
         2. Have it made and sent.
-        3. Tell: that it was, that it fails, or that it is late.
+        3. Tell that it is late.
+        4. Once a day, read some of the newest back.
         """
         # 1.
         if not self._has_store():
-            self._since = None
+            self._since = self._unread = None
             return
         now = self._clock.now()
         self._since = self._since or now
         async with self._database.reading() as tx:
             mark = Mark(await tx.fetch_value("SELECT seq FROM audit_head"), await tx.fetch_value(_CHANGES))
-            is_owed = self._sent is None or await self._is_owed(tx, self._sent, mark, now)
-        if is_owed and (self._left_until is None or now >= self._left_until):
+            is_owed = self._sent is None or self._is_damaged or await self._is_owed(tx, self._sent, mark, now)
+        if is_owed and not self._sending.is_left(now):
             try:
                 backed = await self._agent.call(BackUpPlatform(retain_days=RETAIN_DAYS), timeout_s=TIMEOUT_S)  # 2.
             except CloisterError as error:
-                await self._failed(error.public, now)
+                await self._failed(self._sending, error.public, now)
             else:
                 await self._tell_sent(backed)
                 self._sent, self._since = (now, mark), now
-                self._failures, self._left_until, self._failure_told_at, self._late_told_at = 0, None, None, None
-                self._problem = ""
+                self._late_told_at, self._is_damaged = None, False
+                self._sending.is_over()
+                if self._unread is not None or self._read_at is None or now - self._read_at >= CHECK_EVERY:
+                    self._unread = backed.name
         if self._clock.now() - self._since >= LATE_AFTER and is_owed:
-            await self._tell_late(now)
+            await self._tell_late(now)  # 3.
+        if self._unread is not None and not self._reading.is_left(now):
+            await self._read_back(self._unread, now)  # 4.
 
     async def _is_owed(self, tx: Transaction, sent: tuple[datetime, Mark], mark: Mark, now: datetime) -> bool:
         at, of = sent
@@ -135,15 +182,29 @@ class PlatformKeeper:
         }
         await self._record(Action.BACKUP_TAKE, "ok", "", details)
 
-    async def _failed(self, problem: str, now: datetime) -> None:
-        _log.info("the control database is not in the store yet: %s", problem)
-        self._problem = problem
-        self._failures += 1
-        self._left_until = now + min(PAUSE_FIRST * 2 ** min(self._failures - 1, DOUBLINGS_MAX), PAUSE_MAX)
-        is_news = self._failure_told_at is None or now - self._failure_told_at >= TOLD_EVERY
-        if self._failures >= TOLD_AFTER_FAILURES and is_news:
-            self._failure_told_at = now
-            details: dict[str, object] = {"what": "dump", "failures": self._failures}
+    async def _read_back(self, name: str, now: datetime) -> None:
+        command = ReadBackPlatform(name=name, sample=SAMPLE_CHUNKS)
+        try:
+            seen = await self._agent.call(command, timeout_s=CHECK_TIMEOUT_S)
+        except CloisterError as error:
+            await self._failed(self._reading, error.public, now)
+            return
+        damaged = len(seen.damaged)
+        details: dict[str, object] = {
+            "dump": seen.base,
+            "chunks": seen.chunks,
+            "bytes": seen.bytes,
+            "damaged": damaged,
+            **({"objects": " ".join(seen.damaged)} if damaged else {}),
+        }
+        await self._record(Action.BACKUP_CHECK, "failed" if damaged else "ok", "", details)
+        self._unread, self._read_at, self._is_damaged = None, now, damaged > 0
+        self._reading.is_over()
+
+    async def _failed(self, trouble: "_Trouble", problem: str, now: datetime) -> None:
+        _log.info("the %s of the control database fails: %s", trouble.what, problem)
+        if trouble.is_to_be_told(problem, now):
+            details: dict[str, object] = {"what": trouble.what, "failures": trouble.times}
             await self._record(Action.BACKUP_FAIL, "failed", problem, details)
 
     async def _tell_late(self, now: datetime) -> None:
@@ -151,7 +212,7 @@ class PlatformKeeper:
             return
         self._late_told_at = now
         details: dict[str, object] = {"what": "dump", "sent_until": self._sent[0].isoformat() if self._sent else ""}
-        await self._record(Action.BACKUP_OVERDUE, "failed", self._problem, details)
+        await self._record(Action.BACKUP_OVERDUE, "failed", self._sending.problem, details)
 
     async def _record(self, action: Action, outcome: str, reason: str, details: dict[str, object]) -> None:
         async with self._database.transaction() as tx:

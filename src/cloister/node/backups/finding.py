@@ -6,12 +6,11 @@ from typing import Final
 
 from cloister.base.errors import NotFoundError, UnprocessableError
 from cloister.base.ids import ProjectId, TimelineId
-from cloister.node.backups.fetching import entries_of
 from cloister.node.backups.keys import Keys
 from cloister.node.backups.objects import Store, side_by_side
 from cloister.node.timelines import wal
 from cloister.protocol.backups import keys as names
-from cloister.protocol.backups.bases import CHUNK_BYTES, Base, Contents, Entry, parse_base
+from cloister.protocol.backups.bases import CHUNK_BYTES, Base, parse_base
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.keys import SEGMENTS_MAX, WalName
 
@@ -88,10 +87,6 @@ class Finding:
             return parse_base(plain, self.timeline_id, name)
         except BackupError as error:
             raise _unprocessable(key, error) from error
-
-    async def entries(self, base: Base, contents: Contents, chunk_id: str) -> list[Entry]:
-        """One of its lists. `contents` has read those before it."""
-        return await entries_of(f"base {base.name}", self, contents, chunk_id)
 
     async def list_of(self, chunk_id: str) -> bytes:
         return await self.store.opened(self.keys, names.chunk(self.project_id, chunk_id))

@@ -44,6 +44,7 @@ from cloister.node.commands import (
     GetStore,
     PlatformBacked,
     ReadBack,
+    ReadBackPlatform,
     Recovered,
     RestoreTimeline,
     Seen,
@@ -157,6 +158,8 @@ class Backups:
                 return await self._look()
             case BackUpPlatform():
                 return await self._sending.do(_PLATFORM, self._back_up_platform(command))
+            case ReadBackPlatform():
+                return await self._sending.do(_PLATFORM, self._read_back_platform(command))
         parse_project_id(command.project_id)
         parse_timeline_id(command.timeline_id)
         match command:
@@ -192,6 +195,13 @@ class Backups:
         retain_days = _days(command.retain_days)
         async with self._dumps:
             return await self._platform.send(retain_days, self._sending.in_thread)
+
+    async def _read_back_platform(self, command: ReadBackPlatform) -> Seen:
+        if names.dump_name(names.dump(command.name)) is None:
+            raise BadRequestError(f"{command.name!r} is no dump's name")
+        sample = _sample(command.sample)
+        async with self._dumps:
+            return await self._platform.read_back(command.name, sample)
 
     async def _look(self) -> StoreState:
         facts = await self._store.look()
@@ -360,10 +370,9 @@ class Backups:
     async def _read_back(self, command: ReadBack) -> Seen:
         """What is damaged is sent again with the next base."""
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
-        if not 0 <= command.sample <= SAMPLE_MAX:
-            raise BadRequestError(f"a sample of {command.sample}")
+        sample = _sample(command.sample)
         async with self._bases, held(self._keys, project_id, "read_back") as keys:
-            look = await see(Finding(self._store, keys, project_id, timeline_id), command.sample)
+            look = await see(Finding(self._store, keys, project_id, timeline_id), sample)
         if look.seen.damaged:
             log.error(
                 "%d objects of %s in the store do not open: %s",
@@ -374,17 +383,11 @@ class Backups:
         if look.chunks:
             store = await self._store.name()
             async with self._one_of(project_id):
-                await asyncio.to_thread(self._forget, project_id, store, look.chunks)
+                await asyncio.to_thread(self._memory.forget_chunks, project_id, store, look.chunks)
         return look.seen
 
     def _one_of(self, project_id: ProjectId) -> asyncio.Lock:
         return self._remembering.setdefault(project_id, asyncio.Lock())
-
-    def _forget(self, project_id: ProjectId, store: str, damaged: list[str]) -> None:
-        chunks = self._memory.chunks(project_id, store)
-        for chunk_id in damaged:
-            chunks.forget(chunk_id)
-        chunks.save(0)
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -401,3 +404,9 @@ def _days(retain_days: int) -> int:
     if not 1 <= retain_days <= RETAIN_DAYS_MAX:
         raise BadRequestError(f"to be kept for {retain_days} days")
     return retain_days
+
+
+def _sample(size: int) -> int:
+    if not 0 <= size <= SAMPLE_MAX:
+        raise BadRequestError(f"a sample of {size}")
+    return size

@@ -94,6 +94,13 @@ class Memory:
                 return Chunks(path, store, until)
         return Chunks(path, store, {})
 
+    def forget_chunks(self, project_id: str, store: str, damaged: list[str]) -> None:
+        """They are sent again."""
+        chunks = self.chunks(project_id, store)
+        for chunk_id in damaged:
+            chunks.forget(chunk_id)
+        chunks.save(0)
+
     def sent(self, project_id: ProjectId, timeline_id: TimelineId, store: str) -> Sent | None:
         return self._sent(project_id, store).timelines.get(timeline_id)
 

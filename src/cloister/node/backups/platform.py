@@ -9,6 +9,7 @@ What must stay true:
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import shutil
@@ -23,16 +24,20 @@ from cloister.base.database import embedded
 from cloister.base.errors import ExhaustedError, InternalError, PreconditionError, UnavailableError
 from cloister.base.identities import Service, gid_of, uid_of
 from cloister.base.settings import Paths
+from cloister.node.backups.dumps import Dumps
 from cloister.node.backups.keys import KeySource
 from cloister.node.backups.memory import Memory
 from cloister.node.backups.objects import Store
 from cloister.node.backups.reading import Reading
+from cloister.node.backups.seeing import see_dump
 from cloister.node.backups.sending import BaseRun, InThread, Sealing
-from cloister.node.commands import PlatformBacked
+from cloister.node.commands import PlatformBacked, Seen
 from cloister.protocol.backups import keys as names
 from cloister.protocol.backups.dumps import Dump, encoded_dump
 from cloister.protocol.backups.sealing import BackupKey
 from cloister.trust.keys.notary import read_last
+
+log = logging.getLogger(__name__)
 
 DUMP_TIMEOUT_S: Final = 600.0
 # A few hundred megabytes of rows: some ten seconds. What takes longer is a table that somebody holds.
@@ -169,6 +174,36 @@ class PlatformSending:
             new_bytes=sealing.bytes,
             locked_until=run.locked_until,
         )
+
+    async def read_back(self, name: str, sample: int) -> Seen:
+        """What is damaged is sent again with the next dump."""
+        store = await self._store.name()
+        info, page = await self._keys.dump_key("read_back")
+        with page:
+            key = BackupKey(page.buffer, names.PLATFORM, info.material)
+        try:
+            look = await see_dump(Dumps(self._store, _One(key)), name, info, sample)
+        finally:
+            key.close()
+        if look.seen.damaged:
+            log.error(
+                "%d objects of the control database's backup do not open: %s",
+                len(look.seen.damaged),
+                look.seen.damaged[0],
+            )
+        if look.chunks:
+            await asyncio.to_thread(self._memory.forget_chunks, names.PLATFORM, store, look.chunks)
+        return look.seen
+
+
+class _One:
+    """The key of dumps. What was sealed with another does not open with it."""
+
+    def __init__(self, key: BackupKey) -> None:
+        self._key = key
+
+    async def of(self, _material: int) -> BackupKey:
+        return self._key
 
 
 def _size(path: Path) -> int:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.node.backups.dumps import Dumps
 from cloister.node.backups.fetching import lay_files
 from cloister.node.backups.laying import Laying
 from cloister.node.backups.objects import Store
 from cloister.node.backups.sending import InThread
 from cloister.protocol.backups import keys as names
-from cloister.protocol.backups.bases import CHUNK_BYTES
-from cloister.protocol.backups.dumps import Dump, name_of, parse_dump
+from cloister.protocol.backups.dumps import Dump, name_of
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.sealing import BackupKey
 from cloister.trust.keys import platform
@@ -86,13 +86,12 @@ class RootKeys:
 
 class Recovering:
     def __init__(self, store: Store, keys: RootKeys) -> None:
-        self._store = store
-        self._keys = keys
+        self._dumps = Dumps(store, keys)
 
     async def find(self, at: float | None, now: float) -> Found:
         """The newest that opens, or the newest that was made before `at`. Raises PreconditionError where there is none."""
         seen: set[str] = set()
-        async for it in self._store.versions(names.DUMPS):
+        async for it in self._dumps.store.versions(names.DUMPS):
             name = names.dump_name(it.key)
             if name is not None and not it.is_marker:
                 seen.add(name)
@@ -103,7 +102,7 @@ class Recovering:
         damaged: list[str] = []
         for name in before[:TRIED_MAX]:
             try:
-                return Found(await self._head(name), damaged)
+                return Found(await self._dumps.head(name), damaged)
             except (NotFoundError, UnprocessableError):
                 damaged.append(name)
         if damaged:
@@ -117,19 +116,6 @@ class Recovering:
             )
         raise PreconditionError(public="the store has no dump of a control database")
 
-    async def _head(self, name: str) -> Dump:
-        plain = await self._store.opened(self._keys, names.dump(name))
-        try:
-            return parse_dump(plain, name)
-        except BackupError as error:
-            raise UnprocessableError(f"{name} {error}") from error
-
     async def lay(self, dump: Dump, laying: Laying, in_thread: InThread) -> None:
         """All of it, or UnprocessableError, NotFoundError with what is missing: an older one would be a loss that nobody asked for."""
-        await lay_files(f"dump {dump.name}", dump, self, laying, in_thread)
-
-    async def list_of(self, chunk_id: str) -> bytes:
-        return await self._store.opened(self._keys, names.chunk(names.PLATFORM, chunk_id))
-
-    async def chunk(self, chunk_id: str) -> bytes:
-        return await self._store.opened(self._keys, names.chunk(names.PLATFORM, chunk_id), CHUNK_BYTES)
+        await lay_files(f"dump {dump.name}", dump, self._dumps, laying, in_thread)

@@ -305,7 +305,7 @@ class UnwrapDumpKey(Command[DumpKeyInfo], frozen=True, kw_only=True):
 
     reply: ClassVar[type] = DumpKeyInfo
     reason: str
-    """`back_up`."""
+    """`back_up`, `read_back`."""
 
 
 class ListKeys(Command[list[KeyInfo]], frozen=True):
