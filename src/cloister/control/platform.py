@@ -219,8 +219,11 @@ class ControlPlane:
         for branch_machine in branch_operations.MACHINES:
             self.engine.register(branch_machine, branches_world)
 
+        self.backup_keeper = BackupKeeper(branches_world, keys, clock)
         for backup_machine in backup_operations.MACHINES:
-            self.engine.register(backup_machine, BackupsWorld(database, agent, keys, self.runner))
+            self.engine.register(
+                backup_machine, BackupsWorld(database, agent, keys, self.runner, self.backup_keeper.poke)
+            )
 
         self.egress = EgressWatch(settings.paths, database)
 
@@ -232,7 +235,6 @@ class ControlPlane:
         snapshots = SnapshotService(database, self.engine, children, successions, freshness=freshness, clock=clock)
 
         self.caretaker = Caretaker(branches_world, self.engine, branches, snapshots, clock)
-        self.backup_keeper = BackupKeeper(branches_world, keys, clock)
         self.platform_keeper = PlatformKeeper(
             database,
             agent,

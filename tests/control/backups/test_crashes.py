@@ -27,7 +27,9 @@ async def test_survives_crashes(still_land: Land) -> None:
                 "runs": created.endpoint.id in still_land.node.computes,
             }
 
-        world = BackupsWorld(still_land.database, still_land.node, still_land.keys, still_land.plane.runner)
+        world = BackupsWorld(
+            still_land.database, still_land.node, still_land.keys, still_land.plane.runner, office.keeper.poke
+        )
         return Case(
             world=world,
             input={"timelines": work},

@@ -159,12 +159,32 @@ async def test_a_project_whose_volume_is_gone_comes_back_under_its_own_ids(offic
     assert office.land.node.words_of(created.branch.timeline_id) == ["one", "two"]
     assert office.land.node.words_of(child.branch.timeline_id)[-1] == "of dev"
     assert (await seen(office.land, created.branch)).is_protected
-    assert not office.land.node.computes, "nothing is woken"
-    await office.land.plane.waker.wake(created.endpoint.id)
     route = await office.land.look_up(created.endpoint.id, "neondb_owner")
     assert route.verifier == created.role.verifier
     begun, done = await office.land.details_of("backup.restore")
     assert (begun["step"], done) == ("begin", {"step": "done", "branches": 2, "lost": ""})
+
+
+async def problems(office: Office, created: ProjectCreated) -> list[str]:
+    return ["" if it.progress is None else it.progress.problem for it in (await office.found(created)).branches]
+
+
+async def test_who_waited_for_it_is_served_and_what_failed_meanwhile_is_forgotten(office: Office) -> None:
+    """However long there was no data, and however often it was tried: what ran is up when the restoration says that it is done."""
+    created, _ = await lost(office)
+    land = office.land
+    for _ in range(5):
+        await office.look(limits.WAL_EVERY)
+        await land.plane.reconciler.compare()
+        await land.plane.reconciler.start_owed()
+    assert all(await problems(office, created))
+    assert created.endpoint.id not in land.node.computes
+    await bring_back(office, created)
+    assert created.endpoint.id in land.node.computes
+    assert not any(await problems(office, created))
+    office.done()
+    await office.look(timedelta(0))
+    assert "SendWal" in office.done()
 
 
 async def test_while_the_volume_is_there_nothing_is_brought_back_over_it(office: Office) -> None:

@@ -1,18 +1,20 @@
 """The machine that brings a whole project back whose volume is gone: a new volume under the keys that the project has, and every
 branch's timeline under its own id.
 
-A branch is what it was: protected, with its endpoints, its rights and its rows, as after a crash; nothing is copied into another one,
-and nothing is woken. A role that was made in the last seconds, and not sent, is in the rows and not in the data. What the store has nothing
-for, or cannot be opened, is told and left without data, and holds up no other branch. It may be asked for again until all of it is
-done; what is there already stays as it is.
+A branch is what it was: protected, with its endpoints, its rights and its rows, as after a crash; nothing is copied into another one.
+What ran when it was lost is started, as after a crash, and nothing else. A role that was made in the last seconds, and not sent, is in the
+rows and not in the data. What the store has nothing for, or cannot be opened, is told and left without data, and holds up no other branch.
+It may be asked for again until all of it is done; what is there already stays as it is.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.base.errors import CloisterError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.control.backups import store
 from cloister.control.branches.making import RESTORE_TIMEOUT_S
 from cloister.control.computes import store as computes
@@ -24,6 +26,8 @@ from cloister.control.projects import store as projects
 from cloister.control.projects.operations import VOLUME_TIMEOUT_S, Keys
 from cloister.node.commands import CreateVolume, RestoreTimeline
 from cloister.trust.audit import Action, Event, record
+
+_log = logging.getLogger(__name__)
 
 RESTORE_DEADLINE: Final = timedelta(days=1)
 # Some hundred branches, fetched one after the other.
@@ -39,6 +43,8 @@ class BackupsWorld:
     agent: Agent
     keys: Keys
     runner: Runner
+    poke_keeper: Callable[[], None]
+    """What could not be sent while there was nothing is tried at once."""
 
 
 async def make_volume(operation: Operation, world: BackupsWorld) -> Outcome:
@@ -86,10 +92,31 @@ async def restore_timelines(operation: Operation, world: BackupsWorld) -> Outcom
     return Go({"restored": restored, "lost": lost})
 
 
+async def start_what_ran(operation: Operation, world: BackupsWorld) -> Outcome:
+    """What ran when it was lost is owed a start, and until its server was asked for its roles a client of it is refused. While there was
+    no data every attempt failed, and the next may be a minute away: whoever waits for this operation is not to wait for that, too."""
+    async with world.database.reading() as tx:
+        owed = await computes.owed_starts(tx)
+        endpoint_ids = set(await computes.ids_of_project(tx, operation.project_id))
+    for endpoint_id in owed:
+        if endpoint_id not in endpoint_ids:
+            continue
+        world.runner.forgive(endpoint_id)
+        try:
+            await world.runner.start(endpoint_id, Cause(_ACTOR, "restored from backups", operation_id=operation.id))
+        except (
+            CloisterError
+        ) as error:  # Its data may be among what is lost. It is tried again like whatever else is owed.
+            _log.warning("cannot start %s: %s", endpoint_id, error)
+    world.poke_keeper()
+    return Go()
+
+
 async def tell(operation: Operation, _world: BackupsWorld) -> Outcome:
     facts = operation.facts
 
     async def apply(tx: Transaction) -> None:
+        await store.is_back(tx, facts["restored"])
         details = {"step": "done", "branches": len(facts["restored"]), "lost": " ".join(facts["lost"])}
         await record(
             tx,
@@ -127,6 +154,7 @@ RESTORE_PROJECT: Final[Machine[BackupsWorld]] = Machine(
     (
         Step("make_volume", make_volume),
         Step("restore_timelines", restore_timelines),
+        Step("start_what_ran", start_what_ran),
         Step("tell", tell),
     ),
     has_rollback=False,

@@ -137,6 +137,15 @@ async def works(tx: Transaction, timeline_id: str, what: str) -> None:
     )
 
 
+async def is_back(tx: Transaction, branch_ids: Sequence[str]) -> None:
+    """They have their data again: what failed while they had none is over."""
+    await tx.execute(
+        """UPDATE backup_progress SET failing = '', failures = 0, failing_since = NULL, problem = ''
+            WHERE timeline_id IN (SELECT timeline_id FROM branch WHERE id = ANY ($1::text[]))""",
+        list(branch_ids),
+    )
+
+
 async def told_late(tx: Transaction, timeline_id: str, now: datetime | None) -> None:
     await tx.execute("UPDATE backup_progress SET late_told_at = $2 WHERE timeline_id = $1", timeline_id, now)
 

@@ -41,7 +41,7 @@ class Backoff:
         self._deaths[endpoint_id] = _Deaths(count + 1, now)
 
     def lived(self, endpoint_id: str) -> None:
-        """It was suspended in health."""
+        """It was suspended in health, or what it died of is mended."""
         self._deaths.pop(endpoint_id, None)
 
     def wait(self, endpoint_id: str, now: datetime) -> timedelta:

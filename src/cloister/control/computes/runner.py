@@ -229,6 +229,10 @@ class Runner:
                 await store.stopped(tx, endpoint_id, is_clean=False, desired=State.IDLE, now=self._clock.now())
                 await record(tx, _event(Action.COMPUTE_STOP, endpoint, cause, generation=endpoint.generation))
 
+    def forgive(self, endpoint_id: EndpointId) -> None:
+        """What it died of is mended: it may be started at once."""
+        self._backoff.lived(endpoint_id)
+
     async def died(self, endpoint_id: EndpointId, generation: int, reason: str) -> None:
         """A compute ended that nobody had asked to. Its row says so, its clients are told, and it is owed a start."""
         async with self.alone(endpoint_id):
