@@ -211,8 +211,12 @@ async def test_a_platform_comes_back_from_bucket_root_key_and_keystore(
 
     # What is not of this platform, or not whole, makes no state.
     last = names.dump(lost.backed.name)
+    another = lost.rig.root("another")
+    with pytest.raises(PreconditionError, match="backup of the keystore is for the root key"):
+        await lost.recover(host, roots=Roots(another))
+    theirs = msgspec.structs.replace(lost.keystore, root_version=another.root_version)
     with pytest.raises(PreconditionError, match="none of the newest 2 opens"):
-        await lost.recover(host, roots=Roots(lost.rig.root("another")))
+        await lost.recover(host, roots=Roots(lost.rig.root("another")), keystore=theirs)
     with pytest.raises(PreconditionError, match="what was erased since would be back"):
         await lost.recover(host, epoch=lost.keystore.epoch + 1)
     with pytest.raises(PreconditionError, match="what was erased since would be back"):
@@ -305,6 +309,23 @@ def test_what_another_made_meanwhile_is_not_replaced(
     assert paths.root_key.exists()
 
 
+def test_what_a_stray_program_still_writes_to_is_removed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `initdb` whose parent was killed makes a file between the listing of a directory and its removal."""
+    host, real, times = a_host(base, "killed"), shutil.rmtree, iter([OSError("not empty"), None])
+
+    def rmtree(path: Path) -> None:
+        if (trouble := next(times)) is not None:
+            raise trouble
+        real(path)
+
+    place = host.scratch.control_data
+    place.mkdir()
+    (place / "new").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    recovery.make_place(host)
+    assert list(place.iterdir()) == []
+
+
 def test_the_command_brings_it_back_out_of_a_real_store(
     base: Path, lost: Lost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +360,7 @@ def test_the_command_brings_it_back_out_of_a_real_store(
                 patch.setattr(recovery, "recover", beside_others)
                 assert run([*words[:-3], str(base / "another.key"), *words[-2:]]) == 1
             refused = capsys.readouterr().err
-            assert "opens with this root key" in refused
+            assert "backup of the keystore is for the root key" in refused
             assert refused.count("is being brought back") == 2
             assert not paths.root_key.exists()
             assert run(words) == 0
@@ -347,7 +368,7 @@ def test_the_command_brings_it_back_out_of_a_real_store(
             assert "cloister up" in said.out, said
             assert f"up to event {lost.seq} of its log" in said.out
             assert run(words) == 1
-            assert "is there: a platform is brought back where there is none" in capsys.readouterr().err
+            assert "is there: what is left of a platform is never replaced" in capsys.readouterr().err
             owners = {path: pwd.getpwuid(path.stat().st_uid).pw_name for path in (
                 paths.root_key, paths.control_key, paths.keystore / "seals.json", embedded.data_dir(paths), paths.store_file
             )}  # fmt: skip

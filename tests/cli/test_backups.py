@@ -110,11 +110,13 @@ def test_a_project_is_left_out_with_a_reason_and_taken_in(api: Any, cloister: An
         (["--at", "yesterday"], "is no timestamp"),
         (["--at", "2026-03-04T05:06:07"], "is no timestamp"),
         (["--share", "KEYSTORE"], "from shares, or from a file"),
+        ([], "KEY is no copy of a root key's file, which has 32 bytes"),
     ],
 )
 def test_a_recovery_says_what_it_cannot_read(cloister: Any, tmp_path: Path, more: list[str], complaint: str) -> None:
     for name in ("KEYSTORE", "CREDENTIALS", "KEY"):
-        (tmp_path / name).write_text("[writer]\naws_access_key_id = w\naws_secret_access_key = w\n")
+        keys = (f"[{who}]\naws_access_key_id = {who}\naws_secret_access_key = s\n" for who in ("writer", "reader"))
+        (tmp_path / name).write_text("".join(keys))
     words = ["--keystore", "KEYSTORE", "--credentials", "CREDENTIALS", "--root-key", "KEY", *more]
     given = [str(tmp_path / word) if (tmp_path / word).exists() else word for word in words]
     said = cloister("backups", "recover-platform", "s3://bucket/db", "--region", "eu-central-1", *given)

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from cloister.app import children, layout, operator
@@ -47,6 +48,10 @@ RESTORE_TIMEOUT_S: Final = 3600.0
 # A log of gigabytes, whose indexes are made anew.
 
 _COURIER_PATIENCE_S: Final = 20.0
+
+_STRAY_PATIENCE_S: Final = 15.0
+# A program of a few seconds, on a slow disk.
+
 _SAID_BYTES_MAX: Final = 1000
 
 
@@ -112,7 +117,9 @@ def recover_platform(
     had_root = paths.root_key.exists()
     layout.prepare(settings, {} if root_key is None else {paths.root_key: root_key})  # 2.
     if root_key is not None and paths.root_key.read_bytes() != root_key:
-        raise ConflictError(public=f"{paths.root_key} is there, and another one")
+        raise ConflictError(
+            public=f"{paths.root_key} is there, and is not the root key that was given: move it away, or give none"
+        )
 
     async def run() -> Recovered:
         async with _courier(settings) as client:  # 4.
@@ -146,14 +153,15 @@ def _refuse_remains(paths: Paths) -> None:
     for path in (embedded.data_dir(paths), *paths.volumes.glob("*")):
         if os.path.lexists(path):
             raise ConflictError(
-                public=f"{path} is there: a platform is brought back where there is none, and what is left of one is never replaced"
+                public=f"{path} is there: what is left of a platform is never replaced. Move {paths.state_dir} away, or take another --state-dir"
             )
 
 
 async def recover(
     host: Host, store: Store, roots: Roots, keystore: Backup, *, epoch: int, at: float | None, place: str
 ) -> Recovered:
-    """1. Find the dump: the newest that opens, or the newest from before a moment.
+    """1. The root key is the one that the keystore's backup is for: told before anything is fetched. Then find the dump: the newest that
+       opens, or the newest from before a moment.
     2. The keystore's backup is no older than the last erasure that anybody knows of: the dump, or `epoch`.
     3. Its files, every chunk opened; and a cluster of them.
     4. What newer code adds to the tables. The log is whole, and goes on from the last checkpoint that was signed before the dump.
@@ -163,15 +171,16 @@ async def recover(
     keys, work = RootKeys(store, roots), Work()
     scratch = host.scratch
     try:
+        _require_one_root(roots, keystore)  # 1.
         recovering = Recovering(store, keys)
-        found = await recovering.find(at, time.time())  # 1.
+        found = await recovering.find(at, time.time())
         newest_known = max(found.dump.epoch, epoch)
         if keystore.epoch < newest_known:  # 2.
             raise PreconditionError(
                 public=f"this backup of the keystore is of epoch {keystore.epoch}, and epoch {newest_known} is known: "
-                "what was erased since would be back"
+                "what was erased since would be back. Take the newest"
             )
-        _make_place(host)
+        make_place(host)
         laying = Laying(scratch.control_data / "dump", os.geteuid() if host.uid is None else host.uid)
         await work.in_thread(lambda _abort: laying.begin())
         await recovering.lay(found.dump, laying, work.in_thread)  # 3.
@@ -196,14 +205,39 @@ async def recover(
         shutil.rmtree(scratch.control_data, ignore_errors=True)
 
 
-def _make_place(host: Host) -> None:
+def _require_one_root(roots: Roots, keystore: Backup) -> None:
+    held = [(provider.name, provider.root_version) for provider in roots.all]
+    if (keystore.provider, keystore.root_version) not in held:
+        raise PreconditionError(
+            public=f"this backup of the keystore is for the root key {keystore.provider}/{keystore.root_version}, and here is "
+            f"{', '.join('/'.join(each) for each in held)}: one of the two is another platform's, or of another time"
+        )
+
+
+def make_place(host: Host) -> None:
     place = host.scratch.control_data
     if place.exists():  # Of an attempt that was cut off, whose server may still run.
         embedded.clear_the_way(host.scratch)
-        shutil.rmtree(place)
+        _remove(place)
     place.mkdir(mode=0o700)
     if host.uid is not None and host.gid is not None:
         os.chown(place, host.uid, host.gid)
+
+
+def _remove(place: Path) -> None:
+    """An `initdb` that outlived who began it may still make files there."""
+    deadline = time.monotonic() + _STRAY_PATIENCE_S
+    while True:
+        try:
+            shutil.rmtree(place)
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise UnavailableError(
+                    f"{place}: {error}", public=f"{place} is of an attempt that was cut off, and still changes"
+                ) from error
+            time.sleep(0.2)
+        else:
+            return
 
 
 async def _looked_through(host: Host, found: Found, place: str) -> Recovered:

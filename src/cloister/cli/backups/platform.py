@@ -72,13 +72,23 @@ def recover_platform(
         raise click.UsageError("the root key comes from shares, or from a file")
     moment = None if at is None else _moment(at)
     store = configured(place, credentials, given)
-    key = key_of(shares) if shares else root_key.read_bytes() if root_key else None
+    key = key_of(shares) if shares else _read_root(root_key) if root_key else None
     settings = Settings(state_dir=str(directory(ctx, state_dir)))
     with Progress("Recovering the platform"):
         found = recovered(
             settings, msgspec.json.encode(store) + b"\n", key, read(keystore), epoch=epoch, at=moment, place=store.place
         )
     _tell(found)
+
+
+def _read_root(file: Path) -> bytes:
+    from cloister.trust.keys.providers.provider import KEY_BYTES  # noqa: PLC0415 - heavy
+
+    with file.open("rb") as opened:
+        content = opened.read(KEY_BYTES + 1)
+    if len(content) != KEY_BYTES:
+        raise CommandError(f"{file} is no copy of a root key's file, which has {KEY_BYTES} bytes")
+    return content
 
 
 def _moment(text: str) -> float:

@@ -43,8 +43,9 @@ async def resolved(host: str, port: int, *, private: bool) -> str:
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
         if not is_allowed(address, private=private):
+            hint = ", unless it is told with --private" if is_allowed(address, private=True) else ""
             raise UnavailableError(
-                f"{host} is {address}", public=f"{host} is {address}, which this channel may not call"
+                f"{host} is {address}", public=f"{host} is {address}, which this channel may not call{hint}"
             )
     return addresses[0]
 
