@@ -107,6 +107,9 @@ async def test_without_a_store_nothing_is_done(office: Office) -> None:
 
 async def test_what_fails_is_told_after_a_while_and_once(office: Office) -> None:
     office.store.failing["platform"] = UnavailableError("no", public="the store answers 503")
+    for _ in range(TOLD_AFTER_FAILURES + 1):
+        await look(office)
+    assert await office.land.details_of("backup.fail") == [], "it is left alone for a while"
     for _ in range(TOLD_AFTER_FAILURES + 3):
         await look(office, PAUSE_MAX)
     details = {"what": "dump", "failures": TOLD_AFTER_FAILURES}
