@@ -406,8 +406,18 @@ def test_how_old_the_newest_dump_of_the_control_database_is_is_told(age: timedel
 
 def test_without_a_store_or_with_a_database_of_ones_own_no_dump_is_missed(tmp_path: Path) -> None:
     settings = Settings(state_dir=str(tmp_path))
-    assert backups.control_database(Subject(tmp_path, settings)) == []
+    (finding,) = run(backups.control_database, Subject(tmp_path, settings))
+    assert finding.level is Level.WARNING
     settings.paths.store_file.parent.mkdir(parents=True)
     settings.paths.store_file.touch()
     own = msgspec.structs.replace(settings, database_url="postgresql://db.example.com/cloister")
-    assert backups.control_database(Subject(tmp_path, own)) == []
+    (finding,) = run(backups.control_database, Subject(tmp_path, own))
+    assert finding.level is Level.OK
+
+
+def test_a_project_without_a_volume_is_named_with_what_brings_it_back() -> None:
+    assert volumes.decide_volumes(["calm-forest-12345678"], ["calm-forest-12345678", "in-the-pool"]).level is Level.OK
+    found = volumes.decide_volumes([f"calm-forest-{number}" for number in range(5)], ["calm-forest-0"])
+    assert found.level is Level.FAIL
+    assert found.seen == "4 of 5 projects have none: calm-forest-1, calm-forest-2, calm-forest-3, …"
+    assert "restore --whole" in found.advice

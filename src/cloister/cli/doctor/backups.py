@@ -65,10 +65,11 @@ def decide(seen: "StoreFacts") -> list[Finding]:
 
 
 def control_database(subject: Subject) -> list[Finding]:
-    """Nothing where there is no store, or where an operator's own database is."""
     settings = subject.platform
-    if settings.database_url is not None or not settings.paths.store_file.exists():
-        return []
+    if settings.database_url is not None:
+        return [ok(ABOUT_DUMPS, "it is a database of yours: its backups are, too")]
+    if not settings.paths.store_file.exists():
+        return [warning(ABOUT_DUMPS, "there is no store that it could be sent to", "cloister backups store --help")]
     return [decide_dump(asyncio.run(_last_dump(subject)), datetime.now(UTC))]
 
 

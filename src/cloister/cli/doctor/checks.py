@@ -61,7 +61,7 @@ GROUPS: Final = (
         needs_platform=False,
     ),
     Group("Files", (files.users, files.directories, files.secrets), needs_platform=True),
-    Group("Encryption", (volumes.encryption, keys.root_key, keys.keystore), needs_platform=True),
+    Group("Encryption", (volumes.volumes, volumes.encryption, keys.root_key, keys.keystore), needs_platform=True),
     Group("Processes", (processes.running,), needs_platform=True),
     FLOWS,
     Group(

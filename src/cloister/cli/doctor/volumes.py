@@ -1,6 +1,9 @@
-"""Whether what lies on the disk is encrypted: read from each image itself, not from what anybody says about it."""
+"""Whether what lies on the disk is encrypted: read from each image itself, not from what anybody says about it. And whether it lies there:
+every project has its volume, which after the loss of a disk is brought back project by project."""
 
+import asyncio
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +31,32 @@ class Header:
     cipher: str
     key_bits: int
     is_clear: bool
+
+
+def volumes(subject: Subject) -> list[Finding]:
+    project_ids = asyncio.run(_projects(subject))  # before their volumes: one that is made meanwhile has its own
+    return [
+        decide_volumes(project_ids, {path.name.partition(".")[0] for path in subject.platform.paths.volumes.iterdir()})
+    ]
+
+
+async def _projects(subject: Subject) -> list[str]:
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
+
+    async with connected(subject.platform) as database, database.reading() as tx:
+        return [row["id"] for row in await tx.fetch(_PROJECTS)]
+
+
+def decide_volumes(project_ids: Collection[str], there: Collection[str]) -> Finding:
+    """`there` is whose volumes lie here."""
+    if missing := sorted(set(project_ids) - set(there)):
+        more = ", …" if len(missing) > _NAMES_MAX else ""
+        return fail(
+            "projects' volumes",
+            f"{len(missing)} of {len(project_ids)} projects have none: {', '.join(missing[:_NAMES_MAX])}{more}",
+            "cloister backups restore --whole --project-id ID, for each of them",
+        )
+    return ok("projects' volumes", f"each of {len(project_ids)} projects has its own")
 
 
 def encryption(subject: Subject) -> list[Finding]:
@@ -95,3 +124,8 @@ def parse(raw: bytes) -> tuple[str, int, int] | None:
 
 def _text(field: bytes) -> str:
     return field.rstrip(b"\0").decode("ascii", "replace")
+
+
+_PROJECTS: Final = """
+    SELECT p.id FROM cloister.project p JOIN cloister.volume v ON v.project_id = p.id AND v.state = 'taken'
+    WHERE p.deleted_at IS NULL ORDER BY p.id"""
