@@ -199,6 +199,8 @@ async def a_lost_platform(base: Path) -> Lost:
             backed = await sending.send(30, work.in_thread)
             await work.stop()
             assert backed.new_chunks < first.chunks
+            seen = await sending.read_back(backed.name, 1000)
+            assert (seen.base, seen.damaged) == (backed.name, [])
     last = read_last(host.paths.notary)
     assert last is not None
     return Lost(bucket, rig, backup, backed, last.key, seq)
