@@ -4,9 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from cloister.app import platform_recovery
+from cloister.app.platform_recovery import Recovered
 from cloister.cli.api import Json
+from cloister.protocol.backups.dumps import Dump
+from cloister.trust.keys.backup import Backup
 
 PROJECT = "calm-forest-12345678"
 BACKUPS = f"/cloister/projects/{PROJECT}/backups"
@@ -122,3 +127,21 @@ def test_a_recovery_says_what_it_cannot_read(cloister: Any, tmp_path: Path, more
     said = cloister("backups", "recover-platform", "s3://bucket/db", "--region", "eu-central-1", *given)
     assert said.code != 0
     assert complaint in said.err
+
+
+def test_a_recovery_names_the_projects_that_no_keystore_opens(
+    cloister: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = Backup(
+        format=1, made_at="", epoch=1, provider="file", root_version="1", epoch_key=b"", seals={PROJECT: b"sealed"}
+    )
+    dump = Dump(moment=0.0, version="1", epoch=1, secrets={}, checkpoint=None, lists=[], files=0, bytes=0)
+    found = Recovered(dump, [], 7, [(PROJECT, "shop"), ("late-hill-12345678", "late")])
+    monkeypatch.setattr(platform_recovery, "recover_platform", lambda *_given, **_options: found)
+    (tmp_path / "KEYSTORE").write_bytes(msgspec.json.encode(sealed))
+    keys = (f"[{who}]\naws_access_key_id = {who}\naws_secret_access_key = s\n" for who in ("writer", "reader"))
+    (tmp_path / "CREDENTIALS").write_text("".join(keys))
+    words = ("--keystore", str(tmp_path / "KEYSTORE"), "--credentials", str(tmp_path / "CREDENTIALS"))
+    said = cloister("backups", "recover-platform", "s3://bucket/db", "--region", "eu-central-1", *words)
+    assert "no seal of theirs, so nothing opens their data: late-hill-12345678 ('late')" in said.err
+    assert PROJECT not in said.err

@@ -198,7 +198,7 @@ def test_the_doctor_asks_for_a_backup_a_newer_one_and_a_drill(paths: Paths, safe
 
     assert says() == (Level.WARNING, "it was never copied: with its disk every project is lost")
     assert call(paths, "backup", "--to", str(safe)).exit_code == 0
-    assert says() == (Level.WARNING, "a backup was last tried never")
+    assert says() == (Level.WARNING, "a backup was never tried")
     made = backups.marked(paths.key_backup)
     assert made is not None
     backups.mark(paths.key_backup, msgspec.structs.replace(made, drilled_at=time.time(), drilled_epoch=1))

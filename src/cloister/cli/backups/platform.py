@@ -73,12 +73,14 @@ def recover_platform(
     moment = None if at is None else _moment(at)
     store = configured(place, credentials, given)
     key = key_of(shares) if shares else _read_root(root_key) if root_key else None
+    sealed = read(keystore)
     settings = Settings(state_dir=str(directory(ctx, state_dir)))
     with Progress("Recovering the platform"):
         found = recovered(
-            settings, msgspec.json.encode(store) + b"\n", key, read(keystore), epoch=epoch, at=moment, place=store.place
+            settings, msgspec.json.encode(store) + b"\n", key, sealed, epoch=epoch, at=moment, place=store.place
         )
     _tell(found)
+    _tell_without_seal([each for each in found.projects if each[0] not in sealed.seals])
 
 
 def _read_root(file: Path) -> bytes:
@@ -116,3 +118,13 @@ def _tell(found: "Recovered") -> None:
     click.echo("Now: `cloister up`, with the options that it had. Then, for each project:")
     for project_id, name in found.projects:
         click.echo(f"  cloister backups restore --whole --project-id {project_id}    # {name!r}")
+
+
+def _tell_without_seal(projects: list[tuple[str, str]]) -> None:
+    if projects:
+        click.echo(
+            f"warning: made after this backup of the keystore, which has no seal of theirs, so nothing opens their data: "
+            f"{', '.join(f'{project_id} ({name!r})' for project_id, name in projects)}. If there is a newer backup of it: move the state "
+            "directory away, and begin again with that one",
+            err=True,
+        )

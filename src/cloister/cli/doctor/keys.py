@@ -72,7 +72,12 @@ def decide_keystore(content: bytes, made: "backup.Marked | None", now: float) ->
     if made.sha256 != digest(content):
         return warning(about, f"its backup has {made.seals} seals, and there are {len(seals.seals)}", again)
     if made.drilled_at is None or now - made.drilled_at > DRILL_EVERY_S:
-        when = "never" if made.drilled_at is None else f"{int((now - made.drilled_at) / 86_400)} days ago"
-        return warning(about, f"a backup was last tried {when}", f"cloister keys drill {made.to}")
+        never = "a backup was never tried"
+        seen = (
+            never
+            if made.drilled_at is None
+            else f"a backup was last tried {int((now - made.drilled_at) / 86_400)} days ago"
+        )
+        return warning(about, seen, f"cloister keys drill {made.to}")
     days = int((now - made.drilled_at) / 86_400)
     return ok(about, f"epoch {seals.epoch}, {made.seals} seals, all in {made.to}; tried {days} days ago")
