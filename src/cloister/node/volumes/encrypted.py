@@ -113,7 +113,7 @@ class LuksDriver:
 
     def open(self, project_id: ProjectId, key: int) -> OpenVolume:
         if not self.exists(project_id):
-            raise NotFoundError(f"no volume of {project_id}")
+            raise NotFoundError(f"no volume of {project_id}", public="the project's volume is not there")
         return self._open(project_id, self._image(project_id), key, is_new=False)
 
     def close(self, volume: OpenVolume) -> None:

@@ -56,7 +56,7 @@ class PlainDriver:
 
     def open(self, project_id: ProjectId, key: int) -> OpenVolume:  # noqa: ARG002
         if not self.exists(project_id):
-            raise NotFoundError(f"no volume of {project_id}")
+            raise NotFoundError(f"no volume of {project_id}", public="the project's volume is not there")
         return OpenVolume(project_id=project_id, mountpoint=str(self._directory(project_id)), is_mounted=True)
 
     def close(self, volume: OpenVolume) -> None:

@@ -122,7 +122,7 @@ class Volumes:
         async with self._locks[project_id]:
             if (volume := self._opened.get(project_id)) is None:
                 if not self.driver.exists(project_id):
-                    raise NotFoundError(f"no volume of {project_id}")
+                    raise NotFoundError(f"no volume of {project_id}", public="the project's volume is not there")
                 key = await self._unwrap(project_id, "open", material=self.driver.material(project_id))
                 try:
                     volume = await self._patiently(_OPEN_TIMEOUT_S, project_id, self.driver.open, project_id, key)
@@ -200,7 +200,7 @@ class Volumes:
     def info(self, project_id: ProjectId) -> VolumeInfo:
         """Raises NotFoundError."""
         if not self.driver.exists(project_id):
-            raise NotFoundError(f"no volume of {project_id}")
+            raise NotFoundError(f"no volume of {project_id}", public="the project's volume is not there")
         volume = self._opened.get(project_id)
         free = None
         if volume is not None:
