@@ -57,6 +57,7 @@ from cloister.node.commands import (
     CreateVolume,
     DeleteVolume,
     Done,
+    DrillRestore,
     DumpSchema,
     GetStatus,
     GetStore,
@@ -324,6 +325,7 @@ class NodeAgent:
                 | SendWal()
                 | RestoreTimeline()
                 | ReadBack()
+                | DrillRestore()
                 | GetStore()
                 | BackUpPlatform()
                 | ReadBackPlatform()

@@ -448,6 +448,33 @@ class ReadBack(Command[Seen], frozen=True, kw_only=True):
     sample: int
 
 
+class Drilled(msgspec.Struct, frozen=True, kw_only=True):
+    lsn: str
+    """Up to here it came back."""
+    at: float | None
+    """When the last commit of it was."""
+    databases: int
+    relations: int
+    """Tables and B-tree indexes that amcheck looked at, block by block."""
+    damaged: list[str]
+    """Of what it found something in: `database DATABASE, relation RELATION: STATE`, oids and an SQLSTATE. At most a hundred of them."""
+
+
+class DrillRestore(Command[Drilled], frozen=True, kw_only=True):
+    """Bring the timeline back from the store as far as there is WAL, beside everything else in the project's volume, look at all of it,
+    and throw it away. Raises ExhaustedError where there is no room for that, and as RestoreTimeline."""
+
+    reply: ClassVar[type] = Drilled
+    project_id: str
+    timeline_id: str
+    uid: int
+    pg_version: int
+    known_lsn: str | None
+    """As in RestoreTimeline."""
+    bytes: int
+    """About as much comes out of the store."""
+
+
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     """Of the store for backups, as the courier found it a moment ago."""
 
@@ -617,7 +644,16 @@ class ReadBackPlatform(Command[Seen], frozen=True, kw_only=True):
     sample: int
 
 
-AnyBackupCommand = BackUpTimeline | SendWal | RestoreTimeline | ReadBack | GetStore | BackUpPlatform | ReadBackPlatform
+AnyBackupCommand = (
+    BackUpTimeline
+    | SendWal
+    | RestoreTimeline
+    | ReadBack
+    | DrillRestore
+    | GetStore
+    | BackUpPlatform
+    | ReadBackPlatform
+)
 
 AnyCommand = (
     CreateVolume

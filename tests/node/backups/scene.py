@@ -20,6 +20,8 @@ from cloister.node.backups.objects import Courier
 from cloister.node.commands import (
     Backed,
     BackUpTimeline,
+    Drilled,
+    DrillRestore,
     ReadBack,
     Recovered,
     RestoreTimeline,
@@ -29,6 +31,7 @@ from cloister.node.commands import (
 )
 from cloister.node.runs import Ran
 from cloister.node.timelines import wal
+from cloister.node.timelines.checking import Answer
 from cloister.node.timelines.history import History
 from cloister.node.timelines.keeper import Hold
 from cloister.node.timelines.layout import Layout, Timeline
@@ -53,6 +56,12 @@ class Replays:
         self.laid: list[dict[str, bytes]] = []
         """What each found."""
         self.refusal: Exception | None = None
+        self.answers = {1: Answer(90, []), 16384: Answer(12, [])}
+        """Of those who look through what was replayed."""
+
+    async def look_through(self, _engine: Any, timeline: Timeline, _uid: int) -> dict[int, Answer]:
+        assert not (timeline.data / "recovery.signal").exists() or self.replayed
+        return self.answers
 
     async def replay(
         self, _engine: Any, timeline: Timeline, _uid: int, target: Target, assembled: Assembled
@@ -182,6 +191,13 @@ class Scene:
             ReadBack(project_id=self.project_id, timeline_id=timeline_id, sample=sample)
         )
         return seen
+
+    async def drill(self, timeline_id: TimelineId, **more: Any) -> Drilled:
+        given = {"known_lsn": None, "bytes": 1000} | more
+        found: Drilled = await self.backups.answer(
+            DrillRestore(project_id=self.project_id, timeline_id=timeline_id, uid=UID, pg_version=18, **given)
+        )
+        return found
 
     async def restore(self, source_id: TimelineId, **point: Any) -> TimelineId:
         timeline_id = point.pop("timeline_id", None) or new_timeline_id()

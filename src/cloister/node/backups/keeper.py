@@ -26,6 +26,7 @@ from cloister.base.clock import Clock, SystemClock
 from cloister.base.errors import BadRequestError, ConflictError, PreconditionError, UnavailableError
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.backups import segments
+from cloister.node.backups.drilling import drilled, require_room, restoration
 from cloister.node.backups.finding import Finding
 from cloister.node.backups.keys import KeptKeys, KeySource, held
 from cloister.node.backups.memory import Memory, Sent
@@ -41,6 +42,8 @@ from cloister.node.commands import (
     Backed,
     BackUpPlatform,
     BackUpTimeline,
+    Drilled,
+    DrillRestore,
     GetStore,
     PlatformBacked,
     ReadBack,
@@ -111,8 +114,9 @@ class Outside:
 
 class Backups:
     def __init__(self, node: Node, outside: Outside, directory: Path, *, clock: Clock | None = None) -> None:
-        """`directory` is for what is remembered."""
+        """`directory` is for what is remembered, on the disk that volumes are on."""
         self._node = node
+        self._directory = directory
         self._keys = outside.keys
         self._kept = KeptKeys(outside.keys)
         self._store = Store(outside.courier)
@@ -128,6 +132,7 @@ class Backups:
         self._bases = asyncio.Semaphore(BASES_AT_ONCE)
         self._sends = asyncio.Semaphore(SENDS_AT_ONCE)
         self._restorations = asyncio.Semaphore(RESTORATIONS_AT_ONCE)
+        self._drills = asyncio.Lock()
 
     async def stop(self) -> None:
         await self._sending.stop()
@@ -171,11 +176,13 @@ class Backups:
                 return await self._once(self._sending, command, self._read_back(command))
             case RestoreTimeline():
                 return await self._once(self._restoring, command, self._restore(command))
+            case DrillRestore():
+                return await self._once(self._restoring, command, self._drill(command))
 
     async def _once(
         self,
         work: Work,
-        command: BackUpTimeline | SendWal | ReadBack | RestoreTimeline,
+        command: BackUpTimeline | SendWal | ReadBack | RestoreTimeline | DrillRestore,
         asked: Coroutine[Any, Any, T],
     ) -> T:
         """Whoever asks while it is under way waits for that. An asker that goes away does not end it."""
@@ -366,6 +373,32 @@ class Backups:
                 # Its room comes back when the trash is emptied next: by another attempt, or when the volume is opened.
                 layout.abandon(timeline_id)
                 raise
+
+    async def _drill(self, command: DrillRestore) -> Drilled:
+        """1. There is room for it.
+        2. Fetch what its recovery reads, and recover it: as a restore does, up to here.
+        3. Look at every table and index.
+        4. Whatever came of it: it is thrown away, and its room is the tenant's again.
+        """
+        restoring = Restoring(restoration(command))
+        timeline_id, engine = restoring.timeline_id, self._node.engines.get(command.pg_version)
+        async with self._drills, self._node.hold(restoring.project_id) as mountpoint:
+            await asyncio.to_thread(require_room, mountpoint, self._directory, command.bytes)  # 1.
+            layout = Layout(mountpoint)
+            timeline = layout.unfinished(timeline_id)
+            try:
+                async with held(self._keys, restoring.project_id, "drill") as keys:  # 2.
+                    fetched = await restoring.fetch(self._store, keys, layout, self._restoring.in_thread)
+                clusters = self._node.clusters
+                ran, has_missed = await clusters.replay(engine, timeline, restoring.uid, restoring.target, fetched)
+                lsn, at = restoring.reached(layout, fetched, ran.output, has_missed=has_missed)
+                found = drilled(lsn, at, await clusters.look_through(engine, timeline, restoring.uid))  # 3.
+            finally:
+                layout.abandon(timeline_id)  # 4.
+                await self._restoring.in_thread(layout.empty_trash)
+        for damage in found.damaged:
+            log.error("of the backup of %s: %s", command.timeline_id, damage)
+        return found
 
     async def _read_back(self, command: ReadBack) -> Seen:
         """What is damaged is sent again with the next base."""

@@ -1,5 +1,5 @@
 """What is said to a cluster that no compute works on, by a server of one user: replay to a point, be brought to rest, give up
-its secrets. What is said is in `recovery.py` and `scrub.py`.
+its secrets, be looked at. What is said is in `recovery.py`, `scrub.py` and `checking.py`.
 """
 
 import secrets
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from cloister.base.errors import InternalError
 from cloister.node.runs import Ran
-from cloister.node.timelines import recovery, scrub
+from cloister.node.timelines import checking, recovery, scrub
 from cloister.node.timelines.layout import Timeline
 from cloister.node.timelines.making import Assembled
 from cloister.node.timelines.recovery import END, Target
@@ -63,12 +63,25 @@ class Clusters:
             await self._say(engine, timeline, uid, scrub.statements_for_each(), database=scrub.name_of(token, oid))
         await self._say(engine, timeline, uid, scrub.statements_at_the_end())
 
+    async def look_through(self, engine: Any, timeline: Timeline, uid: int) -> dict[int, checking.Answer]:
+        """By the oids of its databases; 1 is that which they are copies of. To be thrown away afterwards."""
+        await self._roots.ensure_root(engine)
+        token = secrets.token_hex(8)
+        output = await self._say(engine, timeline, uid, checking.before(token))
+        databases = {1: scrub.DATABASE} | {
+            oid: scrub.name_of(token, oid) for oid in sorted(scrub.named(output).values())
+        }
+        return {
+            oid: checking.answer(await self._say(engine, timeline, uid, checking.questions(token), database=name))
+            for oid, name in databases.items()
+        }
+
     async def _say(
         self, engine: Any, timeline: Timeline, uid: int, statements: bytes, *, database: str = scrub.DATABASE
     ) -> str:
         ran = await self._run(engine, timeline, uid, settings={}, stdin=statements, database=database)
         if scrub.has_failed(ran.code, ran.output):
-            raise InternalError(f"taking the secrets out ended with {ran.code}: {ran.output[-2000:]}")
+            raise InternalError(f"what was said to a cluster ended with {ran.code}: {ran.output[-2000:]}")
         return ran.output
 
     async def _run(
