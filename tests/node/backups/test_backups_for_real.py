@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from cloister.base.ids import new_endpoint_id, new_timeline_id
+from cloister.node.backups import drilling
 from cloister.node.backups.keeper import Outside
 from cloister.node.commands import (
     Backed,
@@ -14,6 +15,8 @@ from cloister.node.commands import (
     ComputeSpec,
     CreateVolume,
     DeleteVolume,
+    Drilled,
+    DrillRestore,
     ReadBack,
     Recovered,
     RestoreTimeline,
@@ -140,3 +143,53 @@ async def test_every_commit_before_the_last_sending_comes_back_in_another_volume
     later = await back_up(node, restored)
     assert later.new_chunks < later.chunks
     assert wal.parse_lsn(later.stop_lsn) > wal.parse_lsn(sent.end_lsn)
+
+
+async def drill(node: Node, spec: ComputeSpec) -> Drilled:
+    command = DrillRestore(
+        project_id=spec.project_id, timeline_id=spec.timeline_id, uid=UID, pg_version=18, known_lsn=None, bytes=64 * MIB
+    )
+    found: Drilled = await node.ask(command)
+    return found
+
+
+async def test_a_restore_that_is_tried_finds_what_was_damaged_before_it_was_sent(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store gives back faithfully what it was given: that it is a database, amcheck says."""
+    monkeypatch.setattr(drilling, "SPARE_BYTES", 0)
+    spec = msgspec.structs.replace(await node.create(), history_retention_s=DAYS * 86_400)
+    session = await connect(await node.start(spec))
+    # In its way, if it could be: the names are the tenant's, and what its expression does it would do as the superuser.
+    await session.execute(
+        "CREATE EXTENSION amcheck; CREATE VIEW public.v AS SELECT blkno FROM verify_heapam('pg_class')"
+    )
+    await session.execute(
+        "CREATE FUNCTION public.trap(n integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS "
+        "$$BEGIN IF NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = pg_backend_pid() "
+        "AND backend_type = 'client backend') THEN RAISE EXCEPTION 'executed'; END IF; RETURN n; END$$"
+    )
+    await session.execute(
+        "CREATE TABLE public.t (n integer PRIMARY KEY); INSERT INTO public.t SELECT generate_series(1, 5000)"
+    )
+    await session.execute("CREATE INDEX ON public.t (public.trap(n))")
+    table = await session.fetchval("SELECT pg_relation_filepath('public.t')")
+    oid = await session.fetchval("SELECT 'public.t'::regclass::oid::int")
+    database = await session.fetchval("SELECT oid::int FROM pg_database WHERE datname = current_database()")
+    await session.close()
+    await node.ask(StopCompute(endpoint_id=spec.endpoint_id))
+    await back_up(node, spec)
+    whole = await drill(node, spec)
+    assert whole.damaged == []
+    assert whole.databases == 4, "template0, template1, postgres and the tenant's"
+    assert whole.relations > 4 * 150
+
+    await node.start(spec)
+    timelines = node.host.paths.mounts / spec.project_id / "timelines"
+    assert [path.name for path in timelines.iterdir()] == [spec.timeline_id]
+    with (timelines / spec.timeline_id / "data" / table).open("r+b") as file:
+        file.seek(8192 + 4000)
+        file.write(b"\xff" * 100)
+    await node.ask(StopCompute(endpoint_id=spec.endpoint_id))
+    await back_up(node, spec)
+    assert (await drill(node, spec)).damaged == [f"database {database}, relation {oid}: XX001"]

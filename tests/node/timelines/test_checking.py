@@ -7,16 +7,16 @@ from cloister.node.timelines import checking
 
 TOLD = """
 PostgreSQL stand-alone backend 18.6
-backend> \t 1: looked_at	(typeid = 20, len = 8, typmod = -1, byval = t)
-	----
-	 1: looked_at = "117"	(typeid = 20, len = 8, typmod = -1, byval = t)
-	----
-backend> \t 1: damaged	(typeid = 25, len = -1, typmod = -1, byval = f)
-	----
-	 1: damaged = "16401 XX001"	(typeid = 25, len = -1, typmod = -1, byval = f)
-	----
-	 1: damaged = "16405 XX002"	(typeid = 25, len = -1, typmod = -1, byval = f)
-	----
+backend> \t 1: looked_at  (typeid = 20, len = 8, typmod = -1, byval = t)
+  ----
+   1: looked_at = "117"  (typeid = 20, len = 8, typmod = -1, byval = t)
+  ----
+backend> \t 1: damaged  (typeid = 25, len = -1, typmod = -1, byval = f)
+  ----
+   1: damaged = "16401 XX001"  (typeid = 25, len = -1, typmod = -1, byval = f)
+  ----
+   1: damaged = "16405 XX002"  (typeid = 25, len = -1, typmod = -1, byval = f)
+  ----
 """
 
 
