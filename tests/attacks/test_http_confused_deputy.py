@@ -69,7 +69,7 @@ BODIES: dict[str, Any] = {
     "ask_to_forget": {"kind": "address", "subject": "192.0.2.1", "reason": "asked for by whom it is about"},
     "place_audit_hold": {"reason": "matter 17"},
     "take_backup": {"branch_id": BRANCH},
-    "check_backups": {"branch_id": BRANCH},
+    "check_backups": {"branch_id": BRANCH, "restore": True},
     "restore_backup": {"branch_id": BRANCH, "name": "again"},
     "exclude_from_backups": {"reason": "a toy"},
     "ask_for_consent": {"act": "copy", "reason": "INC-7"},

@@ -100,6 +100,21 @@ def test_a_check_that_finds_damage_fails(api: Any, cloister: Any) -> None:
     assert (failed.code, "damaged in the store: main" in failed.err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("came", "code", "word"), [("whole", 0, ""), ("damaged", 1, "amcheck"), ("no room", 1, "main: not tried")]
+)
+def test_a_restore_that_is_tried_fails_if_it_is_no_database(
+    api: Any, cloister: Any, came: str, code: int, word: str
+) -> None:
+    wanted = MAIN | {"restore_wanted_at": "2026-11-30T03:30:00Z"}
+    tried = wanted | {"restore_tried_at": "2026-11-30T04:00:00Z", "restore_tried": came}
+    api.on("POST", f"{BACKUPS}/check", (202, {"has_store": True, "branches": [wanted]}))
+    api.on("GET", BACKUPS, (200, {"has_store": True, "branches": [tried]}))
+    said = cloister("backups", "check", "--restore")
+    assert (said.code, word in said.err) == (code, True)
+    assert api.bodies("POST") == [{"restore": True}]
+
+
 def test_a_project_is_left_out_with_a_reason_and_taken_in(api: Any, cloister: Any) -> None:
     api.on("POST", f"{BACKUPS}/exclude", (200, FOUND | {"excluded_because": "a toy", "excluded_at": "now"}))
     api.on("POST", f"{BACKUPS}/include", (200, FOUND))

@@ -3,12 +3,21 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cloister.base.errors import CloisterError, ConflictError, NotFoundError, PreconditionError, UnprocessableError
+from cloister.base.errors import (
+    CloisterError,
+    ConflictError,
+    ExhaustedError,
+    NotFoundError,
+    PreconditionError,
+    UnprocessableError,
+)
 from cloister.node.commands import (
     AnyBackupCommand,
     Backed,
     BackUpPlatform,
     BackUpTimeline,
+    Drilled,
+    DrillRestore,
     GetStore,
     PlatformBacked,
     ReadBack,
@@ -43,6 +52,10 @@ class FakeStore:
     dumps: list[float] = field(default_factory=list)
     """Of the control database, when."""
     damaged: list[str] = field(default_factory=list)
+    unrestorable: list[str] = field(default_factory=list)
+    """What amcheck finds in what comes of it."""
+    room: int = 2**40
+    """Of volumes, for drills."""
     broken: set[str] = field(default_factory=set)
     """Timelines of which WAL is missing, until there is a new base."""
     behind: dict[str, int] = field(default_factory=dict)
@@ -70,6 +83,8 @@ def answer(node: "FakeNode", command: AnyBackupCommand) -> Any:
             return _read_back(node, command)
         case ReadBackPlatform():
             return _read_back_platform(node, command)
+        case DrillRestore():
+            return _drill(node, command)
 
 
 def _stored(node: "FakeNode", timeline_id: str) -> FakeStore:
@@ -191,3 +206,14 @@ def _read_back_platform(node: "FakeNode", command: ReadBackPlatform) -> Seen:
         raise error
     node.calls.append("ReadBackPlatform")
     return Seen(base=command.name, chunks=command.sample, bytes=10, damaged=list(store.damaged))
+
+
+def _drill(node: "FakeNode", command: DrillRestore) -> Drilled:
+    store = _stored(node, command.timeline_id)
+    end = min(store.ends.get(command.timeline_id, 0), store.hides_after or 2**63)
+    if command.known_lsn is not None and end < int(command.known_lsn.rpartition("/")[2], 16):
+        raise UnprocessableError(public="the store shows less than was put there")
+    if command.bytes > store.room:
+        raise ExhaustedError(public="no room")
+    node.calls.append("DrillRestore")
+    return Drilled(lsn=f"0/{end:X}", at=None, databases=4, relations=600, damaged=list(store.unrestorable))

@@ -105,6 +105,7 @@ def test_what_was_committed_comes_back_from_the_bucket(mortal: Instance, bucket:
     write(dev, ROWS, "of dev")
     mortal.cloister("backups", "now", "--project-id", main.project_id)
     mortal.cloister("backups", "check", "--project-id", main.project_id)
+    mortal.cloister("backups", "check", "main", "--restore", "--project-id", main.project_id)
     # 1.
     committed = write(main, ROWS, "after the base")
     with ThreadPoolExecutor(max_workers=1) as meanwhile:

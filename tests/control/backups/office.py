@@ -25,7 +25,9 @@ class Office:
 
     def done(self) -> list[str]:
         """Since it was asked last."""
-        calls = [name for name in self.land.node.calls if name in ("BackUpTimeline", "SendWal", "ReadBack")]
+        calls = [
+            name for name in self.land.node.calls if name in ("BackUpTimeline", "SendWal", "ReadBack", "DrillRestore")
+        ]
         self.land.node.calls.clear()
         return calls
 

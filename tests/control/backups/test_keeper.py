@@ -2,12 +2,20 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from cloister.base.errors import UnavailableError
 from cloister.control.backups import keeper as limits
-from cloister.control.backups.model import BASE_EVERY, LATE_AFTER, NO_BASE_AFTER, RENEW_AFTER, BranchBackups
+from cloister.control.backups.model import (
+    BASE_EVERY,
+    DRILL_EVERY,
+    LATE_AFTER,
+    NO_BASE_AFTER,
+    RENEW_AFTER,
+    BranchBackups,
+)
 from cloister.control.computes.store import placed
 from cloister.control.services import ProjectCreated
 from cloister.node.commands import BackUpTimeline, CopyTimeline, FinishCopy, SendWal
@@ -23,6 +31,11 @@ async def office(land: Land) -> Office:
 
 async def main(office: Office, created: ProjectCreated) -> BranchBackups:
     return (await office.found(created)).branches[0]
+
+
+async def tries(office: Office) -> list[dict[str, Any]]:
+    """Restores that were tried, as the log tells of them."""
+    return [told for told in await office.land.details_of("backup.check") if told.get("what") == "restore"]
 
 
 async def test_a_base_and_then_wal_every_half_a_minute(office: Office) -> None:
@@ -308,6 +321,80 @@ async def test_a_sample_is_read_back_once_a_day_and_damage_is_told(office: Offic
     await office.look()
     assert office.done() == ["BackUpTimeline", "SendWal"], "what is damaged is sent again"
     await office.look(limits.CHECK_EVERY - 2 * A_MOMENT)
+    assert office.done() == []
+
+
+async def test_a_restore_is_tried_once_a_week_and_what_came_of_it_is_kept(office: Office) -> None:
+    created = await office.land.sleeping_project()
+    await office.look()
+    await office.look(limits.CHECK_EVERY)
+    assert "DrillRestore" not in office.done(), "of a store that is set today not everything at once"
+    await office.look(DRILL_EVERY)
+    assert "DrillRestore" in office.done()
+    progress = (await main(office, created)).progress
+    assert progress is not None
+    assert (progress.tried, progress.tried_at) == ("whole", office.land.clock.now())
+    (told,) = await tries(office)
+    assert (told["databases"], told["relations"], told["damaged"]) == (4, 600, 0)
+    await office.look(DRILL_EVERY - 2 * A_MOMENT)
+    assert "DrillRestore" not in office.done()
+    await office.look(2 * A_MOMENT)
+    assert "DrillRestore" in office.done()
+
+
+async def test_damage_in_what_comes_back_is_told(office: Office) -> None:
+    created = await office.land.sleeping_project()
+    await office.look()
+    office.store.unrestorable = ["database 16384, relation 16400: XX001"]
+    await office.look(DRILL_EVERY)
+    (told,) = await tries(office)
+    assert (told["damaged"], told["objects"]) == (1, "database 16384, relation 16400: XX001")
+    progress = (await main(office, created)).progress
+    assert progress is not None
+    assert progress.tried == "damaged"
+
+
+async def test_where_there_is_no_room_nobody_is_called_for_it(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    office.store.room = 1
+    await office.look(DRILL_EVERY)
+    progress = (await main(office, created)).progress
+    assert progress is not None
+    assert (progress.tried, progress.failures) == ("no room", 0)
+    office.done()
+    await office.look()
+    assert "DrillRestore" not in office.done(), "in a week again"
+
+
+async def test_a_store_that_keeps_the_newest_back_fails_the_restore(office: Office) -> None:
+    created = await office.land.sleeping_project()
+    await office.look()
+    office.store.hides_after = 1
+    for _ in range(limits.TOLD_AFTER_FAILURES):
+        await office.look(max(DRILL_EVERY, limits.PAUSE_MAX))
+    progress = (await main(office, created)).progress
+    assert progress is not None
+    assert (progress.tried, progress.failing) == ("", "restore")
+    assert [told["what"] for told in await office.land.details_of("backup.fail")] == ["restore"]
+    office.store.hides_after = None
+    await office.look(limits.PAUSE_MAX)
+    progress = (await main(office, created)).progress
+    assert progress is not None
+    assert (progress.tried, progress.failing) == ("whole", "")
+
+
+async def test_somebody_wants_a_restore_to_be_tried(office: Office) -> None:
+    created = await office.land.sleeping_project()
+    await office.look()
+    office.done()
+    asked = await office.land.control.backups.check(CALLER, created.project.id, created.branch.id, by_restoring=True)
+    progress = asked.branches[0].progress
+    assert progress is not None
+    assert progress.check_wanted_at is None
+    await office.look()
+    assert office.done() == ["DrillRestore"]
+    await office.look()
     assert office.done() == []
 
 

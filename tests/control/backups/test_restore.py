@@ -104,7 +104,7 @@ async def test_what_has_no_backup_and_where_no_store_is(office: Office) -> None:
     for act in (
         restored(office, created),
         backups.take(CALLER, created.project.id, None),
-        backups.check(CALLER, created.project.id, None),
+        backups.check(CALLER, created.project.id, None, by_restoring=False),
         backups.restore_project(CALLER, created.project.id),
     ):
         with refused(PreconditionError, "no store for backups"):
@@ -122,7 +122,7 @@ async def test_one_is_taken_and_one_read_back_when_somebody_asks(office: Office)
     assert found.branches[0].progress.wanted_at == office.land.clock.now()
     await office.look()
     assert office.done() == ["BackUpTimeline", "SendWal"]
-    await office.land.control.backups.check(CALLER, created.project.id, None)
+    await office.land.control.backups.check(CALLER, created.project.id, None, by_restoring=False)
     await office.look()
     assert office.done() == ["ReadBack"]
     await office.look()

@@ -27,8 +27,9 @@ async def test_one_is_asked_for_of_all_branches_or_of_one() -> None:
         assert (await client.post(BACKUPS, json={})).status_code == 202
         assert (await client.post(BACKUPS, json={"branch_id": BRANCH})).status_code == 202
         assert (await client.post(f"{BACKUPS}/check", json={"branch_id": BRANCH})).status_code == 202
+        assert (await client.post(f"{BACKUPS}/check", json={"restore": True})).status_code == 202
         assert (await client.post(BACKUPS, json={"branch_id": "br../x"})).status_code == 400
-    assert world.backups.asked == [("take", None), ("take", BRANCH), ("check", BRANCH)]
+    assert world.backups.asked == [("take", None), ("take", BRANCH), ("check", BRANCH), ("try", None)]
 
 
 async def test_a_branch_is_restored_as_far_as_was_sent_or_as_of_a_place() -> None:

@@ -1785,8 +1785,10 @@ class FakeBackups:
         self.asked.append(("take", branch_id))
         return await self.find(project_id)
 
-    async def check(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> BackupsFound:
-        self.asked.append(("check", branch_id))
+    async def check(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None, *, by_restoring: bool
+    ) -> BackupsFound:
+        self.asked.append(("try" if by_restoring else "check", branch_id))
         return await self.find(project_id)
 
     async def restore(self, caller: Caller, project_id: ProjectId, wish: RestoreWish) -> SnapshotRestored:

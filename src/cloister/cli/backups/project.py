@@ -27,6 +27,7 @@ COLUMNS: Final = (
     Column("Size", "size", out.size),
     Column("Sent until", "sent_until", out.ago),
     Column("Read back", "checked_at", out.ago),
+    Column("Restore tried", "restore_tried_at", out.ago),
     Column("Locked until", "locked_until", out.ahead),
     Column("Problem", "problem", may_cut=True),
 )
@@ -94,17 +95,24 @@ def now(session: Session, *, branch: str | None, project_id: str | None, wait: b
 
 @click.command("check")
 @click.argument("branch", required=False)
+@click.option("--restore", "by_restoring", is_flag=True, help="Restore all of it, look at it, and throw it away.")
 @project_option
 @wait_option
 @client_command
-def check(session: Session, *, branch: str | None, project_id: str | None, wait: bool) -> None:
+def check(session: Session, *, branch: str | None, by_restoring: bool, project_id: str | None, wait: bool) -> None:
     """Read some of the newest base back from the store, and open it. Fails if anything is damaged.
 
-    That happens by itself once a day. It shows that what is there can be fetched and decrypted, with the keys that are here; that a
-    database comes of it, `cloister backups restore` shows.
+    That happens by itself once a day. It shows that what is there can be fetched and decrypted, with the keys that are here. That a
+    database comes of it, --restore shows, and by itself once a week: the branch is restored beside itself, as far as was sent, amcheck looks at every table and index, and it
+    is thrown away. It takes as long as a restore, and as much room in the project's volume meanwhile.
     """
     path = _path(session.project_id(project_id))
-    asked = session.api.post(f"{path}/check", given(branch_id=_id_of(session, path, branch)))
+    asked = session.api.post(
+        f"{path}/check", given(branch_id=_id_of(session, path, branch), restore=by_restoring or None)
+    )
+    if by_restoring:
+        _show_restored(session, path, asked, branch, wait=wait)
+        return
     wanted = {it["branch_id"]: it["check_wanted_at"] for it in _live(asked, branch) if it.get("check_wanted_at")}
     if wait:
         asked = _wait(session, path, "Reading back", lambda it: _seen_since(it, wanted.get(it["branch_id"])))
@@ -112,6 +120,29 @@ def check(session: Session, *, branch: str | None, project_id: str | None, wait:
     damaged = [it["name"] for it in _live(asked, branch) if (it.get("bases") or [{}])[0].get("damaged")]
     if damaged:
         raise CommandError(f"damaged in the store: {', '.join(damaged)}. Another base is sent; see docs/backups.md")
+
+
+def _show_restored(session: Session, path: str, asked: Json, branch: str | None, *, wait: bool) -> None:
+    wanted = {it["branch_id"]: it.get("restore_wanted_at") for it in _live(asked, branch)}
+    if wait:
+        asked = _wait(
+            session,
+            path,
+            "Trying a restore",
+            lambda it: _since(it.get("restore_tried_at"), wanted.get(it["branch_id"])),
+        )
+    _show(session, asked, branch)
+    if not wait:
+        return
+    for outcome, words in _RESTORED_BADLY.items():
+        if names := [it["name"] for it in _live(asked, branch) if it.get("restore_tried") == outcome]:
+            raise CommandError(f"{', '.join(names)}: {words}")
+
+
+_RESTORED_BADLY: Final = {
+    "damaged": "amcheck finds damage in what comes out of the store. The finding `backup-damaged` says where; see docs/backups.md",
+    "no room": "not tried, for there is no room in the project's volume or on the server's disk",
+}
 
 
 @click.command("restore")
@@ -250,8 +281,11 @@ def _sent_since(it: Json, wanted: str | None) -> bool:
 
 def _seen_since(it: Json, wanted: str | None) -> bool:
     bases = it.get("bases") or []
-    seen = bases[0].get("checked_at") if bases else None
-    return wanted is None or (seen is not None and _moment(seen) >= _moment(wanted))
+    return _since(bases[0].get("checked_at") if bases else None, wanted)
+
+
+def _since(done: str | None, wanted: str | None) -> bool:
+    return wanted is None or (done is not None and _moment(done) >= _moment(wanted))
 
 
 def _wait(session: Session, path: str, doing: str, is_done: Callable[[Json], bool]) -> Json:

@@ -7,6 +7,7 @@ A loop looks every few seconds at who owes something, and begins that beside wha
   lock ends. A running server is asked for a snapshot first (`making.hold_and_copy`); of what sleeps the agent takes the head, and
   nothing is woken for it.
 - A sample of the newest base of each timeline, once a day, read back and opened.
+- A restore of each timeline, once a week, which is looked at and thrown away.
 
 Nothing is kept here that a crash could lose, but how long a failure is left alone. What fails for one timeline, however slowly, is
 no other's trouble. Where there is no store nothing is done, and once a minute it is asked for.
@@ -20,12 +21,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from cloister.base.clock import Clock
-from cloister.base.errors import CloisterError, PreconditionError
+from cloister.base.errors import CloisterError, ExhaustedError, PreconditionError
 from cloister.control.backups import store
 from cloister.control.backups.model import LOCKED_DAYS, RETAIN_DAYS, SAMPLE_CHUNKS, Base, Kept
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.repeating import repeat
-from cloister.node.commands import BackUpTimeline, GetStore, GetTimeline, ReadBack, SendWal
+from cloister.node.commands import BackUpTimeline, DrillRestore, GetStore, GetTimeline, ReadBack, SendWal
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys.commands import KeyInfo
 
@@ -50,6 +51,7 @@ BASES_AT_ONCE_MAX: Final = 2
 WAL_TIMEOUT_S: Final = 300.0
 BASE_TIMEOUT_S: Final = 6 * 3600.0
 # Some hundred gigabytes for the first time. The next call goes on from what was sent.
+DRILL_TIMEOUT_S: Final = BASE_TIMEOUT_S
 CHECK_TIMEOUT_S: Final = 300.0
 STORE_TIMEOUT_S: Final = 30.0
 
@@ -103,6 +105,7 @@ class BackupKeeper:
         self._wal_turns = asyncio.Semaphore(WAL_AT_ONCE_MAX)
         self._base_turns = asyncio.Semaphore(BASES_AT_ONCE_MAX)
         self._check_turns = asyncio.Semaphore(1)
+        self._drill_turns = asyncio.Semaphore(1)
 
     @property
     def has_store(self) -> bool | None:
@@ -154,6 +157,8 @@ class BackupKeeper:
                 self._begin("WAL", it, self._send_wal, self._wal_turns)
             if it.base is not None and _is_due_for_check(it, it.base, now):
                 self._begin("check", it, self._read_back, self._check_turns)
+            if it.owes_drill(now):
+                self._begin("restore", it, self._drill, self._drill_turns)
             if it.is_late(now):
                 await self._tell_late(it, now)
             elif it.progress is not None and it.progress.late_told_at is not None:
@@ -336,6 +341,38 @@ class BackupKeeper:
         }
         async with self._database.transaction() as tx:
             await store.seen(tx, it.base, at=now, chunks=seen.chunks, damaged=damaged)
+            event = _event(Action.BACKUP_CHECK, it, outcome="failed" if damaged else "ok", details=details)
+            await record(tx, event)
+
+    async def _drill(self, it: Kept) -> None:
+        """Where there is no room for one, that is what came of it, and nobody is called for it."""
+        assert it.base is not None
+        command = DrillRestore(
+            project_id=it.project_id,
+            timeline_id=it.timeline_id,
+            uid=it.uid,
+            pg_version=it.pg_version,
+            known_lsn=it.known_lsn,
+            bytes=it.stored_bytes,
+        )
+        try:
+            found = await self._world.agent.call(command, timeout_s=DRILL_TIMEOUT_S)
+        except ExhaustedError as error:
+            _log.info("a restore of %s is not tried: %s", it.timeline_id, error)
+            async with self._database.transaction() as tx:
+                await store.tried(tx, it.timeline_id, self._clock.now(), "no room")
+            return
+        damaged = len(found.damaged)
+        details: dict[str, object] = {
+            "what": "restore",
+            "lsn": found.lsn,
+            "databases": found.databases,
+            "relations": found.relations,
+            "damaged": damaged,
+            **({"objects": "; ".join(found.damaged)} if damaged else {}),
+        }
+        async with self._database.transaction() as tx:
+            await store.tried(tx, it.timeline_id, self._clock.now(), "damaged" if damaged else "whole")
             event = _event(Action.BACKUP_CHECK, it, outcome="failed" if damaged else "ok", details=details)
             await record(tx, event)
 

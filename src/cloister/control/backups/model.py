@@ -24,6 +24,10 @@ BASE_EVERY: Final = timedelta(days=1)
 SAMPLE_CHUNKS: Final = 16
 # Of a base that is read back: a damaged hundredth of it is found within a week with six chances of seven.
 
+DRILL_EVERY: Final = timedelta(days=7)
+# A restore that is tried takes what a restore takes: all of it over the line, a core, and as much room as the branch. One at a time, so a
+# thousand branches of some hundred megabytes take some hours of a week.
+
 LATE_AFTER: Final = timedelta(minutes=15)
 # A compute writes, and for so long nothing of it was sent. A minute is promised; a store may be restarted.
 NO_BASE_AFTER: Final = timedelta(days=2)
@@ -65,8 +69,12 @@ class Progress:
     is_broken: bool = False
     wanted_at: datetime | None = None
     check_wanted_at: datetime | None = None
+    try_wanted_at: datetime | None = None
+    tried_at: datetime | None = None
+    tried: str = ""
+    """What came of the last restore that was tried: `whole`, `damaged`, `no room`."""
     failing: str = ""
-    """What fails: `WAL`, `base`, `check`."""
+    """What fails: `WAL`, `base`, `check`, `restore`."""
     failures: int = 0
     failing_since: datetime | None = None
     problem: str = ""
@@ -121,6 +129,31 @@ class Kept:
             return True
         was_written = self.is_running or (self.ended_at is not None and self.ended_at > base.moment)
         return was_written and now - base.moment >= BASE_EVERY and now - base.sent_at >= BASE_EVERY
+
+    def owes_drill(self, now: datetime) -> bool:
+        """Somebody wants a restore to be tried, or none was for a week; of a store that is set today, not of all its branches at once."""
+        if self.base is None or (progress := self.progress) is None:
+            return False
+        if progress.try_wanted_at is not None and (
+            progress.tried_at is None or progress.tried_at < progress.try_wanted_at
+        ):
+            return True
+        return now - (progress.tried_at or progress.since) >= DRILL_EVERY
+
+    @property
+    def stored_bytes(self) -> int:
+        """About as much comes out of the store: the newest base, and WAL."""
+        if self.base is None:
+            return 0
+        end = self.progress.end_lsn if self.progress and self.progress.end_lsn else self.base.stop_lsn
+        return self.base.bytes + max(0, _number(end) - _number(self.base.start_lsn))
+
+    @property
+    def known_lsn(self) -> str | None:
+        """As far as was sent; None where some of it is missing."""
+        if self.progress is None or self.progress.is_broken or self.progress.end_lsn is None:
+            return None
+        return self.progress.end_lsn
 
     def is_late(self, now: datetime) -> bool:
         """Somebody has to be told."""

@@ -78,9 +78,12 @@ class BackupService:
         """Of one branch, or of all. Raises NotFoundError, PreconditionError (no store), ConflictError (left out)."""
         return await self._want(caller, project_id, branch_id, Action.BACKUP_ASK, store.want)
 
-    async def check(self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None) -> Backups:
-        """Read some of the newest backup back, of one branch or of all. Raises as `take`."""
-        return await self._want(caller, project_id, branch_id, Action.BACKUP_CHECK_ASK, store.want_check)
+    async def check(
+        self, caller: Caller, project_id: ProjectId, branch_id: BranchId | None, *, by_restoring: bool
+    ) -> Backups:
+        """Read some of the newest backup back, of one branch or of all; or try a restore of it. Raises as `take`."""
+        want = store.want_drill if by_restoring else store.want_check
+        return await self._want(caller, project_id, branch_id, Action.BACKUP_CHECK_ASK, want)
 
     async def _want(
         self,

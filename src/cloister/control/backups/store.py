@@ -22,7 +22,7 @@ _KEPT: Final = f"""
            e.id AS endpoint_id, e.generation, e.socket_dir, e.state AS endpoint_state,
            (SELECT max(w.suspended_at) FROM endpoint w WHERE w.branch_id = b.id AND w.type = 'read_write') AS ended_at,
            s.since, s.end_lsn::text AS end_lsn, s.moment AS sent_moment, s.looked_at, s.locked_until AS wal_locked_until, s.is_broken,
-           s.wanted_at, s.check_wanted_at, s.failing, s.failures, s.failing_since, s.problem, s.late_told_at,
+           s.wanted_at, s.check_wanted_at, s.try_wanted_at, s.tried_at, s.tried, s.failing, s.failures, s.failing_since, s.problem, s.late_told_at,
            {_BASE}
       FROM timeline t
       JOIN branch b ON b.timeline_id = t.id AND b.deleted_at IS NULL AND b.state = 'ready'
@@ -116,6 +116,12 @@ async def seen(tx: Transaction, base: Base, *, at: datetime, chunks: int, damage
     )
 
 
+async def tried(tx: Transaction, timeline_id: str, at: datetime, outcome: str) -> None:
+    await tx.execute(
+        "UPDATE backup_progress SET tried_at = $2, tried = $3 WHERE timeline_id = $1", timeline_id, at, outcome
+    )
+
+
 async def failed(tx: Transaction, timeline_id: str, what: str, problem: str, now: datetime) -> None:
     await tx.execute(
         """UPDATE backup_progress SET failing = $2, problem = $3, failures = failures + 1, failing_since = coalesce(failing_since, $4)
@@ -184,6 +190,12 @@ async def want_check(tx: Transaction, timeline_ids: Sequence[str], now: datetime
     )
 
 
+async def want_drill(tx: Transaction, timeline_ids: Sequence[str], now: datetime) -> None:
+    await tx.execute(
+        "UPDATE backup_progress SET try_wanted_at = $2 WHERE timeline_id = ANY ($1::text[])", list(timeline_ids), now
+    )
+
+
 async def left_out(tx: Transaction, project_id: str) -> LeftOut | None:
     row = await tx.fetch_row("SELECT * FROM backup_exception WHERE project_id = $1", project_id)
     return None if row is None else LeftOut(reason=row["reason"], asked_by=row["asked_by"], asked_at=row["asked_at"])
@@ -233,7 +245,7 @@ async def of_project(tx: Transaction, project_id: str) -> list[BranchBackups]:
     """Branches that are there, and those that are not any more and have something in the store."""
     branches = await tx.fetch(
         """SELECT b.id, b.name, b.deleted_at, b.is_protected, b.timeline_id, s.since, s.end_lsn::text AS end_lsn, s.moment, s.looked_at,
-                  s.locked_until, s.is_broken, s.wanted_at, s.check_wanted_at, s.failing, s.failures, s.failing_since, s.problem,
+                  s.locked_until, s.is_broken, s.wanted_at, s.check_wanted_at, s.try_wanted_at, s.tried_at, s.tried, s.failing, s.failures, s.failing_since, s.problem,
                   s.late_told_at
              FROM branch b LEFT JOIN backup_progress s ON s.timeline_id = b.timeline_id
             WHERE b.project_id = $1
@@ -307,6 +319,9 @@ def _progress(
         is_broken=row["is_broken"],
         wanted_at=row["wanted_at"],
         check_wanted_at=row["check_wanted_at"],
+        try_wanted_at=row["try_wanted_at"],
+        tried_at=row["tried_at"],
+        tried=row["tried"],
         failing=row["failing"],
         failures=row["failures"],
         failing_since=row["failing_since"],

@@ -32,10 +32,11 @@ async def take_backup(call: Call[wire.OfBranch, NoQuery]) -> wire.BackupsView:
 
 
 @endpoint("POST", _BACKUPS + "/check", permission=Permission.BACKUP_TAKE, audit=Action.BACKUP_CHECK_ASK, status=202)
-async def check_backups(call: Call[wire.OfBranch, NoQuery]) -> wire.BackupsView:
-    """Read some of the newest base back, and open it."""
+async def check_backups(call: Call[wire.CheckBackups, NoQuery]) -> wire.BackupsView:
+    """Read some of the newest base back, and open it; or restore all of it, look at it, and throw it away."""
     branch_id = paths.optional_branch_id(call.body.branch_id)
-    return wire.backups(await call.control.backups.check(call.caller, call.project_id, branch_id), call.now)
+    checked = call.control.backups.check(call.caller, call.project_id, branch_id, by_restoring=call.body.restore)
+    return wire.backups(await checked, call.now)
 
 
 @endpoint(

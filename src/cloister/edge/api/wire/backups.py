@@ -15,6 +15,11 @@ class OfBranch(Request, frozen=True, kw_only=True):
     """Without it: all of the project's."""
 
 
+class CheckBackups(OfBranch, frozen=True, kw_only=True):
+    restore: bool = False
+    """All of it, in a place that is thrown away."""
+
+
 class RestoreBackup(Request, frozen=True, kw_only=True):
     branch_id: str | None = None
     """Also one that was deleted, for good or not. Without it: the default branch."""
@@ -63,6 +68,10 @@ class BranchBackupsView(Wire, frozen=True, kw_only=True):
     sent_lsn: str | None = None
     wanted_at: datetime | None = None
     check_wanted_at: datetime | None = None
+    restore_wanted_at: datetime | None = None
+    restore_tried_at: datetime | None = None
+    restore_tried: str = ""
+    """What came of it: `whole`, `damaged`, `no room`."""
     problem: str = ""
     """Why something is not in the store. It is tried again."""
     failing_since: Moment | None = None
@@ -105,6 +114,9 @@ def _branch(it: BranchBackups, now: datetime) -> BranchBackupsView:
         sent_lsn=it.known_lsn,
         wanted_at=progress.wanted_at if progress else None,
         check_wanted_at=progress.check_wanted_at if progress else None,
+        restore_wanted_at=progress.try_wanted_at if progress else None,
+        restore_tried_at=progress.tried_at if progress else None,
+        restore_tried=progress.tried if progress else "",
         problem=progress.problem if progress else "",
         failing_since=optional_moment(progress.failing_since) if progress else None,
         bases=[_base(base) for base in it.bases],
