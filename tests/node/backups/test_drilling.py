@@ -1,5 +1,6 @@
 """A restore that is tried: all of it comes back, is looked at, and is gone again."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,12 @@ async def test_neither_the_tenants_server_nor_the_host_runs_out_of_room_for_it(
     assert scene.replays.replayed == []
 
 
-async def test_what_comes_has_to_find_room_and_a_fourth_more(scene: Scene) -> None:
+async def test_what_comes_has_to_find_room_and_a_fourth_more(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     timeline_id = await sent(scene)
+    for limit in ("SPARE_BYTES", "FREE_TO_CREATE_BYTES"):
+        monkeypatch.setattr(drilling, limit, 0)
+    space = os.statvfs(scene.volume)
+    free = space.f_bavail * space.f_frsize
+    await scene.drill(timeline_id, bytes=free // 2)
     with pytest.raises(ExhaustedError):
-        await scene.drill(timeline_id, bytes=2**61)
+        await scene.drill(timeline_id, bytes=free // 10 * 9)
