@@ -1,7 +1,9 @@
 """A restore that is tried: all of it comes back, is looked at, and is gone again."""
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +109,21 @@ async def test_what_comes_has_to_find_room_and_a_fourth_more(scene: Scene, monke
     await scene.drill(timeline_id, bytes=free // 2)
     with pytest.raises(ExhaustedError):
         await scene.drill(timeline_id, bytes=free // 10 * 9)
+
+
+async def test_one_is_tried_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that both found room for one would not have it."""
+    first, second = await sent(scene), await sent(scene)
+    at_once, most, look_through = 0, 0, scene.replays.look_through
+
+    async def looking(*of: Any) -> dict[int, Answer]:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.02)
+        at_once -= 1
+        return await look_through(*of)
+
+    monkeypatch.setattr(scene.replays, "look_through", looking)
+    await asyncio.gather(scene.drill(first), scene.drill(second))
+    assert most == 1
