@@ -112,6 +112,7 @@ def test_a_restore_that_is_tried_fails_if_it_is_no_database(
     api.on("GET", BACKUPS, (200, {"has_store": True, "branches": [tried]}))
     said = cloister("backups", "check", "--restore")
     assert (said.code, word in said.err) == (code, True)
+    assert ("a restore of it is damaged" in said.out) == (came == "damaged")
     assert api.bodies("POST") == [{"restore": True}]
 
 

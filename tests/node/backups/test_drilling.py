@@ -120,7 +120,7 @@ async def test_one_is_tried_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPa
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         at_once -= 1
         return await look_through(*of)
 

@@ -249,7 +249,11 @@ def _summary(it: Json) -> Json:
         "size": newest.get("bytes"),
         "checked_at": newest.get("checked_at"),
         "locked_until": newest.get("locked_until"),
+        "problem": it.get("problem") or _PROBLEMS.get(it.get("restore_tried", ""), ""),
     }
+
+
+_PROBLEMS: Final = {"damaged": "a restore of it is damaged", "no room": "no room to try a restore in"}
 
 
 def _remarks(found: Json) -> list[str]:
