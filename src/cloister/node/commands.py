@@ -645,14 +645,7 @@ class ReadBackPlatform(Command[Seen], frozen=True, kw_only=True):
 
 
 AnyBackupCommand = (
-    BackUpTimeline
-    | SendWal
-    | RestoreTimeline
-    | ReadBack
-    | DrillRestore
-    | GetStore
-    | BackUpPlatform
-    | ReadBackPlatform
+    BackUpTimeline | SendWal | RestoreTimeline | ReadBack | DrillRestore | GetStore | BackUpPlatform | ReadBackPlatform
 )
 
 AnyCommand = (
