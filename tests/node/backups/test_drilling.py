@@ -14,6 +14,7 @@ from cloister.node.backups import drilling
 from cloister.node.timelines import wal
 from cloister.node.timelines.checking import Answer
 from tests.node.backups.scene import FIRST, Scene
+from tests.node.timelines.clusters import CHECKPOINT
 
 
 @pytest.fixture
@@ -131,3 +132,19 @@ async def test_one_is_tried_at_a_time(scene: Scene, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(scene.replays, "look_through", looking)
     await asyncio.gather(scene.drill(first), scene.drill(second))
     assert not both.is_set()
+
+
+async def test_a_copy_of_a_running_server_with_nothing_after_it_is_all_there_is(scene: Scene) -> None:
+    """It ended with a switch: WAL goes on at the next segment, in which nothing is yet, and nothing of what was sent is kept back."""
+    timeline_id = scene.timeline()
+    scene.running.add(timeline_id)
+    making, stop = scene.making(), CHECKPOINT + 300
+    making.copy(timeline_id, None)
+    label = f"START WAL LOCATION: {wal.format_lsn(CHECKPOINT)} (file {wal.segment_name(1, FIRST)})\n"
+    making.finish_copy_for_history(timeline_id, label, stop)
+    await scene.back_up(timeline_id)
+    sent_to = (await scene.send_wal(timeline_id)).end_lsn
+    assert wal.parse_lsn(sent_to) == (FIRST + 1) * wal.SEGMENT_BYTES
+    assert (await scene.drill(timeline_id, known_lsn=sent_to)).damaged == []
+    with pytest.raises(UnprocessableError):
+        await scene.drill(timeline_id, known_lsn=wal.format_lsn((FIRST + 1) * wal.SEGMENT_BYTES + 1))

@@ -173,7 +173,9 @@ class Restoring:
         restoring = WalRestoring(finding, found, base.wal_timeline, laying, in_thread)
         # 1.
         number, damage = await restoring.whole(chosen.first, found.unbroken(chosen.first, chosen.until))
-        end = max(base.stop_lsn, number * wal.SEGMENT_BYTES if number > chosen.first else 0)
+        # A copy of a running server was ended by a switch of the segment: it has all of the one that it ends in.
+        has_all_before = number > chosen.first or not base.is_clean
+        end = max(base.stop_lsn, number * wal.SEGMENT_BYTES if has_all_before else 0)
         # 2.
         if chosen.until is None or number < chosen.until:
             try:
