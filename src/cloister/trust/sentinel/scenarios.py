@@ -373,6 +373,20 @@ def _stories() -> Mapping[str, tuple[Story, Story]]:
             [(0, on_host | {"action": Action.STORE_REMOVE, "resource": "s3://kept/db/"})],
             [(0, on_host | {"action": Action.STORE_SET, "resource": "s3://kept/db/", "outcome": "failed"})],
         ),
+        "platform-recovered": (
+            [
+                (
+                    0,
+                    on_host
+                    | {
+                        "action": Action.PLATFORM_RECOVER,
+                        "resource": "s3://kept/db/",
+                        "details": {"moment": "2026-11-30T03:00:00+00:00", "until": 7},
+                    },
+                )
+            ],
+            [(0, on_host | {"action": Action.STORE_SET, "resource": "s3://kept/db/", "outcome": "failed"})],
+        ),
         "backup-overdue": (
             [
                 (
