@@ -149,7 +149,7 @@ class BackupKeeper:
             kept = await store.to_keep(tx)
         if new := [it.timeline_id for it in kept if it.progress is None]:
             async with self._database.transaction() as tx:
-                await store.begin(tx, new)
+                await store.begin(tx, new, now)
         for it in kept:
             if it.owes_base(now):
                 self._begin("base", it, self._send_base, self._base_turns)

@@ -49,11 +49,12 @@ async def is_ended(tx: Transaction) -> None:
     await tx.execute("DELETE FROM backup_progress")
 
 
-async def begin(tx: Transaction, timeline_ids: Sequence[str]) -> None:
+async def begin(tx: Transaction, timeline_ids: Sequence[str], now: datetime) -> None:
     """From here on they are looked after, and their history waits to be sent (`kept_history`)."""
     await tx.execute(
-        """INSERT INTO backup_progress (timeline_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING""",
+        "INSERT INTO backup_progress (timeline_id, since) SELECT unnest($1::text[]), $2 ON CONFLICT DO NOTHING",
         list(timeline_ids),
+        now,
     )
 
 
@@ -178,7 +179,7 @@ async def forget_what_ended(tx: Transaction, now: datetime) -> None:
 
 
 async def want(tx: Transaction, timeline_ids: Sequence[str], now: datetime) -> None:
-    await begin(tx, timeline_ids)
+    await begin(tx, timeline_ids, now)
     await tx.execute(
         "UPDATE backup_progress SET wanted_at = $2 WHERE timeline_id = ANY ($1::text[])", list(timeline_ids), now
     )
