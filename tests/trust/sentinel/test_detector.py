@@ -116,6 +116,15 @@ def test_nothing_of_a_stranger_is_in_what_root_shall_type(name: str) -> None:
     assert "--project ? shows" in alarm.response
 
 
+def test_what_is_the_platforms_is_told_without_a_project() -> None:
+    event = Event(
+        action="backup.fail", outcome="failed", actor="platform:api", resource="the control database", reason="no answer",
+        details={"what": "dump"}, at=timestamp(NOW),
+    )  # fmt: skip
+    (alarm,) = Detector(RULES).feed(1, event)
+    assert alarm.summary == "The dump of the control database: no answer"
+
+
 def test_the_finding_of_a_response_is_filled_in_later() -> None:
     told = {it.name: it.response for it in RULES if "{id}" in it.response}
     detector = Detector(RULES)

@@ -17,6 +17,9 @@ from cloister.trust.sentinel.correlations import Hit, Window
 from cloister.trust.sentinel.events import Lists, moment, view, weight
 from cloister.trust.sentinel.rules import Level, Rule
 
+_OF_PROJECT: Final = re.compile(r"(?: of| in)? \{project_id\}")
+"""In a summary, of an event that is the platform's."""
+
 _SUBJECT: Final = ("org_id", "project_id", "branch_id", "endpoint_id", "role", "account", "address", "resource")
 
 _PASTED: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:.-]{0,63}")
@@ -137,7 +140,8 @@ def _shape(rule: Rule) -> str:
 
 def _alarm(rule: Rule, fields: Mapping[str, Any], why: str, *, count: int, seq: int) -> Alarm:
     assert rule.level is not None
-    said = _Words().vformat(rule.summary, (), {**fields, "why": why})
+    summary = rule.summary if "project_id" in fields else _OF_PROJECT.sub("", rule.summary)
+    said = _Words().vformat(summary, (), {**fields, "why": why})
     pasted = {name: value for name, value in fields.items() if isinstance(value, str) and _PASTED.fullmatch(value)}
     return Alarm(
         rule=rule.name,
