@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from cloister.base import identities
 from cloister.base.settings import Paths, Settings, save
 from cloister.cli import key_backup, key_shares
 from cloister.cli.doctor.finding import Level
@@ -35,7 +36,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("uid_of", "gid_of"):
         monkeypatch.setattr(key_shares, name, lambda _service: os.getuid())
-        monkeypatch.setattr(key_backup, name, lambda _service: os.getuid())
+        monkeypatch.setattr(identities, name, lambda _service: os.getuid())
     for name in ("seteuid", "setegid"):
         monkeypatch.setattr(os, name, lambda _id: None)
     paths = Settings(state_dir=str(tmp_path / "state")).paths

@@ -25,7 +25,7 @@ from cloister.app import children, layout, operator
 from cloister.base.database import Database, embedded
 from cloister.base.durable import sync_directory
 from cloister.base.errors import ConflictError, InternalError, PreconditionError, UnavailableError, UnprocessableError
-from cloister.base.identities import Service, am_root, gid_of, uid_of
+from cloister.base.identities import Service, acting_as, am_root, gid_of, uid_of
 from cloister.base.rpc import Client
 from cloister.base.settings import Paths, Settings
 from cloister.node.backups.laying import Laying
@@ -123,7 +123,7 @@ def recover_platform(
 
     async def run() -> Recovered:
         async with _courier(settings) as client:  # 4.
-            with _as_broker():
+            with acting_as(Service.KEYS):
                 roots = configuration.open_roots(paths.key_providers, paths.root_key)
             try:
                 return await recover(Host.of(paths), Store(client), roots, keystore, epoch=epoch, at=at, place=place)
@@ -193,7 +193,7 @@ async def recover(
             await embedded.migrate_embedded(scratch)  # 4.
             recovered = await _looked_through(host, found, place)
         shutil.rmtree(scratch.control_data / "dump")
-        with _as_broker(is_needed=host.database is not None):  # 6.
+        with acting_as(Service.KEYS) if host.database is not None else contextlib.nullcontext():  # 6.
             _put_keystore(host.paths, keystore, roots, newest_known)
         _put_secrets(host.paths, found.dump, is_ours=host.database is not None)
         (scratch.control_data / "data").rename(embedded.data_dir(host.paths))
@@ -357,19 +357,3 @@ async def _courier(settings: Settings) -> AsyncIterator[Client]:
         await client.close()
         child.terminate()
         await asyncio.to_thread(child.wait)
-
-
-@contextlib.contextmanager
-def _as_broker(*, is_needed: bool = True) -> Iterator[None]:
-    """As the key broker's user: files of its are read and made as it does."""
-    if not is_needed:
-        yield
-        return
-    user, group = os.geteuid(), os.getegid()
-    os.setegid(gid_of(Service.KEYS))
-    os.seteuid(uid_of(Service.KEYS))
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        os.setegid(group)

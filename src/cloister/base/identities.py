@@ -4,8 +4,10 @@ Only the node agent (and the supervisor that starts it) is root. Computes run un
 range that no other allocator uses, with no name on the host.
 """
 
+import contextlib
 import os
 import pwd
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -50,6 +52,19 @@ def uid_of(service: Service) -> int:
 
 def gid_of(service: Service) -> int:
     return 0 if service is Service.AGENT else pwd.getpwnam(service.value).pw_gid
+
+
+@contextlib.contextmanager
+def acting_as(service: Service) -> Iterator[None]:
+    """Root's command as that user, for a while: files of its are read and made as it does. The whole process is."""
+    user, group = os.geteuid(), os.getegid()
+    os.setegid(gid_of(service))
+    os.seteuid(uid_of(service))
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
 
 
 def service_of_uid(uid: int) -> Service | None:

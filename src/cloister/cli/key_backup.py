@@ -6,19 +6,20 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
-from cloister.base.identities import Service, gid_of, uid_of
+from cloister.base.identities import Service, acting_as
 from cloister.base.settings import Paths, load
 from cloister.cli.failure import CommandError
 from cloister.cli.platform import directory, state_dir_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cloister.trust.keys.backup import Backup
     from cloister.trust.keys.drill import Drilled
     from cloister.trust.keys.roots import Roots
@@ -117,7 +118,7 @@ def restore(
     if not newest:
         raise CommandError("nothing here says how new a backup has to be: say --epoch, the newest that you know of")
     found = read(file)
-    with _opened(paths, shares) as roots, _as_broker():
+    with _opened(paths, shares) as roots, acting_as(Service.KEYS):
         count = backups.restore(found, roots, paths.keystore, paths.epochs, newest_known=newest)
     click.echo(
         f"{count} seals of epoch {found.epoch} are back, as of {found.made_at}. `cloister up` starts the platform."
@@ -252,22 +253,9 @@ def _opened(paths: Paths, shares: tuple[Path, ...]) -> "Iterator[Roots]":
         page.buffer[:] = key_of(shares)
         roots = Roots(FileProvider.of(page))
     else:
-        with _as_broker():
+        with acting_as(Service.KEYS):
             roots = configuration.open_roots(paths.key_providers, paths.root_key)
     try:
         yield roots
     finally:
         roots.close()
-
-
-@contextlib.contextmanager
-def _as_broker() -> Iterator[None]:
-    """As the key broker's user: files of its are read and made as it does."""
-    user, group = os.geteuid(), os.getegid()
-    os.setegid(gid_of(Service.KEYS))
-    os.seteuid(uid_of(Service.KEYS))
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        os.setegid(group)
