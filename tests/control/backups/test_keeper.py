@@ -16,6 +16,7 @@ from cloister.control.backups.model import (
     RENEW_AFTER,
     BranchBackups,
 )
+from cloister.control.backups.trouble import PAUSE_MAX, TOLD_AFTER_FAILURES, TOLD_EVERY
 from cloister.control.computes.store import placed
 from cloister.control.services import ProjectCreated
 from cloister.node.commands import BackUpTimeline, CopyTimeline, FinishCopy, SendWal
@@ -221,16 +222,16 @@ async def test_what_fails_for_one_is_no_other_s_trouble_and_told_after_a_while(o
     assert await office.land.details_of("backup.fail") == []
     await office.look()
     assert await office.land.details_of("backup.fail") == [], "left alone for a while"
-    for _ in range(limits.TOLD_AFTER_FAILURES + 2):
-        await office.look(limits.PAUSE_MAX)
-    assert await office.land.details_of("backup.fail") == [{"what": "base", "failures": limits.TOLD_AFTER_FAILURES}]
+    for _ in range(TOLD_AFTER_FAILURES + 2):
+        await office.look(PAUSE_MAX)
+    assert await office.land.details_of("backup.fail") == [{"what": "base", "failures": TOLD_AFTER_FAILURES}]
     progress = (await main(office, ill)).progress
     assert progress is not None
     assert (progress.failing, progress.problem) == ("base", "the store answers 503")
-    await office.look(limits.TOLD_EVERY)
+    await office.look(TOLD_EVERY)
     assert len(await office.land.details_of("backup.fail")) == 2
     office.store.failing.clear()
-    await office.look(limits.PAUSE_MAX)
+    await office.look(PAUSE_MAX)
     progress = (await main(office, ill)).progress
     assert progress is not None
     assert (progress.failing, progress.failures, progress.problem, progress.failing_since) == ("", 0, "", None)
@@ -285,7 +286,7 @@ async def test_who_writes_and_is_not_sent_is_late_once_a_day(office: Office) -> 
     await office.look(2 * A_MOMENT)
     await office.look(LATE_AFTER)
     assert await office.land.details_of("backup.overdue") == [{"what": "WAL", "sent_until": sent_until.isoformat()}]
-    await office.look(limits.TOLD_EVERY)
+    await office.look(TOLD_EVERY)
     assert len(await office.land.details_of("backup.overdue")) == 2
 
 
@@ -371,14 +372,14 @@ async def test_a_store_that_keeps_the_newest_back_fails_the_restore(office: Offi
     created = await office.land.sleeping_project()
     await office.look()
     office.store.hides_after = 1
-    for _ in range(limits.TOLD_AFTER_FAILURES):
-        await office.look(max(DRILL_EVERY, limits.PAUSE_MAX))
+    for _ in range(TOLD_AFTER_FAILURES):
+        await office.look(max(DRILL_EVERY, PAUSE_MAX))
     progress = (await main(office, created)).progress
     assert progress is not None
     assert (progress.tried, progress.failing) == ("", "restore")
     assert [told["what"] for told in await office.land.details_of("backup.fail")] == ["restore"]
     office.store.hides_after = None
-    await office.look(limits.PAUSE_MAX)
+    await office.look(PAUSE_MAX)
     progress = (await main(office, created)).progress
     assert progress is not None
     assert (progress.tried, progress.failing) == ("whole", "")

@@ -7,9 +7,9 @@ import pytest
 from cloister.base.errors import UnavailableError
 from cloister.cli.doctor import backups as doctor
 from cloister.control.backups import platform as limits
-from cloister.control.backups.keeper import PAUSE_MAX, TOLD_AFTER_FAILURES
 from cloister.control.backups.model import SAMPLE_CHUNKS
 from cloister.control.backups.platform import PlatformKeeper
+from cloister.control.backups.trouble import PAUSE_MAX, TOLD_AFTER_FAILURES
 from cloister.trust.audit import Action, Event, record
 from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.land import Land

@@ -16,7 +16,6 @@ no other's trouble. Where there is no store nothing is done, and once a minute i
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -24,9 +23,10 @@ from cloister.base.clock import Clock
 from cloister.base.errors import CloisterError, ExhaustedError, PreconditionError
 from cloister.control.backups import store
 from cloister.control.backups.model import LOCKED_DAYS, RETAIN_DAYS, SAMPLE_CHUNKS, Base, Kept
+from cloister.control.backups.trouble import TOLD_EVERY, Trouble
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.repeating import repeat
-from cloister.node.commands import BackUpTimeline, DrillRestore, GetStore, GetTimeline, ReadBack, SendWal
+from cloister.node.commands import BackUpTimeline, DrillRestore, GetStore, GetTimeline, ReadBack, Seen, SendWal
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys.commands import KeyInfo
 
@@ -59,26 +59,7 @@ STORE_LOOK_EVERY: Final = timedelta(minutes=1)
 
 CHECK_EVERY: Final = timedelta(days=1)
 
-PAUSE_FIRST: Final = timedelta(seconds=30)
-PAUSE_MAX: Final = timedelta(minutes=10)
-DOUBLINGS_MAX: Final = 10
-# After a failure. A store that is down does not come back by asking.
-
-TOLD_AFTER_FAILURES: Final = 3
-# A snapshot that was given up meanwhile, a store that was just restarted: the next run mends it.
-TOLD_EVERY: Final = timedelta(days=1)
-
 TIDY_EVERY: Final = timedelta(hours=1)
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """Something that fails for a timeline, until it does not any more."""
-
-    times: int
-    """In a row."""
-    left_until: datetime
-    told_at: datetime | None = None
 
 
 class BackupKeys(Protocol):
@@ -101,7 +82,7 @@ class BackupKeeper:
         self._tidied_at: datetime | None = None
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By what is done and the timeline."""
-        self._troubles: dict[tuple[str, str], _Trouble] = {}
+        self._troubles: dict[tuple[str, str], Trouble] = {}
         self._wal_turns = asyncio.Semaphore(WAL_AT_ONCE_MAX)
         self._base_turns = asyncio.Semaphore(BASES_AT_ONCE_MAX)
         self._check_turns = asyncio.Semaphore(1)
@@ -226,7 +207,7 @@ class BackupKeeper:
         key = what, it.timeline_id
         if key in self._under_way:
             return
-        if (trouble := self._troubles.get(key)) is not None and self._clock.now() < trouble.left_until:
+        if (trouble := self._troubles.get(key)) is not None and trouble.is_left(self._clock.now()):
             return
         task = asyncio.create_task(self._doing(what, it, work, turns), name=f"backup-{what}-{it.timeline_id}")
         self._under_way[key] = task
@@ -332,13 +313,7 @@ class BackupKeeper:
         )
         now = self._clock.now()
         damaged = len(seen.damaged)
-        details: dict[str, object] = {
-            "base": seen.base,
-            "chunks": seen.chunks,
-            "bytes": seen.bytes,
-            "damaged": damaged,
-            **({"objects": " ".join(seen.damaged)} if damaged else {}),
-        }
+        details = {"base": seen.base, **seen_details(seen)}
         async with self._database.transaction() as tx:
             await store.seen(tx, it.base, at=now, chunks=seen.chunks, damaged=damaged)
             event = _event(Action.BACKUP_CHECK, it, outcome="failed" if damaged else "ok", details=details)
@@ -379,16 +354,12 @@ class BackupKeeper:
     # ── what somebody must hear ──
 
     async def _failed(self, what: str, it: Kept, problem: str) -> None:
-        """Whoever can do something about it is told when it has failed a few times, and once a day while it goes on."""
         now = self._clock.now()
-        trouble = self._troubles.setdefault((what, it.timeline_id), _Trouble(0, now))
-        trouble.times += 1
-        trouble.left_until = now + min(PAUSE_FIRST * 2 ** min(trouble.times - 1, DOUBLINGS_MAX), PAUSE_MAX)
-        is_news = trouble.told_at is None or now - trouble.told_at >= TOLD_EVERY
+        trouble = self._troubles.setdefault((what, it.timeline_id), Trouble(what))
+        is_to_be_told = trouble.is_to_be_told(problem, now)
         async with self._database.transaction() as tx:
             await store.failed(tx, it.timeline_id, what, problem, now)
-            if trouble.times >= TOLD_AFTER_FAILURES and is_news:
-                trouble.told_at = now
+            if is_to_be_told:
                 details: dict[str, object] = {"what": what, "failures": trouble.times}
                 await record(tx, _event(Action.BACKUP_FAIL, it, outcome="failed", reason=problem, details=details))
 
@@ -407,6 +378,17 @@ class BackupKeeper:
         async with self._database.transaction() as tx:
             await store.told_late(tx, it.timeline_id, now)
             await record(tx, _event(Action.BACKUP_OVERDUE, it, outcome="failed", reason=problem, details=details))
+
+
+def seen_details(seen: Seen) -> dict[str, object]:
+    """For an event: of what was read back, a base or a dump."""
+    damaged = len(seen.damaged)
+    return {
+        "chunks": seen.chunks,
+        "bytes": seen.bytes,
+        "damaged": damaged,
+        **({"objects": " ".join(seen.damaged)} if damaged else {}),
+    }
 
 
 def _is_due_for_check(it: Kept, base: Base, now: datetime) -> bool:

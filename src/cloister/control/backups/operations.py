@@ -104,9 +104,8 @@ async def start_what_ran(operation: Operation, world: BackupsWorld) -> Outcome:
         world.runner.forgive(endpoint_id)
         try:
             await world.runner.start(endpoint_id, Cause(_ACTOR, "restored from backups", operation_id=operation.id))
-        except (
-            CloisterError
-        ) as error:  # Its data may be among what is lost. It is tried again like whatever else is owed.
+        except CloisterError as error:
+            # Its data may be among what is lost. It is tried again like whatever else is owed.
             _log.warning("cannot start %s: %s", endpoint_id, error)
     world.poke_keeper()
     return Go()

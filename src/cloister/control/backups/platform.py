@@ -14,16 +14,9 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.errors import CloisterError
 from cloister.base.rpc.wire import Command
-from cloister.control.backups.keeper import (
-    CHECK_EVERY,
-    CHECK_TIMEOUT_S,
-    DOUBLINGS_MAX,
-    PAUSE_FIRST,
-    PAUSE_MAX,
-    TOLD_AFTER_FAILURES,
-    TOLD_EVERY,
-)
+from cloister.control.backups.keeper import CHECK_EVERY, CHECK_TIMEOUT_S, seen_details
 from cloister.control.backups.model import RETAIN_DAYS, SAMPLE_CHUNKS
+from cloister.control.backups.trouble import TOLD_EVERY, Trouble
 from cloister.control.repeating import repeat
 from cloister.node.commands import BackUpPlatform, PlatformBacked, ReadBackPlatform
 from cloister.trust.audit import Action, Event, record
@@ -80,36 +73,6 @@ class Mark:
     """Rows written since the server began to count, but for the log's."""
 
 
-@dataclass(slots=True)
-class _Trouble:
-    """Something that fails, until it does not any more."""
-
-    what: str
-    times: int = 0
-    """In a row."""
-    problem: str = ""
-    left_until: datetime | None = None
-    told_at: datetime | None = None
-
-    def is_left(self, now: datetime) -> bool:
-        """Alone, for a while after it failed."""
-        return self.left_until is not None and now < self.left_until
-
-    def is_to_be_told(self, problem: str, now: datetime) -> bool:
-        """It failed once more."""
-        self.problem = problem
-        self.times += 1
-        self.left_until = now + min(PAUSE_FIRST * 2 ** min(self.times - 1, DOUBLINGS_MAX), PAUSE_MAX)
-        is_news = self.told_at is None or now - self.told_at >= TOLD_EVERY
-        if self.times >= TOLD_AFTER_FAILURES and is_news:
-            self.told_at = now
-            return True
-        return False
-
-    def is_over(self) -> None:
-        self.times, self.problem, self.left_until, self.told_at = 0, "", None, None
-
-
 class PlatformKeeper:
     def __init__(self, database: Database, agent: Agent, has_store: Callable[[], bool | None], clock: Clock) -> None:
         self._database = database
@@ -120,13 +83,13 @@ class PlatformKeeper:
         self._since: datetime | None = None
         """Since when one is owed, at the latest: the newest, or the first look."""
         self._late_told_at: datetime | None = None
-        self._sending = _Trouble("dump")
+        self._sending = Trouble("dump")
         self._unread: str | None = None
         """The newest, while it is owed that it is read back."""
         self._read_at: datetime | None = None
         self._is_damaged = False
         """What was read back last. The next mends it."""
-        self._reading = _Trouble("read-back")
+        self._reading = Trouble("read-back")
 
     async def run(self) -> None:
         """Until cancelled. One at a time, and beside everything else."""
@@ -190,18 +153,12 @@ class PlatformKeeper:
             await self._failed(self._reading, error.public, now)
             return
         damaged = len(seen.damaged)
-        details: dict[str, object] = {
-            "dump": seen.base,
-            "chunks": seen.chunks,
-            "bytes": seen.bytes,
-            "damaged": damaged,
-            **({"objects": " ".join(seen.damaged)} if damaged else {}),
-        }
+        details = {"dump": seen.base, **seen_details(seen)}
         await self._record(Action.BACKUP_CHECK, "failed" if damaged else "ok", "", details)
         self._unread, self._read_at, self._is_damaged = None, now, damaged > 0
         self._reading.is_over()
 
-    async def _failed(self, trouble: "_Trouble", problem: str, now: datetime) -> None:
+    async def _failed(self, trouble: Trouble, problem: str, now: datetime) -> None:
         _log.info("the %s of the control database fails: %s", trouble.what, problem)
         if trouble.is_to_be_told(problem, now):
             details: dict[str, object] = {"what": trouble.what, "failures": trouble.times}
