@@ -216,4 +216,4 @@ def _drill(node: "FakeNode", command: DrillRestore) -> Drilled:
     if command.bytes > store.room:
         raise ExhaustedError(public="no room")
     node.calls.append("DrillRestore")
-    return Drilled(lsn=f"0/{end:X}", at=None, databases=4, relations=600, damaged=list(store.unrestorable))
+    return Drilled(lsn=f"0/{end:X}", databases=4, relations=600, damaged=list(store.unrestorable))

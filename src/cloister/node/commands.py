@@ -451,8 +451,6 @@ class ReadBack(Command[Seen], frozen=True, kw_only=True):
 class Drilled(msgspec.Struct, frozen=True, kw_only=True):
     lsn: str
     """Up to here it came back."""
-    at: float | None
-    """When the last commit of it was."""
     databases: int
     relations: int
     """Tables and B-tree indexes that amcheck looked at, block by block."""

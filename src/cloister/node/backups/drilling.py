@@ -5,7 +5,6 @@ It takes room in the project's volume, of which the tenant's own server must not
 not there, there is no drill.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -26,8 +25,7 @@ DAMAGED_MAX: Final = 100
 def require_room(mountpoint: Path, host: Path, needed: int) -> None:
     """Raises ExhaustedError."""
     needed += needed // 4
-    volume = os.statvfs(mountpoint)
-    if volume.f_bavail * volume.f_frsize < needed + SPARE_BYTES:
+    if HostSpace(mountpoint).free_bytes() < needed + SPARE_BYTES:
         raise ExhaustedError(public="the project's volume has no room to try a restore in")
     if HostSpace(host).free_bytes() < needed + FREE_TO_CREATE_BYTES:
         raise ExhaustedError(public="the server's disk has no room to try a restore on")
@@ -45,11 +43,11 @@ def restoration(command: DrillRestore) -> RestoreTimeline:
     )
 
 
-def drilled(lsn: str, at: float | None, answers: Mapping[int, Answer]) -> Drilled:
+def drilled(lsn: str, answers: Mapping[int, Answer]) -> Drilled:
     damaged = [
         f"database {database}, relation {relation}: {state}"
         for database, answer in answers.items()
         for relation, state in answer.damaged
     ]
     relations = sum(answer.relations for answer in answers.values())
-    return Drilled(lsn=lsn, at=at, databases=len(answers), relations=relations, damaged=damaged[:DAMAGED_MAX])
+    return Drilled(lsn=lsn, databases=len(answers), relations=relations, damaged=damaged[:DAMAGED_MAX])

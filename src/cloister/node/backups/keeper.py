@@ -390,9 +390,9 @@ class Backups:
                 async with held(self._keys, restoring.project_id, "drill") as keys:  # 2.
                     fetched = await restoring.fetch(self._store, keys, layout, self._restoring.in_thread)
                 clusters = self._node.clusters
-                ran, has_missed = await clusters.replay(engine, timeline, restoring.uid, restoring.target, fetched)
-                lsn, at = restoring.reached(layout, fetched, ran.output, has_missed=has_missed)
-                found = drilled(lsn, at, await clusters.look_through(engine, timeline, restoring.uid))  # 3.
+                _, has_missed = await clusters.replay(engine, timeline, restoring.uid, restoring.target, fetched)
+                lsn = restoring.reached(layout, fetched, has_missed=has_missed)
+                found = drilled(lsn, await clusters.look_through(engine, timeline, restoring.uid))  # 3.
             finally:
                 layout.abandon(timeline_id)  # 4.
                 await self._restoring.in_thread(layout.empty_trash)

@@ -10,7 +10,6 @@ What must stay true:
 
 import asyncio
 import logging
-import os
 import secrets
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from cloister.node.backups.reading import Reading
 from cloister.node.backups.seeing import see_dump
 from cloister.node.backups.sending import BaseRun, InThread, Sealing
 from cloister.node.commands import PlatformBacked, Seen
+from cloister.node.space import HostSpace
 from cloister.protocol.backups import keys as names
 from cloister.protocol.backups.dumps import Dump, encoded_dump
 from cloister.protocol.backups.sealing import BackupKey
@@ -106,9 +106,8 @@ class Dumping:
 
     def _make_room(self) -> None:
         self.remove()
-        disk = os.statvfs(self.paths.control_data)
         taken = sum(map(_size, embedded.data_dir(self.paths).glob("base/*/*")))
-        if disk.f_bavail * disk.f_frsize < taken + ROOM_BYTES_MIN:
+        if HostSpace(self.paths.control_data).free_bytes() < taken + ROOM_BYTES_MIN:
             raise ExhaustedError(public="the disk of the control database has no room for a dump of it")
 
 

@@ -23,7 +23,7 @@ from cloister.node.timelines import clone, wal
 from cloister.node.timelines.history import Reach, first_after, rfc3339
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Assembled, Making
-from cloister.node.timelines.recovery import END, last_commit, target_of
+from cloister.node.timelines.recovery import END, target_of
 from cloister.node.timelines.snapshots import Snapshot
 from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups.bases import Base
@@ -120,11 +120,11 @@ class Restoring:
             self.timeline_id, self.target, fetched, output, has_missed=has_missed, is_frozen=False
         )
 
-    def reached(self, layout: Layout, fetched: Assembled, output: str, *, has_missed: bool) -> tuple[str, float | None]:
-        """Where the replay ended, and when its last commit was."""
+    def reached(self, layout: Layout, fetched: Assembled, *, has_missed: bool) -> str:
+        """Where the replay ended."""
         making = Making(layout, self.uid, 0, Abort())
         lsn = making.reached(self.timeline_id, self.target, fetched, has_missed=has_missed)
-        return wal.format_lsn(lsn), last_commit(output)
+        return wal.format_lsn(lsn)
 
     async def _choose(self, finding: Finding) -> list[Chosen]:
         """The bases before the point, the newest first. Raises PreconditionError where there is none, UnprocessableError where none
