@@ -1,5 +1,6 @@
 """A keeper with everything it needs under one directory, and a clock that a test moves."""
 
+import base64
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,18 @@ from cloister.trust.keys.asking import By
 from cloister.trust.keys.keeper import Keeper
 from cloister.trust.keys.keystore import Keystore
 from cloister.trust.keys.providers import FileProvider, Provider, create_root_key
+from cloister.trust.keys.providers.provider import Context
 from cloister.trust.keys.roots import Roots
 
 AGENT: Final = By("platform:agent")
 ALICE: Final = By("user:alice")
+
+
+class Mistaken(FileProvider):
+    """Opens what was wrapped before, and wraps something else than it is given."""
+
+    def wrap(self, plaintext: memoryview, context: Context) -> bytes:
+        return super().wrap(memoryview(bytes(len(plaintext))), context)
 
 
 @dataclass
@@ -40,6 +49,11 @@ class Rig:
             create_root_key(path, uid=os.geteuid(), gid=os.getegid())
         return FileProvider(path)
 
+    def mistaken_root(self, name: str = "root") -> Mistaken:
+        """The same key, in other hands."""
+        self.root(name).close()
+        return Mistaken(self.directory / f"{name}.key")
+
     def keystore(self) -> Keystore:
         return Keystore(self.keystore_directory, self.epochs)
 
@@ -56,6 +70,15 @@ async def read_key(keeper: Keeper, project_id: str, purpose: str = "volume", mat
         return bytes.fromhex(os.pread(descriptor, 100, 0).decode())
     finally:
         os.close(descriptor)
+
+
+def shows(content: bytes, secret: bytes) -> bool:
+    """Whether the secret is in there: as it is, as hexadecimal digits, or as base64, wherever in a text that begins."""
+    forms = [secret, secret.hex().encode()]
+    for before in range(3):
+        digits = base64.b64encode(bytes(before) + secret).rstrip(b"=")
+        forms.append(digits[-(-8 * before // 6) : -1])  # what its neighbours have no part in
+    return any(form in content for form in forms)
 
 
 def _made(directory: Path) -> Path:

@@ -39,7 +39,7 @@ from cloister.trust.keys.notary import Notary
 from cloister.trust.keys.providers import FileProvider, create_root_key
 from cloister.trust.keys.roots import Roots
 from tests.fix_database import DatabaseAs
-from tests.trust.keys.rig import Rig
+from tests.trust.keys.rig import Rig, shows
 
 PROJECT = "calm-forest-12345678"
 OTHER = "calm-forest-87654321"
@@ -128,7 +128,7 @@ async def test_a_key_is_created_once_and_unwrapped_as_often_as_asked(client, as_
     unwrap = log[2].event
     assert (unwrap.actor, unwrap.project_id, unwrap.resource) == ("platform:agent", PROJECT, "volume/1")
     assert (unwrap.reason, unwrap.outcome) == ("open", "ok")
-    assert not any(keys[0].hex() in str(entry) for entry in log)
+    assert not any(shows(str(entry).encode(), bytes.fromhex(keys[0].decode())) for entry in log)
 
 
 async def test_projects_and_purposes_have_keys_of_their_own(client, as_agent, caller) -> None:  # type: ignore[no-untyped-def]
@@ -370,7 +370,7 @@ async def test_the_agent_alone_has_the_key_of_dumps(client, caller, recorded) ->
     info, page = await client.dump_key("back_up")
     with page:
         assert len(bytes(page.buffer)) == 32
-        assert bytes(page.buffer) not in info.envelope
+        assert not shows(info.envelope, bytes(page.buffer))
     assert (await recorded())[0].event.resource == f"dumps/{info.material}"
 
 
@@ -379,7 +379,7 @@ async def test_the_api_has_the_key_of_one_recording_and_never_that_of_them_all(c
     assert await client.open_recording_key(PROJECT, RECORDING, envelope, "replay", ALICE) == key
     log = [(it.event.actor, it.event.address, it.event.reason) for it in await recorded()]
     assert log[0] == ("user:alice", "192.0.2.7", "replay")
-    assert not any(key.hex() in str(entry) for entry in await recorded())
+    assert not any(shows(str(entry).encode(), key) for entry in await recorded())
     with pytest.raises(ForbiddenError):
         await client.unwrap(PROJECT, "replay", "recording")
     with pytest.raises(BadRequestError):

@@ -124,6 +124,23 @@ async def test_a_rotation_that_cannot_be_recorded_opens_nothing(
     assert len(await versions(keeper)) == 2
 
 
+async def test_what_would_not_open_again_is_not_kept(rig: Rig, recorded: Log) -> None:
+    """A root key in hands that wrap something else than they are given: no row is written, and none is replaced."""
+    mistaken = rig.keeper(rig.mistaken_root())
+    with pytest.raises(KeyDamagedError, match="does not give back"):
+        await mistaken.create(PROJECT, "volume", ALICE)
+    assert await versions(mistaken) == []
+    keeper = rig.keeper()
+    await keeper.create(PROJECT, "volume", ALICE)
+    before, key = await versions(keeper), await read_key(keeper, PROJECT)
+    with pytest.raises(ConflictError):
+        await mistaken.rotations.rotate(PROJECT, ALICE)
+    failed = (await recorded())[-1].event
+    assert (failed.action, failed.outcome) == ("key.rotate", "failed")
+    assert await versions(keeper) == before
+    assert await read_key(keeper, PROJECT) == key
+
+
 async def test_another_root_key_takes_over_without_a_new_key_of_anybody(rig: Rig) -> None:
     keeper = rig.keeper()
     for project in (PROJECT, OTHER):

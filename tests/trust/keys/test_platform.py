@@ -17,7 +17,7 @@ from cloister.trust.keys.providers import Provider
 from cloister.trust.keys.providers.provider import KeyDamagedError
 from cloister.trust.keys.roots import Roots
 from tests.fix_database import DatabaseAs
-from tests.trust.keys.rig import AGENT, Rig
+from tests.trust.keys.rig import AGENT, Rig, shows
 
 
 @pytest.fixture
@@ -44,7 +44,12 @@ async def test_it_is_one_and_its_envelope_and_the_root_key_are_enough(rig: Rig) 
     again, same = await taken(rig.keeper())
     assert (again, same) == (info, key)
     assert opened(info.envelope, rig.root()) == key
-    assert key not in info.envelope + (rig.keystore_directory / platform.FILE).read_bytes()
+    assert info.envelope == (rig.keystore_directory / platform.FILE).read_bytes()
+    assert not shows(info.envelope, key)
+    envelope = platform.parse(info.envelope)
+    for before in range(3):
+        told = msgspec.structs.replace(envelope, wrapped=bytes(before) + key + envelope.wrapped)
+        assert shows(msgspec.json.encode(told), key), "the search finds what is there"
     assert (rig.keystore_directory / platform.FILE).stat().st_mode & 0o777 == 0o600
 
 
@@ -98,6 +103,16 @@ async def test_it_goes_under_the_root_key_of_today(rig: Rig) -> None:
     assert moved.material == info.material
     assert opened(moved.envelope, rig.root("next")) == key
     assert (await taken(rig.keeper(rig.root("next"))))[1] == key
+
+
+async def test_one_that_would_not_open_again_is_not_kept(rig: Rig) -> None:
+    with pytest.raises(KeyDamagedError, match="does not give back"):
+        await taken(rig.keeper(rig.mistaken_root()))
+    assert not (rig.keystore_directory / platform.FILE).exists()
+    known = await taken(rig.keeper())
+    with pytest.raises(KeyDamagedError, match="does not give back"):
+        await taken(rig.keeper(rig.mistaken_root("next"), rig.root()))
+    assert await taken(rig.keeper()) == known, "what it was to replace stays"
 
 
 async def test_where_no_root_key_opens_it_any_more_there_is_another(rig: Rig) -> None:
