@@ -1,14 +1,18 @@
 """A sealed object opens for the project, the name and the key that it was sealed for, and else not at all."""
 
+import contextlib
+import itertools
 import os
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloister.protocol.backups import sealing
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.sealing import (
     NONCE_BYTES,
@@ -37,6 +41,34 @@ def test_what_was_sealed_opens(plain: bytes, material: int) -> None:
     given_back = sealed(plain, by=using)
     assert material_of(given_back) == material
     assert using.open(NAME, given_back) == plain
+
+
+ROWS = b"".join(b"%06d a row of a tenant, and what is in it\n" % number for number in range(60))
+
+
+def inflated(content: bytes) -> Iterator[bytes]:
+    """What comes of it as it is, and of all its ends where zlib made them, with a head or without."""
+    yield content
+    for start, bits in itertools.product(range(len(content)), (zlib.MAX_WBITS, -zlib.MAX_WBITS)):
+        with contextlib.suppress(zlib.error):
+            yield zlib.decompressobj(bits).decompress(content[start:], 10_000)
+
+
+def test_a_store_sees_nothing_of_what_is_in_an_object() -> None:
+    given_back = sealed(ROWS)
+    for level in range(-1, 10):
+        assert zlib.compress(ROWS, level)[2:-4] not in given_back
+    assert not any(ROWS[:40] in found for found in inflated(given_back))
+    assert any(ROWS[:40] in found for found in inflated(b"head" + zlib.compress(ROWS, sealing._LEVEL))), "it is found"
+
+
+@pytest.mark.parametrize("plain", [bytes(PLAIN_BYTES_MAX), b"page" * 100_000, bytes(32)], ids=["zeros", "pages", "few"])
+def test_what_repeats_in_an_object_does_not_show(plain: bytes) -> None:
+    """Nor does what two have in common, in place."""
+    one, other = sealed(plain)[sealing._HEAD.size :], sealed(plain)[sealing._HEAD.size :]
+    blocks = [one[at : at + 8] for at in range(0, len(one), 8)]
+    assert len(set(blocks)) == len(blocks)
+    assert not any(other[at : at + 8] == one[at : at + 8] for at in range(0, len(one), 8))
 
 
 @pytest.mark.parametrize("plain", [bytes(PLAIN_BYTES_MAX), os.urandom(PLAIN_BYTES_MAX)], ids=["zeros", "noise"])
