@@ -1,6 +1,7 @@
 """A process of the platform that was taken over, against the memory of the process that it may call."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,6 +53,27 @@ async def desk(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Des
         yield it
     finally:
         await it.server.stop()
+
+
+@pytest.mark.parametrize("service", [*(it for it in Service if it is not Service.GATEWAY), None])
+async def test_who_may_not_call_is_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Service | None
+) -> None:
+    """Any other process of ours, or of the host: it gets through to no handler, holds no place, and is told nothing."""
+    async with desk(tmp_path / "sock", monkeypatch) as it:
+        monkeypatch.setattr(server, "service_of_uid", lambda uid: service if uid == os.getuid() else Service.GATEWAY)
+        it.may_answer.set()
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "sock")
+        writer.write(CALL * 10)
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # it was closed with our calls unread
+            async with asyncio.timeout(10):
+                answer = await reader.read(1)
+        assert answer == b""
+        assert it.open_calls == 0
+        assert it.connected.empty()
+        assert not it.server.connections
+        writer.close()
 
 
 async def test_calls_that_are_not_answered_yet_are_limited_and_all_answered_in_the_end(
