@@ -1,5 +1,6 @@
 """The parts of a volume that can be judged without a device."""
 
+import itertools
 import os
 import signal
 import struct
@@ -11,7 +12,7 @@ import pytest
 from cloister.base.errors import InternalError, PreconditionError
 from cloister.base.ids import ProjectId, new_project_id
 from cloister.base.settings import Settings
-from cloister.node.volumes import children, choose_driver, dmcrypt, luks, mounts, qemu
+from cloister.node.volumes import children, choose_driver, dmcrypt, luks, mounts, pair, qemu
 from cloister.node.volumes.encrypted import LuksDriver
 from cloister.node.volumes.model import Attached, Note, Opener
 from cloister.node.volumes.plain import PlainDriver
@@ -21,16 +22,36 @@ PROJECT = ProjectId("calm-forest-12345678")
 RANDOM_UUID = b"c2e61754-fb02-44c8-a76e-457b277ee1ba"
 
 
-def header(version: int = 1, magic: bytes = b"LUKS\xba\xbe", uuid: bytes = RANDOM_UUID) -> bytes:
+def header(
+    version: int = 1,
+    magic: bytes = b"LUKS\xba\xbe",
+    uuid: bytes = RANDOM_UUID,
+    cipher: tuple[bytes, bytes] = (b"aes", b"xts-plain64"),
+    key_bytes: int = 64,
+) -> bytes:
     return struct.pack(
         ">6sH32s32s32sII20s32sI40s",
-        *(magic, version, b"aes", b"xts-plain64", b"sha256", 4096, 64, b"digest", b"salt", 1000, uuid),
+        *(magic, version, *cipher, b"sha256", 4096, key_bytes, b"digest", b"salt", 1000, uuid),
     ) + bytes(300)
 
 
 def test_a_header_says_its_cipher_and_key_size() -> None:
     assert str(luks.parse_header(header())) == "aes-xts-plain64 512"
     assert luks.parse_header(header()).payload_offset == 2 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("cipher", "key_bytes", "said"),
+    [
+        ((b"aes", b"xts-plain64"), 32, "aes-xts-plain64 256"),
+        ((b"aes", b"cbc-essiv:sha256"), 64, "aes-cbc-essiv:sha256 512"),
+        ((b"serpent", b"xts-plain64"), 64, "serpent-xts-plain64 512"),
+        ((b"cipher_null", b"ecb"), 16, "cipher_null-ecb 128"),
+    ],
+)
+def test_what_was_encrypted_otherwise_is_said_to_be(cipher: tuple[bytes, bytes], key_bytes: int, said: str) -> None:
+    """An image that another hand put there, or one from before: what we format today is never assumed."""
+    assert str(luks.parse_header(header(cipher=cipher, key_bytes=key_bytes))) == said
 
 
 @pytest.mark.parametrize("material", [1, 2, 2**48 - 1])
@@ -67,6 +88,26 @@ def test_no_key_is_on_a_command_line() -> None:
         qemu.daemon_command("cloister-one", 2_000_000_000, image),
     ):
         assert sum("/proc/self/fd/3" in word for word in command) == 1
+
+
+def test_a_flush_of_a_volume_is_one_of_its_image() -> None:
+    """Between the file that is exported and the image there is the cipher and nothing else, and no `cache.no-flush`."""
+    one, two = Path("/volumes/one.img"), Path("/volumes/two.img")
+    commands = qemu.daemon_command("m", 2_000_000_000, one), pair.pair_command("m", 2_000_000_000, one, two)
+    assert [
+        [layer for option, layer in itertools.pairwise(command) if option == "--blockdev"] for command in commands
+    ] == [
+        [
+            "driver=file,node-name=image,filename=/image,aio=threads,discard=unmap",
+            "driver=luks,node-name=clear,file=image,key-secret=key,discard=unmap",
+        ],
+        [
+            "driver=file,node-name=old-image,filename=/old,aio=threads,read-only=on,locking=off",
+            "driver=luks,node-name=old,file=old-image,key-secret=old-key,read-only=on",
+            "driver=file,node-name=new-image,filename=/new,aio=threads",
+            "driver=luks,node-name=new,file=new-image,key-secret=new-key",
+        ],
+    ]
 
 
 def test_dm_crypt_opens_the_same_image() -> None:
