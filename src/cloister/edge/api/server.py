@@ -1,6 +1,6 @@
 """The HTTPS server: uvicorn on connections that the gateway's workers hand over, with an end to every patience.
 
-uvicorn and h11 parse requests (h11 refuses what smugglers need: two lengths, a length beside chunks, folded headers).
+uvicorn and h11 parse requests (h11 refuses two lengths, and codings but chunks; beside chunks a length does not count).
 This file adds what they leave open: how many connections there may be, how long a handshake, the head of a request and a
 whole request may take, and answers of our own shape when a request cannot be read. Signals stay with whoever runs the
 process: setting `stop` ends the server after the requests under way.
