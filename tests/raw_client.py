@@ -22,13 +22,14 @@ class RawClient:
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def open(cls, world: GatewayWorld, *, endpoint: str = ENDPOINT) -> "RawClient":
-        """TLS is up; nothing was said inside it."""
+    async def open(cls, world: GatewayWorld, *, endpoint: str = ENDPOINT, source: str | None = None) -> "RawClient":
+        """TLS is up; nothing was said inside it. `source`: an address of this machine, for somebody else."""
         context = world.client_tls()
         context.set_alpn_protocols(["postgresql"])
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", world.port, ssl=context, server_hostname=f"{endpoint}.{DOMAIN}"
-        )
+            "127.0.0.1", world.port, ssl=context, server_hostname=f"{endpoint}.{DOMAIN}",
+            local_addr=None if source is None else (source, 0),
+        )  # fmt: skip
         return cls(reader, writer)
 
     @classmethod

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from cloister.base.directory import Invalidate, Wake
+from cloister.base.directory import Freeze, Invalidate, LookUp, Thaw, Wake
+from cloister.edge.gateway import limits
 from cloister.protocol.pgwire.messages import cancel_request, startup_message
 from tests.fix_gateway import ENDPOINT, PASSWORD, GatewayWorld
 from tests.raw_client import RawClient, answer_in_clear
@@ -61,6 +62,54 @@ async def test_an_address_removed_while_it_waits_for_the_compute(gateway_world: 
     directory.may_wake.set()
     assert "is not allowed to connect" in await knocking
     assert not [event for event in directory.events if event.action == "connection.opened"]
+
+
+async def test_an_address_removed_while_it_waits_at_a_gate_that_is_shut(gateway_world: GatewayWorld) -> None:
+    """Whoever waits there is not among those that run yet, and so not among those that are looked at again when a list
+    changes: what holds them is that the list is looked at behind the gate once more."""
+    directory = gateway_world.directory
+    directory.set_password("bob", PASSWORD)
+    await gateway_world.start()
+    await (await gateway_world.connect(role="bob")).close()  # so that the gateway hears what it is told
+    directory.send(Freeze(endpoint_id=ENDPOINT, token=1))
+    await directory.until_frozen(1)
+    directory.asked.clear()
+    knocking = asyncio.create_task(gateway_world.refusal())
+    await directory.until_asked(LookUp)
+    directory.allowed_ips = ["192.0.2.1"]
+    directory.send(Invalidate(endpoint_id=ENDPOINT))
+    directory.send(Thaw(endpoint_id=ENDPOINT, token=1))
+    assert "is not allowed to connect" in await knocking
+
+
+async def test_an_address_outside_the_list_that_keeps_trying_is_held_by_the_limit_of_its_network(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on nobody asks for it what the list says, and it is written down as what it is."""
+    monkeypatch.setattr(limits, "ATTEMPTS_PER_NETWORK_BURST", 3)
+    monkeypatch.setattr(limits, "ATTEMPTS_PER_NETWORK_PER_S", 0.0)
+    gateway_world.directory.allowed_ips = ["192.0.2.1"]
+    await gateway_world.start()
+    told = [await gateway_world.refusal() for _ in range(5)]
+    assert ["is not allowed to connect" in each for each in told] == [True, True, True, False, False]
+    denied = await gateway_world.directory.until("connection.denied", 5)
+    assert [event.reason for event in denied] == 3 * ["ip_not_allowed"] + 2 * ["rate_limited"]
+
+
+async def test_addresses_outside_the_list_cannot_use_up_an_endpoints_attempts(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused before they count there: a stranger shuts nobody out."""
+    monkeypatch.setattr(limits, "ATTEMPTS_PER_ENDPOINT_BURST", 1)
+    monkeypatch.setattr(limits, "ATTEMPTS_PER_ENDPOINT_PER_S", 0.0)
+    gateway_world.directory.allowed_ips = ["127.0.0.1"]
+    await gateway_world.start()
+    for _ in range(3):
+        stranger = await RawClient.open(gateway_world, source="127.0.0.2")
+        stranger.send(startup_message({"user": "ada", "database": "app"}))
+        assert b"This IP address 127.0.0.2 is not allowed" in await stranger.rest()
+        await stranger.close()
+    await (await gateway_world.connect()).close()
 
 
 async def _key(client: RawClient) -> tuple[int, bytes]:

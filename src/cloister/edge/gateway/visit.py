@@ -185,7 +185,8 @@ class Visit:
         running = Running(route, self.user, self.address)
         try:
             await self._gateway.sessions.pass_gate(running)
-            # A route may be older than the gate was shut: then it names a compute that has stopped since.
+            # A route may be older than the gate was shut: then it names a compute that has stopped since, and a list that
+            # has changed since. Who waits here is not among those that are looked at again when it does.
             running.route = await self._look_up(place)
             self.check_address(running.route)
             if self.recorder is None and running.route.is_recorded:
