@@ -1,15 +1,23 @@
 """Talking the two ends down to something weaker: old TLS, no TLS, no channel binding, a password in clear."""
 
 import asyncio
+import contextlib
+import os
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from wsproto.events import BytesMessage
 
 from cloister.base.directory import Invalidate
+from cloister.base.identities import service_of_uid
+from cloister.edge.api import server
+from cloister.edge.api.tls import ServerCertificate
 from cloister.edge.gateway import certificates
 from cloister.protocol.pgwire.messages import startup_message
+from tests.edge.api.serving import answer_of, ends, request
+from tests.edge.api.world import World
 from tests.fix_gateway import DOMAIN, ENDPOINT, PASSWORD, GatewayWorld, write_certificate
 from tests.raw_client import RawClient
 from tests.sql_client import FramedClient, SqlClient, connection_string, first_words
@@ -40,6 +48,52 @@ async def test_suites_without_forward_secrecy_or_aead_are_refused(gateway_world:
         await asyncio.open_connection(
             "127.0.0.1", gateway_world.port, ssl=context, server_hostname=f"{ENDPOINT}.{DOMAIN}"
         )
+
+
+QUERY = b'{"query": "SELECT 1 AS n"}'
+IN_CLEAR = {
+    "the API": request(),
+    "HTTP/1.0": b"GET /api/v2/cloister/health HTTP/1.0\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "SQL": request("/sql", f"Neon-Connection-String: {connection_string()}", f"Content-Length: {len(QUERY)}",
+                   method="POST", body=QUERY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", IN_CLEAR.values(), ids=IN_CLEAR)
+async def test_nobody_speaks_http_in_clear_on_the_https_port(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """What is no TLS goes to the API's process, as in a platform, and hears nothing there but that it is no TLS."""
+    monkeypatch.setattr(server, "GIVERS", frozenset({service_of_uid(os.geteuid())}))
+    await gateway_world.start(https=True)
+    async with _api_behind(gateway_world):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", gateway_world.https_port, ssl=gateway_world.client_tls(), server_hostname=DOMAIN
+        )
+        writer.write(request())
+        assert (await answer_of(reader))[0] == 200, "it is there"
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway_world.https_port)
+        writer.write(said)
+        heard = await ends(reader)
+        assert heard[:1] in (b"", b"\x15"), "the end, or an alert of TLS"
+        assert b"HTTP/" not in heard
+        writer.close()
+    assert gateway_world.directory.asked == []
+
+
+@contextlib.asynccontextmanager
+async def _api_behind(world: GatewayWorld) -> AsyncIterator[None]:
+    """The API's server, which gets its connections from the gateway."""
+    certificate = ServerCertificate(world.ca_file, world.ca_file.with_name("key.pem"))
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve(World().app, [], certificate, stop, handed_over=world.api_socket))
+        try:
+            yield
+        finally:
+            stop.set()
 
 
 async def test_nothing_weaker_than_scram_is_offered(gateway_world: GatewayWorld) -> None:
