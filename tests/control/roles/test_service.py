@@ -195,6 +195,45 @@ async def test_passwords_are_revealed_only_where_they_are_stored(land: Land) -> 
         await land.control.roles.reveal_password(CALLER, *where, "neondb_owner")
 
 
+async def test_a_password_is_in_one_answer_and_in_no_row(land: Land) -> None:
+    """In clear nowhere, and sealed only where the project asked for it: shown once."""
+    created = await land.project()
+    where = created.project.id, created.branch.id
+    made = await land.control.roles.create(CALLER, *where, "ada", can_login=True)
+    await land.finish(made.operations)
+    renewed = await land.control.roles.reset_password(CALLER, *where, "ada")
+    await land.finish(renewed.operations)
+    assert await sealed_passwords(land) == 0
+    rows = await everything(land)
+    assert "ada" in rows
+    for password in (created.password, made.password, renewed.password):
+        assert password.reveal() not in rows
+        assert password.reveal().encode().hex() not in rows
+    await land.project(store_passwords=True)
+    assert await sealed_passwords(land) == 1
+
+
+async def sealed_passwords(land: Land) -> int:
+    async with land.database.reading() as tx:
+        found: int = await tx.fetch_value("SELECT count(password) FROM pg_role")
+        return found
+
+
+async def everything(land: Land) -> str:
+    """All rows of the control database, as text; bytes are hexadecimal."""
+    async with land.database.reading() as tx:
+        tables = await tx.fetch(
+            "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace"
+            " AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')"
+        )
+        return "\n".join(
+            [
+                await tx.fetch_value(f"SELECT coalesce(string_agg(t::text, '\n'), '') FROM {it['name']} t")
+                for it in tables
+            ]
+        )
+
+
 def test_a_sealed_password_opens_in_its_own_place_only() -> None:
     vault = Vault(Secret(b"k" * 32))
     branch, other = BranchId("br-a-b-00000000"), BranchId("br-a-b-00000001")
