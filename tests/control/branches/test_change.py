@@ -4,8 +4,10 @@ from datetime import timedelta
 
 import pytest
 
+from cloister.base.directory import Invalidate
 from cloister.base.errors import BadRequestError, ConflictError, ForbiddenError, UnprocessableError
 from cloister.control.branches.model import BranchChange
+from cloister.control.projects.model import AllowedIps, ProjectSettings
 from tests.control.branches.scenes import UNGRANTED, branched, protect, refused
 from tests.control.land import CALLER, Land
 
@@ -57,6 +59,19 @@ async def test_protecting_and_unprotecting_are_permissions_and_events_of_their_o
         branch, _ = await land.control.branches.update(CALLER, created.project.id, created.branch.id, change)
         assert branch.is_protected is wanted
     assert (await land.actions())[-2:] == ["branch.protect", "branch.unprotect"]
+
+
+async def test_who_is_connected_is_looked_at_again_when_a_branch_is_protected_or_no_more(land: Land) -> None:
+    """An allow list may be for protected branches only: gateways are told when the route has it, and when no more."""
+    allowed_ips = AllowedIps(ips=["192.0.2.1"], protected_branches_only=True)
+    created = await land.project(settings=ProjectSettings(allowed_ips=allowed_ips))
+    gateway = land.connect_gateway()
+    for wanted, allowed in ((True, ["192.0.2.1"]), (False, None)):
+        gateway.heard.clear()
+        change = BranchChange(is_protected=wanted)
+        await land.control.branches.update(CALLER, created.project.id, created.branch.id, change)
+        assert gateway.heard == [Invalidate(project_id=created.project.id)]
+        assert (await land.look_up(created.endpoint.id, "neondb_owner")).allowed_ips == allowed
 
 
 async def test_branches_are_counted_and_found(land: Land) -> None:
