@@ -402,6 +402,37 @@ def test_more_kinds_than_there_is_room_for_are_counted_together(
         platform.execute(f"DROP ROLE many_{number}".encode())
 
 
+ELSEWHERE = "CONNECTION 'host=elsewhere.example user=u password=p'"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"CREATE SUBSCRIPTION e {ELSEWHERE} PUBLICATION e WITH (connect = false, slot_name = NONE)",
+        f"ALTER SUBSCRIPTION there {ELSEWHERE}",
+        "ALTER SUBSCRIPTION there SET PUBLICATION another WITH (refresh = false)",
+    ],
+)
+def test_nobody_who_could_subscribe_does(
+    session: psycopg.Connection[Any], platform: psycopg.Connection[Any], statement: str
+) -> None:
+    """PostgreSQL would let this role: it was given the right, as a cluster that was made elsewhere may have it."""
+    platform.execute("GRANT pg_create_subscription TO tenant; GRANT CREATE ON DATABASE postgres TO tenant")
+    platform.execute(
+        f"CREATE SUBSCRIPTION there {ELSEWHERE} PUBLICATION e WITH (connect = false, slot_name = NONE)".encode()
+    )
+    platform.execute("ALTER SUBSCRIPTION there OWNER TO tenant")
+    before = platform.execute("SELECT subname, subconninfo, subpublications FROM pg_subscription").fetchall()
+    try:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="subscriptions are not available"):
+            session.execute(statement.encode())
+        after = platform.execute("SELECT subname, subconninfo, subpublications FROM pg_subscription").fetchall()
+        assert after == before
+    finally:
+        platform.execute("DROP SUBSCRIPTION there")
+        platform.execute("REVOKE pg_create_subscription FROM tenant; REVOKE CREATE ON DATABASE postgres FROM tenant")
+
+
 @pytest.mark.parametrize(
     "statement",
     [
