@@ -1,4 +1,7 @@
-"""Plans: empty where nothing differs, and carried out, they lead to what was wanted, from whatever was there."""
+"""Plans: empty where nothing differs, and carried out, they lead to what was wanted, from whatever was there.
+
+Whether they did is not the planner's to say: `judge.py` looks at the rows themselves.
+"""
 
 import re
 from dataclasses import replace
@@ -9,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 
 from cloister.cli.api import Api, ApiError
 from cloister.cli.config.applying import CREATION_S, Applier, MovedError
-from cloister.cli.config.nouns import Node
+from cloister.cli.config.nouns import KINDS, Node, Value
 from cloister.cli.config.parsing import parse
 from cloister.cli.config.platform import Platform
 from cloister.cli.config.printing import printed
 from cloister.cli.failure import CommandError
-from tests.cli.config import scene
+from tests.cli.config import judge, scene
 from tests.cli.config.cloud import ORG, PASSWORD, Cloud
 
 QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,13 +43,131 @@ def test_from_any_state_a_plan_leads_to_what_was_wanted(first: Node, second: Nod
     """And then there is nothing to do. A tree that hangs otherwise is a problem that the plan names, not a failure."""
     cloud = Cloud()
     settled(cloud, first)
+    assert judge.lacking(cloud, first) == []
     assert scene.planned(cloud, first).items == ()
     plan = scene.planned(cloud, second)
     if plan.problems:
         assert all(re.search("cannot become|grows out of it|and owns", each) for each in plan.problems)
         return
     scene.applied(cloud, plan)
+    assert judge.lacking(cloud, second) == []
     assert scene.planned(cloud, second).items == ()
+
+
+TWO_VALUES: dict[str, dict[str, tuple[Value, Value]]] = {
+    "organization": {
+        "keys.rotate_days": (90, 180),
+        "keys.reencrypt_days": (400, "never"),
+        "passkeys.required": (True, False),
+        "consents.required": (True, False),
+        "access_reviews.every_days": (30, "never"),
+        "access_reviews.answer_days": (7, 14),
+        "access_reviews.unanswered_rights_lapse": (True, False),
+        "audit_retention.statements_days": (400, "forever"),
+        "audit_retention.recordings_days": (400, 500),
+    },
+    "project": {
+        "history_retention_seconds": (60, 3600),
+        "audit_level": ("off", "full"),
+        "tags": (["pii", "team-a"], ["prod", "team-a"]),
+        "default_branch": ("dev", "main"),
+        "block_public_connections": (True, False),
+        "require_channel_binding": (True, False),
+        "logical_replication": (True, False),
+        "ip_allow.addresses": (["192.0.2.7"], ["198.51.100.0/24"]),
+        "ip_allow.protected_only": (True, False),
+        "quota.active_time_seconds": (1, 2),
+        "quota.compute_time_seconds": (1, 2),
+        "quota.written_data_bytes": (1, 2),
+        "quota.data_transfer_bytes": (1, 2),
+        "quota.logical_size_bytes": (1, 2),
+        "defaults.min_cu": (0.5, 1.0),
+        "defaults.max_cu": (4.0, 8.0),
+        "defaults.suspend_timeout_seconds": (60, -1),
+        "defaults.pg_settings": ({"work_mem": "1MB"}, {}),
+    },
+    "egress": {"ca_pem": ("ONE\n", "OTHER\n")},
+    "permission": {"role": ("viewer", "admin")},
+    "group": {"role": ("viewer", "admin")},
+    "member": {"role": ("viewer", "admin")},
+    "service_account": {
+        "role": ("viewer", "editor"),
+        "grants": ({"shop": "viewer"}, {"shop": "admin"}),
+        "owner": ("ada@example.com", "bob@example.com"),
+        "disabled": (True, False),
+    },
+    "branch": {
+        "protected": (True, False),
+        "expires_at": ("2027-01-31T12:00:00Z", "never"),
+        "snapshots": (["daily hour=3"], ["monthly", "weekly day=7"]),
+        "tags": (["pii"], []),
+    },
+    "compute": {
+        "min_cu": (0.5, 1.0),
+        "max_cu": (4.0, 8.0),
+        "suspend_timeout_seconds": (60, -1),
+        "disabled": (True, False),
+        "pg_settings": ({"work_mem": "1MB"}, {}),
+    },
+    "role": {},
+    "database": {"owner": ("web", "app")},
+}
+TWO_VALUES["reader"] = TWO_VALUES["compute"]
+"""Of everything that can be set and changed, by kind and path."""
+
+
+def saying(kind: str, path: str, value: Value) -> Node:
+    """A file that says one thing of one thing, which stands among others."""
+    said: dict[str, Value] = {path: value}
+    if path.startswith("access_reviews."):
+        said = {"access_reviews.every_days": 60, **said}
+
+    def node(of: str, name: str, settings: dict[str, Value] | None = None, **children: tuple[Node, ...]) -> Node:
+        return Node(kind=of, name=name, settings=(settings or {}) | (said if of == kind else {}), children=children)
+
+    inside: dict[str, tuple[Node, ...]] = {
+        "compute": (node("compute", "compute"),),
+        "reader": (node("reader", "1"),),
+        "role": (node("role", "app"), node("role", "web")),
+        "database": (node("database", "goods", {"owner": "app"}),),
+    }
+    main = Node(kind="branch", name="main", children={"role": (Node(kind="role", name="app"),)})
+    shop = node(
+        "project",
+        "shop",
+        egress=(node("egress", "db.example.com:5432"),),
+        permission=(node("permission", "bob@example.com", {"role": "editor"}),),
+        branch=(main, node("branch", "dev", {"parent": "main"}, **inside)),
+    )
+    ada = Node(kind="member", name="ada@example.com", settings={"role": "admin"})
+    return node(
+        "organization",
+        "",
+        group=(node("group", "company/dba", {"role": "editor"}),),
+        member=(ada, node("member", "bob@example.com", {"role": "editor"})),
+        service_account=(node("service_account", "ci"),),
+        project=(shop,),
+    )
+
+
+def test_all_that_can_be_changed_is_tried_and_all_that_can_be_said_is_looked_at() -> None:
+    changeable = {kind: {it.path for it in of.settings if not it.is_fixed} for kind, of in KINDS.items()}
+    assert {kind: set(paths) for kind, paths in TWO_VALUES.items()} == changeable
+    assert {kind: set(paths) for kind, paths in judge.LOOKS.items()} == {
+        kind: set(of.by_path) for kind, of in KINDS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [(kind, path) for kind, paths in TWO_VALUES.items() for path in paths], ids=lambda it: it
+)
+def test_each_setting_becomes_what_a_file_says_and_becomes_another(kind: str, path: str) -> None:
+    """There and back, so that neither of the two is what it was anyway."""
+    cloud, (one, other) = Cloud(), TWO_VALUES[kind][path]
+    for value in (one, other, one):
+        wanted = saying(kind, path, value)
+        settled(cloud, wanted)
+        assert judge.lacking(cloud, wanted) == []
 
 
 @QUICK
