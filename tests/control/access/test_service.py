@@ -243,6 +243,7 @@ async def test_nobody_answers_and_it_expires(scene: Scene) -> None:
         await scene.access.approve(CALLER, scene.project_id, request.id)
     await scene.land.plane.access_keeper.pass_once()
     assert await scene.state(request) is State.EXPIRED
+    assert await scene.land.details_of("access.expire") == [{"email": "dev@example.org"}]
 
 
 async def test_who_leaves_the_organization_takes_no_access_along(scene: Scene) -> None:

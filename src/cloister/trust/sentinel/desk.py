@@ -231,7 +231,9 @@ class Desk:
     async def test(self, caller: Calling) -> tuple[str, list[str]]:
         """Put every story of the self-test into the log, as probes. The run's name, and the rules that must fire."""
         run = secrets.token_hex(6)
-        probes = scenarios.probes(datetime.now(UTC), actor=caller.principal.actor, run=run)
+        stories = scenarios.probes(datetime.now(UTC), actor=caller.principal.actor, run=run)
+        # Without the address: else every test would stand in the timeline of a finding about it.
+        probes = [msgspec.structs.replace(each, request_id=caller.request_id) for each in stories]
         async with self._database.transaction() as tx:
             await record(tx, *probes)
         return run, [probe.details["rule"] for probe in probes]
