@@ -260,7 +260,7 @@ class FakeDirectory:
                 return Pooler(self.pool_dir or self.socket_dir)
             case Record(events):
                 if not self.is_recording:
-                    await asyncio.Event().wait()
+                    raise UnavailableError("away")
                 self.events += events
                 await self._tell()
                 return len(events)

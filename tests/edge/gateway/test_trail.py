@@ -1,13 +1,16 @@
 """The audit queue: batches, outages, and what happens when it is full."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
-from cloister.base.directory import ConnectionEvent
+from cloister.base.directory import ConnectionEvent, LookUp
 from cloister.base.errors import UnavailableError
+from cloister.edge.gateway import worker
 from cloister.edge.gateway.errors import RefusedError
 from cloister.edge.gateway.trail import Trail
+from tests.fix_gateway import OTHER_ENDPOINT, PASSWORD, GatewayWorld
 
 
 def event(number: int) -> ConnectionEvent:
@@ -62,3 +65,29 @@ async def test_at_half_the_queue_nobody_new_comes_in_and_the_ends_are_still_reco
     assert trail.lost_count == 0
     trail.add(event(5))
     assert trail.lost_count == 1
+
+
+async def test_while_nothing_can_be_recorded_nobody_new_gets_in_or_wakes_anything(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even to prove who they are; who is in stays in. All of it is recorded when it can be."""
+    directory = gateway_world.directory
+    monkeypatch.setattr(worker, "Trail", partial(Trail, queue_max=4))
+    monkeypatch.setattr("cloister.edge.gateway.trail.AUDIT_RETRY_S", 0.01)
+    directory.set_password("ada", PASSWORD, OTHER_ENDPOINT)
+    directory.is_recording = False
+    await gateway_world.start()
+    async with await gateway_world.connect() as first, await gateway_world.connect():
+        directory.is_asleep = True
+        assert "temporarily unavailable" in await gateway_world.refusal(endpoint=OTHER_ENDPOINT)
+        assert not [each for each in directory.asked if isinstance(each, LookUp) and each.endpoint == OTHER_ENDPOINT]
+        assert directory.wakes == []
+        await first.execute("SELECT 1")
+        assert directory.events == []
+
+        directory.is_recording = True
+        (denied,) = await directory.until("connection.denied")
+        assert denied.reason == "audit_unavailable"
+        assert [each.action for each in directory.events] == ["connection.opened"] * 2 + ["connection.denied"]
+        await (await gateway_world.connect(endpoint=OTHER_ENDPOINT)).close()
+    assert len(directory.wakes) == 1
