@@ -1,5 +1,6 @@
 """What attacks on a whole platform have in common: the platform, unless the module's is of another kind."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def platform(shared_platform: Instance) -> Iterator[Instance]:
     """With the end of its log, should the test fail."""
     with tail(shared_platform):
         yield shared_platform
+
+
+@pytest.fixture
+def iterations_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many iterations were asked of OpenSSL, for each password. It does one."""
+    real, numbers = hashlib.pbkdf2_hmac, []
+
+    def counting(name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
+        numbers.append(iterations)
+        return real(name, password, salt, 1)
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", counting)
+    return numbers
 
 
 @pytest.fixture

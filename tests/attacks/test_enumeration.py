@@ -8,6 +8,7 @@ import pytest
 from cloister.edge.gateway import limits
 from cloister.protocol.pgwire.frames import message
 from cloister.protocol.pgwire.messages import startup_message
+from cloister.protocol.scram.verifier import ITERATIONS_DEFAULT, Verifier
 from tests.fix_gateway import ENDPOINT, OTHER_ENDPOINT, GatewayWorld
 from tests.raw_client import RawClient
 
@@ -39,6 +40,20 @@ async def test_every_refusal_looks_the_same(gateway_world: GatewayWorld) -> None
         assert salt is not None
         shapes.add((challenge[1].replace(salt[1], b"SALT"), len(salt[1]), refusal[1].replace(role.encode(), b"ROLE")))
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("password", ["right", "wrong"])
+def test_a_password_in_clear_is_as_much_work_where_it_can_be_nobodys(
+    iterations_asked: list[int], password: str
+) -> None:
+    """Whether a role is there, may log in, or was never made: the time of the answer must not tell."""
+    somebodys = Verifier.of_password("right", salt=b"0123456789abcdef")
+    of_one_without_login = Verifier.parse(str(somebodys), is_doomed=True)
+    nobodys = Verifier.mock(ENDPOINT, "ghost", b"k" * 32)
+    iterations_asked.clear()
+    answers = [each.matches_password(password) for each in (somebodys, of_one_without_login, nobodys)]
+    assert answers == [password == "right", False, False]
+    assert iterations_asked == [ITERATIONS_DEFAULT] * 3
 
 
 @pytest.mark.parametrize(("role", "endpoint"), WHO)
