@@ -52,7 +52,8 @@ ATTACKS = [
     Attack("T1", borrowed("GRANT pg_execute_server_program TO neondb_owner"), "rights of a superuser"),
     Attack("T1", "CREATE ROLE evil IN ROLE pg_use_reserved_connections", "not available", POSTGRESQL),
     # T2: code of any kind.
-    Attack("T2", "CREATE LANGUAGE plpython3u", "not available", POSTGRESQL),
+    Attack("T2", "CREATE LANGUAGE plpython3u", "not available", POSTGRESQL),  # to PostgreSQL, CREATE EXTENSION
+    Attack("T2", "CREATE LANGUAGE e HANDLER plpgsql_call_handler", "no language can be created", POSTGRESQL),
     Attack("T2", "CREATE FUNCTION e() RETURNS int LANGUAGE c AS 'plpgsql', 'e'", "functions in C", POSTGRESQL),
     Attack(
         "T2",

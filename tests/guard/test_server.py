@@ -351,6 +351,7 @@ def refused(session: psycopg.Connection[Any]) -> list[str]:
         ("COPY r FROM '/etc/passwd'", "COPY"),
         ("LOAD 'plpgsql'", "LOAD"),
         ("CREATE FUNCTION e() RETURNS int LANGUAGE c AS 'e', 'e'", "CREATE FUNCTION"),
+        ("CREATE LANGUAGE e HANDLER plpgsql_call_handler", "CREATE LANGUAGE"),
         ("GRANT pg_read_server_files TO r", "GRANT ROLE"),
         ("ALTER SYSTEM SET work_mem = '1MB'", "ALTER SYSTEM"),
         ("DO $$BEGIN LOAD 'plpgsql'; EXCEPTION WHEN OTHERS THEN NULL; END$$", "LOAD"),
