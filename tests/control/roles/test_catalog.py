@@ -197,6 +197,19 @@ async def test_nothing_of_a_tenant_runs_with_our_rights(server: TenantServer, ru
     assert all(role.name != "victim" for role in await server.roles())
 
 
+@pytest.mark.parametrize("database", ["postgres", TEMPLATE_DATABASE])
+async def test_by_its_name_alone_our_sessions_find_the_catalog_only(
+    server: TenantServer, running: Running, database: str
+) -> None:
+    """What is set for the database does not count. Our names are qualified besides: either holds without the other."""
+    async with tenant(running, SUPERUSER, database) as somebody:
+        await somebody.execute(f"ALTER DATABASE {database} SET search_path = public")
+    async with server._in_database(database) as ours:
+        assert await ours.fetchval("SELECT pg_catalog.current_schemas(true)", timeout=5) == ["pg_catalog"]
+    async with tenant(running, SUPERUSER, database) as somebody:
+        await somebody.execute(f"ALTER DATABASE {database} RESET search_path")
+
+
 async def test_valid_until_is_read_whatever_it_says(server: TenantServer, running: Running) -> None:
     async with tenant(running) as owner:
         for name, until in [
