@@ -104,7 +104,7 @@ async def test_a_temporary_table_does_not_take_the_logs_place(
         await connection.execute(
             """CREATE TEMPORARY TABLE audit_head (is_only boolean, seq bigint, hash bytea);
                INSERT INTO audit_head VALUES (true, 0, '');
-               CREATE TEMPORARY TABLE audit_event (seq bigint, body text, hash bytea);
+               CREATE TEMPORARY TABLE audit_event (seq bigint, body text, hash bytea, personal text, action text);
                GRANT ALL ON audit_head, audit_event TO PUBLIC;"""
         )
         await connection.fetchval("""SELECT cloister.audit_append(ARRAY['{"action":"a.b","actor":"c"}'])""")
