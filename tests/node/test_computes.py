@@ -15,6 +15,7 @@ from cloister.base.ids import new_endpoint_id
 from cloister.base.settings import Paths
 from cloister.node import computes as computes_module
 from cloister.node.postgres import log as log_module
+from cloister.node.postgres.tuning import WORKERS_BESIDE_CONNECTIONS
 from cloister.node.records import ProcessRecord
 from cloister.node.sandbox.cgroups import Cgroups, detect
 from tests.fix_computes import GATEWAY_UID, SHARED_GID, STRANGER_UID, EnginesOnHost, connect, knock, running_node
@@ -28,6 +29,16 @@ def descriptors_of(pid: int) -> set[str]:
 
 def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def limits_of(paths: Paths, endpoint_id: str) -> list[str]:
+    """Of memory and of processes, as the kernel has them, in whichever hierarchy this host has."""
+    root, group = Path("/sys/fs/cgroup"), f"cloister-{paths.instance}/{endpoint_id}"
+    if (root / group).exists():
+        files = [root / group / "memory.max", root / group / "pids.max"]
+    else:
+        files = [root / "memory" / group / "memory.limit_in_bytes", root / "pids" / group / "pids.max"]
+    return [file.read_text().strip() for file in files]
 
 
 def leftovers(paths: Paths, endpoint_id: str) -> list[Path]:
@@ -76,7 +87,9 @@ async def test_a_compute_has_no_privilege_and_only_its_own_descriptors(engines: 
         async with running_node(engines) as node:
             spec = node.new_compute()
             info = await node.start(spec)
-            await (await connect(info)).close()
+            connection = await connect(info)
+            processes_max = int(await connection.fetchval("SHOW max_connections")) + WORKERS_BESIDE_CONNECTIONS
+            await connection.close()
 
             status = status_of(info.pid)
             assert status["Uid"].split() == [str(spec.uid)] * 4
@@ -90,6 +103,7 @@ async def test_a_compute_has_no_privilege_and_only_its_own_descriptors(engines: 
                     f":{controller}:/cloister-{node.paths.instance}/{spec.endpoint_id}\n" in groups
                     or "0::/cl" in groups
                 )
+            assert limits_of(node.paths, spec.endpoint_id) == [str(spec.memory_bytes), str(processes_max)]
             files = descriptors_of(info.pid)
             branch = node.timeline_dir(spec)
             outside = {

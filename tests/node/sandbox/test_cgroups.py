@@ -69,9 +69,22 @@ def test_version_1_gets_a_group_in_each_tree(tmp_path: Path, monkeypatch: pytest
     assert read("memory", "memory.swappiness") == "0"
     assert read("pids", "pids.max") == "136"
     assert (read("cpu", "cpu.cfs_quota_us"), read("cpu", "cpu.cfs_period_us")) == ("40000", "20000")
+    assert read("cpu", "cpu.shares") == "2048"
     for what in ("read", "write"):
         assert read("blkio", f"blkio.throttle.{what}_bps_device") == "7:3 167772160"
     assert [read(controller, "cgroup.procs") for controller in CONTROLLERS] == ["4321"] * 4
+
+
+def test_where_version_1_counts_swap_there_is_none_beside_the_memory(tmp_path: Path) -> None:
+    cgroups = per_controller(tmp_path)
+    group = tmp_path / "memory" / "cloister-abcd" / "ep-a-b-1"
+    group.mkdir()
+    (group / "memory.memsw.limit_in_bytes").touch()
+    cgroups.create("ep-a-b-1", LIMITS)
+    assert {file.name: file.read_text() for file in group.iterdir()} == {
+        "memory.limit_in_bytes": str(1024**3),
+        "memory.memsw.limit_in_bytes": str(1024**3),
+    }
 
 
 @pytest.mark.parametrize("version", [1, 2])
