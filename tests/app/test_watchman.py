@@ -26,12 +26,10 @@ from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, frame
 from cloister.base.secret import new_api_key
 from cloister.base.settings import Settings
-from cloister.trust.audit import Event
 from cloister.trust.audit.reader import events
 from cloister.trust.certificates import authority, files
-from cloister.trust.sentinel.detector import Detector
-from cloister.trust.sentinel.rules import shipped
 from tests.app.test_repairs import WAITING
+from tests.audited import raised
 from tests.fix_database import ControlDatabase, DatabaseAs
 
 NOW: Final = 1_800_000_000.0
@@ -92,11 +90,6 @@ def test_what_cannot_be_read_was_not_told(tmp_path: Path) -> None:
 def _no_repair_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever waits on the machine that tests."""
     monkeypatch.setattr(repairs, "policies", lambda: "")
-
-
-def raised(events: list[Event]) -> set[str]:
-    detector = Detector(shipped())
-    return {alarm.rule for seq, event in enumerate(events, 1) for alarm in detector.feed(seq, event)}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from cloister.control.projects.model import NewProject
 from cloister.control.services import ProjectCreated
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Principal
-from tests.audited import fields_of
+from cloister.trust.audit.events import Event, parse
 from tests.control.fake_node import FakeKeys, FakeNode
 from tests.token_issuer import document
 
@@ -208,11 +208,14 @@ class Land:
         async with self.database.reading() as tx:
             return [row["action"] for row in await tx.fetch("SELECT action FROM audit_event ORDER BY seq")]
 
-    async def details_of(self, action: str) -> list[dict[str, Any]]:
-        """Of the events of this action, oldest first."""
+    async def events(self, action: str) -> list[Event]:
+        """Of this action, oldest first."""
         async with self.database.reading() as tx:
             rows = await tx.fetch("SELECT body, personal FROM audit_event WHERE action = $1 ORDER BY seq", action)
-            return [fields_of(row)["details"] for row in rows]
+            return [parse(row["body"], row["personal"]) for row in rows]
+
+    async def details_of(self, action: str) -> list[dict[str, Any]]:
+        return [event.details for event in await self.events(action)]
 
 
 @contextlib.asynccontextmanager

@@ -20,6 +20,7 @@ from cloister.control.backups.trouble import PAUSE_MAX, TOLD_AFTER_FAILURES, TOL
 from cloister.control.computes.store import placed
 from cloister.control.services import ProjectCreated
 from cloister.node.commands import BackUpTimeline, CopyTimeline, FinishCopy, SendWal
+from tests.audited import raised
 from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.branches.scenes import branched
 from tests.control.land import CALLER, Land
@@ -225,6 +226,7 @@ async def test_what_fails_for_one_is_no_other_s_trouble_and_told_after_a_while(o
     for _ in range(TOLD_AFTER_FAILURES + 2):
         await office.look(PAUSE_MAX)
     assert await office.land.details_of("backup.fail") == [{"what": "base", "failures": TOLD_AFTER_FAILURES}]
+    assert raised(await office.land.events("backup.fail")) == {"backup-failed"}
     progress = (await main(office, ill)).progress
     assert progress is not None
     assert (progress.failing, progress.problem) == ("base", "the store answers 503")
@@ -270,6 +272,7 @@ async def test_a_store_without_lock_is_told(office: Office) -> None:
     office.store.has_lock = False
     await office.look()
     assert await office.land.details_of("backup.fail") == [{"what": "store", "has_lock": False, "versions": True}]
+    assert raised(await office.land.events("backup.fail")) == {"backup-failed"}
     await office.look(limits.STORE_LOOK_EVERY)
     assert len(await office.land.details_of("backup.fail")) == 1
     assert "no object lock" in office.keeper.store_problem
@@ -286,6 +289,7 @@ async def test_who_writes_and_is_not_sent_is_late_once_a_day(office: Office) -> 
     await office.look(2 * A_MOMENT)
     await office.look(LATE_AFTER)
     assert await office.land.details_of("backup.overdue") == [{"what": "WAL", "sent_until": sent_until.isoformat()}]
+    assert raised(await office.land.events("backup.overdue")) == {"backup-overdue"}
     await office.look(TOLD_EVERY)
     assert len(await office.land.details_of("backup.overdue")) == 2
 
@@ -317,6 +321,7 @@ async def test_a_sample_is_read_back_once_a_day_and_damage_is_told(office: Offic
     assert office.done() == ["ReadBack"]
     (told,) = await office.land.details_of("backup.check")
     assert (told["damaged"], told["objects"]) == (1, "projects/a/chunks/00/00")
+    assert raised(await office.land.events("backup.check")) == {"backup-damaged"}
     assert (await main(office, created)).bases[0].damaged == 1
     office.store.damaged = []
     await office.look()
@@ -337,6 +342,7 @@ async def test_a_restore_is_tried_once_a_week_and_what_came_of_it_is_kept(office
     assert (progress.tried, progress.tried_at) == ("whole", office.land.clock.now())
     (told,) = await tries(office)
     assert (told["databases"], told["relations"], told["damaged"]) == (4, 600, 0)
+    assert raised(await office.land.events("backup.check")) == set()
     await office.look(DRILL_EVERY - 2 * A_MOMENT)
     assert "DrillRestore" not in office.done()
     await office.look(2 * A_MOMENT)
@@ -350,6 +356,7 @@ async def test_damage_in_what_comes_back_is_told(office: Office) -> None:
     await office.look(DRILL_EVERY)
     (told,) = await tries(office)
     assert (told["damaged"], told["objects"]) == (1, "database 16384, relation 16400: XX001")
+    assert raised(await office.land.events("backup.check")) == {"backup-damaged"}
     progress = (await main(office, created)).progress
     assert progress is not None
     assert progress.tried == "damaged"

@@ -11,6 +11,7 @@ from cloister.control.backups.model import SAMPLE_CHUNKS
 from cloister.control.backups.platform import PlatformKeeper
 from cloister.control.backups.trouble import PAUSE_MAX, TOLD_AFTER_FAILURES
 from cloister.trust.audit import Action, Event, record
+from tests.audited import raised
 from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.land import Land
 
@@ -114,10 +115,12 @@ async def test_what_fails_is_told_after_a_while_and_once(office: Office) -> None
         await look(office, PAUSE_MAX)
     details = {"what": "dump", "failures": TOLD_AFTER_FAILURES}
     assert await office.land.details_of("backup.fail") == [details]
+    assert raised(await office.land.events("backup.fail")) == {"backup-failed"}
     assert await office.land.details_of("backup.overdue") == []
     await look(office, limits.LATE_AFTER)
     await look(office, limits.LATE_AFTER)
     assert await office.land.details_of("backup.overdue") == [{"what": "dump", "sent_until": ""}]
+    assert raised(await office.land.events("backup.overdue")) == {"backup-overdue"}
     office.store.failing.clear()
     assert await look(office, PAUSE_MAX) == 1
 
@@ -129,6 +132,7 @@ async def test_the_newest_is_read_back_once_a_day(office: Office) -> None:
     name = f"{int(office.store.dumps[0]):016X}"
     details = {"dump": name, "chunks": SAMPLE_CHUNKS, "bytes": 10, "damaged": 0}
     assert await office.land.details_of("backup.check") == [details]
+    assert raised(await office.land.events("backup.check")) == set()
     assert await look(office, limits.AT_LEAST_EVERY) == 3
     assert [it["dump"] for it in await office.land.details_of("backup.check")] == [
         name,
@@ -141,6 +145,7 @@ async def test_what_is_damaged_is_told_and_mended_by_another(office: Office) -> 
     assert await look(office) == 1
     (details,) = await office.land.details_of("backup.check")
     assert (details["damaged"], details["objects"]) == (1, "platform/dumps/1")
+    assert raised(await office.land.events("backup.check")) == {"backup-damaged"}
     assert await look(office, MINUTE) == 2
     assert await look(office, MINUTE) == 2
 
@@ -155,6 +160,7 @@ async def test_that_it_cannot_be_read_back_is_told_after_a_while(office: Office)
         await look(office, PAUSE_MAX)
     details = {"what": "read-back", "failures": TOLD_AFTER_FAILURES}
     assert await office.land.details_of("backup.fail") == [details]
+    assert raised(await office.land.events("backup.fail")) == {"backup-failed"}
     office.store.failing.clear()
     await look(office, PAUSE_MAX)
     assert len(await office.land.details_of("backup.check")) == 1
