@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from cloister.base.directory import AnyCommand, ConnectionEvent, Frozen, LookUp, Pool, Record
@@ -14,6 +15,7 @@ from cloister.control.computes.verifiers import READS_BURST, READS_PER_S, STALE_
 from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
 from cloister.protocol.scram import ITERATIONS_DEFAULT, Verifier
+from cloister.trust.audit import Event
 from cloister.trust.audit.reader import events
 from tests.control.computes.test_reconcile import VERIFIER
 from tests.control.land import CALLER, Land
@@ -165,6 +167,30 @@ async def test_connection_events_are_recorded_and_nothing_else_can_be(land: Land
         await ask(land, Record([event, forged]))
     assert await land.actions() == ["connection.denied"] * 2
     assert await ask(land, Record([])) == 0
+
+
+async def test_all_that_a_gateway_tells_of_a_session_is_in_its_event(land: Land) -> None:
+    """What the rules about logins and reads look at among it: a field that is left out would blind them."""
+    closed = ConnectionEvent(
+        action="connection.closed", at="2026-01-01T00:00:00.000000Z", session_id="s", endpoint_id="ep-calm-lake-12345678",
+        project_id="calm-forest-12345678", branch_id="br-calm-lake-12345678", role="app", database="shop",
+        address="192.0.2.7", application_name="psql", point="0/1", jwks_id="jwks-1", subject="ada", tls_version="TLSv1.3",
+        tls_cipher="TLS_AES_256_GCM_SHA384", reason="client_left", duration_ms=1, bytes_in=2, bytes_out=3, rows_out=4,
+        was_cold=True,
+    )  # fmt: skip
+    denied = msgspec.structs.replace(closed, action="connection.denied", reason="bad_password")
+    assert all(msgspec.structs.astuple(closed)), "nothing is left out because it is empty"
+    assert await ask(land, Record([closed, denied])) == 2
+    own = ("action", "at", "project_id", "branch_id", "endpoint_id", "address", "reason")
+    for said, outcome in ((closed, "ok"), (denied, "denied")):
+        fields = msgspec.structs.asdict(said)
+        expected = Event(
+            actor="role:app",
+            outcome=outcome,
+            details={name: value for name, value in fields.items() if name not in (*own, "role")},
+            **{name: fields[name] for name in own},
+        )
+        assert await land.events(said.action) == [expected]
 
 
 async def test_what_a_session_read_is_recorded_with_the_kept_tags_of_where(land: Land) -> None:
