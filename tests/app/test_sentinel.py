@@ -14,12 +14,15 @@ import pytest
 
 from cloister.app import sentinel
 from cloister.app.process import Process
+from cloister.base.database import Database
 from cloister.base.settings import LAYOUT_VERSION, Settings, save
+from cloister.trust.audit import Action, Event
 from cloister.trust.sentinel.channels import Channel, Heartbeat, Webhook
+from cloister.trust.sentinel.watch import Watch
 from tests.fix_database import ControlDatabase, DatabaseAs
 from tests.trust.sentinel.receiver import make_certificate
 from tests.trust.sentinel.test_delivery import SECRET, receiver
-from tests.trust.sentinel.test_watch import append, failures, found
+from tests.trust.sentinel.test_watch import RULES, append, failures, found
 
 PATIENCE_S = 60.0
 TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -54,6 +57,12 @@ def calls(heard: list[bytes], path: str) -> int:
 async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not is_so():  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.01)
+
+
+async def until_found(database: Database, rule: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while rule not in dict(await found(database)):  # noqa: ASYNC110 - another task does it
             await asyncio.sleep(0.01)
 
 
@@ -122,6 +131,42 @@ async def test_the_dead_mans_switch_is_not_held_by_one_that_cannot_follow_the_lo
             await running
     finally:
         await owner.close()
+
+
+async def test_the_lists_and_the_certificate_are_looked_at_as_long_as_it_lives(
+    settings: Settings, database_as: DatabaseAs
+) -> None:
+    """From the operator's file to the finding, and from the certificate that is served."""
+    make_certificate(settings.paths.certificates / "chain.pem", days=13)
+    (settings.paths.threats / "malicious").write_text("203.0.113.0/24 # of this morning\n")
+    database, process = await database_as("cloister_sentinel"), Process(settings, 0, {})
+    running = asyncio.create_task(sentinel.run(process))
+    await until_found(database, "certificate-ends")
+    await append(database_as, [Event(action=Action.CONNECTION_OPENED, actor="role:app", address="203.0.113.9")])
+    await until_found(database, "listed-login")
+    process.stop.set()
+    await running
+    assert sorted(await found(database)) == [("certificate-ends", 1), ("listed-login", 1)]
+
+
+@pytest.mark.parametrize(("days", "rules"), [(13, ["certificate-ends"]), (15, [])])
+async def test_a_certificate_that_ends_within_two_weeks_is_told_once(
+    settings: Settings, database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch, days: int, rules: list[str]
+) -> None:
+    database = await database_as("cloister_sentinel")
+    watch = Watch(database, RULES)
+    await watch.load()
+    chain = settings.paths.certificates / "chain.pem"
+    monkeypatch.setattr(sentinel, "LOOK_S", 0)
+    looking = asyncio.create_task(sentinel._look_around(watch, settings.paths.threats, chain))
+    await asyncio.sleep(0)
+    make_certificate(chain, days=days)
+    for _ in range(3):
+        await asyncio.sleep(0)  # one look
+    looking.cancel()
+    assert len(watch._observed) == len(rules)
+    await watch.step()
+    assert await found(database) == [(rule, 1) for rule in rules]
 
 
 @pytest.mark.parametrize(

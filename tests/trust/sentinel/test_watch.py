@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import asyncpg
 import pytest
@@ -10,6 +11,7 @@ from cloister.base.database import Database
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import timestamp
 from cloister.trust.sentinel import detector, events, rules, scenarios, store
+from cloister.trust.sentinel.memory import Groups
 from cloister.trust.sentinel.store import ALIVE_PER_RULE_MAX
 from cloister.trust.sentinel.watch import Watch
 from tests.fix_database import ControlDatabase, DatabaseAs
@@ -185,6 +187,28 @@ async def test_an_event_that_breaks_the_sentinel_is_passed_over_and_told(
         summary = await tx.fetch_value("SELECT summary FROM finding WHERE rule = 'event-skipped'")
     assert summary.startswith("Event 10 of the audit log was passed over by ")
     assert summary.endswith("; 2 since the sentinel's start")
+
+
+async def test_an_address_that_came_onto_a_list_is_found_from_then_on(database_as: DatabaseAs) -> None:
+    watch, database = await started(database_as)
+    opened = Event(action=Action.CONNECTION_OPENED, actor="role:app", address="203.0.113.9", at=timestamp(NOW))
+    await append(database_as, [opened])
+    await watch.step()
+    assert await found(database) == []
+    watch.lists = {"malicious": {ip_network("203.0.113.0/24")}}
+    await append(database_as, [opened])
+    await watch.step()
+    assert await found(database) == [("listed-login", 1)]
+
+
+async def test_who_makes_the_sentinel_forget_is_found(database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ever new names push out those that still matter: that is told, each time once."""
+    monkeypatch.setattr(Groups.__init__, "__kwdefaults__", {"groups_max": 50})
+    watch, database = await started(database_as)
+    for names, alarms in ((range(200), 1), (range(199, 200), 1), (range(200, 260), 2)):
+        await append(database_as, [event for number in names for event in failures(1, f"r{number}")])
+        await watch.step()
+        assert dict(await found(database))["sentinel-overloaded"] == alarms
 
 
 async def test_a_finding_is_told_to_every_channel_in_the_transaction_that_raises_it(database_as: DatabaseAs) -> None:
