@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ from cloister.control.calling import Caller
 from cloister.control.incidents.model import Response
 from cloister.trust.access.permissions import Permission
 from cloister.trust.access.principals import Holder
+from cloister.trust.audit.events import timestamp
+from tests.audited import raised
 from tests.control.branches.scenes import branched, protect, refused
 from tests.control.land import ACCOUNT, ANOTHER, BOB, CALLER, ORG, Land, a_land
 from tests.fix_database import ControlDatabase, DatabaseAs
@@ -201,9 +203,13 @@ async def test_the_log_says_who_agreed_to_which_copy(shop: Shop) -> None:
     await shop.copy()
     (asked,) = await shop.land.details_of("consent.ask")
     (agreed,) = await shop.land.details_of("consent.agree")
-    created = (await shop.land.details_of("branch.create"))[-1]
-    assert asked["consent"] == agreed["consent"] == created["consent"] == str(consent.id)
+    *before, created = await shop.land.events("branch.create")
+    assert asked["consent"] == agreed["consent"] == created.details["consent"] == str(consent.id)
     assert (agreed["asked_by"], agreed["act"]) == (f"user:{ACCOUNT}", "copy")
+    assert (created.details["of_protected"], [it.details["of_protected"] for it in before]) == (True, [False, False])
+    days = [timestamp(datetime.fromisoformat(created.at) - timedelta(days=day)) for day in range(8, 0, -1)]
+    others = [msgspec.structs.replace(created, actor=f"user:{BOB}", at=day) for day in days]
+    assert raised([*others, created]) == {"protected-copied"}, "where others do, and Ada never did"
 
 
 async def test_the_protection_is_not_taken_off_by_one_person(shop: Shop) -> None:

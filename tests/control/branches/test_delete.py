@@ -8,6 +8,7 @@ from cloister.base.errors import ConflictError, NotFoundError
 from cloister.control.branches.model import SCHEMA_ONLY, BranchChange, Restore
 from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.services import ProjectCreated
+from tests.audited import raised
 from tests.control.branches.scenes import CAUSE, branched, holds, of_project, seen
 from tests.control.land import CALLER, Land
 
@@ -40,6 +41,21 @@ async def test_a_deleted_branch_is_gone_for_everybody_and_comes_back_as_it_was(l
     assert (route.is_known, route.is_doomed) == (True, False)
     await land.plane.waker.wake(endpoint_id)
     assert await land.control.branches.find_deleted(project_id) == []
+
+
+async def test_the_log_says_how_old_it_was(land: Land) -> None:
+    """Who deletes many that are older than a day is found; a pipeline takes away what it made."""
+    created = await a_project(land)
+    for days, findings in ((0, set()), (2, {"deletion-spree"})):
+        child = await branched(land, created, endpoints=[])
+        async with land.database.transaction() as tx:
+            made = "UPDATE branch SET created_at = created_at - $2::interval WHERE id = $1"
+            await tx.execute(made, child.branch.id, timedelta(days=days))
+        _, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id)
+        await land.finish(operations)
+        deleted = (await land.events("branch.delete"))[-1]
+        assert 0 <= deleted.details["age_s"] - days * 86_400 < 3_600
+        assert raised([deleted] * 25) == findings
 
 
 async def test_an_endpoint_that_was_deleted_before_its_branch_does_not_come_back_with_it(land: Land) -> None:

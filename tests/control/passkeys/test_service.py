@@ -10,6 +10,8 @@ from cloister.control.passkeys import service
 from cloister.control.passkeys.model import CHALLENGE_LASTS, Challenge, Creation, PasskeyRefusedError
 from cloister.control.passkeys.recovery import recover
 from cloister.protocol.webauthn import Registration
+from cloister.trust.audit import Event
+from tests.audited import raised
 from tests.edge.api.world import ADA, ORG
 from tests.fix_database import ControlDatabase, DatabaseAs
 from tests.passkey_scene import ACT_ROUTES, BOB, Scene
@@ -142,6 +144,21 @@ async def test_what_an_organization_demands(scene: Scene) -> None:
     assert await scene.service.is_required(ORG)
     (event,) = await scene.events("passkey.policy")
     assert (event["org_id"], event["details"]) == (ORG, {"required": True, "was": False})
+
+
+async def test_that_an_organization_demands_it_no_more_is_told(scene: Scene) -> None:
+    """And nothing else that somebody says about it."""
+    caller = await scene.caller(scene.adas_key)
+    for is_required, was, findings in (
+        (False, False, set()),
+        (True, False, set()),
+        (True, True, set()),
+        (False, True, {"passkey-demand-lifted"}),
+    ):
+        assert await scene.service.require(caller, ORG, is_required=is_required) is is_required
+        event = (await scene.events("passkey.policy"))[-1]
+        assert event["details"] == {"required": is_required, "was": was}
+        assert raised([Event(**event)]) == findings
 
 
 async def test_challenges_that_nobody_answered_are_forgotten(scene: Scene) -> None:

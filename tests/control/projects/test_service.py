@@ -13,6 +13,7 @@ from cloister.base.ids import OrgId
 from cloister.control.calling import Page
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import AllowedIps, NewProject, ProjectChange, ProjectSettings
+from tests.audited import raised
 from tests.control.land import CALLER, ORG, Land
 
 
@@ -122,6 +123,25 @@ async def test_settings_are_merged_key_by_key_and_gateways_look_again(land: Land
     with pytest.raises(BadRequestError):
         await land.control.projects.update(CALLER, project_id, ProjectChange(settings={"allowed_ips": {"ips": ["x"]}}))
     assert (await land.control.projects.get(project_id)).settings == project.settings
+
+
+async def test_what_a_change_gives_away_is_in_the_log_in_a_word(land: Land) -> None:
+    """For those who watch it. What does the opposite has none."""
+    created = await land.project()
+    one, both = ({"allowed_ips": {"ips": ips}} for ips in (["192.0.2.1"], ["192.0.2.1", "192.0.2.2"]))
+    day = 86_400
+    for change, expected in (
+        (ProjectChange(settings=both), {}),
+        (ProjectChange(settings=one), {}),
+        (ProjectChange(settings=both), {"widens": "allow_list"}),
+        (ProjectChange(history_retention_seconds=7 * day), {}),
+        (ProjectChange(history_retention_seconds=7 * day), {}),
+        (ProjectChange(history_retention_seconds=7 * day - 1), {"shortens": "history"}),
+    ):
+        await land.control.projects.update(CALLER, created.project.id, change)
+        told = (await land.details_of("project.update"))[-1]
+        assert {name: told[name] for name in ("widens", "loosens", "shortens") if name in told} == expected
+    assert raised(await land.events("project.update")) == {"allow-list-widened", "retention-shortened"}
 
 
 async def test_deleting_destroys_the_keys_and_the_bytes(land: Land) -> None:
