@@ -13,13 +13,19 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 
+from cloister.app import sentinel
+from cloister.app.process import Process
 from cloister.base.database import Database
+from cloister.trust.audit import forwarder
 from cloister.trust.audit.forwarder import Forwarder, attempt
 from cloister.trust.audit.targets import Witness
 from cloister.trust.keys.notary import read_last
 from tests.attacks.signed_log import EVENTS, SignedLog
 from tests.trust.sending.store import BUCKET, Store, a_store
 from tests.trust.sentinel.receiver import make_certificate
+from tests.trust.sentinel.test_watch import found
+
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,32 @@ class Witnessed:
             finally:
                 await database.close()
 
-        self.log.sql("UPDATE cloister.audit_export SET sent_at = now() - interval '1 day'")
+        self._let_time_pass()
         asyncio.run(step())
+
+    def findings(self) -> list[str]:
+        """What the sentinel's process raises while it asks the bucket again and again, and as often in vain."""
+
+        async def watched() -> list[str]:
+            process = Process(msgspec.structs.replace(self.log.settings, database_url=self.log.sentinel), 0, {})
+            running = asyncio.create_task(sentinel.run(process))
+            database = Database(url=self.log.sentinel)
+            await database.open()
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    while not (rules := [rule for rule, _ in await found(database)]):  # noqa: ASYNC110 - another task does it
+                        await asyncio.sleep(0.01)
+            finally:
+                process.stop.set()
+                await running
+                await database.close()
+            return rules
+
+        self._let_time_pass()
+        return asyncio.run(watched())
+
+    def _let_time_pass(self) -> None:
+        self.log.sql("UPDATE cloister.audit_export SET sent_at = now() - interval '1 day'")
 
     def keys(self) -> list[str]:
         return [each["Key"] for each in self.store.client.list_object_versions(Bucket=self.bucket).get("Versions", [])]
@@ -74,7 +104,9 @@ class Witnessed:
 
 
 @pytest.fixture
-def witnessed(signed_log: SignedLog, store: Store, tmp_path: Path) -> Witnessed:
+def witnessed(signed_log: SignedLog, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Witnessed:
+    monkeypatch.setattr(forwarder, "RETRY_FIRST_S", 0.0)
+    monkeypatch.setattr(forwarder, "IDLE_S", 0.01)
     return Witnessed(signed_log, store, f"{BUCKET}-{tmp_path.name.replace('_', '-')[-40:].strip('-')}")
 
 
@@ -119,6 +151,7 @@ def test_a_server_put_back_whole_is_found_whatever_is_done_to_the_bucket(witness
     assert witnessed.state().endswith(
         "has a checkpoint of 650 events, and 607 are signed here: the log was rolled back"
     )
+    assert witnessed.findings() == ["witness-disagrees"]
     # Grown past what there was.
     log.append(100)
     log.sign()
@@ -154,7 +187,7 @@ def test_an_invented_checkpoint_is_named_and_an_empty_bucket_vouches_for_nothing
 
 
 def test_a_bucket_without_object_lock_is_no_witness(witnessed: Witnessed, store: Store) -> None:
-    """It takes nothing, and says so; and what somebody put there unlocked is not believed."""
+    """It takes nothing, and says so, which is a finding; and what somebody put there unlocked is not believed."""
     log, loose = witnessed.log, f"{witnessed.bucket[:50]}-loose"
     witnessed.put()
     (key,) = witnessed.keys()
@@ -164,6 +197,9 @@ def test_a_bucket_without_object_lock_is_no_witness(witnessed: Witnessed, store:
     witnessed.say(target)
     signed = read_last(log.settings.paths.notary)
     assert "ObjectLock" in asyncio.run(attempt(target, [], signed=signed))
+    log.append(1)
+    log.sign()
+    assert witnessed.findings() == ["lock-missing"]
     assert store.client.list_objects_v2(Bucket=loose).get("Contents") is None
     store.client.put_object(Bucket=loose, Key=key, Body=note)
     code, said = witnessed.verify()

@@ -111,7 +111,7 @@ class World:
         self._database_as = database_as
         self._path = path
         self.receiver = receiver
-        self.told: list[str] = []
+        self.told: list[tuple[str, str]] = []
 
     async def append(self, count: int, event: Event = EVENT) -> None:
         async with (await self._database_as("cloister_api")).transaction() as tx:
@@ -120,7 +120,9 @@ class World:
     async def begin(self, *wanted: Target) -> Forwarder:
         self._path.write_bytes(msgspec.json.encode(wanted))
         database = await self._database_as("cloister_sentinel")
-        return Forwarder(database, self._path, origin="here", observe=lambda name, _: self.told.append(name))
+        return Forwarder(
+            database, self._path, origin="here", observe=lambda name, error: self.told.append((name, error))
+        )
 
     async def at(self, target: Target) -> forwarder.Progress:
         async with (await self._database_as("cloister_sentinel")).reading() as tx:
@@ -161,7 +163,7 @@ async def test_a_receiver_that_was_away_gets_all_it_missed_in_order(world: World
     failing = await world.at(target)
     assert (failing.seq, failing.behind, failing.failures) == (2, BATCH_ROWS + 50, FAILURES_TOLD)
     assert failing.state.startswith("export.failed since ")
-    assert world.told == ["hook"]
+    assert world.told == [("hook", failing.error)]
     async with receiver.open(receiver.webhook):
         await (await world.begin(target)).step()
     assert sequence(receiver.events) == list(range(1, BATCH_ROWS + 53))
