@@ -30,7 +30,8 @@ HEAD = """\
 
 What we were asked to build began as the *Security overview* of a cloud. Its sentences are on the left (I, P, B, E, A, S, G, L, C), and
 what follows from them for the parts that hold them; in the last table those of our threat model; what holds each of them here, in which code, which tests try to get past it, and how you see it on a running
-platform, is on the right. **partly** and **not yet** say what is missing. What was weighed is in `docs/adr/`; who attacks, and what is not defended, in [SECURITY.md](../SECURITY.md).
+platform, is on the right. **partly** and **not yet** say what is missing. `scripts/mutants` takes each of them out, one at a time, in a copy of the
+checkout, and demands that a test of its row fails. What was weighed is in `docs/adr/`; who attacks, and what is not defended, in [SECURITY.md](../SECURITY.md).
 
 <!-- written from docs/controls.tsv by `python -m tests.house.controls`; tests/house/test_controls.py holds it to the code -->
 """
