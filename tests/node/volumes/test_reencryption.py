@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cloister.base.errors import ConflictError, InternalError
 from cloister.base.ids import ProjectId
 from cloister.node.commands import CopyState
 from cloister.node.records import ProcessRecord
-from cloister.node.volumes import Reencryptions, Volumes
+from cloister.node.volumes import Reencryptions, Volumes, reencryption
 from cloister.node.volumes.qemu import marked
 from tests.node.volumes.host import MIB, Fill, Host
 from tests.node.volumes.test_luks import start_writer, used_bytes
@@ -118,6 +119,27 @@ async def test_a_volume_is_encrypted_anew_while_it_is_written_to(place: Place, p
     for number in range(synced + 1):
         assert (mountpoint / str(number)).read_bytes() == b"%08d" % number * 1024
     assert (mountpoint / "hello").read_text() == "written at creation"
+    await place.volumes.close(project_id)
+
+
+async def test_what_is_written_last_is_taken_over_by_the_switch(
+    place: Place, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the copy's last look and the switch, when nothing else would take it over."""
+    rests = threading.Event()
+
+    def until_the_last(job: reencryption._Job, seconds: float) -> None:
+        rests.set()
+        assert job.is_last.wait(PATIENCE_S)
+
+    monkeypatch.setattr(reencryption._Job, "wait", until_the_last)
+    mountpoint = await place.volumes.open(project_id)
+    await place.copies.begin(project_id, 2, None)
+    await eventually(rests.is_set)
+    (mountpoint / "late").write_bytes(late := os.urandom(4 * MIB))
+    await place.volumes.close(project_id)
+    await place.copies.complete(project_id)
+    assert (await place.volumes.open(project_id) / "late").read_bytes() == late
     await place.volumes.close(project_id)
 
 

@@ -173,8 +173,23 @@ async def test_an_outage_in_a_wake_is_waited_for_and_then_said(
     keeper = rig.keeper(host.provider, patience_s=60)
     await keeper.create(HERE.project_id, "volume", ALICE)
     key = await read_key(keeper, HERE.project_id)
+    refusals = 0
+    unwrap_into = host.provider.unwrap_into
+
+    def counted(wrapped: bytes, context: Context, buffer: memoryview) -> None:
+        nonlocal refusals
+        try:
+            unwrap_into(wrapped, context, buffer)
+        except ProviderUnavailableError:
+            refusals += 1
+            raise
+
+    monkeypatch.setattr(host.provider, "unwrap_into", counted)
     host.go_away()
     waiting = asyncio.create_task(read_key(keeper, HERE.project_id))
+    async with asyncio.timeout(60):
+        while refusals < 2 and not waiting.done():  # noqa: ASYNC110 - what is waited for happens in a thread
+            await asyncio.sleep(0.01)
     refused = rig.keeper(host.provider, patience_s=0)
     with pytest.raises(ProviderUnavailableError):
         await read_key(refused, HERE.project_id)
