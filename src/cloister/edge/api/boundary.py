@@ -2,8 +2,8 @@
 
 What a route needs it says itself (`endpoint.py`). What stays with others: matching a path (`router.py`), the decision
 itself (`trust/access`), whether the change is possible, and recording it in its own transaction (`control/`). What must
-stay true: a handler runs only for a principal that was authenticated and permitted, and no call that was permitted ends
-without an event in the audit log.
+stay true: a handler runs only for a principal that was authenticated and permitted, and no call changes anything without an
+event in the audit log.
 """
 
 import asyncio
