@@ -144,6 +144,20 @@ async def test_another_user_of_the_host_gets_nothing_and_is_recorded(
     assert len(await unwrap(place)) == 32, "the agent is served as before"
 
 
+async def test_a_tenants_key_is_in_no_program_that_is_started_for_another(
+    place: Place, database: Database, broker: KeyBroker
+) -> None:
+    """From the moment at which it comes: threads of the agent start sandboxes while it waits for the next key."""
+    await plant_key(place, database, PROJECT, os.urandom(32))
+    descriptor = await KeyClient(place.socket).unwrap(PROJECT, "open")
+    try:
+        listed = await asyncio.create_subprocess_exec("ls", "/proc/self/fd", stdout=subprocess.PIPE, close_fds=False)
+        output, _ = await listed.communicate()
+        assert str(descriptor) not in output.decode().split()
+    finally:
+        os.close(descriptor)
+
+
 @pytest.mark.parametrize("statement", ["SELECT * FROM wrapped_key", "UPDATE wrapped_key SET state = 'enabled'"])
 async def test_the_api_cannot_reach_even_the_wrapped_form(database_as: DatabaseAs, statement: LiteralString) -> None:
     api = await database_as("cloister_api")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cloister.base import descriptors
 from cloister.base.errors import UnavailableError
 from cloister.base.identities import Service
 from cloister.base.rpc.server import Peer
@@ -124,7 +125,7 @@ class Receiver:
     def _receive(self, channel: socket.socket) -> None:
         """One at a time, so that many do not keep the event loop from its other work."""
         try:
-            address, descriptors, _flags, _ = socket.recv_fds(channel, _ADDRESS_BYTES_MAX, 1)
+            address, received, _flags = descriptors.receive(channel, _ADDRESS_BYTES_MAX, 1)
         except BlockingIOError:
             return
         except OSError:
@@ -133,8 +134,7 @@ class Receiver:
         if not address:
             self._drop(channel)
             return
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)  # recv_fds of Python 3.11 does not pass MSG_CMSG_CLOEXEC on
+        for descriptor in received:
             sock = socket.socket(fileno=descriptor)
             if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
                 log.error("what was given on %s is not a TCP connection", self._path.name)

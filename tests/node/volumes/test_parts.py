@@ -1,5 +1,6 @@
 """The parts of a volume that can be judged without a device."""
 
+import fcntl
 import itertools
 import os
 import signal
@@ -194,6 +195,24 @@ def test_a_child_has_the_descriptors_it_is_given_and_no_others() -> None:
     finally:
         for descriptor in (said, other, secret):
             os.close(descriptor)
+
+
+def test_a_descriptor_that_another_thread_closes_meanwhile_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was seen to be inheritable is gone before the child starts, and its number is the next that is free."""
+    said, null = os.memfd_create("said"), os.open(os.devnull, os.O_RDONLY)
+    other = fcntl.fcntl(null, fcntl.F_DUPFD, children._NUMBERS_ABOVE)
+    os.close(null)
+    seen = children._inheritable
+
+    def and_then_it_closes() -> set[int]:
+        numbers = seen()
+        os.close(other)
+        return numbers
+
+    monkeypatch.setattr(children, "_inheritable", and_then_it_closes)
+    assert children.spawn(["echo", "hello"], {1: said}).join(5) == 0
+    assert os.pread(said, 1000, 0) == b"hello\n"
+    os.close(said)
 
 
 def test_a_tool_that_fails_is_quoted() -> None:

@@ -49,10 +49,10 @@ def spawn(argv: list[str], descriptors: dict[int, int]) -> ProcessRecord:
     copies: list[int] = []
     try:
         wanted = {0: null, 1: null, 2: null, **descriptors}
+        # Before it is seen what is to be closed: of that another thread may close one, and a copy would get its number.
+        copies.extend(_copy_above(ours) for ours in wanted.values())
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() - wanted.keys()]
-        for number, ours in wanted.items():
-            copies.append(_copy_above(ours))
-            actions.append((os.POSIX_SPAWN_DUP2, copies[-1], number))
+        actions += [(os.POSIX_SPAWN_DUP2, copy, number) for copy, number in zip(copies, wanted, strict=True)]
         pid = os.posix_spawn(
             program,
             argv,

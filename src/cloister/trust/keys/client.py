@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 
+from cloister.base import descriptors
 from cloister.base.errors import InternalError, UnavailableError
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc.wire import LENGTH, Command, FrameTooLongError, Reply, Request, frame, frame_length
@@ -284,22 +285,22 @@ def _into_page(descriptor: int) -> SecretPage:
 async def _receive(connection: socket.socket) -> tuple[bytes, int | None]:
     """One frame, and the descriptor that came with it."""
     data = b""
-    descriptors: list[int] = []
+    received: list[int] = []
     try:
         while len(data) < LENGTH.size or len(data) < LENGTH.size + frame_length(data[: LENGTH.size]):
             await _readable(connection)
-            more, ours, flags, _ = socket.recv_fds(connection, 65536, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
-            descriptors += ours
+            more, ours, flags = descriptors.receive(connection, 65536, _DESCRIPTORS_MAX)
+            received += ours
             if not more or flags & socket.MSG_CTRUNC:
                 raise EOFError("the broker closed the connection")  # noqa: TRY301 - as above
             data += more
-        if len(descriptors) > 1:
+        if len(received) > 1:
             raise EOFError("the broker sent more than one descriptor")  # noqa: TRY301 - as above
     except BaseException:
-        for descriptor in descriptors:
+        for descriptor in received:
             os.close(descriptor)
         raise
-    return data[LENGTH.size :], descriptors[0] if descriptors else None
+    return data[LENGTH.size :], received[0] if received else None
 
 
 async def _readable(connection: socket.socket) -> None:
