@@ -20,6 +20,8 @@ def test_all_sleep_all_wake_all_sleep(count: int) -> None:
 
         def first(numbered: tuple[int, Tenant]) -> None:
             number, tenant = numbered
+            # A hundred are made at once, which on a slow host takes each of them longer than a client waits for a wake.
+            instance.settle(tenant.project_id, timeout_s=300)
             with tenant.connect() as connection:
                 connection.execute("CREATE TABLE mine AS SELECT %s AS n", (number,))
 
