@@ -18,9 +18,10 @@ make_memory() {
     mount -t tmpfs -o mode=755 tmpfs "$TMPDIR/m" || say "no tmpfs: the unit tests run on the disk"
 }
 
-# Only what belongs to this run: processes, mounts and loop devices that name its directory, or the runtime directory of
-# a platform whose state lay in it.
+# clean_up: the end of it, whatever of that fails. Only what belongs to this run: processes, mounts and loop devices that name
+# its directory, or the runtime directory of a platform whose state lay in it.
 clean_up() {
+    set +e
     local -a marks
     local dir mark pid device file
     # A platform's runtime directory is named by a digest of its state directory (base/settings.py).

@@ -23,6 +23,13 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(tree(path)))
 
 
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """Every function and class, at whatever depth."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return frozenset(node.name for node in nodes(path) if isinstance(node, kinds))
+
+
 def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
     """Every call with the dotted name of what is called, as far as it is one."""
     for node in nodes(path):

@@ -1,15 +1,12 @@
 """The map of controls is complete, and every place in it exists."""
 
-import ast
-from functools import cache
-
 import click
 import pytest
 
 from cloister.cli import root as commands
 from cloister.trust.sentinel import rules
 from tests.house.controls import PAGE, Control, controls, page
-from tests.house.source import ROOT, nodes
+from tests.house.source import ROOT, defined
 
 ROWS = (
     "C1 C1b C2 C3 C3b C4 C4b C5 C6 C7 C8 C9 C10 I1 I1b I2 I3 I4 P0 P1 P2 P3 P4 P5 P6 P7 P8 "
@@ -59,7 +56,7 @@ def test_code_and_tests_that_are_named_exist(it: Control) -> None:
         path, *names = each.split("::")
         assert (ROOT / path).exists(), path
         if names:
-            assert set(names) <= _names(path), each
+            assert set(names) <= defined(ROOT / path), each
 
 
 @pytest.mark.parametrize("it", controls(), ids=lambda it: it.row)
@@ -75,9 +72,3 @@ def test_a_command_that_is_named_exists(it: Control) -> None:
         assert command is not None, it.evidence
     options = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options, it.evidence
-
-
-@cache
-def _names(path: str) -> set[str]:
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {node.name for node in nodes(ROOT / path) if isinstance(node, kinds)}

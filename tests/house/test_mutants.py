@@ -1,13 +1,10 @@
 """The mutants fit the source as it is, and no control is without one. What they do is seen with `scripts/mutants`."""
 
-import ast
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from tests.house.controls import Control, controls
-from tests.house.source import ROOT, nodes
+from tests.house.source import ROOT, defined
 from tests.mutants import WITHOUT, Edit, Mutant, Unfit, mutants
 
 MUTANTS = mutants()
@@ -30,7 +27,7 @@ def test_its_tests_are_those_of_its_row(it: Mutant) -> None:
     for test in it.tests:
         assert _is_in(test, row), f"{test} is not among the tests of {row.row} in docs/controls.tsv"
         path, *names = test.partition("[")[0].split("::")
-        assert set(names) <= _names(ROOT / path), test
+        assert set(names) <= defined(ROOT / path), test
 
 
 def test_each_control_has_one() -> None:
@@ -56,9 +53,3 @@ def _is_in(test: str, row: Control) -> bool:
         test == each or test.startswith(f"{each}[") or file == each or file.startswith(f"{each.rstrip('/')}/")
         for each in row.tests
     )
-
-
-@cache
-def _names(path: Path) -> set[str]:
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return {node.name for node in nodes(path) if isinstance(node, kinds)}
