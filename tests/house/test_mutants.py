@@ -1,6 +1,5 @@
 """The mutants fit the source as it is, and no control is without one. What they do is seen with `scripts/mutants`."""
 
-
 import pytest
 
 from tests.house.controls import Control, controls
