@@ -33,6 +33,19 @@ def test_no_command_goes_through_a_shell() -> None:
     assert offenders == []
 
 
+def test_no_program_inherits_what_it_is_not_given() -> None:
+    """Other threads have keys of tenants open. `subprocess` closes in the child what it does not pass on, and the node's
+    `children.spawn` does; Python's own posix_spawn cannot."""
+    offenders = [
+        place(path, call)
+        for path in python_files("src")
+        for call, name in calls(path)
+        if name in ("os.posix_spawn", "os.posix_spawnp")
+        or any(keyword.arg == "close_fds" and not _is(keyword.value, value=True) for keyword in call.keywords)
+    ]
+    assert offenders == []
+
+
 def test_no_sql_is_put_together_from_strings() -> None:
     """Query texts are literals; values travel as parameters. What PostgreSQL takes no parameter for (CREATE ROLE …) is
     composed where names are quoted, and passed on as a variable that says so."""

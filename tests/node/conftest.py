@@ -7,7 +7,8 @@ from typing import Final
 
 import pytest
 
-from cloister.node.volumes import children, loop, mounts
+from cloister.node import children
+from cloister.node.volumes import loop, mounts
 
 MIB: Final = 1024**2
 

@@ -1,8 +1,6 @@
 """The parts of a volume that can be judged without a device."""
 
-import fcntl
 import itertools
-import os
 import signal
 import struct
 from pathlib import Path
@@ -13,7 +11,8 @@ import pytest
 from cloister.base.errors import InternalError, PreconditionError
 from cloister.base.ids import ProjectId, new_project_id
 from cloister.base.settings import Settings
-from cloister.node.volumes import children, choose_driver, dmcrypt, luks, mounts, pair, qemu
+from cloister.node import children
+from cloister.node.volumes import choose_driver, dmcrypt, luks, mounts, pair, qemu
 from cloister.node.volumes.encrypted import LuksDriver
 from cloister.node.volumes.model import Attached, Note, Opener
 from cloister.node.volumes.plain import PlainDriver
@@ -177,67 +176,6 @@ def test_daemons_have_uids_that_no_compute_has() -> None:
 def test_mountinfo_is_read_with_its_escapes() -> None:
     line = r"36 35 98:0 / /run/a\040b\134c rw,noatime shared:1 master:2 - xfs /dev/loop\0401 rw,attr2"
     assert mounts.parse_mountinfo(line) == [mounts.Mount(Path("/run/a b\\c"), "98:0", "xfs", "/dev/loop 1")]
-
-
-def test_a_child_has_the_descriptors_it_is_given_and_no_others() -> None:
-    said = os.memfd_create("said")
-    other = os.open(os.devnull, os.O_RDONLY)
-    os.set_inheritable(other, True)  # as what a supervisor hands down
-    secret = os.memfd_create("secret")
-    os.write(secret, b"in a descriptor")
-    try:
-        # Sources and targets overlap on purpose: 3 is somebody's source and somebody's target.
-        child = children.spawn(["ls", "-1", "/proc/self/fd/"], {1: said, 3: secret, 5: secret})
-        assert child.join(5) == 0
-        listed = os.pread(said, 1000, 0).decode().split()
-        # ls itself opens the directory, at the first number that is free.
-        assert sorted(listed) == ["0", "1", "2", "3", "4", "5"]
-    finally:
-        for descriptor in (said, other, secret):
-            os.close(descriptor)
-
-
-def test_a_descriptor_that_another_thread_closes_meanwhile_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was seen to be inheritable is gone before the child starts, and its number is the next that is free."""
-    said, null = os.memfd_create("said"), os.open(os.devnull, os.O_RDONLY)
-    other = fcntl.fcntl(null, fcntl.F_DUPFD, children._NUMBERS_ABOVE)
-    os.close(null)
-    seen = children._inheritable
-
-    def and_then_it_closes() -> set[int]:
-        numbers = seen()
-        os.close(other)
-        return numbers
-
-    monkeypatch.setattr(children, "_inheritable", and_then_it_closes)
-    assert children.spawn(["echo", "hello"], {1: said}).join(5) == 0
-    assert os.pread(said, 1000, 0) == b"hello\n"
-    os.close(said)
-
-
-def test_a_tool_that_fails_is_quoted() -> None:
-    with pytest.raises(InternalError, match=r"ls failed with 2: .*No such file"):
-        children.run(["ls", "/nonexistent"])
-
-
-def test_a_tool_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "TOOL_TIMEOUT_S", 0.05)
-    with pytest.raises(InternalError, match="took longer"):
-        children.run(["sleep", "60"])
-
-
-def test_a_tool_that_is_not_there_is_named() -> None:
-    with pytest.raises(InternalError, match="no-such-tool is not installed"):
-        children.run(["no-such-tool"])
-
-
-def test_core_dumps_are_off_for_this_process_and_its_children() -> None:
-    child = os.fork()
-    if child == 0:
-        children.forbid_core_dumps()
-        process = children.spawn(["grep", "-qE", "Max core file size +([01]) +\\1 ", "/proc/self/limits"], {})
-        os._exit(process.join(5) or 0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_plain_volume_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from cloister.base.ids import ProjectId
-from cloister.node.volumes import children, headroom, volumes
+from cloister.node import children
+from cloister.node.volumes import headroom, volumes
 from cloister.node.volumes.model import Driver, OpenVolume
 from cloister.node.volumes.volumes import Volumes
 

@@ -7,16 +7,14 @@ The agent may be killed between any two lines. Therefore:
 (3) It gets its options, builds the namespaces and tells the pid of the program-to-be.
 (4) While it builds mounts, that pid is moved into its control group. Only then it is let go and starts the program.
 
-Nothing is forked from this threaded process but by posix_spawn, and no Python runs in between.
+Nothing is forked from this threaded process but by posix_spawn, and no Python runs in between (`../children.py`).
 """
 
 import asyncio
 import contextlib
-import fcntl
 import io
 import os
 import resource
-import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Final
 import msgspec
 
 from cloister.base.errors import NotFoundError, PreconditionError
+from cloister.node import children
 from cloister.node.records import ProcessRecord
 from cloister.node.sandbox import bwrap, cores, seccomp
 from cloister.node.sandbox.bwrap import ARGS_FD, BLOCK_FD, INFO_FD, LOCK_FD, SECCOMP_FD, STATUS_FD, Sandbox
@@ -39,9 +38,6 @@ MONITOR_GRACE_S: Final = 2.0
 
 OPEN_FILES_MAX: Final = 16_384
 # PostgreSQL keeps up to max_files_per_process (1 000) open per process and asks before it takes more.
-
-_SPARE_FD_FIRST: Final = 64
-# Above every number a descriptor gets in the child, so that arranging one does not overwrite another.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +92,10 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
         info_read, info_write = _pipe(files)
         block_read, block_write = _pipe(files)
         status = files.enter_context(io.FileIO(what.status_path, "w"))
-        null = files.enter_context(io.FileIO(os.devnull, "r"))
         filter_ = files.enter_context(io.FileIO(seccomp.open_filter(), "r"))
 
         # (1) Spawned, and waiting.
-        arranged = {
-            0: what.input_fd if what.input_fd is not None else null.fileno(),
+        given = {
             1: what.log_fd if what.output_fd is None else what.output_fd,
             2: what.log_fd,
             ARGS_FD: args_read.fileno(),
@@ -110,9 +104,11 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
             BLOCK_FD: block_read.fileno(),
             SECCOMP_FD: filter_.fileno(),
         }
+        if what.input_fd is not None:
+            given[0] = what.input_fd
         if what.lock_fd is not None:
-            arranged[LOCK_FD] = what.lock_fd
-        monitor = _spawn(what, arranged)
+            given[LOCK_FD] = what.lock_fd
+        monitor = _spawn(what, given)
         for file in (args_read, info_write, block_read):
             file.close()
         try:
@@ -194,31 +190,12 @@ def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def _spawn(what: Launch, arranged: dict[int, int]) -> ProcessRecord:
-    path = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
-    if path is None:
+def _spawn(what: Launch, given: dict[int, int]) -> ProcessRecord:
+    if children.find("bwrap") is None:
         raise PreconditionError(public="bwrap is missing: install bubblewrap")
-    # Whatever this process was itself started with would be inherited, and a descriptor leads past every wall.
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if (fd := int(entry.name)) > 2:
-                os.set_inheritable(fd, False)
-    with contextlib.ExitStack() as spares:
-        actions = []
-        for number, fd in arranged.items():
-            spare = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SPARE_FD_FIRST)
-            spares.callback(os.close, spare)
-            actions.append((os.POSIX_SPAWN_DUP2, spare, number))
-        pid = os.posix_spawn(
-            path,
-            ["bwrap", "--args", str(ARGS_FD), "--", *bwrap.command(what.sandbox, what.program)],
-            {},
-            file_actions=actions,
-            setsid=True,
-            setsigmask=[],
-            setsigdef=range(1, 32),
-        )
-    return ProcessRecord.of(pid)
+    argv = ["bwrap", "--args", str(ARGS_FD), "--", *bwrap.command(what.sandbox, what.program)]
+    # The program would have bubblewrap's environment beside that of its sandbox, which is to be all of it.
+    return children.spawn(argv, given, environment={})
 
 
 def _abandon(monitor: ProcessRecord) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from cloister.base.errors import InternalError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
-from cloister.node.volumes import children
+from cloister.node import children
 from cloister.node.volumes.luks import KEY_FD
 from cloister.node.volumes.model import Attached, Note
 

@@ -20,8 +20,9 @@ from cloister.base.durable import sync_directory, sync_filesystem
 from cloister.base.errors import ConflictError, InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
+from cloister.node import children
 from cloister.node.records import read_record, write_record
-from cloister.node.volumes import children, headroom, luks, mounts
+from cloister.node.volumes import headroom, luks, mounts
 from cloister.node.volumes.copying import Copy
 from cloister.node.volumes.model import Attached, Opener, OpenVolume
 from cloister.node.volumes.pair import Keyed, Pairs

@@ -19,8 +19,9 @@ from typing import Final, NamedTuple
 from cloister.base.errors import InternalError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
+from cloister.node import children
 from cloister.node.records import ProcessRecord
-from cloister.node.volumes import children, mounts, qemu
+from cloister.node.volumes import mounts, qemu
 from cloister.node.volumes.copying import Copy
 from cloister.node.volumes.luks import read_header
 

@@ -26,8 +26,9 @@ import msgspec
 from cloister.base.errors import InternalError, NotFoundError
 from cloister.base.ids import ProjectId, parse_project_id
 from cloister.base.settings import Paths
+from cloister.node import children
 from cloister.node.records import ProcessRecord
-from cloister.node.volumes import children, loop, mounts
+from cloister.node.volumes import loop, mounts
 from cloister.node.volumes.luks import KEY_FD
 from cloister.node.volumes.model import Attached, Note
 

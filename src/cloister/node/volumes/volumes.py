@@ -20,8 +20,9 @@ from typing import Final, TypeVar
 from cloister.base.errors import CloisterError, NotFoundError, PreconditionError
 from cloister.base.ids import ProjectId
 from cloister.base.settings import Settings
+from cloister.node import children
 from cloister.node.commands import VolumeInfo
-from cloister.node.volumes import children, dmcrypt, headroom, qemu
+from cloister.node.volumes import dmcrypt, headroom, qemu
 from cloister.node.volumes.encrypted import LuksDriver
 from cloister.node.volumes.model import Driver, KeySource, Opener, OpenVolume
 from cloister.node.volumes.plain import PlainDriver
