@@ -28,7 +28,7 @@ LINES_MAX: Final = 6
 # Each has a compute, and there are two cores.
 MARKS_MAX: Final = 4
 STREAM_MAX: Final = 60
-QUICK_STEPS: Final = 16
+QUICK_STEPS: Final = 10
 EXPIRES_IN: Final = timedelta(seconds=20)
 # The request may have to be repeated while a part of the platform is on its way back.
 PLATFORM: Final = ("agent", "api", "broker", "database", "gateway-1", "gateway-2")

@@ -193,6 +193,7 @@ def test_by_plain_inserts(
         assert again.execute("SELECT count(*), count(s) FROM t").fetchone() == (CHUNK, CHUNK)
 
 
+@pytest.mark.soak
 def test_by_one_huge_insert_or_copy(tenant: Tenant, neighbour: Tenant, session: psycopg.Connection[Any]) -> None:
     with watched(tenant, neighbour):
         assert until_refused(session, [ENDLESS]) == 0
@@ -217,6 +218,7 @@ def test_by_one_huge_insert_or_copy(tenant: Tenant, neighbour: Tenant, session: 
         assert session.execute("SELECT count(*) FROM kept").fetchone() == (1000,)
 
 
+@pytest.mark.soak
 def test_by_indexes(tenant: Tenant, neighbour: Tenant, session: psycopg.Connection[Any]) -> None:
     """Sorted on disk, then written."""
     with watched(tenant, neighbour):
@@ -227,6 +229,7 @@ def test_by_indexes(tenant: Tenant, neighbour: Tenant, session: psycopg.Connecti
         patiently(session, b"CREATE TABLE t (i int, s text)")
 
 
+@pytest.mark.soak
 def test_by_many_databases(tenant: Tenant, neighbour: Tenant, session: psycopg.Connection[Any]) -> None:
     with watched(tenant, neighbour):
         made = until_refused(session, (f"CREATE DATABASE d{number}".encode() for number in range(500)))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 AT_ONCE = 20
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_all_sleep_all_wake_all_sleep(count: int) -> None:
     with Instance(workers=2) as instance, tail(instance), ThreadPoolExecutor(AT_ONCE) as threads:
         tenants = [instance.create_project(f"one-of-{count}-{number}", wait=False) for number in range(count)]

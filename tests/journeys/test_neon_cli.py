@@ -2,6 +2,9 @@
 
 Every command is a process of its own that knows the API's address and a key. docs/compatibility.md lists the commands
 that are seen here to work; tests/house/test_compatibility.py holds the two together.
+
+Each takes Node two seconds of a core to start, so the stories that most people begin with are the gate's, and the others
+scripts/soak's; the shapes of all answers are held to Neon's description in tests/edge/api as well.
 """
 
 import json
@@ -136,6 +139,7 @@ def test_a_project_from_beginning_to_end(nowhere: Neon) -> None:
     assert nowhere("projects get", project["id"])["name"] == "store"
 
 
+@pytest.mark.soak
 def test_what_is_not_there_and_who_is_not_known(nowhere: Neon) -> None:
     unknown = "calm-forest-00000000"
     assert nowhere.refused("projects get", unknown) == "project not found"
@@ -169,6 +173,7 @@ def test_branches(neon: Neon) -> None:
     assert neon("branches delete", "dev")["name"] == "dev"
 
 
+@pytest.mark.soak
 def test_resetting_and_restoring(neon: Neon, instance: Instance) -> None:
     made = neon("branches create", "--name", "work")
     uri = made["connection_uris"][0]["connection_uri"] + f"&sslrootcert={instance.paths.ca_file}"
@@ -203,6 +208,7 @@ def test_a_protected_branch(neon: Neon) -> None:
     assert neon.refused("branches set-expiration", "live", "--expires-at", in_days(3)) != ""
 
 
+@pytest.mark.soak
 def test_roles_and_databases(neon: Neon) -> None:
     role = neon("roles create", "--branch", "main", "--name", "app")
     assert is_a("Role", role)
@@ -233,6 +239,7 @@ def test_connection_strings_lead_to_the_database(neon: Neon, front: Front, proje
     assert sizes.returncode == 0, sizes.stderr
 
 
+@pytest.mark.soak
 def test_snapshots(neon: Neon) -> None:
     snapshot = neon("snapshots create", "--branch", "main", "--name", "first")
     assert is_a("Snapshot", snapshot)
@@ -252,6 +259,7 @@ def test_snapshots(neon: Neon) -> None:
     assert neon.refused("snapshots get", "second").startswith('Snapshot "second" not found.')
 
 
+@pytest.mark.soak
 def test_the_allow_list(neon: Neon) -> None:
     assert neon("ip-allow list")["IP_addresses"] == []
     assert neon("ip-allow add", "192.0.2.1", "203.0.113.0/24")["IP_addresses"] == ["192.0.2.1", "203.0.113.0/24"]
@@ -261,6 +269,7 @@ def test_the_allow_list(neon: Neon) -> None:
     assert neon("ip-allow reset")["IP_addresses"] == []
 
 
+@pytest.mark.soak
 def test_keys(nowhere: Neon) -> None:
     key = nowhere("api-keys create", "--name", "ci")
     assert is_a("ApiKeyCreateResponse", key)
@@ -277,6 +286,7 @@ def test_operations(neon: Neon) -> None:
     assert {it["action"] for it in operations} >= {"create_timeline", "start_compute"}
 
 
+@pytest.mark.soak
 def test_the_context_of_a_directory(neon: Neon, nowhere: Neon) -> None:
     project_id = ("--project-id", neon.project_id)
     assert nowhere.run("link", *project_id, "--branch", "main", "-y").returncode == 0
@@ -293,6 +303,7 @@ def test_the_context_of_a_directory(neon: Neon, nowhere: Neon) -> None:
     assert nowhere("branches get", "main")["project_id"] == neon.project_id
 
 
+@pytest.mark.soak
 def test_what_cloister_does_not_have_stops_no_command(neon: Neon) -> None:
     for command in ("buckets list", "functions list", "credentials list"):
         assert neon(command) == []
