@@ -329,7 +329,7 @@ _SHAPED = st.recursive(
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=lambda route: route.name)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=st.one_of(_SHAPED, _VALUES), data=st.data())
 async def test_no_json_is_an_error_of_ours(route: Any, value: Any, data: st.DataObject) -> None:
     """Also values that look right to the first field and wrong to the next."""
