@@ -173,8 +173,9 @@ class Instance:
         self.hang_up()
         kept_engines.keep(self.paths)
 
-    def down(self, *more: str) -> None:
-        self.cloister("down", "--state-dir", str(self.state_dir), *more)
+    def down(self, *more: str) -> str:
+        """What it told its operator."""
+        return self.cloister("down", "--state-dir", str(self.state_dir), *more).stderr
 
     def status(self) -> dict[str, Any]:
         done = self.cloister("status", "--state-dir", str(self.state_dir), "--json", check=False)

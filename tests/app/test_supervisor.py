@@ -1,15 +1,58 @@
 """The supervisor's decisions, without a platform."""
 
 import asyncio
+import re
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cloister.app import supervisor
 from cloister.app.children import Child, children
-from cloister.app.supervisor import Supervisor
+from cloister.app.operator import DOWN_TIMEOUT_S
+from cloister.app.supervisor import LAST_SENDING_S, Supervisor, Watched
 from cloister.base.identities import Service
 from cloister.base.settings import Settings
+from cloister.cli.install import unit
+
+
+class Pretending(Supervisor):
+    """Whose processes are none: they end when they are told to."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(Settings(state_dir=str(state_dir)), {})
+        self.told: list[tuple[str, signal.Signals]] = []
+        self.started: list[str] = []
+
+    def running(self, child: Child) -> Watched:
+        watched = Watched(child)
+        self._start(watched)
+        return watched
+
+    def _start(self, watched: Watched) -> None:
+        def end(with_signal: signal.Signals) -> None:
+            self.told.append((watched.child.name, with_signal))
+            watched.process = None
+            watched.ended.set()
+
+        self.started.append(watched.child.name)
+        watched.is_ready = True
+        watched.process = SimpleNamespace(pid=0, end=end)  # type: ignore[assignment]
+
+    def _write_status(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pretending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretending:
+    def told(process: Any, with_signal: signal.Signals) -> None:
+        process.end(with_signal)
+
+    monkeypatch.setattr(supervisor, "_signal", told)
+    monkeypatch.setattr(supervisor, "WANTED_INTERVAL_S", 0.01)
+    return Pretending(tmp_path)
 
 
 async def test_a_process_that_has_nothing_to_do_waits_for_its_file(
@@ -37,3 +80,34 @@ def test_without_a_store_a_platform_is_ready_without_a_courier(tmp_path: Path) -
     settings.paths.courier.mkdir()
     settings.paths.store_file.touch()
     assert "courier" in [child.name for child in children(settings) if child.is_wanted]
+
+
+async def test_where_there_is_a_store_the_api_is_told_that_the_platform_ends(pretending: Pretending) -> None:
+    """And where there is none it ends as ever."""
+    paths = pretending._paths
+    await pretending._stop(pretending.running(Child("api", Service.API)))
+    paths.courier.mkdir()
+    paths.store_file.touch()
+    await pretending._stop(pretending.running(Child("api", Service.API)))
+    await pretending._stop(pretending.running(Child("gateway", Service.GATEWAY)))
+    pretending._is_urgent = True
+    await pretending._stop(pretending.running(Child("api", Service.API)))
+    assert [number for _, number in pretending.told] == [
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGTERM,
+        signal.SIGKILL,
+    ]
+
+
+def test_while_the_api_sends_the_last_all_that_it_takes_is_there(tmp_path: Path) -> None:
+    """What is started before it is stopped after it."""
+    names = [child.name for child in children(Settings(state_dir=str(tmp_path)))]
+    assert set(names[: names.index("api")]) >= {"database", "broker", "agent", "courier"}
+
+
+def test_whoever_stops_the_platform_waits_for_longer_than_all_of_it_may_take(tmp_path: Path) -> None:
+    patience = {child.name: child.stop_patience_s for child in children(Settings(state_dir=str(tmp_path)))}
+    systemd = re.search(r"^TimeoutStopSec=(\d+)$", unit(tmp_path, Path("/usr/bin/python3")), re.MULTILINE)
+    assert systemd is not None
+    assert sum(patience.values()) + LAST_SENDING_S < DOWN_TIMEOUT_S < int(systemd[1])

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,23 @@ from cloister.base.identities import Service
 from cloister.base.rpc import Client
 from cloister.base.secret import Secret
 from cloister.base.settings import Settings
+from cloister.control.backups.owed import Owed
 from cloister.control.platform import ControlPlane
 from cloister.control.projects.model import NewProject
+from tests.control.fake_store import FakeStore
 from tests.control.land import CALLER, Land, a_land
 from tests.fix_database import DatabaseAs
 
 pytestmark = pytest.mark.root  # the socket lies below /run
+
+
+@dataclass
+class Ends:
+    """How the control plane is told to end, and what it tells of that."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    last_sending: asyncio.Event = field(default_factory=asyncio.Event)
+    told: list[Owed] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -30,7 +42,12 @@ async def land(database_as: DatabaseAs) -> AsyncIterator[Land]:
 
 
 @pytest.fixture
-async def plane(land: Land, tmp_path: Path) -> AsyncIterator[ControlPlane]:
+def ends() -> Ends:
+    return Ends()
+
+
+@pytest.fixture
+async def plane(land: Land, ends: Ends, tmp_path: Path) -> AsyncIterator[ControlPlane]:
     settings = Settings(state_dir=str(tmp_path), idle_check_interval_s=0.05, pool_volumes=1)
     settings.paths.directory_socket.parent.mkdir(parents=True)
     plane = ControlPlane(
@@ -45,12 +62,11 @@ async def plane(land: Land, tmp_path: Path) -> AsyncIterator[ControlPlane]:
         directory_for=frozenset({Service.AGENT}),  # this test is root
     )
     land.node.on_event = plane.heard
-    stop = asyncio.Event()
-    running = asyncio.create_task(plane.run(stop))
+    running = asyncio.create_task(plane.run(ends.stop, ends.last_sending, ends.told.append))
     try:
         yield plane
     finally:
-        stop.set()
+        ends.stop.set()
         await running
         shutil.rmtree(settings.paths.run)
 
@@ -91,3 +107,27 @@ async def test_a_gateway_looks_up_wakes_freezes_and_is_told(land: Land, plane: C
             await asyncio.sleep(0.02)
     assert land.node.computes[created.endpoint.id].generation > again.generation
     await client.close()
+
+
+@pytest.mark.parametrize("platform_ends", [False, True])
+async def test_computes_run_on_unless_the_platform_ends_and_owes_a_store_something(
+    land: Land, plane: ControlPlane, ends: Ends, platform_ends: bool
+) -> None:
+    land.node.store = FakeStore()
+    created = await plane.control.projects.create(CALLER, NewProject())
+    for operation in created.operations:
+        await plane.engine.wait(operation.id, timeout_s=10)
+    plane.backup_keeper.poke()
+    async with asyncio.timeout(10):
+        while not land.node.store.wal:  # noqa: ASYNC110 - this node tells nobody of a base
+            await asyncio.sleep(0.02)
+    land.node.write(created.endpoint.id, "last words")
+    if platform_ends:
+        ends.last_sending.set()
+    ends.stop.set()
+    async with asyncio.timeout(10):
+        while platform_ends != any(it.is_over for it in ends.told):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (created.endpoint.id in land.node.computes) is not platform_ends
+    words = [write.word for write in land.node.store.wal[created.branch.timeline_id]]
+    assert (words[-1:] == ["last words"]) is platform_ends

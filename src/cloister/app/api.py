@@ -3,6 +3,7 @@
 import asyncio
 
 from cloister import __version__
+from cloister.app import last_sending
 from cloister.app.guards import BrokersKeys, StoredAudit
 from cloister.app.process import Process
 from cloister.base.clock import SystemClock
@@ -68,7 +69,11 @@ async def run(process: Process) -> None:
     certificate = ServerCertificate(paths.certificates / "chain.pem", paths.certificates / "key.pem")
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(plane.run(process.stop))
+            tasks.create_task(
+                plane.run(
+                    process.stop, process.stop_everything, lambda owed: last_sending.write(paths.last_sending, owed)
+                )
+            )
             tasks.create_task(serve(app, [], certificate, process.stop, handed_over=paths.https_socket))
             checkpoints = tasks.create_task(Checkpoints(database, keys).run())
             pruner = tasks.create_task(Pruner(database, keys).run())

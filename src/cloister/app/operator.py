@@ -14,12 +14,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
 from cloister import __version__
-from cloister.app import kernel, layout, reach, swap
+from cloister.app import kernel, last_sending, layout, reach, swap
 from cloister.app.listening import listen
 from cloister.app.supervisor import Announcement, Supervisor
 from cloister.base.database import embedded
@@ -29,8 +29,11 @@ from cloister.base.settings import Address, Paths, Settings, load
 
 log = logging.getLogger(__name__)
 
-DOWN_TIMEOUT_S: Final = 150.0
-# Sessions, computes and the control database each have their own limits in children.py; together they stay below this.
+DOWN_TIMEOUT_S: Final = 220.0
+# Each process has its own limit in children.py, and the api one more where something is to be sent (supervisor.py); together they stay
+# below this, and this below what systemd is told (cli/install.py).
+
+STOPPING: Final = "Stopping the platform"
 
 _RECOVERING: Final = "recovering"
 # In the lock, in place of a supervisor's pid.
@@ -121,9 +124,10 @@ def _become_daemon(paths: Paths) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
 
 
-def down(state_dir: Path, *, now: bool) -> int:
+def down(state_dir: Path, *, now: bool, tell: Callable[[str], None] = lambda _doing: None) -> list[str]:
     """Stop the platform and wait until it has: sessions and computes in order, or `now`, which leaves what it can to
-    crash recovery. A platform that does not run is success."""
+    crash recovery. A platform that does not run is success. `tell` hears what is done; what has to be known afterwards comes back,
+    a line each."""
     paths = Paths(state_dir)
     pid = supervisor_pid(paths)
     if pid is None:
@@ -132,14 +136,18 @@ def down(state_dir: Path, *, now: bool) -> int:
                 public="the supervisor is gone, and computes it left may still run: `cloister up --detach` takes them over, "
                 "then `cloister down` stops them",
             )
-        return 0
+        return []
+    last_sending.forget(paths.last_sending)
     os.kill(pid, signal.SIGQUIT if now else signal.SIGTERM)
+    owes = not now and paths.store_file.exists()
     deadline = time.monotonic() + DOWN_TIMEOUT_S
     while is_running(paths):
         if time.monotonic() > deadline:
             raise UnavailableError(public=f"process {pid} does not stop: see {paths.logs / 'supervisor.log'}")
+        if owes and (owed := last_sending.read(paths.last_sending)) is not None:
+            tell(STOPPING if owed.is_over else last_sending.progress(owed))
         time.sleep(0.02)
-    return 0
+    return last_sending.outcome(last_sending.read(paths.last_sending)) if owes else []
 
 
 def orphaned(paths: Paths) -> bool:

@@ -2,7 +2,7 @@
 
 1. Die with the supervisor (which is the only parent it may have), gain no privileges, leave no core dump.
 2. Load the settings from the state directory; take the inherited sockets.
-3. Build the process's objects and run them until SIGTERM, SIGINT or, for the agent, SIGUSR1.
+3. Build the process's objects and run them until SIGTERM, SIGINT or, for the agent and the api, SIGUSR1.
 4. Say "ready" once through the inherited pipe, when it does its work, not when it was started.
 """
 
@@ -42,7 +42,7 @@ class Process:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process shall end."""
     stop_everything: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set with `stop` when the platform ends (the agent then stops the computes)."""
+    """Set with `stop` when the platform ends: the api then sends what no backup has yet, the agent stops the computes."""
     ready: Callable[[], None] = lambda: None
     """To be called once, when the process does its work."""
 

@@ -28,6 +28,7 @@ from cloister import __version__
 from cloister.app.children import Child, children, spawn
 from cloister.base.errors import CloisterError, PreconditionError, UnavailableError
 from cloister.base.identities import Service
+from cloister.base.limits import COMPUTE_STOP_CALL_TIMEOUT_S, LAST_SENDING_TIMEOUT_S
 from cloister.base.settings import Address, Settings
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,12 @@ KILL_PATIENCE_S: Final = 5.0
 FAILURES_AT_START_MAX: Final = 3
 # Once may be bad luck. A process that cannot start three times will not, and `cloister up` says why.
 
-STOP_ALL_COMPUTES: Final = signal.SIGUSR1
-"""Tells the agent to stop every compute and close every volume before it ends. Its SIGTERM leaves them running."""
+PLATFORM_ENDS: Final = signal.SIGUSR1
+"""Tells the agent to stop every compute and close every volume before it ends: its SIGTERM leaves them running. Tells the api, where there
+is a store for backups, to have those stopped that owe it something, and to send that; so the api ends before all that it takes for it."""
+
+LAST_SENDING_S: Final = COMPUTE_STOP_CALL_TIMEOUT_S + LAST_SENDING_TIMEOUT_S
+# So much longer the api may take for that.
 
 
 @dataclass
@@ -245,7 +250,8 @@ class Supervisor:
         self._stopping.set()
 
     async def _stop_all(self) -> None:
-        """In reverse order: first nobody new comes in, then computes stop, the control database goes last."""
+        """In reverse order: first nobody new comes in, then what no backup has yet is sent, computes stop, the control database goes
+        last."""
         gateways = [each for each in self._watched if each.child.name == "gateway"]
         await asyncio.gather(*(self._stop(each) for each in gateways))
         for watched in reversed(self._watched):
@@ -260,15 +266,19 @@ class Supervisor:
         if process is None:
             return
         watched.ended.clear()
+        patience_s = watched.child.stop_patience_s
         if self._is_urgent and watched.child.name != "agent":
             _signal(process, signal.SIGKILL)
         elif watched.child.name == "agent":
-            _signal(process, STOP_ALL_COMPUTES)
+            _signal(process, PLATFORM_ENDS)
+        elif watched.child.name == "api" and self._paths.store_file.exists():
+            _signal(process, PLATFORM_ENDS)
+            patience_s += LAST_SENDING_S
         elif watched.child.name == "database":
             _signal(process, signal.SIGINT)  # PostgreSQL's fast shutdown
         else:
             _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + watched.child.stop_patience_s
+        deadline = time.monotonic() + patience_s
         for last_word in (signal.SIGKILL, None):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

@@ -18,6 +18,13 @@ WAKE_TIMEOUT_S: Final = 30.0
 COMPUTE_STOP_TIMEOUT_S: Final = 20.0
 # A fast shutdown writes a checkpoint. After this an immediate shutdown follows: recovery replays the WAL instead.
 
+COMPUTE_STOP_CALL_TIMEOUT_S: Final = COMPUTE_STOP_TIMEOUT_S + 15.0
+# Of who asks the agent for a stop: its own patience, then an immediate shutdown and the closing of the volume.
+
+LAST_SENDING_TIMEOUT_S: Final = 20.0
+# For this long a planned stop sends what no backup has yet. A compute owes half a minute of WAL at most, unless the store is slow or
+# away: then it does not get better by waiting, and a server that has to go down has to.
+
 SUSPEND_TIMEOUT_DEFAULT_S: Final = 300
 SUSPEND_TIMEOUT_MIN_S: Final = 60
 SUSPEND_TIMEOUT_MAX_S: Final = 604_800

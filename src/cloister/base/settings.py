@@ -184,6 +184,8 @@ class Paths:
         self.courier_socket = self.courier_run / "courier.sock"
         self.egress_doors = self.run / "doors"
         """`doors/PROJECT_ID`: the sockets that its computes see as `/egress`; root's, so that no entry is swapped."""
+        self.last_sending = self.api_run / "last-sending.json"
+        """While the platform stops: how far the api is with what no backup has yet."""
         self.https_socket = self.api_run / "https.sock"
         """Where the gateway's workers pass on the HTTPS connections that are the API's."""
         self.mounts = self.run / "mounts"

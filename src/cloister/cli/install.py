@@ -27,7 +27,7 @@ Type=exec
 ExecStart={python} -P -m cloister up --state-dir {state_dir}
 # Only the supervisor is told to stop: it ends sessions, computes and the control database in order.
 KillMode=mixed
-TimeoutStopSec=180
+TimeoutStopSec=240
 Restart=on-failure
 RestartSec=1
 # Computes get cgroups of their own below this unit's.

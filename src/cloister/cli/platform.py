@@ -44,11 +44,17 @@ state_dir_option = click.option(
 @click.option("--now", is_flag=True, help="Do not let sessions and checkpoints finish: crash recovery follows.")
 @click.pass_context
 def down(ctx: click.Context, state_dir: Path | None, now: bool) -> int:
-    """Stop the platform on this machine. Nothing committed is lost, either way."""
+    """Stop the platform on this machine. Nothing committed is lost, either way.
+
+    Where there is a store for backups, what was written since the last goes there before, within some seconds; --now sends nothing.
+    """
     from cloister.app import operator  # noqa: PLC0415 - heavy
 
-    with Progress("Stopping the platform"):
-        return operator.down(directory(ctx, state_dir), now=now)
+    with Progress(operator.STOPPING) as progress:
+        lines = operator.down(directory(ctx, state_dir), now=now, tell=progress.say)
+    for line in lines:
+        click.echo(line, err=True)
+    return 0
 
 
 @click.command()

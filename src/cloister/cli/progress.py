@@ -22,6 +22,10 @@ class Progress:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def say(self, doing: str) -> None:
+        """What is done from here on."""
+        self._doing = doing
+
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
             self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -42,7 +46,7 @@ class Progress:
         frames = _FRAMES if (sys.stderr.encoding or "").lower().startswith("utf") else _FRAMES_ASCII
         try:
             for frame in itertools.cycle(frames):
-                sys.stderr.write(f"\r{frame} {self._doing} … {time.monotonic() - began:.1f} s ")
+                sys.stderr.write(f"\r{frame} {self._doing} … {time.monotonic() - began:.1f} s \x1b[K")
                 sys.stderr.flush()
                 if self._ended.wait(_FRAME_S):
                     break

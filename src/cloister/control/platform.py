@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from cloister.base.clock import Clock
@@ -23,6 +24,8 @@ from cloister.control.access.service import AccessService
 from cloister.control.backups import operations as backup_operations
 from cloister.control.backups.keeper import BackupKeeper
 from cloister.control.backups.operations import BackupsWorld
+from cloister.control.backups.owed import Owed
+from cloister.control.backups.parting import Parting
 from cloister.control.backups.platform import PlatformKeeper
 from cloister.control.backups.service import BackupService
 from cloister.control.branches import operations as branch_operations
@@ -220,6 +223,7 @@ class ControlPlane:
             self.engine.register(branch_machine, branches_world)
 
         self.backup_keeper = BackupKeeper(branches_world, keys, clock)
+        self.parting = Parting(self.backup_keeper, database, agent, clock)
         for backup_machine in backup_operations.MACHINES:
             self.engine.register(
                 backup_machine, BackupsWorld(database, agent, keys, self.runner, self.backup_keeper.poke)
@@ -318,8 +322,14 @@ class ControlPlane:
         self.reconciler.connected()
         self.standbys.poke()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Serve gateways, run operations, reconcile and keep the pool, until told to stop. Computes run on."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        last_sending: asyncio.Event | None = None,
+        tell: Callable[[Owed], None] = lambda _owed: None,
+    ) -> None:
+        """Serve gateways, run operations, reconcile and keep the pool, until told to stop. Computes run on, unless `last_sending` is set
+        by then: the platform ends, there is a store, and what no backup has yet is sent; `tell` hears how far that is."""
         try:
             # Before anybody asks: after a power cut the rows name computes that are no more.
             async with asyncio.timeout(FIRST_COMPARISON_S):
@@ -349,6 +359,8 @@ class ControlPlane:
                 await stop.wait()
                 for loop in loops:
                     loop.cancel()
+            if last_sending is not None and last_sending.is_set():
+                await self.parting.send(tell)
         finally:
             await self.directory.stop()
             await self.waker.close()

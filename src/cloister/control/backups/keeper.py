@@ -26,7 +26,7 @@ from cloister.control.backups.model import LOCKED_DAYS, RETAIN_DAYS, SAMPLE_CHUN
 from cloister.control.backups.trouble import TOLD_EVERY, Trouble
 from cloister.control.branches.making import BranchesWorld, hold_and_copy
 from cloister.control.repeating import repeat
-from cloister.node.commands import BackUpTimeline, DrillRestore, GetStore, GetTimeline, ReadBack, Seen, SendWal
+from cloister.node.commands import BackUpTimeline, DrillRestore, GetStore, GetTimeline, ReadBack, Seen, SendWal, SentWal
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys.commands import KeyInfo
 
@@ -135,7 +135,7 @@ class BackupKeeper:
             if it.owes_base(now):
                 self._begin("base", it, self._send_base, self._base_turns)
             if it.owes_wal(now, WAL_EVERY):
-                self._begin("WAL", it, self._send_wal, self._wal_turns)
+                self._begin("WAL", it, self.send_wal, self._wal_turns)
             if it.base is not None and _is_due_for_check(it, it.base, now):
                 self._begin("check", it, self._read_back, self._check_turns)
             if it.owes_drill(now):
@@ -203,7 +203,7 @@ class BackupKeeper:
 
     # ── one thing, of one timeline ──
 
-    def _begin(self, what: str, it: Kept, work: Callable[[Kept], Awaitable[None]], turns: asyncio.Semaphore) -> None:
+    def _begin(self, what: str, it: Kept, work: Callable[[Kept], Awaitable[object]], turns: asyncio.Semaphore) -> None:
         key = what, it.timeline_id
         if key in self._under_way:
             return
@@ -214,7 +214,7 @@ class BackupKeeper:
         task.add_done_callback(lambda _task: self._under_way.pop(key, None))
 
     async def _doing(
-        self, what: str, it: Kept, work: Callable[[Kept], Awaitable[None]], turns: asyncio.Semaphore
+        self, what: str, it: Kept, work: Callable[[Kept], Awaitable[object]], turns: asyncio.Semaphore
     ) -> None:
         key = what, it.timeline_id
         try:
@@ -281,19 +281,21 @@ class BackupKeeper:
         async with self._database.transaction() as tx:
             await store.sent_base(tx, base)
             await record(tx, _event(Action.BACKUP_TAKE, it, details=details))
-        await self._send_wal(it)  # 4.
+        await self.send_wal(it)  # 4.
 
-    async def _send_wal(self, it: Kept) -> None:
+    async def send_wal(self, it: Kept) -> SentWal | None:
+        """All that it has by now. None: more than can be sent in one go, and the next look goes on."""
         for _ in range(CALLS_MAX):
             began_at = self._clock.now()
             sent = await self._world.agent.call(
                 SendWal(project_id=it.project_id, timeline_id=it.timeline_id, retain_days=RETAIN_DAYS),
                 timeout_s=WAL_TIMEOUT_S,
             )
-            if not sent.is_behind:
+            # Whoever asks while some is on its way is told what came of that: it may have begun before the last of this was written.
+            if not sent.is_behind and _moment(sent.moment) >= began_at:
                 break
         else:
-            return  # the next look goes on
+            return None
         async with self._database.transaction() as tx:
             await store.sent_wal(
                 tx,
@@ -304,6 +306,7 @@ class BackupKeeper:
                 locked_until=began_at + timedelta(days=LOCKED_DAYS),
                 is_broken=sent.is_broken,
             )
+        return sent
 
     async def _read_back(self, it: Kept) -> None:
         assert it.base is not None

@@ -32,7 +32,7 @@ from cloister.base.database import Database, Transaction
 from cloister.base.directory import Compute
 from cloister.base.errors import CloisterError, ExhaustedError, PreconditionError, UnavailableError, UnprocessableError
 from cloister.base.ids import BranchId, EndpointId, new_endpoint_id, new_timeline_id, parse_branch_id, parse_endpoint_id
-from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S, SUSPEND_TIMEOUT_DEFAULT_S, WAKE_TIMEOUT_S
+from cloister.base.limits import COMPUTE_STOP_CALL_TIMEOUT_S, SUSPEND_TIMEOUT_DEFAULT_S, WAKE_TIMEOUT_S
 from cloister.base.past import Past, split
 from cloister.control.branches import making, store, timelines
 from cloister.control.branches.children import origin_of
@@ -57,7 +57,6 @@ STANDBYS_PER_PROJECT_MAX: Final = 8
 # Each has the memory of a compute of its branch's size, and any role of a project may ask for as many points as it can name.
 
 LOOK_TIMEOUT_S: Final = 5.0
-STOP_TIMEOUT_S: Final = COMPUTE_STOP_TIMEOUT_S + 15.0
 DELETE_TIMEOUT_S: Final = 60.0
 # To delete a timeline is to rename it, but its volume may have to be opened first.
 
@@ -427,7 +426,9 @@ class Standbys:
                 action = Action.COMPUTE_CRASHED if why is Ending.CRASHED else Action.COMPUTE_STOP
                 await record(tx, _event(action, standby, standby.generation, why, outcome=outcome))
         await self._sessions.close(standby.id)
-        await self._agent.call(StopCompute(endpoint_id=standby.id, close_volume=False), timeout_s=STOP_TIMEOUT_S)
+        await self._agent.call(
+            StopCompute(endpoint_id=standby.id, close_volume=False), timeout_s=COMPUTE_STOP_CALL_TIMEOUT_S
+        )
         self._gateways.close(standby.place, "suspended" if why is Ending.IDLE else "stopped")
         # The volume is closed by this, if nothing else needs it.
         await self._agent.call(

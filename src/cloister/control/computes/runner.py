@@ -22,7 +22,7 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database
 from cloister.base.errors import CloisterError, Kind, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId
-from cloister.base.limits import COMPUTE_STOP_TIMEOUT_S, WAKE_TIMEOUT_S
+from cloister.base.limits import COMPUTE_STOP_CALL_TIMEOUT_S, WAKE_TIMEOUT_S
 from cloister.control.computes import holds, store
 from cloister.control.computes.agent import Agent
 from cloister.control.computes.backoff import Backoff
@@ -37,9 +37,6 @@ from cloister.trust.audit import Action, Event, record
 
 STARTS_AT_ONCE_MAX: Final = 16
 # A start takes some 80 ms of one core; more at once would only make all of them slow.
-
-_STOP_CALL_TIMEOUT_S: Final = COMPUTE_STOP_TIMEOUT_S + 15.0
-# The agent's own patience, then an immediate shutdown and the closing of the volume.
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +186,7 @@ class Runner:
                 await record(tx, _event(Action.COMPUTE_START, endpoint, cause, generation=info.generation))
         if not is_there:
             await self._agent.call(
-                StopCompute(endpoint_id=endpoint_id, close_volume=False), timeout_s=_STOP_CALL_TIMEOUT_S
+                StopCompute(endpoint_id=endpoint_id, close_volume=False), timeout_s=COMPUTE_STOP_CALL_TIMEOUT_S
             )
             raise MovedError(f"{endpoint_id} was started on what its branch was before")
         return Started(
@@ -206,7 +203,7 @@ class Runner:
         stays unclean, and the reconciler has its server asked. Our session outlives the server: it may hold the catalog.
         """
         try:
-            await self._agent.call(StopCompute(endpoint_id=endpoint.id), timeout_s=_STOP_CALL_TIMEOUT_S)
+            await self._agent.call(StopCompute(endpoint_id=endpoint.id), timeout_s=COMPUTE_STOP_CALL_TIMEOUT_S)
         finally:
             await self._sessions.close(endpoint.id)
         async with self._database.transaction() as tx:
@@ -221,7 +218,7 @@ class Runner:
         async with self.alone(endpoint_id):
             self._gateways.close(endpoint_id, cause.reason)
             await self._sessions.close(endpoint_id)
-            await self._agent.call(StopCompute(endpoint_id=endpoint_id), timeout_s=_STOP_CALL_TIMEOUT_S)
+            await self._agent.call(StopCompute(endpoint_id=endpoint_id), timeout_s=COMPUTE_STOP_CALL_TIMEOUT_S)
             async with self._database.transaction() as tx:
                 endpoint = (await store.placed(tx, endpoint_id, and_deleted=True)).endpoint
                 if endpoint.socket_dir is None:
