@@ -82,6 +82,33 @@ def test_without_a_store_a_platform_is_ready_without_a_courier(tmp_path: Path) -
     assert "courier" in [child.name for child in children(settings) if child.is_wanted]
 
 
+async def test_a_courier_whose_credentials_are_taken_away_ends_and_with_others_there_is_another(
+    pretending: Pretending, tmp_path: Path
+) -> None:
+    """A process that is gone knows nothing."""
+    file = tmp_path / "store.json"
+    file.touch()
+    child = Child("courier", Service.COURIER, needs=file)
+    watched = Watched(child)
+    keeping = asyncio.create_task(pretending._keep_running(watched))
+    await asyncio.sleep(0.03)
+    assert (pretending.started, pretending.told) == (["courier"], [])
+    file.unlink()
+    async with asyncio.timeout(5):
+        while not pretending.told:  # noqa: ASYNC110 - the supervisor looks every hundredth of a second here
+            await asyncio.sleep(0.01)
+    assert pretending.told == [("courier", signal.SIGTERM)]
+    await asyncio.sleep(0.03)
+    assert (pretending.started, watched.process, watched.failures) == (["courier"], None, 0)
+    file.touch()
+    async with asyncio.timeout(5):
+        while watched.process is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    pretending._stopping.set()
+    await pretending._stop(watched)
+    await keeping
+
+
 async def test_where_there_is_a_store_the_api_is_told_that_the_platform_ends(pretending: Pretending) -> None:
     """And where there is none it ends as ever."""
     paths = pretending._paths

@@ -26,7 +26,7 @@ class Child:
     stop_patience_s: float = 10.0
     """How long it may take to end after SIGTERM before SIGKILL."""
     needs: Path | None = None
-    """It is started once this file is there."""
+    """It runs while this file is there."""
 
     @property
     def is_wanted(self) -> bool:

@@ -147,12 +147,15 @@ class Supervisor:
         while await self._is_wanted(watched.child):
             watched.ended.clear()
             self._start(watched)
-            await watched.ended.wait()
-            watched.failures = 0 if watched.is_ready else watched.failures + 1
+            is_wanted = await self._until_ended(watched)
+            watched.failures = 0 if watched.is_ready or not is_wanted else watched.failures + 1
             watched.is_ready = False
             self._write_status()
             if self._stopping.is_set():
                 return
+            if not is_wanted:
+                log.info("%s has nothing to do any more", watched.child.label)
+                continue
             if time.monotonic() - watched.started_at > STEADY_AFTER_S:
                 watched.pause_s = RESTART_PAUSE_FIRST_S
             log.warning("%s ended; starting it again in %.1f s", watched.child.label, watched.pause_s)
@@ -160,6 +163,17 @@ class Supervisor:
                 async with asyncio.timeout(watched.pause_s):
                     await self._stopping.wait()
             watched.pause_s = min(watched.pause_s * 2, RESTART_PAUSE_MAX_S)
+
+    async def _until_ended(self, watched: Watched) -> bool:
+        """Whether it is still wanted. Where what it needs is taken away it is stopped: what it knew of that is nowhere then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if watched.child.needs is None else WANTED_INTERVAL_S):
+                    await watched.ended.wait()
+            if watched.ended.is_set():
+                return watched.child.is_wanted
+            if not watched.child.is_wanted and not self._stopping.is_set():
+                await self._stop(watched)
 
     async def _is_wanted(self, child: Child) -> bool:
         """As soon as there is work for it; False: the platform stops."""
