@@ -206,6 +206,26 @@ async def test_a_key_that_does_not_open_does_not_hold_up_the_others(rig: Rig, re
         await read_key(both, PROJECT)
 
 
+async def test_who_rotates_a_key_that_does_not_open_hears_that_it_does_not(rig: Rig, recorded: Log) -> None:
+    """And not that somebody else changed it, which would have them try again."""
+    keeper = rig.keeper()
+    await keeper.create(PROJECT, "volume", ALICE)
+    before = await versions(keeper)
+
+    async def told(it: Keeper) -> str:
+        with pytest.raises(ConflictError) as refused:
+            await it.rotations.rotate(PROJECT, ALICE)
+        assert (await recorded())[-1].event.outcome == "failed"
+        return refused.value.public
+
+    elsewhere = rig.keeper(rig.root("another"))
+    assert (await told(elsewhere)).startswith("nothing was rotated: the key is wrapped by root key file/")
+    async with rig.database.transaction() as tx:
+        await tx.execute("UPDATE wrapped_key SET wrapped = '\\x00' WHERE purpose = 'project'")
+    assert await told(keeper) == "nothing was rotated: the project's key cannot be unwrapped"
+    assert await versions(keeper) == before
+
+
 async def test_keys_from_before_there_was_a_hierarchy_open_and_move_into_it(rig: Rig) -> None:
     root, key = rig.root(), os.urandom(32)
     info = KeyInfo(project_id=PROJECT, purpose="volume", version=1, state="enabled", provider="file", created_at="")

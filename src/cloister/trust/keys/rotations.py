@@ -1,7 +1,8 @@
 """Rotating and rewrapping: on demand, by policy, and when the root key is exchanged. What is planned and made is `rotation.py`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -25,6 +26,13 @@ OVERDUE: Final = timedelta(days=1)
 _SUPERSEDED_BATCH: Final = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    count: int = 0
+    damaged: Mapping[str, CloisterError] = field(default_factory=dict)
+    """Projects whose keys do not open, and why."""
+
+
 class Rotations:
     def __init__(
         self, database: Database, envelopes: Envelopes, rings: Rings, clock: Clock, *, patience: Patience
@@ -42,16 +50,19 @@ class Rotations:
         """Projects whose key is too old, and since when a pass has seen it or told of it."""
 
     async def rotate(self, project_id: str, by: By) -> RingInfo:
-        """A new key of the project's own, now."""
+        """A new key of the project's own, now. Raises ConflictError, with what is wrong with the one that is there."""
         before = await self._rings.info(project_id)
         if before.state != "enabled":
             raise PreconditionError(public=f"the keys of this project are {before.state}")
-        if not await self._rotate([project_id], by, renew=True):
+        done = await self._rotate([project_id], by, renew=True)
+        if (damage := done.damaged.get(project_id)) is not None:
+            raise ConflictError(str(damage), public=f"nothing was rotated: {damage.public}")
+        if not done.count:
             raise ConflictError(public="the keys of this project were changed meanwhile")
         return await self._rings.info(project_id)
 
-    async def _rotate(self, project_ids: Sequence[str], by: By, *, renew: bool) -> int:
-        """Rotate or rewrap some projects. The number done; a project whose keys changed meanwhile is left for another time.
+    async def _rotate(self, project_ids: Sequence[str], by: By, *, renew: bool) -> _Done:
+        """Rotate or rewrap some projects. A project whose keys changed meanwhile is left for another time.
 
         1. Plan, record that each key will be used, and commit. A new key is for those alone whose keys may be used; a rewrap
            takes disabled ones, too, so that an old root can go.
@@ -69,12 +80,13 @@ class Rotations:
             keys = await store.keys_of(tx, await store.enabled_among(tx, project_ids) if renew else project_ids)
             plans = [it for project_id in keys if (it := planned(project_id, keys[project_id])) is not None]
             if not plans:
-                return 0
+                return _Done()
             await record(tx, *(by.event(Action.KEY_UNWRAP, _used(it), reason=reason) for it in plans))
         # 2.
         await asyncio.to_thread(self._keystore.ensure, *(it.project_id for it in plans))
         is_remote = any(provider.is_remote for provider in self._roots.all)
         made: list[tuple[Plan, list[WrappedKey]]] = []
+        damaged: dict[str, CloisterError] = {}
         for it in plans:
             try:
                 rows = await self._patience.asked(is_remote, lambda it=it: rotation.carry_out(it, self._envelopes))  # type: ignore[misc]
@@ -82,6 +94,7 @@ class Rotations:
                 raise
             except CloisterError as error:
                 self._damaged.add(it.project_id)
+                damaged[it.project_id] = error
                 await record_failure(self._database, by.event(Action.KEY_ROTATE, it.top, reason=reason), error)
             else:
                 made.append((it, rows))
@@ -92,11 +105,11 @@ class Rotations:
             keys = await store.keys_of(tx, await store.enabled_among(tx, known) if renew else known)
             made = [(it, rows) for it, rows in made if planned(it.project_id, keys.get(it.project_id, [])) == it]
             if not made:
-                return 0
+                return _Done(0, damaged)
             await store.insert(tx, *(row for _, rows in made for row in rows))
             await store.mark_rotated(tx, [it.project_id for it, _ in made if it.has_new_material], self._clock.now())
             await record(tx, *(by.event(Action.KEY_ROTATE, it.top, reason=reason) for it, _ in made))
-        return len(made)
+        return _Done(len(made), damaged)
 
     def try_all_again(self) -> None:
         """With another root key, also those that could not be rotated."""
@@ -110,7 +123,7 @@ class Rotations:
                 strays = await store.under_other_roots(
                     tx, current.name, current.root_version, [*self._damaged], rotation.BATCH
                 )
-            if not strays or not await self._rotate(strays, OURSELVES, renew=False):
+            if not strays or not (await self._rotate(strays, OURSELVES, renew=False)).count:
                 break
 
     async def rotate_what_is_old(self) -> None:
@@ -118,7 +131,7 @@ class Rotations:
         while True:
             async with self._database.reading() as tx:
                 old = await store.overdue(tx, self._clock.now(), [*self._damaged], rotation.BATCH)
-            if not old or not await self._rotate(old, OURSELVES, renew=True):
+            if not old or not (await self._rotate(old, OURSELVES, renew=True)).count:
                 break
 
     async def tell_what_is_overdue(self) -> None:
