@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -167,8 +168,9 @@ def remove(session: Session, *, name: str) -> None:
     """Send it nothing more."""
     settings = sentinels.settings(session)
     target = _find(settings, name)
-    sentinels.write(settings.paths.audit_exports, [each for each in _read(settings) if each.name != name])
-    asyncio.run(_note(settings, target, "export.remove"))
+    kept = [each for each in _read(settings) if each.name != name]
+    sentinels.write(settings.paths.audit_exports, kept, partial(_note, settings, target, "export.remove"))
+    asyncio.run(_forget(settings, target))
 
 
 @export_to.command()
@@ -204,8 +206,8 @@ def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
     except msgspec.ValidationError as error:
         raise CommandError(f"this target cannot be: {error}") from error
     wanted = config.checked([*_read(settings), made])
-    asyncio.run(_note(settings, made, "export.add"))
-    sentinels.write(settings.paths.audit_exports, wanted)
+    asyncio.run(_forget(settings, made))
+    sentinels.write(settings.paths.audit_exports, wanted, partial(_note, settings, made, "export.add"))
 
 
 def _in_bucket(given: dict[str, Any]) -> dict[str, Any]:
@@ -242,15 +244,28 @@ async def _head(settings: Settings) -> int:
         return int(await tx.fetch_value("SELECT seq FROM cloister.audit_head"))
 
 
-async def _note(settings: Settings, target: "Target", action: str) -> None:
-    """The event; and what is known of an earlier target of this name goes."""
+async def _note(settings: Settings, target: "Target", action: str, outcome: str, reason: str) -> None:
     from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
 
-    details = {"to": target.place, "after": target.after, "uid": os.environ.get("SUDO_UID", "0")}
+    event = Event(
+        action=Action(action),
+        actor="platform:root",
+        outcome=outcome,
+        resource=target.name,
+        reason=reason,
+        details={"to": target.place, "after": target.after, "uid": os.environ.get("SUDO_UID", "0")},
+    )
+    async with connected(settings) as database, database.transaction() as tx:
+        await record(tx, event)
+
+
+async def _forget(settings: Settings, target: "Target") -> None:
+    """How far a target of this name was, while none is served: what is behind holds up pruning, and a new one begins anew."""
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
+
     async with connected(settings) as database, database.transaction() as tx:
         await tx.execute("DELETE FROM cloister.audit_export WHERE name = $1", target.name)
-        await record(tx, Event(action=Action(action), actor="platform:root", resource=target.name, details=details))
 
 
 async def _rows(settings: Settings, targets: "list[Target]") -> list[dict[str, Any]]:

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from cloister.base.settings import Settings, load
 from cloister.cli.failure import CommandError
 from cloister.cli.session import Session
+
+if TYPE_CHECKING:
+    from cloister.cli.private_files import Note
 
 ca_option: Final = click.option("--ca-file", default="", help="The CA of its certificate; default: the system's.")
 private_option: Final = click.option(
@@ -24,13 +27,12 @@ def settings(session: Session) -> Settings:
     return load(place)
 
 
-def write(path: Path, wanted: Sequence[Any]) -> None:
+def write(path: Path, wanted: Sequence[Any], note: "Note | None" = None) -> None:
     """Nobody's to read but the sentinel's."""
     import msgspec  # noqa: PLC0415 - heavy
 
     from cloister.base.identities import Service  # noqa: PLC0415 - heavy
     from cloister.cli import private_files  # noqa: PLC0415
 
-    private_files.write(
-        path, msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n", owner=Service.SENTINEL
-    )
+    content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
+    private_files.write(path, content, owner=Service.SENTINEL, note=note)

@@ -5,6 +5,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -142,8 +143,8 @@ def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any)
 
     settings = sentinels.settings(session)
     made = configured(place, credentials, given)
-    asyncio.run(_note(settings, made, "store.set"))
-    private_files.write(settings.paths.store_file, msgspec.json.encode(made) + b"\n", owner=Service.COURIER)
+    note = partial(_note, settings, made, "store.set")
+    private_files.write(settings.paths.store_file, msgspec.json.encode(made) + b"\n", owner=Service.COURIER, note=note)
     click.echo(f"Backups go to {made.place}. `cloister backups store test` says whether it keeps them.", err=True)
 
 
@@ -223,10 +224,11 @@ def _tell(found: "Store", seen: "Probed") -> None:
 @client_command
 def remove(session: Session) -> None:
     """Send nothing more. What is in the bucket stays there until its lock ends, and cannot be restored until the store is set again."""
+    from cloister.cli import private_files  # noqa: PLC0415
+
     settings = sentinels.settings(session)
     found = _read(settings)
-    asyncio.run(_note(settings, found, "store.remove"))
-    settings.paths.store_file.unlink(missing_ok=True)
+    private_files.remove(settings.paths.store_file, note=partial(_note, settings, found, "store.remove"))
 
 
 def _read(settings: Settings) -> "Store":
@@ -235,10 +237,17 @@ def _read(settings: Settings) -> "Store":
     return config.read(settings.paths.store_file)
 
 
-async def _note(settings: Settings, found: "Store", action: str) -> None:
+async def _note(settings: Settings, found: "Store", action: str, outcome: str, reason: str) -> None:
     from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
     from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
 
-    details = {"to": found.place, "writer": found.writer.key_id, "uid": os.environ.get("SUDO_UID", "0")}
+    event = Event(
+        action=Action(action),
+        actor="platform:root",
+        outcome=outcome,
+        resource=found.place,
+        reason=reason,
+        details={"to": found.place, "writer": found.writer.key_id, "uid": os.environ.get("SUDO_UID", "0")},
+    )
     async with connected(settings) as database, database.transaction() as tx:
-        await record(tx, Event(action=Action(action), actor="platform:root", resource=found.place, details=details))
+        await record(tx, event)
