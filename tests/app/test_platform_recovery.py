@@ -8,20 +8,21 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import asyncpg
 import msgspec
 import pytest
 
-from cloister.app import layout, operator
+from cloister.app import layout, operator, swap
 from cloister.app import platform_recovery as recovery
 from cloister.app.platform_recovery import Host, recover, recover_platform
 from cloister.base.clock import SystemClock
 from cloister.base.database import Database, embedded
+from cloister.base.durable import unfinished
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.base.settings import Paths, Settings
 from cloister.cli import run
@@ -274,8 +275,8 @@ async def test_a_platform_comes_back_from_bucket_root_key_and_keystore(
 
 
 @pytest.fixture
-def settings(base: Path) -> Iterator[Settings]:
-    settings = Settings(state_dir=str(base / "beside"))
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    settings = Settings(state_dir=str(tmp_path / "beside"))
     settings.paths.run.mkdir(parents=True)
     yield settings
     shutil.rmtree(settings.paths.run)
@@ -309,6 +310,92 @@ def test_what_another_made_meanwhile_is_not_replaced(
     with pytest.raises(ConflictError, match="control/data is there"):
         recover_platform(settings, b"", bytes(32), keystore, epoch=1, at=None, place="")
     assert paths.root_key.exists()
+
+
+class StartedError(Exception):
+    """A start went on to where it makes something."""
+
+
+@pytest.fixture
+def start(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """`cloister up`, as far as its sockets."""
+    locks: list[IO[str]] = []
+
+    def take_lock(paths: Paths) -> IO[str]:
+        locks.append(real(paths))
+        return locks[-1]
+
+    def listen(*_given: object) -> None:
+        raise StartedError
+
+    real = operator.take_lock
+    monkeypatch.setattr(operator, "take_lock", take_lock)
+    monkeypatch.setattr(swap, "refuse", lambda _settings: "")
+    monkeypatch.setattr(embedded, "check", lambda _paths: None)
+    monkeypatch.setattr(operator, "listen", listen)
+    yield lambda: operator.up(settings, detach=False)
+    for lock in locks:  # the process's end does that
+        lock.close()
+
+
+def test_where_a_recovery_did_not_end_a_start_makes_no_empty_platform(
+    settings: Settings, keystore: Backup, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in its first step, when nothing else is there yet; and begun again as often as one likes."""
+
+    def cut_off(*_given: object) -> None:
+        raise OSError("cut off")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(layout, "prepare", cut_off)
+            with pytest.raises(OSError, match="cut off"):
+                recover_platform(settings, b"", bytes(32), keystore, epoch=1, at=None, place="")
+        with pytest.raises(ConflictError, match="would make an empty platform"):
+            start()
+        layout.check_place(settings.paths)
+    assert list(settings.paths.state_dir.iterdir()) == [settings.paths.recovering]
+    unfinished(settings.paths.layout_version).touch()
+    layout.check_place(settings.paths)
+
+
+def test_a_recovery_that_began_and_failed_while_a_start_was_under_way_is_seen(
+    settings: Settings, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = settings.paths
+    monkeypatch.setattr(layout, "prepare", lambda _settings: recovery.mark(paths))
+    with pytest.raises(ConflictError, match="was begun and did not end"):
+        start()
+    operator.take_lock(paths).close()
+
+
+def test_a_recovery_that_was_interrupted_in_its_last_step_has_ended(
+    settings: Settings, keystore: Backup, start: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is in its place: it keeps the root key that opens it, and is started."""
+    paths = settings.paths
+
+    def interrupted(running: Coroutine[Any, Any, Any]) -> None:
+        running.close()
+        embedded.data_dir(paths).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recover_platform(settings, b"", bytes(range(32)), keystore, epoch=1, at=None, place="")
+    assert paths.recovering.exists()
+    with pytest.raises(StartedError):
+        start()
+    assert not paths.recovering.exists()
+    assert paths.root_key.read_bytes() == bytes(range(32))
+
+
+def test_a_directory_of_somebody_else_gets_no_mark(settings: Settings, keystore: Backup) -> None:
+    settings.paths.state_dir.mkdir()
+    (settings.paths.state_dir / "thesis.tex").touch()
+    with pytest.raises(PreconditionError, match="not a Cloister state directory"):
+        recover_platform(settings, b"", bytes(32), keystore, epoch=1, at=None, place="")
+    assert not settings.paths.recovering.exists()
 
 
 def test_what_a_stray_program_still_writes_to_is_removed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +452,9 @@ def test_the_command_brings_it_back_out_of_a_real_store(
             assert "backup of the keystore is for the root key" in refused
             assert refused.count("is being brought back") == 2
             assert not paths.root_key.exists()
+            assert paths.recovering.exists()
             assert run(words) == 0
+            assert not paths.recovering.exists()
             said = capsys.readouterr()
             assert "cloister up" in said.out, said
             assert f"up to event {lost.seq} of its log" in said.out

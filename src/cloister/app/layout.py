@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloister.base.durable import write_durably
+from cloister.base.durable import unfinished, write_durably
 from cloister.base.errors import PreconditionError
 from cloister.base.identities import SHARED_GROUP, Service, gid_of, uid_of
 from cloister.base.settings import LAYOUT_VERSION, Paths, Settings, check_layout, save
@@ -78,9 +78,7 @@ def prepare(settings: Settings, given: Mapping[Path, bytes] | None = None) -> No
     """Bring the host and the state directory to where the processes can start. `given` are secrets that are there already, elsewhere:
     they are written in place of random ones."""
     paths = settings.paths
-    check_layout(paths)
-    if paths.state_dir.exists() and not paths.layout_version.exists() and any(paths.state_dir.iterdir()):
-        raise PreconditionError(public=f"{paths.state_dir} is not empty and not a Cloister state directory")
+    check_place(paths)
     _refuse_without_root_key(paths)
     create_users()
     # First of all whose directory it is: a start that is cut short must not leave one that the next refuses.
@@ -93,6 +91,19 @@ def prepare(settings: Settings, given: Mapping[Path, bytes] | None = None) -> No
         if entry.path != paths.root_key or not _has_other_roots(paths):
             _create_secret(entry, (given or {}).get(entry.path) or secrets.token_bytes(SECRET_BYTES))
     save(settings)
+
+
+def check_place(paths: Paths) -> None:
+    """Raises PreconditionError for a directory that is somebody else's, or another version's."""
+    check_layout(paths)
+    # What a start or a recovery leaves that was cut off before it had said whose directory this is.
+    ours = {paths.recovering, unfinished(paths.layout_version)}
+    if (
+        paths.state_dir.exists()
+        and not paths.layout_version.exists()
+        and not ours.issuperset(paths.state_dir.iterdir())
+    ):
+        raise PreconditionError(public=f"{paths.state_dir} is not empty and not a Cloister state directory")
 
 
 def _refuse_without_root_key(paths: Paths) -> None:

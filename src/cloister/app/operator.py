@@ -50,12 +50,13 @@ def up(settings: Settings, *, detach: bool) -> int:
     settings.validate()
     if is_running(settings.paths):
         return 0
+    refuse_half_recovered(settings.paths)
     if warning := swap.refuse(settings):
         log.warning("%s", warning)
     layout.prepare(settings)
     if settings.database_url is None:
         embedded.check(settings.paths)
-    lock = take_lock(settings.paths)
+    lock = _take_place(settings.paths)
     sockets = {"postgres": listen(settings.listen_postgres), "https": listen(settings.listen_https)}
     if not detach:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -271,6 +272,33 @@ def take_lock(paths: Paths) -> IO[str]:
             return lock
     lock.close()
     raise ConflictError(public="a platform starts, runs, or is being brought back in this state directory")
+
+
+def _take_place(paths: Paths) -> IO[str]:
+    """The lock, which is this platform's from now on: a recovery may have begun since, and failed, and none begins any more."""
+    lock = take_lock(paths)
+    try:
+        refuse_half_recovered(paths)
+        paths.recovering.unlink(missing_ok=True)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def remains(paths: Paths) -> list[Path]:
+    """What there is of a platform, which nothing replaces. Where there is nothing of one, a start makes an empty one."""
+    return [path for path in (embedded.data_dir(paths), *paths.volumes.glob("*")) if os.path.lexists(path)]
+
+
+def refuse_half_recovered(paths: Paths) -> None:
+    """Raises ConflictError where the control database was to come back, and did not: a start would make another, with no project in it.
+    Where it is in its place only the mark was left."""
+    if os.path.lexists(paths.recovering) and not remains(paths):
+        raise ConflictError(
+            public=f"{paths.recovering} is there: `cloister backups recover-platform` was begun and did not end, and a start would make an "
+            f"empty platform. Give that command again; or, for a new platform, move {paths.state_dir} away, or take another --state-dir"
+        )
 
 
 @contextlib.contextmanager

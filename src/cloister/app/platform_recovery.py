@@ -6,7 +6,8 @@
     the keystore, from its backup               of an epoch that the dump knows of, or a later one
 
 It is made in a place of its own, `control/recovering`, and has its name when all of it was seen to be whole: until then there is no state,
-and whatever is cut off is begun again.
+and whatever is cut off is begun again. A mark in the state directory, older than all else there, says so to `cloister up`, which would
+otherwise take what was made so far for the beginning of a new platform.
 """
 
 import asyncio
@@ -103,10 +104,12 @@ def recover_platform(
     there is no state, as before.
 
     1. There is no state, and nothing runs.
-    2. What a platform has before its first start, with this root key.
-    3. The platform's lock: no `cloister up` makes a state beside this one, nor made one meanwhile.
-    4. The courier, as its own user, with the reader's credentials: what a store says is for no eyes of root's.
-    5. `recover`.
+    2. The mark: from here on nobody makes another state in this place.
+    3. What a platform has before its first start, with this root key.
+    4. The platform's lock: no `cloister up` makes a state beside this one, nor made one meanwhile.
+    5. The courier, as its own user, with the reader's credentials: what a store says is for no eyes of root's.
+    6. `recover`.
+    7. There is a state, and the mark goes. Where it does not, `cloister up` takes it away.
     """
     if not am_root():
         raise PreconditionError(public="only root on the server brings a platform back")
@@ -115,14 +118,16 @@ def recover_platform(
     if root_key is None and not (paths.root_key.exists() or paths.key_providers.exists()):
         raise PreconditionError(public="there is no root key: give shares of it, or a file")
     had_root = paths.root_key.exists()
-    layout.prepare(settings, {} if root_key is None else {paths.root_key: root_key})  # 2.
+    layout.check_place(paths)
+    mark(paths)  # 2.
+    layout.prepare(settings, {} if root_key is None else {paths.root_key: root_key})  # 3.
     if root_key is not None and paths.root_key.read_bytes() != root_key:
         raise ConflictError(
             public=f"{paths.root_key} is there, and is not the root key that was given: move it away, or give none"
         )
 
     async def run() -> Recovered:
-        async with _courier(settings) as client:  # 4.
+        async with _courier(settings) as client:  # 5.
             with acting_as(Service.KEYS):
                 roots = configuration.open_roots(paths.key_providers, paths.root_key)
             try:
@@ -130,16 +135,27 @@ def recover_platform(
             finally:
                 roots.close()
 
-    with operator.recovering(paths):  # 3.
+    with operator.recovering(paths):  # 4.
         _refuse_remains(paths)
         paths.store_file.unlink(missing_ok=True)
         write_private(paths.store_file, store, uid=uid_of(Service.COURIER), gid=gid_of(Service.COURIER))
         try:
-            return asyncio.run(run())  # 5.
+            recovered = asyncio.run(run())  # 6.
         except BaseException:
-            if not had_root:  # It may be the wrong one, and the right one replaces none.
+            # It may be the wrong one, and the right one replaces none.
+            if not had_root and not operator.remains(paths):
                 paths.root_key.unlink(missing_ok=True)
             raise
+        paths.recovering.unlink(missing_ok=True)  # 7.
+        sync_directory(paths.state_dir)
+        return recovered
+
+
+def mark(paths: Paths) -> None:
+    """On disk when it returns. It is of one piece: an empty file."""
+    paths.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    os.close(os.open(paths.recovering, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    sync_directory(paths.state_dir)
 
 
 def refuse_state(paths: Paths) -> None:
@@ -150,11 +166,10 @@ def refuse_state(paths: Paths) -> None:
 
 
 def _refuse_remains(paths: Paths) -> None:
-    for path in (embedded.data_dir(paths), *paths.volumes.glob("*")):
-        if os.path.lexists(path):
-            raise ConflictError(
-                public=f"{path} is there: what is left of a platform is never replaced. Move {paths.state_dir} away, or take another --state-dir"
-            )
+    for path in operator.remains(paths):
+        raise ConflictError(
+            public=f"{path} is there: what is left of a platform is never replaced. Move {paths.state_dir} away, or take another --state-dir"
+        )
 
 
 async def recover(

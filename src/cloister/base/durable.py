@@ -10,7 +10,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644, gid: int = -1) -> None:
     """Replace `path`, with its mode and group from the first moment. `gid` -1 leaves the group to the file system."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = unfinished(path)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -21,6 +21,11 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644, gid: int = -
         os.fsync(descriptor)
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Where it is made. What lies there was cut off."""
+    return path.with_name(f".{path.name}.new")
 
 
 def sync_directory(directory: Path) -> None:

@@ -119,6 +119,8 @@ class Paths:
         """Names this platform's cgroups and processes, so that two on one host do not meet."""
 
         self.layout_version = state_dir / "layout-version"
+        self.recovering = state_dir / "recovering"
+        """Empty. There from before the first step of `recover-platform` until its last: what is made here is not to begin a new platform."""
         self.settings = state_dir / "settings.json"
         self.secrets = state_dir / "secrets"
         self.root_key = self.secrets / "root.key"

@@ -108,7 +108,8 @@ class AddressType(click.ParamType[Address]):
 def up(ctx: click.Context, /, state_dir: Path | None, *, detach: bool, **options: Any) -> int:
     """Start the platform on this machine.
 
-    Settings are kept in the state directory: next time, `cloister up` alone starts the same platform.
+    Settings are kept in the state directory: next time, `cloister up` alone starts the same platform. Where there is none a new one is made,
+    but not where `cloister backups recover-platform` was begun and did not end.
     """
     directory = (state_dir or ctx.obj or STATE_DIR_DEFAULT).absolute()
     asked = {name: value for name, value in options.items() if value not in (None, ())}

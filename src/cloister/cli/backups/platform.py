@@ -61,6 +61,9 @@ def recover_platform(
 
     What was written after that dump is lost: an hour of settings, two minutes of keys and projects. A store may keep back its newest
     dumps, and nothing here shows that: compare with a witness of the log, or with what `cloister audit verify` said last.
+
+    Refused by the store or by a key, or cut off, it leaves no platform: give it again. Until it has ended well `cloister up` is refused in
+    that state directory, for it would make an empty one. For that, move the directory away.
     """
     import msgspec  # noqa: PLC0415 - heavy
 
