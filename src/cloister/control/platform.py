@@ -226,7 +226,7 @@ class ControlPlane:
         self.parting = Parting(self.backup_keeper, database, agent, clock)
         for backup_machine in backup_operations.MACHINES:
             self.engine.register(
-                backup_machine, BackupsWorld(database, agent, keys, self.runner, self.backup_keeper.poke)
+                backup_machine, BackupsWorld(database, agent, keys, self.runner, self.backup_keeper.is_back)
             )
 
         self.egress = EgressWatch(settings.paths, database)

@@ -28,7 +28,7 @@ async def test_survives_crashes(still_land: Land) -> None:
             }
 
         world = BackupsWorld(
-            still_land.database, still_land.node, still_land.keys, still_land.plane.runner, office.keeper.poke
+            still_land.database, still_land.node, still_land.keys, still_land.plane.runner, office.keeper.is_back
         )
         return Case(
             world=world,

@@ -9,12 +9,17 @@ from cloister.base.errors import ConflictError, NotFoundError, PreconditionError
 from cloister.base.ids import BranchId
 from cloister.control.backups import keeper as limits
 from cloister.control.backups.model import Wish
+from cloister.control.backups.operations import NOT_SENT
+from cloister.control.backups.trouble import PAUSE_MAX, TOLD_AFTER_FAILURES
 from cloister.control.branches.model import HEAD, Point
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
+from cloister.trust.sentinel import rules
+from cloister.trust.sentinel.watch import Watch
 from tests.control.backups.office import A_MOMENT, Office, a_project
 from tests.control.branches.scenes import branched, protect, refused, seen, words
 from tests.control.land import CALLER, Land
+from tests.fix_database import DatabaseAs
 
 
 @pytest.fixture
@@ -185,6 +190,39 @@ async def test_who_waited_for_it_is_served_and_what_failed_meanwhile_is_forgotte
     office.done()
     await office.look(timedelta(0))
     assert "SendWal" in office.done()
+
+
+async def test_what_was_found_because_there_was_no_data_is_over_and_what_fails_afterwards_is_news(
+    office: Office, database_as: DatabaseAs
+) -> None:
+    """A branch that does not come back keeps its finding."""
+    sentinel = Watch(await database_as("cloister_sentinel"), rules.shipped())
+    await sentinel.load()
+
+    async def found() -> list[tuple[str, str]]:
+        await sentinel.step()
+        async with office.land.database.reading() as tx:
+            rows = await tx.fetch(
+                "SELECT subject ->> 'branch_id' AS it, state FROM finding WHERE rule = $1 ORDER BY first_seq", NOT_SENT
+            )
+        return sorted((row["it"], row["state"]) for row in rows)
+
+    created, child = await lost(office)
+    del office.store.bases[child.branch.timeline_id]
+
+    async def fails() -> None:
+        for _ in range(TOLD_AFTER_FAILURES + 1):
+            await office.look(PAUSE_MAX)
+
+    await fails()
+    first, second = created.branch.id, child.branch.id
+    assert await found() == sorted([(first, "open"), (second, "open")])
+    await bring_back(office, created)
+    assert await found() == sorted([(first, "resolved"), (second, "open")])
+    assert await office.land.details_of("finding.resolve") == [{"rule": NOT_SENT, "note": "its data is back"}]
+    office.land.node.failing |= dict.fromkeys(("BackUpTimeline", "SendWal"), UnavailableError("the store is away"))
+    await fails()
+    assert await found() == sorted([(first, "resolved"), (first, "open"), (second, "open")])
 
 
 async def test_while_the_volume_is_there_nothing_is_brought_back_over_it(office: Office) -> None:

@@ -15,7 +15,7 @@ no other's trouble. Where there is no store nothing is done, and once a minute i
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -110,6 +110,13 @@ class BackupKeeper:
             trouble.left_until = self._clock.now()
         self._store_seen_at = None
         self._poked.set()
+
+    def is_back(self, timeline_ids: Collection[str]) -> None:
+        """They have their data again: what failed while they had none is over, and what fails from now on is news."""
+        for (_, timeline_id), trouble in self._troubles.items():
+            if timeline_id in timeline_ids:
+                trouble.is_over()
+        self.poke()
 
     async def run(self) -> None:
         """Until cancelled."""

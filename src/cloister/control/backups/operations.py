@@ -5,10 +5,13 @@ A branch is what it was: protected, with its endpoints, its rights and its rows,
 What ran when it was lost is started, as after a crash, and nothing else. A role that was made in the last seconds, and not sent, is in the
 rows and not in the data. What the store has nothing for, or cannot be opened, is told and left without data, and holds up no other branch.
 It may be asked for again until all of it is done; what is there already stays as it is.
+
+What was found of these branches because there was nothing to send is over with it, and resolved. Other findings are for people: that
+a compute crashed may be why the volume is gone, and that something was sent too late says how much is.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -26,11 +29,15 @@ from cloister.control.projects import store as projects
 from cloister.control.projects.operations import VOLUME_TIMEOUT_S, Keys
 from cloister.node.commands import CreateVolume, RestoreTimeline
 from cloister.trust.audit import Action, Event, record
+from cloister.trust.sentinel import desk
 
 _log = logging.getLogger(__name__)
 
 RESTORE_DEADLINE: Final = timedelta(days=1)
 # Some hundred branches, fetched one after the other.
+
+NOT_SENT: Final = "backup-failed"
+"""The rule whose findings end with a restoration."""
 
 _ACTOR: Final = "platform:operations"
 
@@ -43,8 +50,8 @@ class BackupsWorld:
     agent: Agent
     keys: Keys
     runner: Runner
-    poke_keeper: Callable[[], None]
-    """What could not be sent while there was nothing is tried at once."""
+    tell_keeper: Callable[[Collection[str]], None]
+    """That these timelines are back: what could not be sent while there was nothing is tried at once."""
 
 
 async def make_volume(operation: Operation, world: BackupsWorld) -> Outcome:
@@ -107,7 +114,8 @@ async def start_what_ran(operation: Operation, world: BackupsWorld) -> Outcome:
         except CloisterError as error:
             # Its data may be among what is lost. It is tried again like whatever else is owed.
             _log.warning("cannot start %s: %s", endpoint_id, error)
-    world.poke_keeper()
+    restored = operation.facts["restored"]
+    world.tell_keeper({it["timeline_id"] for it in operation.input["timelines"] if it["branch_id"] in restored})
     return Go()
 
 
@@ -116,6 +124,7 @@ async def tell(operation: Operation, _world: BackupsWorld) -> Outcome:
 
     async def apply(tx: Transaction) -> None:
         await store.is_back(tx, facts["restored"])
+        resolved = await desk.settled(tx, NOT_SENT, facts["restored"], actor=_ACTOR, note="its data is back")
         details = {"step": "done", "branches": len(facts["restored"]), "lost": " ".join(facts["lost"])}
         await record(
             tx,
@@ -128,6 +137,7 @@ async def tell(operation: Operation, _world: BackupsWorld) -> Outcome:
                 reason="; ".join(sorted(set(facts["lost"].values()))),
                 details=details,
             ),
+            *resolved,
         )
 
     return Go(apply=apply)
