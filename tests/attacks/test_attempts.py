@@ -103,6 +103,27 @@ async def test_a_network_that_knocks_too_often_is_told_so_and_it_is_written_down
     assert (denied.reason, denied.address) == ("rate_limited", "127.0.0.1")
 
 
+@pytest.mark.usefixtures("two_of_a_network")
+@pytest.mark.parametrize("is_https", [False, True], ids=["PostgreSQL's port", "HTTPS"])
+async def test_a_flood_of_a_network_is_written_down_and_does_not_fill_the_audit(
+    gateway_world: GatewayWorld, is_https: bool
+) -> None:
+    """Whichever door it comes to; and the first of another network is not lost in it."""
+    await gateway_world.start(https=True)
+    port = gateway_world.https_port if is_https else gateway_world.port
+    came_in = [await _gets_tls(gateway_world, port, f"127.0.0.{number}") for number in range(1, 31)]
+    assert came_in == [True] * 2 + [False] * 28
+    came_in = [await _gets_tls(gateway_world, port, "127.0.1.1") for _ in range(3)]
+    assert came_in == [True, True, False]
+    directory = gateway_world.directory
+    async with asyncio.timeout(10), directory.changed:
+        await directory.changed.wait_for(lambda: any(event.address == "127.0.1.1" for event in directory.events))
+    assert {(event.action, event.reason) for event in directory.events} == {("connection.denied", "rate_limited")}
+    told = [event.address for event in directory.events]
+    assert told[:5] == [f"127.0.0.{number}" for number in range(3, 8)]
+    assert (told[-1], len(told) < 15) == ("127.0.1.1", True), "one a second after the first five"
+
+
 # -- passwords in clear
 
 

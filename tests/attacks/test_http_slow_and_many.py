@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from cloister.edge.api import server
+from cloister.edge.api import refusals, server
 from tests.edge.api.serving import answer_of, ends, request, serving
 
 
@@ -94,3 +94,25 @@ async def test_one_address_cannot_take_every_connection(monkeypatch: pytest.Monk
         async with it.connect() as (reader, writer):
             writer.write(request())
             assert (await answer_of(reader))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [("CONNECTIONS_PER_ADDRESS_MAX", "connections_per_address"), ("CONNECTIONS_MAX", "connections")],
+)
+async def test_a_crowd_at_the_api_is_one_event_of_the_audit_log(
+    monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    """A second; with how many it was."""
+    monkeypatch.setattr(server, limit, 1)
+    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(refusals, "FLUSH_INTERVAL_S", 3600.0)
+    async with serving() as it, it.connect() as (reader, writer):
+        writer.write(request())
+        assert (await answer_of(reader))[0] == 200
+        for _ in range(20):
+            async with it.connect() as (turned_away, _):
+                assert await ends(turned_away) == b""
+        (event,) = await it.world.refused()
+    assert (event.actor, event.outcome, event.reason) == ("stranger", "denied", reason)
+    assert (event.address, event.details) == ("127.0.0.1", {"count": 20})

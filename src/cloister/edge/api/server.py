@@ -13,7 +13,7 @@ import math
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from cloister.base.identities import Service
 from cloister.edge.api.content import HEAD_BYTES_MAX
 from cloister.edge.api.errors import GeneralError
 from cloister.edge.api.rates import address_group
+from cloister.edge.api.refusals import Refusal
 from cloister.edge.api.tls import ServerCertificate
 
 if TYPE_CHECKING:
@@ -61,16 +62,25 @@ STOP_TIMEOUT_S: Final = 10
 
 _BACKLOG: Final = 1024
 
+_Refuse = Callable[[str, str], None]
+"""Hears of a connection that is not served: which limit was reached, and whose address it came from."""
+
 
 class _PatientProtocol(H11Protocol):
     """One connection. Exactly one timer runs at any time: for the head, the request, or the pause between two."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, connections_from: Counter[str], address: str | None = None
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        connections_from: Counter[str],
+        refuse: _Refuse,
+        address: str | None = None,
     ) -> None:
         """`address` is the client's, where whoever handed the connection over knows better than the kernel."""
         super().__init__(config=config, server_state=state, app_state={})
         self._connections_from = connections_from
+        self._refuse = refuse
         self._told_address = address
         self._address: str | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -82,10 +92,8 @@ class _PatientProtocol(H11Protocol):
             self.client = (self._told_address, self.client[1] if self.client else 0)
         self._address = address_group(self.client[0]) if self.client else ""
         self._connections_from[self._address] += 1
-        if (
-            len(self.connections) > CONNECTIONS_MAX
-            or self._connections_from[self._address] > CONNECTIONS_PER_ADDRESS_MAX
-        ):
+        if limit := self._limit_reached(self._address):
+            self._refuse(limit, self.client[0] if self.client else "")
             transport.abort()
             return
         sock: socket.socket | None = transport.get_extra_info("socket")
@@ -94,6 +102,11 @@ class _PatientProtocol(H11Protocol):
             # then Nagle and delayed ACKs cost each answer 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._allow(HEAD_TIMEOUT_S)
+
+    def _limit_reached(self, address: str) -> str:
+        if self._connections_from[address] > CONNECTIONS_PER_ADDRESS_MAX:
+            return "connections_per_address"
+        return "connections" if len(self.connections) > CONNECTIONS_MAX else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._patience is not None:
@@ -153,8 +166,9 @@ class _PatientProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, handed_over: Path | None) -> None:
+    def __init__(self, config: uvicorn.Config, handed_over: Path | None, refuse: _Refuse) -> None:
         super().__init__(config)
+        self._refuse = refuse
         self._receiver = None if handed_over is None else Receiver(handed_over, self._take, allowed=GIVERS)
         self._arriving: set[asyncio.Task[None]] = set()
         self._connections_from: Counter[str] = Counter()
@@ -169,7 +183,7 @@ class _Server(uvicorn.Server):
         await self.lifespan.startup()
 
         def connection() -> asyncio.Protocol:
-            return _PatientProtocol(self.config, self.server_state, self._connections_from)
+            return _PatientProtocol(self.config, self.server_state, self._connections_from, self._refuse)
 
         loop = asyncio.get_running_loop()
         self.servers = [
@@ -192,6 +206,7 @@ class _Server(uvicorn.Server):
     def _take(self, sock: socket.socket, address: str) -> None:
         """A connection that was handed over: as if it had been accepted here."""
         if len(self._arriving) >= CONNECTIONS_MAX:
+            self._refuse("connections", address)
             sock.close()
             return
         task = asyncio.get_running_loop().create_task(self._arrive(sock, address))
@@ -200,7 +215,7 @@ class _Server(uvicorn.Server):
 
     async def _arrive(self, sock: socket.socket, address: str) -> None:
         def connection() -> asyncio.Protocol:
-            return _PatientProtocol(self.config, self.server_state, self._connections_from, address)
+            return _PatientProtocol(self.config, self.server_state, self._connections_from, self._refuse, address)
 
         try:
             await asyncio.get_running_loop().connect_accepted_socket(connection, sock, **self._tls())
@@ -248,8 +263,12 @@ async def serve(
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
         ssl_context_factory=(lambda _config, _default: certificate.context) if certificate else None,
     )
-    server = _Server(config, handed_over)
     boundary: Boundary = app.state.boundary
+
+    def refuse(limit: str, address: str) -> None:
+        boundary.refusals.note(Refusal(reason=limit, actor="", address=address, attempted=""), str(uuid.uuid4()))
+
+    server = _Server(config, handed_over, refuse)
 
     async def stop_when_told() -> None:
         await stop.wait()

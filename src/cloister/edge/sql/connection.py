@@ -10,10 +10,12 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from cloister.base.ipallow import IpAddress
+from cloister.edge.gateway import errors
 from cloister.edge.gateway.admission import network_of
 from cloister.edge.gateway.errors import ClientLeftError
 from cloister.edge.gateway.limits import WRITE_BUFFER_HIGH_BYTES
 from cloister.edge.gateway.session import Session
+from cloister.edge.gateway.visit import Visit
 from cloister.edge.gateway.wire import Tunnel, Wire
 from cloister.edge.sql import limits
 from cloister.edge.sql.exchange import Exchange
@@ -85,7 +87,11 @@ class HttpConnection:
         if victim is not None:
             victim.abort()
         if not self._gateway.network_attempts.take(self._network, self._loop.time()):
-            raise ClientLeftError  # before TLS nobody can be told anything
+            # Before TLS nobody can be told anything; it is written down as at the other door.
+            refusal = errors.too_many_attempts(f"network of {self._address}")
+            log.info("%s refused (%s): %r", self._address, refusal.reason, str(refusal))
+            Visit(self._gateway, self._address).record_refusal(refusal)
+            raise ClientLeftError
 
     def _is_known(self) -> None:
         self._gateway.half_open.remove(self, self._network)
