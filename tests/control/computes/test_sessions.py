@@ -7,7 +7,8 @@ from cloister.control.computes.sessions import _settings
 
 @pytest.mark.parametrize("pg_version", [16, 17, 18])
 def test_nothing_of_a_tenants_is_found_or_run_by_our_sessions_in_any_version(pg_version: int) -> None:
-    """Our statements qualify their names besides, so no trap springs where this is missing: it is looked at alone."""
+    """Our statements qualify their names besides, so no trap springs where this is missing: it is looked at alone. That they do is
+    seen in tests/control/roles/test_catalog.py."""
     settings = _settings(pg_version)
     assert settings["search_path"] == "pg_catalog"
     assert (settings["role"], settings["local_preload_libraries"]) == ("none", "")

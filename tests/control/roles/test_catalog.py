@@ -2,21 +2,27 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from cloister.base.audit_levels import AuditLevel
 from cloister.base.errors import ConflictError, NotFoundError, UnavailableError, UnprocessableError
 from cloister.base.ids import EndpointId
 from cloister.control.computes import sessions
 from cloister.control.computes.sessions import Running, Sessions, TenantServer, open_server
+from cloister.control.computes.touched import Touched
+from cloister.control.roles import catalog
 from cloister.control.roles.catalog import is_verifier
 from cloister.control.roles.names import GROUP_ROLE, SUPERUSER, TEMPLATE_DATABASE, TEMPLATE_ROLE
 from cloister.control.roles.server import RoleState
@@ -208,6 +214,132 @@ async def test_by_its_name_alone_our_sessions_find_the_catalog_only(
         assert await ours.fetchval("SELECT pg_catalog.current_schemas(true)", timeout=5) == ["pg_catalog"]
     async with tenant(running, SUPERUSER, database) as somebody:
         await somebody.execute(f"ALTER DATABASE {database} RESET search_path")
+
+
+TRAPS = """
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.is_laid(statement text) RETURNS int LANGUAGE plpgsql AS $$
+    BEGIN EXECUTE statement; RETURN 1; EXCEPTION WHEN OTHERS THEN RETURN 0; END $$;
+CREATE FUNCTION evil.trap(what text) RETURNS text LANGUAGE sql RETURN
+    format('LANGUAGE plpgsql AS %L', format('BEGIN RAISE EXCEPTION %L; END', 'a trap: ' || what));
+
+-- Of an aggregate, which then springs over no rows as well.
+CREATE FUNCTION evil.last(boolean) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a trap: an aggregate'; END $$;
+
+CREATE FUNCTION evil.lay(words text[]) RETURNS bigint[] LANGUAGE sql BEGIN ATOMIC
+    SELECT ARRAY[
+        (SELECT sum(evil.is_laid(format('CREATE FUNCTION evil.%I(%s) RETURNS %s %s', proname,
+                -- What takes anything is made in C only.
+                replace(pg_get_function_arguments(oid), 'VARIADIC "any"', 'VARIADIC text[]'),
+                pg_get_function_result(oid), evil.trap(proname))))
+           FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f' AND proname = ANY (words)),
+        (SELECT sum(evil.is_laid(format('CREATE OR REPLACE FUNCTION evil.step(boolean%s) RETURNS boolean %s',
+                ', ' || nullif(pg_get_function_arguments(oid), ''), evil.trap('an aggregate')))
+              + evil.is_laid(format('CREATE AGGREGATE evil.%I(%s) (SFUNC = evil.step, STYPE = boolean, FINALFUNC = evil.last)',
+                proname, coalesce(nullif(pg_get_function_arguments(oid), ''), '*'))))
+           FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'a' AND proname = ANY (words)),
+        (SELECT sum(evil.is_laid(format('CREATE FUNCTION evil.of_%s(%s, %s) RETURNS %s %s', oid, oprleft::regtype,
+                oprright::regtype, oprresult::regtype, evil.trap(oprname)))
+              + evil.is_laid(format('CREATE OPERATOR evil.%s (FUNCTION = evil.of_%s, LEFTARG = %s, RIGHTARG = %s)', oprname, oid,
+                oprleft::regtype, oprright::regtype)))
+           FROM pg_operator WHERE oprname IN ('=', '<>', '<', '>', '<=', '>=') AND oprleft <> 0),
+        (SELECT sum(evil.is_laid(format('CREATE VIEW evil.%I AS SELECT', relname)))
+           FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND relkind IN ('r', 'v') AND relname = ANY (words)),
+        (SELECT sum(evil.is_laid(format('CREATE DOMAIN evil.%I AS pg_catalog.%I CONSTRAINT "a trap" CHECK (false)', typname, typname)))
+           FROM pg_type WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype = 'b' AND typname = ANY (words))];
+END;
+"""
+
+OUR_WORDS = sorted({word for it in (sessions, catalog) for word in re.findall("[a-z_0-9]+", inspect.getsource(it))})
+
+SPRUNG = [
+    "SELECT format('%I', 'a')",
+    "SELECT count(*)",
+    "SELECT max(1) FROM pg_catalog.pg_authid a WHERE false",
+    "SELECT 1 WHERE 'a'::name = 'b'::name",
+    "SELECT 1 WHERE 10::pg_catalog.oid IN (10, 11)",
+    "SELECT 10::pg_catalog.oid IS DISTINCT FROM 11::pg_catalog.oid",
+    "SELECT 'a'::text",
+    "SELECT 10::oid",
+]
+"""What a tenant's names are found by, where they come first."""
+
+
+async def test_our_statements_find_the_catalog_also_where_a_tenants_names_come_first(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other half: the search path is left to the tenant, in whose database our session is, and every statement there is of
+    ours is run. The tenant has a function, an operator, a relation or a type for each word of ours that the catalog has one for."""
+    async with tenant(running) as owner:
+        await owner.execute(TRAPS)
+        laid = await owner.fetchval("SELECT evil.lay($1)", OUR_WORDS)
+        assert all(number > 2 for number in laid), laid
+        await owner.execute("ALTER DATABASE neondb SET search_path = evil, public, pg_catalog")
+    try:
+        async with tenant(running) as owner:
+            for statement in SPRUNG:
+                with pytest.raises(asyncpg.PostgresError, match="a trap"):
+                    await owner.fetch(statement)
+        settings = sessions._settings
+        monkeypatch.setattr(
+            sessions,
+            "_settings",
+            lambda version: {name: value for name, value in settings(version).items() if name != "search_path"},
+        )
+        async with contextlib.AsyncExitStack() as open_:
+            ours = TenantServer(await sessions._connect(running, TEMPLATE_DATABASE), running)
+            open_.push_async_callback(ours.close)
+            client = await _connect(Path(running.socket_dir), TEMPLATE_ROLE, TEMPLATE_DATABASE)
+            open_.callback(client.terminate)  # one to be looked at, and ended
+            path = await ours._connection.fetchval("SELECT pg_catalog.current_setting('search_path')", timeout=5)
+            assert path == "evil, public, pg_catalog"
+            run = await _run_all(ours)
+            assert run == {name for name in dir(TenantServer) if not name.startswith("_") and name != "close"}
+    finally:
+        async with tenant(running, database="postgres") as owner:
+            await owner.execute("ALTER DATABASE neondb RESET search_path")
+        async with tenant(running) as owner:
+            await owner.execute("DROP SCHEMA evil CASCADE")
+
+
+async def _run_all(ours: TenantServer) -> set[str]:
+    """What the platform asks of a server, each at least once; their names."""
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    steps: list[tuple[Callable[..., Awaitable[Any]], tuple[Any, ...], dict[str, Any]]] = [
+        (ours.activity, (), {}),
+        (ours.refusals, (), {}),
+        (ours.forget_refusals, (0,), {}),
+        (ours.powers, (), {}),
+        (ours.forget_powers, (0,), {}),
+        (ours.ages, (), {}),
+        (ours.touched, (), {}),
+        (ours.take_touched, (Touched(), AuditLevel.OFF), {}),
+        (ours.checkpoint, (), {}),
+        (ours.hold_catalog, (), {}),
+        (ours.release_catalog, (), {}),
+        (ours.begin_backup, ("a backup",), {}),
+        (ours.end_backup, (), {}),
+        (ours.create_role, ("trapper", VERIFIER), {"can_login": True}),
+        (ours.set_verifier, ("trapper", OTHER), {}),
+        (ours.rename_role, ("trapper", "trapped"), {}),
+        (ours.create_database, ("snare", "trapped"), {}),
+        (ours.rename_database, ("snare", "pit"), {}),
+        (ours.give_database, ("pit", TEMPLATE_ROLE), {}),
+        (ours.drop_database, ("pit",), {}),
+        (ours.databases, (), {}),
+        (ours.drop_role, ("trapped",), {}),
+        (ours.open_access, ("visitor", until), {"may_write": False}),
+        (ours.open_access, ("visitor", until), {"may_write": True}),
+        (ours.roles, (), {}),
+        (ours.close_access, ("visitor",), {}),
+        (ours.end_clients, ("nobody",), {}),
+        (ours.end_clients, (), {}),
+    ]
+    for step, words, more in steps:
+        await step(*words, **more)
+    with pytest.raises(UnavailableError, match="recovery is not in progress"):
+        await ours.is_replay_paused()
+    return {step.__name__ for step, _, _ in steps} | {"is_replay_paused"}
 
 
 async def test_valid_until_is_read_whatever_it_says(server: TenantServer, running: Running) -> None:

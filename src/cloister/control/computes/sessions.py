@@ -7,6 +7,8 @@ here waits without an end, nothing is read without a bound, and nothing of a ten
    event trigger is met there.
 2. What the startup packet sets wins over whatever a tenant could set for a database: an empty search path but pg_catalog,
    no event triggers (PostgreSQL 17 and newer), timeouts for statements and locks, nothing of ours in the tenant's log.
+   Every name is qualified besides, as in `roles/catalog.py`. asyncpg's own question, what an array or a type of somebody's is
+   made of, is not: no statement here answers with one.
 3. Opening, each query and each change have a time limit (`roles/catalog.py`).
 4. A server may send ANSWER_BYTES_MAX for one question, from the first byte of the login on; beyond that the socket is
    aborted.
@@ -260,7 +262,8 @@ class TenantServer(Catalog):
         with understood():
             # What is archived is the agent's business: it takes the WAL from where it lies.
             row = await self._connection.fetchrow(
-                "SELECT lsn::text AS lsn, labelfile AS label FROM pg_catalog.pg_backup_stop(wait_for_archive => false)",
+                "SELECT lsn::pg_catalog.text AS lsn, labelfile AS label "
+                "FROM pg_catalog.pg_backup_stop(wait_for_archive => false)",
                 timeout=CHANGE_TIMEOUT_S,
             )
         return understood_rows([row], BackupEnd)[0]
@@ -451,31 +454,36 @@ class _Meter(asyncio.Protocol):
 
 
 _ACTIVITY: Final = """
-SELECT (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
-                           AND a.state IS DISTINCT FROM 'idle'))::int AS busy_backends,
-       (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'walsender'))::int AS walsenders,
-       (count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'autovacuum worker'))::int AS autovacuum_workers,
-       (SELECT count(*) FROM pg_catalog.pg_stat_subscription s WHERE s.pid IS NOT NULL)::int AS subscriptions,
-       max(a.state_change) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
-                                     AND a.state_change < '9000-01-01 00:00:00+00') AS last_change_at,
-       (SELECT coalesce(sum(d.sessions), 0) FROM pg_catalog.pg_stat_database d
+SELECT (pg_catalog.count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+                                      AND coalesce(a.state, '') OPERATOR(pg_catalog.<>) 'idle'))::int AS busy_backends,
+       (pg_catalog.count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'walsender'))::int AS walsenders,
+       (pg_catalog.count(*) FILTER (WHERE a.backend_type OPERATOR(pg_catalog.=) 'autovacuum worker'))::int
+           AS autovacuum_workers,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_subscription s WHERE s.pid IS NOT NULL)::int AS subscriptions,
+       pg_catalog.max(a.state_change) FILTER (
+           WHERE a.backend_type OPERATOR(pg_catalog.=) 'client backend'
+             AND a.state_change OPERATOR(pg_catalog.<) '9000-01-01 00:00:00+00') AS last_change_at,
+       (SELECT coalesce(pg_catalog.sum(d.sessions), 0) FROM pg_catalog.pg_stat_database d
          WHERE d.datname OPERATOR(pg_catalog.<>) 'postgres')::bigint AS sessions,
-       (SELECT coalesce(sum(d.active_time), 0) FROM pg_catalog.pg_stat_database d
+       (SELECT coalesce(pg_catalog.sum(d.active_time), 0) FROM pg_catalog.pg_stat_database d
          WHERE d.datname OPERATOR(pg_catalog.<>) 'postgres')::bigint AS active_ms
   FROM pg_catalog.pg_stat_activity a
- WHERE a.usesysid IS DISTINCT FROM 10::oid OR a.backend_type OPERATOR(pg_catalog.<>) 'client backend'
+ WHERE a.usesysid IS NULL OR a.usesysid OPERATOR(pg_catalog.<>) 10
+    OR a.backend_type OPERATOR(pg_catalog.<>) 'client backend'
 """
 # 10 is the bootstrap superuser: us. `sessions` and `active_time` count client backends only, so autovacuum, which visits
 # an idle database every minute, does not move them.
 
 _AGES: Final = """
-SELECT max(pg_catalog.age(d.datfrozenxid)) AS xids, max(pg_catalog.mxid_age(d.datminmxid)) AS multixacts
+SELECT pg_catalog.max(pg_catalog.age(d.datfrozenxid)) AS xids,
+       pg_catalog.max(pg_catalog.mxid_age(d.datminmxid)) AS multixacts
   FROM pg_catalog.pg_database d
 """
 
 _END_CLIENTS: Final = """
-SELECT count(*)::int
+SELECT pg_catalog.count(*)::int
   FROM pg_catalog.pg_stat_activity a, LATERAL pg_catalog.pg_terminate_backend(a.pid, 100) ended
- WHERE a.backend_type IN ('client backend', 'walsender', 'logical replication worker') AND a.usesysid IS DISTINCT FROM 10::oid
+ WHERE a.backend_type OPERATOR(pg_catalog.=) ANY (ARRAY['client backend', 'walsender', 'logical replication worker'])
+   AND (a.usesysid IS NULL OR a.usesysid OPERATOR(pg_catalog.<>) 10)
    AND ($1::pg_catalog.text IS NULL OR a.usename::pg_catalog.text OPERATOR(pg_catalog.=) $1::pg_catalog.text)
 """

@@ -1,8 +1,10 @@
 """Roles and databases of a running server, in SQL.
 
 Runs as the superuser `cloister_admin`, connected to the database `postgres`, which no tenant owns: nothing of a tenant's
-can be found through `search_path` there, and every name below is qualified all the same. What must be quoted is quoted by
-the server itself (`format('%I')`); passwords come as verifiers, never in clear.
+can be found through `search_path` there, and every name below is qualified all the same: functions, operators, types. So there
+is no `IN`, `BETWEEN`, `USING` or `IS DISTINCT FROM`, which look for their operators in the `search_path`; `::int` and `::bigint`
+are words of the grammar. What must be quoted is quoted by the server itself (`format('%I')`); passwords come as verifiers, never
+in clear.
 """
 
 import asyncio
@@ -45,7 +47,7 @@ CHANGE_TIMEOUT_S: Final = 60.0
 
 _ROLES: Final = """
 SELECT pg_catalog.namesend(a.rolname) AS name, a.rolpassword AS verifier, a.rolcanlogin AS can_login,
-       CASE WHEN a.rolvaliduntil IS NULL OR a.rolvaliduntil = 'infinity' THEN NULL
+       CASE WHEN a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.=) 'infinity' THEN NULL
             ELSE least(greatest(a.rolvaliduntil, '1970-01-01 00:00:00+00'), '9000-01-01 00:00:00+00')
        END AS valid_until,
        (SELECT l.label FROM pg_catalog.pg_shseclabel l
@@ -77,9 +79,9 @@ SELECT pg_catalog.namesend(d.datname) AS name, pg_catalog.namesend(a.rolname) AS
 _OID: Final = "SELECT a.oid::bigint AS oid FROM pg_catalog.pg_authid a WHERE a.rolname OPERATOR(pg_catalog.=) $1"
 
 _END_SESSIONS: Final = """
-SELECT count(*)::int
+SELECT pg_catalog.count(*)::int
   FROM pg_catalog.pg_stat_activity a, LATERAL pg_catalog.pg_terminate_backend(a.pid, 100) ended
- WHERE a.usesysid OPERATOR(pg_catalog.=) ($1::bigint)::oid
+ WHERE a.usesysid OPERATOR(pg_catalog.=) ($1::bigint)::pg_catalog.oid
 """
 
 _MAY_PASS: Final = frozenset({"08", "40", "53", "55", "57", "58"})
@@ -161,8 +163,7 @@ class Catalog:
         await self._do("ALTER ROLE %I RENAME TO %I", name, new_name)
 
     async def drop_role(self, name: str) -> None:
-        rows = await self._fetch("SELECT 1 FROM pg_catalog.pg_authid a WHERE a.rolname = $1", name)
-        if not rows:
+        if not await self._fetch(_OID, name):
             return
         databases = await self.databases()
         if owned := [database.name for database in databases if database.owner_name == name]:
