@@ -190,6 +190,28 @@ def knock(
         return f"refused: {fields.get(b'M', payload)}"
 
 
+def limits_of(paths: Paths, group: str) -> tuple[str, str, str]:
+    """Of memory, processes and CPU, as the kernel has them, in whichever hierarchy this host has."""
+    root, name = Path("/sys/fs/cgroup"), f"cloister-{paths.instance}/{group}"
+    if (root / name).exists():
+        files = [root / name / each for each in ("memory.max", "pids.max", "cpu.max")]
+    else:
+        files = [
+            root / "memory" / name / "memory.limit_in_bytes",
+            root / "pids" / name / "pids.max",
+            root / "cpu" / name / "cpu.cfs_quota_us",
+        ]
+    memory, processes, cpu = (file.read_text().split()[0] for file in files)
+    return memory, processes, cpu
+
+
+def members_of(paths: Paths, group: str) -> set[int]:
+    """The processes that these limits hold for, each of them."""
+    root, name = Path("/sys/fs/cgroup"), f"cloister-{paths.instance}/{group}"
+    trees = [root] if (root / name).exists() else [root / each for each in ("memory", "pids", "cpu")]
+    return set.intersection(*({int(pid) for pid in (it / name / "cgroup.procs").read_text().split()} for it in trees))
+
+
 async def started(node: Node) -> ComputeInfo:
     """A compute that accepts connections."""
     info = await node.start(node.new_compute())

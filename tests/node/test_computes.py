@@ -17,8 +17,19 @@ from cloister.node import computes as computes_module
 from cloister.node.postgres import log as log_module
 from cloister.node.postgres.tuning import WORKERS_BESIDE_CONNECTIONS
 from cloister.node.records import ProcessRecord
-from cloister.node.sandbox.cgroups import Cgroups, detect
-from tests.fix_computes import GATEWAY_UID, SHARED_GID, STRANGER_UID, EnginesOnHost, connect, knock, running_node
+from cloister.node.sandbox import cgroups as cgroups_module
+from cloister.node.sandbox.cgroups import CPU_PERIOD_US, Cgroups, detect
+from tests.fix_computes import (
+    GATEWAY_UID,
+    PATIENCE_S,
+    SHARED_GID,
+    STRANGER_UID,
+    EnginesOnHost,
+    connect,
+    knock,
+    limits_of,
+    running_node,
+)
 
 pytestmark = pytest.mark.root
 
@@ -29,16 +40,6 @@ def descriptors_of(pid: int) -> set[str]:
 
 def groups_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cgroup").read_text()
-
-
-def limits_of(paths: Paths, endpoint_id: str) -> list[str]:
-    """Of memory and of processes, as the kernel has them, in whichever hierarchy this host has."""
-    root, group = Path("/sys/fs/cgroup"), f"cloister-{paths.instance}/{endpoint_id}"
-    if (root / group).exists():
-        files = [root / group / "memory.max", root / group / "pids.max"]
-    else:
-        files = [root / "memory" / group / "memory.limit_in_bytes", root / "pids" / group / "pids.max"]
-    return [file.read_text().strip() for file in files]
 
 
 def leftovers(paths: Paths, endpoint_id: str) -> list[Path]:
@@ -103,7 +104,7 @@ async def test_a_compute_has_no_privilege_and_only_its_own_descriptors(engines: 
                     f":{controller}:/cloister-{node.paths.instance}/{spec.endpoint_id}\n" in groups
                     or "0::/cl" in groups
                 )
-            assert limits_of(node.paths, spec.endpoint_id) == [str(spec.memory_bytes), str(processes_max)]
+            assert limits_of(node.paths, spec.endpoint_id)[:2] == (str(spec.memory_bytes), str(processes_max))
             files = descriptors_of(info.pid)
             branch = node.timeline_dir(spec)
             outside = {
@@ -376,6 +377,34 @@ async def test_the_kernel_is_prepared_while_a_start_is_expected_and_not_longer(e
         primed = cgroups.primed
         await (await connect(info)).close()
         assert cgroups.primed == primed
+
+
+async def test_what_a_compute_may_use_while_it_starts_ends_with_the_start(
+    engines: EnginesOnHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its share of the CPU is half of that. An agent that is killed meanwhile leaves it to the next to end."""
+    monkeypatch.setattr(cgroups_module, "HOST_CORES", 8)
+    share, boost = str(CPU_PERIOD_US), str(2 * CPU_PERIOD_US)
+    async with running_node(engines) as node:
+        spec = node.new_compute()
+
+        async def has_only_its_share() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                while limits_of(node.paths, spec.endpoint_id)[2] != share:  # noqa: ASYNC110 - another task does it
+                    await asyncio.sleep(0.005)
+
+        monkeypatch.setattr(computes_module, "STARTUP_S", 0.01)
+        await node.start(spec)
+        assert limits_of(node.paths, spec.endpoint_id)[2] == boost
+        await has_only_its_share()
+        await node.computes.stop(spec.endpoint_id)
+
+        monkeypatch.setattr(computes_module, "STARTUP_S", 3600.0)
+        await (await connect(await node.start(spec))).close()
+        assert limits_of(node.paths, spec.endpoint_id)[2] == boost
+        await node.lose_agent()
+        await node.new_agent()
+        await has_only_its_share()
 
 
 async def test_bad_orders_are_refused_and_leave_nothing(engines: EnginesOnHost) -> None:

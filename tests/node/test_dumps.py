@@ -13,16 +13,20 @@ from cloister.base.identities import READER_UID
 from cloister.control.branches.tables import Column, Constraint, Referenced, Table, parse_tables
 from cloister.node import dumps as dumps_module
 from cloister.node.dumps import Dumps
-from cloister.node.sandbox.cgroups import detect
+from cloister.node.sandbox import cgroups as cgroups_module
+from cloister.node.sandbox.cgroups import CPU_PERIOD_US, detect
 from tests.fix_computes import (
     API_UID,
     GATEWAY_UID,
     MAJOR,
+    PATIENCE_S,
     SHARED_GID,
     EnginesOnHost,
     Node,
     connect,
     knock,
+    limits_of,
+    members_of,
     running_node,
 )
 
@@ -150,13 +154,14 @@ async def test_a_schema_that_is_too_large_ends_it(node: Node, dumps: Dumps, monk
     monkeypatch.setattr(dumps_module, "SCHEMA_BYTES_MAX", 100)
     with pytest.raises(ExhaustedError):
         await dumps.schema(info, MAJOR, "neondb")
-    assert _left() == []
+    assert _left() == {}
 
 
 async def test_a_server_that_never_answers_holds_it_only_for_so_long(
     node: Node, dumps: Dumps, monkeypatch: pytest.MonkeyPatch, engines: EnginesOnHost
 ) -> None:
-    """A compute that was taken over listens in the server's place."""
+    """A compute that was taken over listens in the server's place. Meanwhile, it has its limits, and is within them."""
+    monkeypatch.setattr(cgroups_module, "HOST_CORES", 4)
     info = await node.start(node.new_compute())
     await (await connect(info)).close()
     socket = Path(info.socket_dir) / ".s.PGSQL.5432"
@@ -172,10 +177,17 @@ async def test_a_server_that_never_answers_holds_it_only_for_so_long(
     server = await asyncio.start_unix_server(listen, socket)
     socket.chmod(0o777)
     monkeypatch.setattr(dumps_module, "DUMP_TIMEOUT_S", 1.0)
+    dumping = asyncio.create_task(dumps.schema(info, MAJOR, "neondb"))
+    async with asyncio.timeout(PATIENCE_S):
+        await heard.wait()
+    (group,) = [name for name in detect(engines.paths.instance).names() if name.startswith("dump-")]
+    memory, processes, cpu = dumps_module._MEMORY_BYTES, dumps_module._PROCESSES_MAX, CPU_PERIOD_US
+    assert limits_of(engines.paths, group) == (str(memory), str(processes), str(cpu))
+    (dumper,) = [pid for pid, name in _left().items() if name == "pg_dump"]
+    assert members_of(engines.paths, group) >= {dumper}
     with pytest.raises(UnavailableError):
-        await dumps.schema(info, MAJOR, "neondb")
-    assert heard.is_set()
-    assert _left() == []
+        await dumping
+    assert _left() == {}
     assert not list((engines.paths.run / "dumps").iterdir())
     server.close()
 
@@ -210,12 +222,12 @@ async def test_the_reader_reads_and_nobody_else_becomes_it(node: Node) -> None:
     assert knock(info, uid=READER_UID, gid=READER_UID, user="cloister_reader") == "PermissionError"
 
 
-def _left() -> list[str]:
+def _left() -> dict[int, str]:
     """Processes of the reader's uid."""
-    found = []
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 if f"Uid:\t{READER_UID}\t" in (entry / "status").read_text():
-                    found.append((entry / "comm").read_text())
+                    found[int(entry.name)] = (entry / "comm").read_text().strip()
     return found

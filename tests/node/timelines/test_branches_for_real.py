@@ -31,11 +31,12 @@ from cloister.node.commands import (
     StopCompute,
     TimelineInfo,
 )
-from cloister.node.runs import Run, Runs
+from cloister.node.runs import PROCESSES_MAX, Run, Runs
+from cloister.node.sandbox import cgroups
 from cloister.node.timelines import recovery, scrub
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
-from tests.fix_computes import EnginesOnHost, connect
+from tests.fix_computes import EnginesOnHost, connect, limits_of, members_of
 from tests.node.real_node import PATIENCE_S, UID, Node, running_node
 from tests.node.volumes.host import MIB
 
@@ -366,13 +367,17 @@ async def test_a_run_that_takes_too_long_is_ended_and_nothing_is_left(
     assert node.host.traces() == []
 
 
-async def test_what_a_killed_agent_left_running_is_found_and_ended(node: Node, engines: EnginesOnHost) -> None:
+async def test_what_a_killed_agent_left_running_is_found_and_ended(
+    node: Node, engines: EnginesOnHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it has its limits, and is within them."""
+    monkeypatch.setattr(cgroups, "HOST_CORES", 4)
     spec = await node.create()
     session = await connect(await node.start(spec))
     timeline = Layout(node.host.paths.mounts / spec.project_id).timeline(parse_timeline_id(spec.timeline_id))
     engine = engines.engines.get(18)
     running = asyncio.create_task(
-        Runs(node.host.paths, None).run(
+        Runs(node.host.paths, cgroups.detect(node.host.paths.instance)).run(
             Run(
                 engine=engine,
                 data=timeline.data,
@@ -386,18 +391,21 @@ async def test_what_a_killed_agent_left_running_is_found_and_ended(node: Node, e
     )
     records = node.host.paths.run / "runs"
 
-    def is_let_go() -> bool:
+    def let_go() -> dict[str, int]:
         """The shell is there, so its agent has done all of a launch: a sweep before that is one no killed agent sees."""
-        pids = [
-            json.loads(path.read_bytes().splitlines()[0])["child-pid"]
+        pids = {
+            path.stem: json.loads(path.read_bytes().splitlines()[0])["child-pid"]
             for path in records.glob("*.status")
             if path.stat().st_size
-        ]
-        return any((Path("/proc") / str(pid) / "comm").read_text() == "sh\n" for pid in pids)
+        }
+        return {name: pid for name, pid in pids.items() if (Path("/proc") / str(pid) / "comm").read_text() == "sh\n"}
 
     async with asyncio.timeout(PATIENCE_S):
-        while not is_let_go():  # noqa: ASYNC110
+        while not let_go():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+    ((name, pid),) = let_go().items()
+    assert limits_of(node.host.paths, name) == (str(64 * MIB), str(PROCESSES_MAX), str(cgroups.CPU_PERIOD_US))
+    assert pid in members_of(node.host.paths, name)
     await asyncio.to_thread(Runs(node.host.paths, None).sweep)
     assert (await running).code == -9
     assert not list(node.host.paths.computes.glob("run-*"))
