@@ -17,6 +17,7 @@ from cloister.app.process import Process
 from cloister.base.database import Database
 from cloister.base.settings import LAYOUT_VERSION, Settings, save
 from cloister.trust.audit import Action, Event
+from cloister.trust.sentinel import delivery
 from cloister.trust.sentinel.channels import Channel, Heartbeat, Webhook
 from cloister.trust.sentinel.watch import Watch
 from tests.fix_database import ControlDatabase, DatabaseAs
@@ -131,6 +132,25 @@ async def test_the_dead_mans_switch_is_not_held_by_one_that_cannot_follow_the_lo
             await running
     finally:
         await owner.close()
+
+
+async def test_a_channel_that_fails_is_a_finding(
+    settings: Settings, database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What sends alerts says so to what finds: the process joins the two."""
+    monkeypatch.setattr(delivery, "FAILURES_TOLD", 1)
+    database, process = await database_as("cloister_sentinel"), Process(settings, 0, {})
+    busy = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+    async with receiver(settings.paths.certificates / "receiver.pem", busy) as (port, heard, _):
+        tell(settings, port)
+        running = asyncio.create_task(sentinel.run(process))
+        await until(lambda: calls(heard, "beat") == 1)  # it follows the log; its first look begins at the log's end
+        await append(database_as, failures(10))
+        await until_found(database, "alerting-degraded")
+        process.stop.set()
+        await running
+    assert calls(heard, "hook") >= 1
+    assert sorted(await found(database)) == [("alerting-degraded", 1), ("failed-logins", 1)]
 
 
 async def test_the_lists_and_the_certificate_are_looked_at_as_long_as_it_lives(
