@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -48,6 +48,7 @@ async def second(operation: Operation, world: World) -> Outcome:
 ONE = Machine("one", "start_compute", MINUTE, (Step("first", first),))
 TWO = Machine("two", "create_branch", MINUTE, (Step("first", first), Step("second", second)))
 KEPT = Machine("kept", "suspend_compute", MINUTE, (Step("first", first),), has_rollback=False)
+HEAVY = Machine("heavy", "create_timeline", MINUTE, (Step("first", first),), is_heavy=True)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Bench:
 
 def new_engine(database: Database, clock: Any, world: World, **options: Any) -> Engine:
     engine = Engine(database, clock, **options)
-    for machine in (ONE, TWO, KEPT):
+    for machine in (ONE, TWO, KEPT, HEAVY):
         engine.register(machine, world)
     return engine
 
@@ -325,6 +326,67 @@ async def test_a_resource_that_nobody_handed_over_is_given_by_the_poll(bench: Be
     assert bench.world.ran == ["before", "lost"]
 
 
+# ── heavy ones ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def few(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Two heavy operations at a time, and three others."""
+    monkeypatch.setattr("cloister.control.operations.engine.HEAVY_AT_ONCE_MAX", 2)
+    monkeypatch.setattr("cloister.control.operations.engine._AT_ONCE_MAX", 3)
+    return replace(bench, engine=bench.another_engine())
+
+
+async def test_heavy_ones_are_served_as_they_came_and_let_the_others_past(few: Bench) -> None:
+    entered: list[str] = []
+    may_leave = [asyncio.Event() for _ in range(6)]
+
+    async def stay(operation: Operation) -> Outcome:
+        entered.append(operation.resource)
+        await may_leave[int(operation.resource)].wait()
+        return Go()
+
+    few.world.does["stay"] = stay
+    async with running(few.engine):
+        await until(lambda: few.engine._tasks is not None)
+        heavy = []
+        for number in range(6):
+            heavy.append(await few.submit("stay", machine="heavy", resource=str(number)))
+            few.clock.advance(timedelta(milliseconds=1))
+        few.engine.kick_all(reversed(heavy))
+        light = await few.submit()
+        few.engine.kick(light.id)
+        assert (await few.engine.wait(light.id, timeout_s=5)).status is Status.FINISHED
+        await until(lambda: len(entered) == 2)
+        assert set(entered) == {"0", "1"}
+        assert {await few.status(operation) for operation in heavy[2:]} == {Status.SCHEDULING}, (
+            "their time does not run"
+        )
+        for number, leave in enumerate(may_leave):
+            leave.set()
+            await few.engine.wait(heavy[number].id, timeout_s=5)
+            assert len(entered) <= number + 3
+    assert entered[2:] == ["2", "3", "4", "5"]
+
+
+async def test_a_kick_runs_a_heavy_one_without_a_poll(few: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_poll", never)
+    async with running(few.engine):
+        await until(lambda: few.engine._tasks is not None)
+        for number in range(2):
+            operation = await few.submit(machine="heavy", resource=str(number))
+            few.engine.kick(operation.id)
+            assert (await few.engine.wait(operation.id, timeout_s=5)).status is Status.FINISHED
+
+
+async def test_one_that_fails_makes_room(few: Bench) -> None:
+    few.world.does["fail"] = fail
+    async with running(few.engine):
+        heavy = [await few.submit("fail", machine="heavy", resource=str(number)) for number in range(5)]
+        ended = [await few.engine.wait(operation.id, timeout_s=5) for operation in heavy]
+    assert {operation.status for operation in ended} == {Status.FAILED}
+
+
 # ── waiting and signals ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -364,9 +426,6 @@ async def test_a_signal_between_the_commit_and_letting_go_is_not_lost(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = store.commit
-
-    async def never(self: Engine) -> None:
-        await asyncio.Event().wait()
 
     async def commit_and_signal(tx: Transaction, held: Operation, *rest: Any) -> Operation | None:
         committed = await commit(tx, held, *rest)
@@ -722,6 +781,10 @@ async def test_another_project_sees_nothing(bench: Bench) -> None:
 
 async def no_operations(*_: Any, **__: Any) -> list[Operation]:
     return []
+
+
+async def never(_engine: Engine) -> None:
+    await asyncio.Event().wait()
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -78,3 +78,5 @@ class Machine(Generic[W]):
     steps: tuple[Step[W], ...]
     has_rollback: bool = True
     """False: on a final error the operation stays in `error` for a person, instead of being undone."""
+    is_heavy: bool = False
+    """It keeps a core busy. Few run at a time, in the order in which they became due, and nothing else waits behind them."""

@@ -128,7 +128,11 @@ def create_volume(volume: store.Volume) -> CreateVolume:
 
 
 CREATE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
-    "create_project", "create_timeline", CREATE_DEADLINE, (Step("make_volume", make_volume, unmake_volume),)
+    "create_project",
+    "create_timeline",
+    CREATE_DEADLINE,
+    (Step("make_volume", make_volume, unmake_volume),),
+    is_heavy=True,
 )
 CLOSE_PROJECT: Final[Machine[ProjectsWorld]] = Machine(
     "close_project",
