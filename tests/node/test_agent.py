@@ -418,6 +418,30 @@ async def test_one_whose_history_cannot_begin_is_there_all_the_same(
     assert (await node.ask(look)).since is not None, "a stop makes up for it"
 
 
+@FIRSTS
+async def test_a_history_that_a_killed_agent_did_not_begin_is_begun_by_the_next(
+    node: Node, settings: Settings, monkeypatch: pytest.MonkeyPatch, make: Callable[[Node], Awaitable[None]], take: str
+) -> None:
+    def die(*_given: Any) -> None:
+        raise ExhaustedError("killed")
+
+    await node.ask(CREATE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Making, take, die)
+        patched.setattr(keeper_module, "FIRST_AFTER_S", 0.0)
+        await make(node)
+        with contextlib.suppress(ExhaustedError):
+            await node.settled()
+        await node.agent.stop()
+    another = Node(settings)
+    await another.agent.start()
+    try:
+        looked = await another.ask(GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE))
+    finally:
+        await another.agent.stop()
+    assert looked.since is not None
+
+
 def settle(node: Node, timeline_id: str) -> None:
     """What a server's own end would leave: no label of the backup that it was started from."""
     data = node.settings.paths.volumes / PROJECT / "timelines" / timeline_id / "data"

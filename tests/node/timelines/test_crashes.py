@@ -174,7 +174,7 @@ def test_a_crash_anywhere_leaves_it_done_or_undone(
 
 def first_of_a_clone(mountpoint: Path) -> Callable[[], None]:
     making(mountpoint).clone(SOURCE, TARGET)
-    making(mountpoint).finish(TARGET, is_frozen=False, takes_first=False)
+    making(mountpoint).finish_clone(SOURCE, TARGET)
     return lambda: making(mountpoint).take_first_of(SOURCE, TARGET)
 
 
@@ -195,9 +195,10 @@ def settle(mountpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", [first_of_a_clone, first_of_a_copy], ids=lambda begin: begin.__name__)
-def test_a_crash_while_a_history_begins_costs_nothing_but_its_beginning(
+def test_a_crash_while_a_history_begins_costs_nothing(
     begin: Callable[[Path], Callable[[], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What is owed is taken afterwards, as if nothing had been; and where it cannot be, the next stop begins it."""
     trap = Trap(monkeypatch)
     step, has_crashed = 0, True
     while has_crashed:
@@ -207,6 +208,11 @@ def test_a_crash_while_a_history_begins_costs_nothing_but_its_beginning(
         trap.set(None)
         make_world(mountpoint)
         take = begin(mountpoint)
+        layout = Layout(mountpoint)
+        history = History(layout, layout.existing(TARGET))
+        assert layout.owing() == [TARGET]
+        owed = history.owed()
+        assert owed is not None
         trap.set(step)
         try:
             take()
@@ -214,13 +220,43 @@ def test_a_crash_while_a_history_begins_costs_nothing_but_its_beginning(
         except Crash:
             pass
         trap.set(None)
-        history = History(Layout(mountpoint), Layout(mountpoint).existing(TARGET))
-        begun = history.snapshots.all()
-        assert has_crashed or begun
-        making(mountpoint).after_stop(TARGET, 3600)
+        making(mountpoint).take_owed(TARGET)
+        making(mountpoint).take_owed(TARGET)
+        assert layout.owing() == []
         [taken] = history.snapshots.all()
+        assert taken.stop_lsn == owed.first.stop_lsn
         assert clone.is_whole(history.snapshots.data(taken))
-        assert begun in ([], [taken])
+        making(mountpoint).after_stop(TARGET, 3600)
+        assert history.snapshots.all() == [taken]
         assert [path.name for path in (mountpoint / "timelines" / TARGET / "snapshots").iterdir()] == [taken.name]
         shutil.rmtree(mountpoint)
     assert step > 3
+
+
+@pytest.mark.parametrize("begin", [first_of_a_clone, first_of_a_copy], ids=lambda begin: begin.__name__)
+@pytest.mark.parametrize("loss", ["went on", "gone"])
+def test_what_is_owed_of_a_source_that_is_not_there_any_more_is_given_up(
+    begin: Callable[[Path], Callable[[], None]], loss: str, tmp_path: Path
+) -> None:
+    make_world(tmp_path)
+    begin(tmp_path)
+    layout = Layout(tmp_path)
+    source = layout.timeline(SOURCE)
+    if loss == "gone":
+        layout.throw_away(source.directory)
+    else:
+        (source.data / "global/pg_control").write_bytes(control_file(checkpoint=STOP + 4096))
+        History(layout, source).give_up()
+    making(tmp_path).take_owed(TARGET)
+    history = History(layout, layout.existing(TARGET))
+    assert (history.snapshots.all(), layout.owing()) == ([], [])
+    making(tmp_path).after_stop(TARGET, 3600)
+    assert len(history.snapshots.all()) == 1
+
+
+def test_who_begins_anew_is_owed_nothing_of_before(tmp_path: Path) -> None:
+    """Secrets were taken out: what the source's data held must not come back by way of its first snapshot."""
+    make_world(tmp_path)
+    first_of_a_clone(tmp_path)
+    making(tmp_path).begin_anew(TARGET)
+    assert Layout(tmp_path).owing() == []

@@ -4,6 +4,7 @@ Says which points can be recovered to, and puts together what a recovery to one 
 timeline's lock.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import msgspec
 
 from cloister.base.durable import sync_directory
 from cloister.base.errors import PreconditionError, UnavailableError
+from cloister.base.ids import TimelineId
 from cloister.node.timelines import clone, control, snapshots, tree, wal
 from cloister.node.timelines.archive import Archive
 from cloister.node.timelines.layout import Layout, Timeline
@@ -30,6 +32,16 @@ SNAPSHOT_WAL_BYTES: Final = 64 * 1024**2
 FIRST_WAL_BYTES_MAX: Final = 512 * 1024**2
 # Between a snapshot and a branch that begins with it: a file for each megabyte, and some seconds of replay. More than a running
 # timeline writes between two snapshots unless it is loaded.
+
+
+class Owed(msgspec.Struct, frozen=True, kw_only=True):
+    """`owed.json`: what a timeline's first snapshot will be. Written before anybody hears of the timeline, and taken away when the snapshot
+    is there: whoever opens the volume after a crash in between makes good what is owed."""
+
+    source_id: TimelineId
+    uid: int
+    first: Snapshot
+    """As it will be described. Of a clone, whose source was at rest, it is clean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +67,13 @@ class History:
 
     def take_first(self, uid: int, now: float, abort: Abort, *, copied: Snapshot | None = None) -> None:
         """The snapshot that every history begins with. `copied` describes a copy that has not been started yet."""
-        self._take(self._timeline.data, copied or _at_rest(self._timeline.data, now), uid, abort)
+        self._take(self._timeline.data, copied or at_rest(self._timeline.data, now), uid, abort)
 
     def take_first_of(self, source: Path, uid: int, now: float, abort: Abort) -> None:
         """As `take_first`, but of the data that this timeline was cloned from, which is still at rest: somebody may be at work
         on the clone. It is on disk when the file system's log is, which nobody waits for: their own commits are flushed
         meanwhile."""
-        self._take(source, _at_rest(source, now), uid, abort)
+        self._take(source, at_rest(source, now), uid, abort)
 
     def first_for(self, copied: Snapshot) -> Snapshot | None:
         """The snapshot here that is, with the WAL since, what was copied of this timeline. None if nothing leads there, or the
@@ -81,11 +93,24 @@ class History:
         source.add_wal_between(data, start.wal_timeline, between, uid)
         self.snapshots.finish(AT_REST, msgspec.structs.replace(copied, start_lsn=start.start_lsn), abort)
 
+    def owe(self, owed: Owed) -> None:
+        """Its first snapshot is taken later."""
+        tree.write_new(self._timeline.owed, msgspec.json.encode(owed))
+
+    def owed(self) -> Owed | None:
+        with contextlib.suppress(FileNotFoundError):
+            return msgspec.json.decode(self._timeline.owed.read_bytes(), type=Owed)
+        return None
+
+    def settle(self) -> None:
+        """Nothing is owed any more."""
+        self._timeline.owed.unlink(missing_ok=True)
+
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""
         if not clone.is_settled(self._timeline.data):
             return False
-        snapshot = _at_rest(self._timeline.data, now)
+        snapshot = at_rest(self._timeline.data, now)
         taken = self.snapshots.all()
         if taken:
             last = taken[-1]
@@ -99,7 +124,7 @@ class History:
         """At rest, however little has happened since the last one: for what reads a snapshot, and no WAL after it."""
         if not clone.is_settled(self._timeline.data):
             return
-        snapshot = _at_rest(self._timeline.data, now)
+        snapshot = at_rest(self._timeline.data, now)
         if all(taken.stop_lsn < snapshot.stop_lsn for taken in self.snapshots.all()):
             self._take(self._timeline.data, snapshot, uid, abort)
             sync_directory(self._timeline.snapshots)
@@ -123,7 +148,8 @@ class History:
             self.prune(now - retention_s)
 
     def give_up(self) -> None:
-        """All of it."""
+        """All of it, and what it is still owed."""
+        self.settle()
         self.snapshots.give_up(self.snapshots.all(), self._layout.trash)
         self.archive.give_up()
 
@@ -217,7 +243,7 @@ class History:
         self.snapshots.finish(AT_REST, snapshot, abort)
 
 
-def _at_rest(data: Path, now: float) -> Snapshot:
+def at_rest(data: Path, now: float) -> Snapshot:
     """What is to be said of a snapshot of this data, which was shut down in order."""
     found = control.of(data)
     return Snapshot(

@@ -10,8 +10,9 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
 A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it:
 it is taken while the new timeline is started (`lock_to_start`), and not of that. For a clone it is taken of the source, which has to
 stay as it is. For a copy it is made of the source's last snapshot with all WAL since, a moment later, so that the start has the
-machine to itself; whoever wants more of the timeline than to start it wants it now. A timeline that lost its first snapshot to a
-crash gets one when it stops, or from the API while it runs: there its history begins.
+machine to itself; whoever wants more of the timeline than to start it wants it now. What it is to be made of is written down before
+anybody hears of the timeline, so what a crash kept from being taken is taken when the volume is found open or opened next. Where that
+is not possible any more, one is taken when the timeline stops, or by the API while it runs: there its history begins.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cloister.base.clock import Clock, SystemClock
-from cloister.base.errors import BadRequestError, ConflictError, UnavailableError
+from cloister.base.errors import BadRequestError, CloisterError, ConflictError, UnavailableError
 from cloister.base.identities import checked_compute_uid
 from cloister.base.ids import ProjectId, TimelineId, parse_identifier, parse_project_id, parse_timeline_id
 from cloister.base.limits import MASKING_RULES_MAX
@@ -49,6 +50,7 @@ from cloister.node.commands import (
     TimelineInfo,
 )
 from cloister.node.timelines import clone, following, wal
+from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.masking import Rule
@@ -207,6 +209,8 @@ class Keeper:
         """A volume was opened, or found open: nothing is being made in it. Clears up what a crash left there."""
         layout = Layout(mountpoint)
         layout.sweep()
+        for timeline_id in layout.owing():
+            self._take_owed_later(project_id, timeline_id)
         self._empty_trash_later(project_id, layout)
 
     def fill(self, engine: Any, mountpoint: Path, timeline_id: TimelineId, uid: int) -> None:
@@ -294,11 +298,14 @@ class Keeper:
                     self._engines.get(major), Layout(mountpoint).unfinished(target_id), uid
                 )
             is_first_later = major is None and not command.is_frozen
-            recovered = await self._work.in_thread(
-                lambda abort: self._making(mountpoint, uid, abort).finish(
-                    target_id, is_frozen=command.is_frozen, takes_first=not is_first_later
-                )
-            )
+
+            def finish(abort: Abort) -> Recovered:
+                making = self._making(mountpoint, uid, abort)
+                if is_first_later:
+                    return making.finish_clone(source_id, target_id)
+                return making.finish(target_id, is_frozen=command.is_frozen)
+
+            recovered = await self._work.in_thread(finish)
             if is_first_later:
                 with self._taking_first(target_id):
                     locked.let_go(target_id)
@@ -528,6 +535,26 @@ class Keeper:
         finally:
             del self._firsts[timeline_id]
             first.over.set()
+
+    def _take_owed_later(self, project_id: ProjectId, timeline_id: TimelineId) -> None:
+        """Nobody works on it before that, or has heard of an end of its own history."""
+        taking = contextlib.ExitStack()
+        taking.enter_context(self._taking_first(timeline_id))
+        task = self._work.begin(project_id, self._take_owed(project_id, timeline_id))
+        task.add_done_callback(lambda _task: taking.close())
+
+    async def _take_owed(self, project_id: ProjectId, timeline_id: TimelineId) -> None:
+        try:
+            async with self._hold(project_id) as mountpoint:
+                layout = Layout(mountpoint)
+                if (owed := History(layout, layout.timeline(timeline_id)).owed()) is None:
+                    return
+                async with self.lock(owed.source_id):
+                    await self._work.in_thread(
+                        lambda abort: self._making(mountpoint, owed.uid, abort).take_owed(timeline_id)
+                    )
+        except (CloisterError, OSError) as error:
+            log.warning("the first snapshot of %s is still owed: %s", timeline_id, error)
 
     def _firsts_of(self, *timeline_ids: TimelineId) -> list[_First]:
         return [self._firsts[given] for given in timeline_ids if given in self._firsts]

@@ -4,6 +4,7 @@
     MOUNT/timelines/ID/outbox/      bound into the compute, whose server puts finished WAL here; the project's uid
     MOUNT/timelines/ID/archive/     WAL out of the tenant's reach; root
     MOUNT/timelines/ID/snapshots/   places to recover from; root
+    MOUNT/timelines/ID/owed.json    what its first snapshot is to be made of, until it is there; root
     MOUNT/unfinished/ID/            one that is being made
     MOUNT/trash/                    one that is being removed
 
@@ -24,7 +25,7 @@ import msgspec
 
 from cloister.base.durable import sync_directory, sync_filesystem
 from cloister.base.errors import NotFoundError
-from cloister.base.ids import TimelineId
+from cloister.base.ids import TimelineId, parse_timeline_id
 from cloister.node.commands import Recovered
 from cloister.node.timelines import tree
 
@@ -61,6 +62,11 @@ class Timeline:
         return self.directory / "origin.json"
 
     @property
+    def owed(self) -> Path:
+        """What its first snapshot is to be made of, while it is not there yet: see `history.Owed`."""
+        return self.directory / "owed.json"
+
+    @property
     def frozen(self) -> Path:
         """There if nobody ever writes to it, so it has no history: a snapshot, or what standbys are started on."""
         return self.directory / "frozen"
@@ -95,6 +101,11 @@ class Layout:
         with contextlib.suppress(FileNotFoundError):
             return msgspec.json.decode(self.timeline(timeline_id).origin.read_bytes(), type=Recovered)
         return None
+
+    def owing(self) -> list[TimelineId]:
+        """The timelines whose first snapshot is not there yet."""
+        directories = _entries(self.mountpoint / _TIMELINES)
+        return [parse_timeline_id(each.name) for each in directories if Timeline(each).owed.exists()]
 
     def begin(self, timeline_id: TimelineId, uid: int) -> Timeline:
         """The empty places of a new one. What an earlier attempt left is thrown away."""

@@ -4,6 +4,7 @@ history. Blocking; the caller holds the locks of all timelines that are named.
 Whatever is made is made aside and appears in `finish` (see `layout.py`); nothing here needs to be undone.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from cloister.base.errors import InternalError, NotFoundError, PreconditionError
 from cloister.base.ids import TimelineId
 from cloister.node.commands import Recovered, TimelineInfo
 from cloister.node.timelines import clone, control, label, recovery, tree, usage, wal
-from cloister.node.timelines.history import History, Reach
+from cloister.node.timelines.history import History, Owed, Reach, at_rest
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.snapshots import AT_REST, COPY, Snapshot
 from cloister.node.timelines.tree import Abort
+
+log = logging.getLogger(__name__)
 
 _VERSION_BYTES_MAX: Final = 8
 _COUNTERS: Final = "pg_stat"
@@ -72,8 +75,14 @@ class Making:
 
     def take_first_of(self, source_id: TimelineId, target_id: TimelineId) -> None:
         """The first snapshot of a clone that was finished without one. Its source is still at rest; the clone need not be."""
-        source, target = self._layout.existing(source_id), self._layout.existing(target_id)
-        self._history(target).take_first_of(source.data, self._uid, self._now, self._abort)
+        source, history = self._layout.existing(source_id), self._history(self._layout.existing(target_id))
+        history.take_first_of(source.data, self._uid, self._now, self._abort)
+        history.settle()
+
+    def finish_clone(self, source_id: TimelineId, target_id: TimelineId) -> Recovered:
+        """As `finish`, of a clone whose source stays as it is until `take_first_of`."""
+        first = at_rest(self._layout.existing(source_id).data, self._now)
+        return self.finish(target_id, is_frozen=False, owes=Owed(source_id=source_id, uid=self._uid, first=first))
 
     def copy(self, source_id: TimelineId, target_id: TimelineId | None) -> None:
         """The files of a running one, which is held in backup mode: once, for all that is written meanwhile has to be replayed
@@ -92,7 +101,8 @@ class Making:
         history = self._history(self._layout.existing(source_id))
         copied = self._complete_copy(history, self._layout.unfinished(target_id).data, text, stop_lsn)
         is_later = not is_frozen and history.first_for(copied) is not None
-        recovered = self.finish(target_id, is_frozen=is_frozen, copied=copied, takes_first=not is_later)
+        owes = Owed(source_id=source_id, uid=self._uid, first=copied) if is_later else None
+        recovered = self.finish(target_id, is_frozen=is_frozen, copied=copied, owes=owes)
         return recovered, copied if is_later else None
 
     def take_first_from(self, source_id: TimelineId, target_id: TimelineId, copied: Snapshot) -> None:
@@ -103,6 +113,33 @@ class Making:
             raise UnavailableError(f"the history of {source_id} does not lead to its copy {target_id} any more")
         target = self._history(self._layout.existing(target_id))
         target.take_first_from(history, start, copied, self._uid, self._abort)
+        target.settle()
+
+    def take_owed(self, target_id: TimelineId) -> None:
+        """The first snapshot that a crash kept from being taken, unless what it would be made of is not there any more: then the history
+        begins later.
+
+        1. One that was taken, and not noted yet, is enough.
+        2. Of a clone: of its source, if that is still where it was. Once it went on, its WAL is another's from there.
+        3. Of a copy: of its source's history.
+        """
+        target = self._history(self._layout.existing(target_id))
+        if (owed := target.owed()) is None:
+            return
+        source = self._layout.timeline(owed.source_id)
+        if any(taken.stop_lsn == owed.first.stop_lsn for taken in target.snapshots.all()):  # 1.
+            target.settle()
+        elif source.exists and owed.first.is_clean and _is_where_it_was(source.data, owed.first):  # 2.
+            self.take_first_of(owed.source_id, target_id)
+        elif source.exists and not owed.first.is_clean:  # 3.
+            try:
+                self.take_first_from(owed.source_id, target_id, owed.first)
+            except UnavailableError as error:
+                log.warning("the history of %s begins later than it: %s", target_id, error)
+                target.settle()
+        else:
+            log.warning("the history of %s begins later than it: %s went on, or is gone", target_id, owed.source_id)
+            target.settle()
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
@@ -167,9 +204,9 @@ class Making:
         lsn: int | None = None,
         at: float | None = None,
         copied: Snapshot | None = None,
-        takes_first: bool = True,
+        owes: Owed | None = None,
     ) -> Recovered:
-        """What was begun is whole: give it its first snapshot, unless it has one or gets it later, and its place. `copied`
+        """What was begun is whole: give it its first snapshot, unless it has one or is owed it (`owes`), and its place. `copied`
         describes one that has not been started yet; any other is at rest. Room for its WAL is made at each start, so one that is
         never started takes none."""
         target = self._layout.unfinished(target_id)
@@ -179,7 +216,9 @@ class Making:
         if is_frozen:
             history.snapshots.abandon(AT_REST, self._abort)
             target.frozen.touch(mode=0o600)
-        elif takes_first:
+        elif owes is not None:
+            history.owe(owes)
+        else:
             history.take_first(self._uid, self._now, self._abort, copied=copied)
         if lsn is None:
             lsn = control.of(target.data).checkpoint if copied is None else copied.stop_lsn
@@ -269,6 +308,10 @@ def _is_head(found: control.Control, target: Target) -> bool:
     if target.lsn is not None:
         return target.lsn == found.checkpoint
     return target.at is not None and target.at >= found.written_at + 1
+
+
+def _is_where_it_was(data: Path, first: Snapshot) -> bool:
+    return clone.is_settled(data) and control.of(data).checkpoint == first.stop_lsn
 
 
 def _major(data: Path) -> int:
