@@ -2,12 +2,10 @@
 reads; the API does not know it. Each change is an event, and so is sent."""
 
 import asyncio
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +18,7 @@ from cloister.cli.output import Column
 from cloister.cli.session import Session, client_command
 
 if TYPE_CHECKING:
+    from cloister.cli.private_files import Note
     from cloister.trust.audit.targets import Target
 
 COLUMNS: Final = (
@@ -169,7 +168,7 @@ def remove(session: Session, *, name: str) -> None:
     settings = sentinels.settings(session)
     target = _find(settings, name)
     kept = [each for each in _read(settings) if each.name != name]
-    sentinels.write(settings.paths.audit_exports, kept, partial(_note, settings, target, "export.remove"))
+    sentinels.write(settings.paths.audit_exports, kept, _noted(settings, target, "export.remove"))
     asyncio.run(_forget(settings, target))
 
 
@@ -207,7 +206,7 @@ def _add(session: Session, kind: str, given: dict[str, Any]) -> None:
         raise CommandError(f"this target cannot be: {error}") from error
     wanted = config.checked([*_read(settings), made])
     asyncio.run(_forget(settings, made))
-    sentinels.write(settings.paths.audit_exports, wanted, partial(_note, settings, made, "export.add"))
+    sentinels.write(settings.paths.audit_exports, wanted, _noted(settings, made, "export.add"))
 
 
 def _in_bucket(given: dict[str, Any]) -> dict[str, Any]:
@@ -244,20 +243,10 @@ async def _head(settings: Settings) -> int:
         return int(await tx.fetch_value("SELECT seq FROM cloister.audit_head"))
 
 
-async def _note(settings: Settings, target: "Target", action: str, outcome: str, reason: str) -> None:
-    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
-    from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
+def _noted(settings: Settings, target: "Target", action: str) -> "Note":
+    from cloister.cli import private_files  # noqa: PLC0415 - heavy
 
-    event = Event(
-        action=Action(action),
-        actor="platform:root",
-        outcome=outcome,
-        resource=target.name,
-        reason=reason,
-        details={"to": target.place, "after": target.after, "uid": os.environ.get("SUDO_UID", "0")},
-    )
-    async with connected(settings) as database, database.transaction() as tx:
-        await record(tx, event)
+    return private_files.noted(settings, action, target.name, to=target.place, after=target.after)
 
 
 async def _forget(settings: Settings, target: "Target") -> None:

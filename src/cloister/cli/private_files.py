@@ -14,10 +14,31 @@ from typing import Any
 
 from cloister.base.errors import CloisterError
 from cloister.base.identities import Service, gid_of, uid_of
+from cloister.base.settings import Settings
 from cloister.cli.failure import CommandError
 
 Note = Callable[[str, str], Coroutine[Any, Any, None]]
 """Record the change, with its outcome and the reason for that."""
+
+
+def noted(settings: Settings, action: str, resource: str, **details: object) -> Note:
+    """Of something that root does on the server, by whom as far as sudo tells."""
+    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
+    from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
+
+    async def note(outcome: str, reason: str) -> None:
+        event = Event(
+            action=Action(action),
+            actor="platform:root",
+            outcome=outcome,
+            resource=resource,
+            reason=reason,
+            details={**details, "uid": os.environ.get("SUDO_UID", "0")},
+        )
+        async with connected(settings) as database, database.transaction() as tx:
+            await record(tx, event)
+
+    return note
 
 
 def write(path: Path, content: bytes, *, owner: Service, note: Note | None = None) -> None:

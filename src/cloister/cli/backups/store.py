@@ -2,10 +2,8 @@
 does not know it."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -17,6 +15,7 @@ from cloister.cli.output import Column
 from cloister.cli.session import Session, client_command
 
 if TYPE_CHECKING:
+    from cloister.cli.private_files import Note
     from cloister.node.backups.commands import Probed
     from cloister.node.backups.store import Store
 
@@ -143,7 +142,7 @@ def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any)
 
     settings = sentinels.settings(session)
     made = configured(place, credentials, given)
-    note = partial(_note, settings, made, "store.set")
+    note = _noted(settings, made, "store.set")
     private_files.write(settings.paths.store_file, msgspec.json.encode(made) + b"\n", owner=Service.COURIER, note=note)
     click.echo(f"Backups go to {made.place}. `cloister backups store test` says whether it keeps them.", err=True)
 
@@ -228,7 +227,7 @@ def remove(session: Session) -> None:
 
     settings = sentinels.settings(session)
     found = _read(settings)
-    private_files.remove(settings.paths.store_file, note=partial(_note, settings, found, "store.remove"))
+    private_files.remove(settings.paths.store_file, note=_noted(settings, found, "store.remove"))
 
 
 def _read(settings: Settings) -> "Store":
@@ -237,17 +236,7 @@ def _read(settings: Settings) -> "Store":
     return config.read(settings.paths.store_file)
 
 
-async def _note(settings: Settings, found: "Store", action: str, outcome: str, reason: str) -> None:
-    from cloister.base.database.owner import connected  # noqa: PLC0415 - heavy
-    from cloister.trust.audit import Action, Event, record  # noqa: PLC0415 - heavy
+def _noted(settings: Settings, found: "Store", action: str) -> "Note":
+    from cloister.cli import private_files  # noqa: PLC0415 - heavy
 
-    event = Event(
-        action=Action(action),
-        actor="platform:root",
-        outcome=outcome,
-        resource=found.place,
-        reason=reason,
-        details={"to": found.place, "writer": found.writer.key_id, "uid": os.environ.get("SUDO_UID", "0")},
-    )
-    async with connected(settings) as database, database.transaction() as tx:
-        await record(tx, event)
+    return private_files.noted(settings, action, found.place, to=found.place, writer=found.writer.key_id)
