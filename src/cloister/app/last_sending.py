@@ -6,17 +6,16 @@ there: it is opened as a file of limited size, and told only as far as it is wha
 
 import contextlib
 import logging
-import os
-import stat
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cloister.base.durable import write_durably
-from cloister.base.errors import InvalidIdError
+from cloister.base.errors import InvalidIdError, PreconditionError
 from cloister.base.ids import parse_project_id
 from cloister.control.backups.owed import LEFT_MAX, PROBLEM_CHARS_MAX, Left, Owed
+from cloister.node.timelines import tree
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +50,12 @@ def read(path: Path) -> Owed | None:
     3. It has the one form, with numbers that go together.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # 1.
-    except OSError:
-        return None
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > BYTES_MAX:  # 2.
+        with tree.opened(path.parent) as directory:
+            content = tree.read_small(path.name, directory, BYTES_MAX)  # 1. and 2.
+        if content is None:
             return None
-        content = os.read(descriptor, BYTES_MAX)
-    finally:
-        os.close(descriptor)
-    try:
         owed = msgspec.json.decode(content, type=Owed)  # 3.
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, PreconditionError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     is_possible = 0 <= owed.sent <= owed.total and len(owed.left) == min(owed.total - owed.sent, LEFT_MAX)
     return owed if is_possible else None

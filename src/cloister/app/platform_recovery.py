@@ -166,9 +166,9 @@ def refuse_state(paths: Paths) -> None:
 
 
 def _refuse_remains(paths: Paths) -> None:
-    for path in operator.remains(paths):
+    if there := operator.remains(paths):
         raise ConflictError(
-            public=f"{path} is there: what is left of a platform is never replaced. Move {paths.state_dir} away, or take another --state-dir"
+            public=f"{there[0]} is there: what is left of a platform is never replaced. Move {paths.state_dir} away, or take another --state-dir"
         )
 
 
