@@ -254,6 +254,23 @@ def test_what_is_owed_of_a_source_that_is_not_there_any_more_is_given_up(
     assert len(history.snapshots.all()) == 1
 
 
+def test_what_was_taken_and_not_noted_is_not_said_to_be_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_world(tmp_path)
+    take = first_of_a_clone(tmp_path)
+    layout = Layout(tmp_path)
+    history = History(layout, layout.existing(TARGET))
+    owed = history.owed()
+    assert owed is not None
+    take()
+    history.owe(owed)
+    layout.throw_away(layout.timeline(SOURCE).directory)
+    making(tmp_path).take_owed(TARGET)
+    assert (len(history.snapshots.all()), layout.owing()) == (1, [])
+    assert "begins later" not in caplog.text
+
+
 def test_who_begins_anew_is_owed_nothing_of_before(tmp_path: Path) -> None:
     """Secrets were taken out: what the source's data held must not come back by way of its first snapshot."""
     make_world(tmp_path)

@@ -35,7 +35,7 @@ FIRST_WAL_BYTES_MAX: Final = 512 * 1024**2
 
 
 class Owed(msgspec.Struct, frozen=True, kw_only=True):
-    """`owed.json`: what a timeline's first snapshot will be. Written before anybody hears of the timeline, and taken away when the snapshot
+    """`MOUNT/owed/ID`: what a timeline's first snapshot will be. Written before anybody hears of the timeline, and taken away when the snapshot
     is there: whoever opens the volume after a crash in between makes good what is owed."""
 
     source_id: TimelineId
@@ -95,16 +95,18 @@ class History:
 
     def owe(self, owed: Owed) -> None:
         """Its first snapshot is taken later."""
-        tree.write_new(self._timeline.owed, msgspec.json.encode(owed))
+        path = self._layout.owed(self._timeline)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        tree.write_new(path, msgspec.json.encode(owed))
 
     def owed(self) -> Owed | None:
         with contextlib.suppress(FileNotFoundError):
-            return msgspec.json.decode(self._timeline.owed.read_bytes(), type=Owed)
+            return msgspec.json.decode(self._layout.owed(self._timeline).read_bytes(), type=Owed)
         return None
 
     def settle(self) -> None:
         """Nothing is owed any more."""
-        self._timeline.owed.unlink(missing_ok=True)
+        self._layout.owed(self._timeline).unlink(missing_ok=True)
 
     def take_if_due(self, uid: int, now: float, abort: Abort) -> bool:
         """At rest, and when enough has happened since the last one, or history has a gap after it."""

@@ -4,8 +4,9 @@
     MOUNT/timelines/ID/outbox/      bound into the compute, whose server puts finished WAL here; the project's uid
     MOUNT/timelines/ID/archive/     WAL out of the tenant's reach; root
     MOUNT/timelines/ID/snapshots/   places to recover from; root
-    MOUNT/timelines/ID/owed.json    what its first snapshot is to be made of, until it is there; root
     MOUNT/unfinished/ID/            one that is being made
+    MOUNT/owed/ID                   what the first snapshot of one is to be made of, until it is there; root. All in one place, so
+                                    that whoever opens the volume, on the way of a wake, need not look at every timeline
     MOUNT/trash/                    one that is being removed
 
 A timeline is there as a whole or not at all: it is made aside, written to disk, and then renamed. To delete one is to
@@ -31,6 +32,7 @@ from cloister.node.timelines import tree
 
 _TIMELINES: Final = "timelines"
 _UNFINISHED: Final = "unfinished"
+_OWED: Final = "owed"
 _TRASH: Final = "trash"
 
 
@@ -60,11 +62,6 @@ class Timeline:
     def origin(self) -> Path:
         """What was told to whoever had it made."""
         return self.directory / "origin.json"
-
-    @property
-    def owed(self) -> Path:
-        """What its first snapshot is to be made of, while it is not there yet: see `history.Owed`."""
-        return self.directory / "owed.json"
 
     @property
     def frozen(self) -> Path:
@@ -104,8 +101,11 @@ class Layout:
 
     def owing(self) -> list[TimelineId]:
         """The timelines whose first snapshot is not there yet."""
-        directories = _entries(self.mountpoint / _TIMELINES)
-        return [parse_timeline_id(each.name) for each in directories if Timeline(each).owed.exists()]
+        return [parse_timeline_id(each.name) for each in _entries(self.mountpoint / _OWED)]
+
+    def owed(self, timeline: Timeline) -> Path:
+        """What its first snapshot is to be made of, while it is not there yet: see `history.Owed`."""
+        return self.mountpoint / _OWED / timeline.directory.name
 
     def begin(self, timeline_id: TimelineId, uid: int) -> Timeline:
         """The empty places of a new one. What an earlier attempt left is thrown away."""

@@ -123,23 +123,26 @@ class Making:
         2. Of a clone: of its source, if that is still where it was. Once it went on, its WAL is another's from there.
         3. Of a copy: of its source's history.
         """
-        target = self._history(self._layout.existing(target_id))
+        target = self._history(self._layout.timeline(target_id))
         if (owed := target.owed()) is None:
             return
-        source = self._layout.timeline(owed.source_id)
-        if any(taken.stop_lsn == owed.first.stop_lsn for taken in target.snapshots.all()):  # 1.
-            target.settle()
-        elif source.exists and owed.first.is_clean and _is_where_it_was(source.data, owed.first):  # 2.
+        try:
+            self._make_good(target_id, owed)
+        except (NotFoundError, UnavailableError) as error:
+            log.warning("the history of %s begins later than it: %s", target_id, error)
+        target.settle()
+
+    def _make_good(self, target_id: TimelineId, owed: Owed) -> None:
+        """Raises NotFoundError, UnavailableError."""
+        taken = self._history(self._layout.existing(target_id)).snapshots.all()
+        if any(snapshot.stop_lsn == owed.first.stop_lsn for snapshot in taken):  # 1.
+            return
+        if not owed.first.is_clean:  # 3.
+            self.take_first_from(owed.source_id, target_id, owed.first)
+        elif _is_where_it_was(self._layout.existing(owed.source_id).data, owed.first):  # 2.
             self.take_first_of(owed.source_id, target_id)
-        elif source.exists and not owed.first.is_clean:  # 3.
-            try:
-                self.take_first_from(owed.source_id, target_id, owed.first)
-            except UnavailableError as error:
-                log.warning("the history of %s begins later than it: %s", target_id, error)
-                target.settle()
         else:
-            log.warning("the history of %s begins later than it: %s went on, or is gone", target_id, owed.source_id)
-            target.settle()
+            raise UnavailableError(f"{owed.source_id} went on after {target_id} was cloned from it")
 
     def finish_copy_for_history(self, source_id: TimelineId, text: str, stop_lsn: int) -> Recovered:
         source = self._layout.existing(source_id)
