@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 
 from cloister.app import sentinel
+from cloister.app.children import command
 from cloister.app.process import Process
 from cloister.base.database import Database
 from cloister.base.settings import LAYOUT_VERSION, Settings, save
@@ -70,10 +70,7 @@ async def until_found(database: Database, rule: str) -> None:
 @contextlib.asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
     """As the supervisor starts it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cloister.app", "sentinel", "--state-dir", settings.state_dir,
-        stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+    process = await asyncio.create_subprocess_exec(*command("sentinel", settings), stderr=asyncio.subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -1,4 +1,4 @@
-"""`python -m cloister.app PROCESS --state-dir DIR`: how the supervisor starts each process."""
+"""`python -m cloister.app PROCESS --state-dir DIR --supervisor PID`: how the supervisor starts each process."""
 
 from cloister.app.process import main
 

@@ -1,5 +1,6 @@
 """The platform's processes, as a table: what each runs as, what it is given, and in which order they start."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,8 +63,7 @@ def spawn(
     log = (settings.paths.logs / f"{child.label}.log").open("ab")
     with log:
         return subprocess.Popen(
-            [sys.executable, "-m", "cloister.app", child.name, "--state-dir", settings.state_dir,
-             "--worker", str(child.worker)],
+            [*command(child.name, settings), "--worker", str(child.worker)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -75,7 +75,13 @@ def spawn(
             umask=0o022 if child.service is Service.AGENT else 0o077,  # the agent makes root file systems for others
             start_new_session=True,
             cwd="/",
-        )  # fmt: skip
+        )
+
+
+def command(name: str, settings: Settings) -> list[str]:
+    """What runs the process `name` as a child of ours."""
+    words = [sys.executable, "-m", "cloister.app", name, "--state-dir", settings.state_dir]
+    return [*words, "--supervisor", str(os.getpid())]
 
 
 def environment(ready_fd: int, listen_fds: Sequence[tuple[str, int]]) -> dict[str, str]:

@@ -29,11 +29,11 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def die_with_parent(with_signal: signal.Signals) -> None:
+def die_with_parent(with_signal: signal.Signals, parent: int) -> None:
     """Get `with_signal` when the parent dies. Cleared by a change of credentials, kept by execve: call it after the
-    first and before the second. If the parent is gone already, end now."""
+    first and before the second. If `parent`, a pid, is gone already, end now: whoever adopted us need not be PID 1."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, int(with_signal), 0, 0, 0), "PR_SET_PDEATHSIG")
-    if os.getppid() == 1:
+    if os.getppid() != parent:
         raise SystemExit("the supervisor is gone")
 
 

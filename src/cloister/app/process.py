@@ -51,22 +51,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cloister.app", description="A process of the platform; not for hands.")
     parser.add_argument("process", choices=("database", *LONG_LIVED, *ONE_SHOT))
     parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--supervisor", type=int, required=True, help="the pid of who starts it, and with whom it ends")
     parser.add_argument("--worker", type=int, default=0)
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     settings = load(options.state_dir)
     try:
-        return _begin(options.process, options.worker, settings)
+        return _begin(options.process, options.supervisor, options.worker, settings)
     except CloisterError as error:
         log.exception("%s ends", options.process)
         print(error.public, file=sys.stderr)  # noqa: T201 - the last line, which the supervisor shows
         return 1
 
 
-def _begin(name: str, worker: int, settings: Settings) -> int:
+def _begin(name: str, supervisor: int, worker: int, settings: Settings) -> int:
     if name == "database":
-        _become_database(settings)
-    kernel.die_with_parent(signal.SIGKILL)
+        _become_database(settings, supervisor)
+    kernel.die_with_parent(signal.SIGKILL, supervisor)
     module = importlib.import_module(f"cloister.app.{name}")
     if name in ONE_SHOT:
         asyncio.run(module.run(settings))
@@ -116,7 +117,7 @@ def _announcer() -> Callable[[], None]:
     return announce
 
 
-def _become_database(settings: Settings) -> None:
+def _become_database(settings: Settings, supervisor: int) -> None:
     """Replace this process, which runs as the database's user, by the control database's PostgreSQL. That it answers is
     seen by the `prepare` step, which waits for it, so readiness is announced at once."""
     from cloister.base.database import embedded  # noqa: PLC0415 - only this process needs it
@@ -126,6 +127,8 @@ def _become_database(settings: Settings) -> None:
     embedded.clear_the_way(settings.paths)
     argv = embedded.argv(settings.paths)
     _announcer()()
-    kernel.die_with_parent(signal.SIGQUIT)  # PostgreSQL's immediate shutdown: recovery follows at the next start
+    kernel.die_with_parent(
+        signal.SIGQUIT, supervisor
+    )  # PostgreSQL's immediate shutdown: recovery follows at the next start
     kernel.no_new_privileges()
     os.execv(argv[0], argv)  # noqa: S606 - an argument list, which is the point

@@ -19,13 +19,12 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cloister import __version__
-from cloister.app.children import Child, children, spawn
+from cloister.app.children import Child, children, command, spawn
 from cloister.base.errors import CloisterError, PreconditionError, UnavailableError
 from cloister.base.identities import Service
 from cloister.base.limits import COMPUTE_STOP_CALL_TIMEOUT_S, LAST_SENDING_TIMEOUT_S
@@ -238,7 +237,7 @@ class Supervisor:
         """Run `python -m cloister.app NAME` as root to its end. Raises if it fails."""
         with (self._paths.logs / f"{name}.log").open("ab") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 - returns after fork; _reap waits for it
-                [sys.executable, "-m", "cloister.app", name, "--state-dir", self._settings.state_dir],
+                command(name, self._settings),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
