@@ -33,7 +33,9 @@ from tests import branches
 from tests.instance import Instance, Tenant
 
 SIZES_GB: Final = tuple(float(size) for size in os.environ.get("CLOISTER_BENCH_GB", "1,5").split(","))
-CHILDREN: Final = int(os.environ.get("CLOISTER_BENCH_BRANCHES", "500"))
+EDGE: Final = 10
+# How many of the first and of the last children are compared.
+CHILDREN: Final = max(2 * EDGE + 1, int(os.environ.get("CLOISTER_BENCH_BRANCHES", "500")))
 
 SCALE_OF_GB: Final = 68
 # pgbench's accounts and their index take 15 MB for each unit of scale.
@@ -45,8 +47,6 @@ AT_WORK: Final = f"at {STEADY_TPS} tps"
 UNDER_LOAD: Final = "under load"
 FULL_COPIES: Final = 3
 KEPT: Final = 5
-EDGE: Final = 10
-# How many of the first and of the last children are compared.
 
 _MEASURED_WITHIN_S: Final = 30
 
