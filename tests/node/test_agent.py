@@ -60,8 +60,7 @@ from cloister.node.commands import (
 from cloister.node.postgres.standby import Floor
 from cloister.node.runs import Ran
 from cloister.node.sandbox.cgroups import detect
-from cloister.node.timelines import keeper as keeper_module
-from cloister.node.timelines import wal
+from cloister.node.timelines import firsts, wal
 from cloister.node.timelines.clone import BACKUP_LABEL
 from cloister.node.timelines.making import Making
 from cloister.node.volumes.plain import PlainDriver
@@ -367,7 +366,7 @@ async def test_it_is_started_while_its_history_begins_and_everybody_else_waits(
 async def test_a_copy_whose_history_begins_later_holds_up_nobody_and_nobody_waits_longer_for_it(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "FIRST_AFTER_S", 3600.0)
+    monkeypatch.setattr(firsts, "FIRST_AFTER_S", 3600.0)
     await node.ask(CREATE)
     await copy(node)
     await copy(node, THIRD_TIMELINE)  # Its source is free.
@@ -385,7 +384,7 @@ async def test_a_copy_whose_history_begins_later_holds_up_nobody_and_nobody_wait
 async def test_a_copy_whose_history_has_not_begun_ends_with_its_project(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "FIRST_AFTER_S", 3600.0)
+    monkeypatch.setattr(firsts, "FIRST_AFTER_S", 3600.0)
     await node.ask(CREATE)
     await copy(node)
     async with asyncio.timeout(30):
@@ -428,7 +427,7 @@ async def test_a_history_that_a_killed_agent_did_not_begin_is_begun_by_the_next(
     await node.ask(CREATE)
     with monkeypatch.context() as patched:
         patched.setattr(Making, take, die)
-        patched.setattr(keeper_module, "FIRST_AFTER_S", 0.0)
+        patched.setattr(firsts, "FIRST_AFTER_S", 0.0)
         await make(node)
         with contextlib.suppress(ExhaustedError):
             await node.settled()

@@ -7,20 +7,14 @@ What is done to files is in `making.py` and below; it blocks and runs in threads
   timeline's lock before the project's, and long work never holds the project's: other computes wake meanwhile;
 - a target is there as a whole or not at all, and then the command was done: twice is once.
 
-A history begins with a snapshot, which costs as much as the timeline itself, and most of the time nobody has to wait for it:
-it is taken while the new timeline is started (`lock_to_start`), and not of that. For a clone it is taken of the source, which has to
-stay as it is. For a copy it is made of the source's last snapshot with all WAL since, a moment later, so that the start has the
-machine to itself; whoever wants more of the timeline than to start it wants it now. What it is to be made of is written down before
-anybody hears of the timeline, so what a crash kept from being taken is taken when the volume is found open or opened next. Where that
-is not possible any more, one is taken when the timeline stops, or by the API while it runs: there its history begins.
+A new timeline's first snapshot is most often taken after it was told of: see `firsts.py`.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -50,6 +44,7 @@ from cloister.node.commands import (
     TimelineInfo,
 )
 from cloister.node.timelines import clone, following, wal
+from cloister.node.timelines.firsts import Firsts
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.making import Assembled, Making
@@ -60,9 +55,6 @@ from cloister.node.timelines.tree import Abort
 from cloister.node.timelines.work import Locked, Locks, Work
 
 log = logging.getLogger(__name__)
-
-FIRST_AFTER_S: Final = 1.0
-# A branch has started by then; side by side the one takes from the other what it saves.
 
 LOOK_BACK_TIMEOUT_S: Final = 45.0
 # A client waits for the answer, and most give up after a minute.
@@ -103,16 +95,6 @@ class Hold(Protocol):
     def __call__(self, project_id: ProjectId, *, lingers: bool = False) -> AbstractAsyncContextManager[Path]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _First:
-    """A first snapshot that is not there yet."""
-
-    wanted: asyncio.Event
-    """Somebody waits for it."""
-    over: asyncio.Event
-    """It was taken, or it was not."""
-
-
 class Keeper:
     def __init__(
         self,
@@ -138,8 +120,7 @@ class Keeper:
         self._locks = Locks()
         self._work = Work()
         self._emptying: set[ProjectId] = set()
-        self._firsts: dict[TimelineId, _First] = {}
-        """First snapshots that are still to be taken of somebody else's data."""
+        self._firsts = Firsts()
         self._places: dict[TimelineId, following.Place] = {}
         """How far the standbys that run were given what they follow."""
         self._looks_back = asyncio.Semaphore(LOOKS_BACK_MAX)
@@ -186,11 +167,9 @@ class Keeper:
         """Nobody else works on these timelines, or starts or stops a compute on them."""
         while True:
             # Nothing is held meanwhile: whoever takes one wants its source's lock.
-            for first in self._firsts_of(*timeline_ids):
-                first.wanted.set()
-                await first.over.wait()
+            await self._firsts.want(*timeline_ids)
             async with self._locks.of(*timeline_ids) as locked:
-                if not self._firsts_of(*timeline_ids):
+                if not self._firsts.are_missing(*timeline_ids):
                     yield locked
                     return
 
@@ -307,7 +286,7 @@ class Keeper:
 
             recovered = await self._work.in_thread(finish)
             if is_first_later:
-                with self._taking_first(target_id):
+                with self._firsts.taking(target_id):
                     locked.let_go(target_id)
                     tell(recovered)
                     await self._work.in_thread(
@@ -348,11 +327,9 @@ class Keeper:
                 )
                 if copied is None:
                     return recovered
-                first = later.enter_context(self._taking_first(target_id))
+                first = later.enter_context(self._firsts.taking(target_id))
             tell(recovered)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_AFTER_S):
-                    await first.wanted.wait()
+            await first.is_due()
             async with self.lock(source_id):
                 await self._work.in_thread(
                     lambda abort: self._making(mountpoint, uid, abort).take_first_from(source_id, target_id, copied)
@@ -526,20 +503,10 @@ class Keeper:
             self._empty_trash_later(project_id, Layout(mountpoint))
         return info
 
-    @contextlib.contextmanager
-    def _taking_first(self, timeline_id: TimelineId) -> Iterator[_First]:
-        """Entered under its lock, which may be let go inside: it may be started meanwhile, and nothing else."""
-        first = self._firsts[timeline_id] = _First(asyncio.Event(), asyncio.Event())
-        try:
-            yield first
-        finally:
-            del self._firsts[timeline_id]
-            first.over.set()
-
     def _take_owed_later(self, project_id: ProjectId, timeline_id: TimelineId) -> None:
         """Nobody works on it before that, or has heard of an end of its own history."""
         taking = contextlib.ExitStack()
-        taking.enter_context(self._taking_first(timeline_id))
+        taking.enter_context(self._firsts.taking(timeline_id))
         task = self._work.begin(project_id, self._take_owed(project_id, timeline_id))
         task.add_done_callback(lambda _task: taking.close())
 
@@ -555,9 +522,6 @@ class Keeper:
                     )
         except (CloisterError, OSError) as error:
             log.warning("the first snapshot of %s is still owed: %s", timeline_id, error)
-
-    def _firsts_of(self, *timeline_ids: TimelineId) -> list[_First]:
-        return [self._firsts[given] for given in timeline_ids if given in self._firsts]
 
     def _making(self, mountpoint: Path, uid: int, abort: Abort) -> Making:
         return Making(Layout(mountpoint), uid, self._clock.now().timestamp(), abort)
