@@ -6,7 +6,8 @@
  * set would be worth nothing, in a batch of two statements least of all. So the gateway puts the claims into the startup
  * packet of a session of its own, with a second setting that says so: `guard.has_token`, which only a startup packet can set.
  * Where it is on, the claims stay what they were at the start, for the whole life of the session: SET, SET LOCAL,
- * set_config(), a function's SET clause are refused, and RESET and DISCARD lead back to the same claims.
+ * set_config(), a function's SET clause are refused, and RESET and DISCARD lead back to the same claims. Nor can it make another
+ * session that has none: it gives its role no password, and changes nothing else of it (policy.c).
  *
  * Sessions with a password are not touched: PostgREST, which verifies tokens itself, sets its claims in each transaction.
  * A server with an older guard refuses `guard.has_token`, and with it the session, instead of letting claims be forged.
@@ -17,6 +18,12 @@
 
 static bool has_token = false;
 static char *claims = NULL;
+
+bool
+session_has_token(void)
+{
+	return has_token;
+}
 
 static bool
 check_claims(char **value, void **extra, GucSource source)

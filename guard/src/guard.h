@@ -41,6 +41,9 @@ extern void touched_init(void);
  */
 extern bool session_is_platform(void);
 
+/* Did a token open the session, with claims that only this one session may have (claims.c)? */
+extern bool session_has_token(void);
+
 /* A utility statement that changes nothing, or only runs statements that come by the hooks themselves. CALL and DO, which do that too,
  * are not among them: what they run is code. */
 struct Node;

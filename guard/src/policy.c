@@ -39,6 +39,9 @@
  *   ALTER DATABASE/ROLE … SET           some parameters that everybody may set must hold: see `kept_parameters`
  *   reading pg_authid, pg_user_mapping  access that was approved for a while may read all data, and would keep the
  *   and the like in such access         verifiers of roles that stay: see `is_kept_from_access`
+ *   ALTER ROLE of its own, DROP OWNED   every role may give itself a password, which opens it without claims, set what its
+ *   BY, in a session with a token       next sessions begin with, and take itself out of row security's policies: a role
+ *                                       that tokens open is one for many who must not be each other
  *   SECURITY LABEL                      labels are how the platform marks roles
  *   the databases postgres, template*   they are the platform's own
  *
@@ -187,6 +190,21 @@ require_own_database(const char *name)
 		REFUSE("It belongs to the platform. Make databases of your own.", "database \"%s\" cannot be changed", name);
 }
 
+/* Whichever of its roles a session with a token acts as: itself, or one that it became by SET ROLE. What a function of another
+ * owner changes with that owner's rights stays its own business. */
+static void
+require_not_of_token(const char *name)
+{
+	Oid			role;
+
+	if (!session_has_token())
+		return;
+	role = get_role_oid(name, true);
+	if (role == GetAuthenticatedUserId() || role == GetSessionUserId() || role == GetUserId())
+		REFUSE("It is one role for many users. Change it in a session that a password opened.",
+			   "role \"%s\" cannot be changed with a token", name);
+}
+
 static void
 check_role_options(List *options)
 {
@@ -327,10 +345,14 @@ check_statement(Node *node)
 		case T_AlterRoleStmt:	/* also ALTER GROUP */
 			check_role_options(((AlterRoleStmt *) node)->options);
 			require_tenant_role(name_of(((AlterRoleStmt *) node)->role));
+			require_not_of_token(name_of(((AlterRoleStmt *) node)->role));
 			break;
 		case T_AlterRoleSetStmt:
 			if (((AlterRoleSetStmt *) node)->role != NULL)
+			{
 				require_tenant_role(name_of(((AlterRoleSetStmt *) node)->role));
+				require_not_of_token(name_of(((AlterRoleSetStmt *) node)->role));
+			}
 			check_setting(((AlterRoleSetStmt *) node)->setstmt, ((AlterRoleSetStmt *) node)->role == NULL);
 			break;
 		case T_DropRoleStmt:
@@ -341,6 +363,9 @@ check_statement(Node *node)
 			break;
 		case T_DropOwnedStmt:
 			require_roles(((DropOwnedStmt *) node)->roles, require_tenant_role);
+			if (session_has_token())
+				REFUSE("DROP what is not needed by its name, or do it in a session that a password opened.",
+					   "DROP OWNED BY is not available with a token");
 			break;
 
 		case T_AlterDatabaseSetStmt:

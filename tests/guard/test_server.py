@@ -296,6 +296,46 @@ def test_a_function_with_claims_of_its_own_does_not_run(with_token: psycopg.Conn
         with_token.execute("SELECT public.as_bob()")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"ALTER ROLE CURRENT_USER PASSWORD '{STRONG}'",
+        f"ALTER ROLE guest PASSWORD '{STRONG}'",
+        "ALTER USER SESSION_USER VALID UNTIL '2001-01-01'",
+        f"DO $$ BEGIN ALTER ROLE guest PASSWORD '{STRONG}'; END $$",
+        f"SET ROLE member; ALTER ROLE guest PASSWORD '{STRONG}'",
+        f"SET ROLE member; ALTER ROLE member PASSWORD '{STRONG}'",
+        f"SELECT pg_temp.as_owner($$ALTER ROLE guest PASSWORD '{STRONG}'$$)",
+        f"SELECT pg_temp.as_owner($$ALTER ROLE member PASSWORD '{STRONG}'$$)",
+        "ALTER ROLE guest SET statement_timeout = 1",
+        "ALTER ROLE guest IN DATABASE postgres SET search_path = evil",
+        "ALTER ROLE guest RESET ALL",
+        "DROP OWNED BY guest",
+        "DROP OWNED BY member",
+    ],
+)
+def test_a_session_with_a_token_cannot_change_what_opens_its_role_or_holds_it(strict: Path, statement: str) -> None:
+    """A password of its own would open the role without claims: whoever has a token could then be anybody else."""
+    options = f"-c guard.has_token=on -c request.jwt.claims={CLAIMS}"
+    with connect(strict, ADMIN) as admin:
+        admin.execute("CREATE ROLE guest LOGIN; CREATE ROLE member LOGIN; GRANT member TO guest")
+        admin.execute("CREATE TABLE rows (); ALTER TABLE rows ENABLE ROW LEVEL SECURITY")
+        admin.execute("CREATE POLICY held ON rows AS RESTRICTIVE TO guest, member USING (false)")
+        try:
+            with connect(strict, "guest", options=options) as session:
+                session.execute(
+                    "SET ROLE member; CREATE FUNCTION pg_temp.as_owner(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER"
+                    " AS 'BEGIN EXECUTE $1; END'; RESET ROLE"
+                )
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="with a token") as refused:
+                    session.execute(statement)
+                assert refused.value.diag.context is None
+            with connect(strict, "guest") as session:
+                session.execute(f"ALTER ROLE guest PASSWORD '{STRONG}'")
+        finally:
+            admin.execute("DROP TABLE rows; DROP OWNED BY guest, member; DROP ROLE guest, member")
+
+
 @pytest.mark.parametrize("statement", ["RESET request.jwt.claims", "RESET ALL", "DISCARD ALL"])
 def test_a_reset_leads_back_to_what_the_token_says(with_token: psycopg.Connection[Any], statement: str) -> None:
     with_token.execute(statement)
