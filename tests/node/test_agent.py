@@ -441,6 +441,27 @@ async def test_a_history_that_a_killed_agent_did_not_begin_is_begun_by_the_next(
     assert looked.since is not None
 
 
+async def test_the_history_of_a_clone_does_not_begin_with_what_its_source_is_just_becoming(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start of the source opens the volume, and so begins what a crash kept from being done."""
+
+    def die(*_given: Any) -> None:
+        raise ExhaustedError("killed")
+
+    monkeypatch.setattr(opening, "LINGER_S", 0.0)
+    await node.ask(CREATE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Making, "take_first_of", die)
+        await clone(node)
+        with contextlib.suppress(ExhaustedError):
+            await node.settled()
+    await node.settled()
+    assert not await node.is_open()
+    await node.ask(StartCompute(spec=spec()))
+    assert (await node.ask(GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE))).since is None
+
+
 def settle(node: Node, timeline_id: str) -> None:
     """What a server's own end would leave: no label of the backup that it was started from."""
     data = node.settings.paths.volumes / PROJECT / "timelines" / timeline_id / "data"

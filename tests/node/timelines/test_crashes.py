@@ -54,8 +54,8 @@ class Trap:
         self.count, self.deadly = 0, deadly
 
 
-def making(mountpoint: Path) -> Making:
-    return Making(Layout(mountpoint), UID, 1000.0, Abort())
+def making(mountpoint: Path, now: float = 1000.0) -> Making:
+    return Making(Layout(mountpoint), UID, now, Abort())
 
 
 def fresh(mountpoint: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_crash_while_a_history_begins_costs_nothing(
         except Crash:
             pass
         trap.set(None)
-        making(mountpoint).take_owed(TARGET)
-        making(mountpoint).take_owed(TARGET)
+        making(mountpoint).take_owed(TARGET, source_runs=False)
+        making(mountpoint).take_owed(TARGET, source_runs=False)
         assert layout.owing() == []
         [taken] = history.snapshots.all()
         assert taken.stop_lsn == owed.first.stop_lsn
@@ -247,7 +247,7 @@ def test_what_is_owed_of_a_source_that_is_not_there_any_more_is_given_up(
     else:
         (source.data / "global/pg_control").write_bytes(control_file(checkpoint=STOP + 4096))
         History(layout, source).give_up()
-    making(tmp_path).take_owed(TARGET)
+    making(tmp_path).take_owed(TARGET, source_runs=False)
     history = History(layout, layout.existing(TARGET))
     assert (history.snapshots.all(), layout.owing()) == ([], [])
     making(tmp_path).after_stop(TARGET, 3600)
@@ -266,7 +266,7 @@ def test_what_was_taken_and_not_noted_is_not_said_to_be_missing(
     take()
     history.owe(owed)
     layout.throw_away(layout.timeline(SOURCE).directory)
-    making(tmp_path).take_owed(TARGET)
+    making(tmp_path).take_owed(TARGET, source_runs=False)
     assert (len(history.snapshots.all()), layout.owing()) == (1, [])
     assert "begins later" not in caplog.text
 
@@ -277,3 +277,22 @@ def test_who_begins_anew_is_owed_nothing_of_before(tmp_path: Path) -> None:
     first_of_a_clone(tmp_path)
     making(tmp_path).begin_anew(TARGET)
     assert Layout(tmp_path).owing() == []
+
+
+def test_what_is_taken_late_is_as_old_as_what_was_owed(tmp_path: Path) -> None:
+    """Or nobody could go back to what the clone did between the crash and the day when its volume was opened again."""
+    make_world(tmp_path)
+    first_of_a_clone(tmp_path)
+    making(tmp_path, now=90_000.0).take_owed(TARGET, source_runs=False)
+    layout = Layout(tmp_path)
+    [taken] = History(layout, layout.existing(TARGET)).snapshots.all()
+    assert taken.moment == 1000.0
+
+
+def test_what_is_owed_is_not_taken_of_a_source_that_runs(tmp_path: Path) -> None:
+    """Its control file says for a while that it was shut down."""
+    make_world(tmp_path)
+    first_of_a_clone(tmp_path)
+    making(tmp_path).take_owed(TARGET, source_runs=True)
+    layout = Layout(tmp_path)
+    assert (History(layout, layout.existing(TARGET)).snapshots.all(), layout.owing()) == ([], [])

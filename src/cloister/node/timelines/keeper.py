@@ -517,8 +517,12 @@ class Keeper:
                 if (owed := History(layout, layout.timeline(timeline_id)).owed()) is None:
                     return
                 async with self.lock(owed.source_id):
+                    # Most often it is its start that opened the volume.
+                    source_runs = self._is_running(owed.source_id)
                     await self._work.in_thread(
-                        lambda abort: self._making(mountpoint, owed.uid, abort).take_owed(timeline_id)
+                        lambda abort: self._making(mountpoint, owed.uid, abort).take_owed(
+                            timeline_id, source_runs=source_runs
+                        )
                     )
         except (CloisterError, OSError) as error:
             log.warning("the first snapshot of %s is still owed: %s", timeline_id, error)

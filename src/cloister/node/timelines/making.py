@@ -76,7 +76,10 @@ class Making:
     def take_first_of(self, source_id: TimelineId, target_id: TimelineId) -> None:
         """The first snapshot of a clone that was finished without one. Its source is still at rest; the clone need not be."""
         source, history = self._layout.existing(source_id), self._history(self._layout.existing(target_id))
-        history.take_first_of(source.data, self._uid, self._now, self._abort)
+        # What it holds is as old as what was owed, however late it is taken: with a later moment, what the clone did since could
+        # not be gone back to.
+        owed = history.owed()
+        history.take_first_of(source.data, self._uid, self._now if owed is None else owed.first.moment, self._abort)
         history.settle()
 
     def finish_clone(self, source_id: TimelineId, target_id: TimelineId) -> Recovered:
@@ -115,31 +118,32 @@ class Making:
         target.take_first_from(history, start, copied, self._uid, self._abort)
         target.settle()
 
-    def take_owed(self, target_id: TimelineId) -> None:
+    def take_owed(self, target_id: TimelineId, *, source_runs: bool) -> None:
         """The first snapshot that a crash kept from being taken, unless what it would be made of is not there any more: then the history
         begins later.
 
         1. One that was taken, and not noted yet, is enough.
-        2. Of a clone: of its source, if that is still where it was. Once it went on, its WAL is another's from there.
+        2. Of a clone: of its source, if that is still where it was. Once it went on, its WAL is another's from there. Nothing may
+           run on it (`source_runs`): a server that has just been started writes before its control file says that it does.
         3. Of a copy: of its source's history.
         """
         target = self._history(self._layout.timeline(target_id))
         if (owed := target.owed()) is None:
             return
         try:
-            self._make_good(target_id, owed)
+            self._make_good(target_id, owed, source_runs=source_runs)
         except (NotFoundError, UnavailableError) as error:
             log.warning("the history of %s begins later than it: %s", target_id, error)
         target.settle()
 
-    def _make_good(self, target_id: TimelineId, owed: Owed) -> None:
+    def _make_good(self, target_id: TimelineId, owed: Owed, *, source_runs: bool) -> None:
         """Raises NotFoundError, UnavailableError."""
         taken = self._history(self._layout.existing(target_id)).snapshots.all()
         if any(snapshot.stop_lsn == owed.first.stop_lsn for snapshot in taken):  # 1.
             return
         if not owed.first.is_clean:  # 3.
             self.take_first_from(owed.source_id, target_id, owed.first)
-        elif _is_where_it_was(self._layout.existing(owed.source_id).data, owed.first):  # 2.
+        elif not source_runs and _is_where_it_was(self._layout.existing(owed.source_id).data, owed.first):  # 2.
             self.take_first_of(owed.source_id, target_id)
         else:
             raise UnavailableError(f"{owed.source_id} went on after {target_id} was cloned from it")
