@@ -2,17 +2,20 @@
 empties the other: neither may lead it out of the volume, stop it, or take without end."""
 
 import asyncio
+import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cloister.base.errors import ConflictError, PreconditionError
+from cloister.base.errors import ConflictError, PreconditionError, UnavailableError
 from cloister.base.ids import new_timeline_id
 from cloister.node.timelines import clone, tree, usage, wal
 from cloister.node.timelines.archive import Archive
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
+from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
@@ -216,6 +219,36 @@ def test_what_is_no_segment_is_thrown_away_and_nothing_else_touched(outbox: Outb
     assert names_in(outbox.kept) == {name, "index"}
     assert names_in(outbox.box) == {".unfinished"}
     assert secret.read_bytes() == SECRET
+
+
+def test_a_segment_that_ends_behind_the_last_place_is_none(outbox: Outbox) -> None:
+    """What is told of a timeline is where its WAL ends, and the control database has no place for more than 64 bits."""
+    last = 2**64 // wal.SEGMENT_BYTES - 1
+    outbox.put(last)
+    kept = outbox.put(last - 1)
+    assert outbox.collect() == [kept]
+    assert wal.format_lsn((outbox.archive.segments()[-1].number + 1) * wal.SEGMENT_BYTES) == "FFFFFFFF/FFF00000"
+
+
+def test_an_outbox_that_is_filled_for_ever_holds_nobody_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What collects before a recovery is one of a few threads, which are everybody's."""
+    source_id = new_timeline_id()
+    making = Making(Layout(tmp_path), UID, 1000.0, Abort())
+    making.fresh(source_id, make_cluster)
+    outbox = Layout(tmp_path).timeline(source_id).outbox
+    really, numbers = Archive.collect, itertools.count(2)
+
+    def collect_and_fill(archive: Archive, *given: Any) -> int:
+        number = next(numbers)
+        assert number < 1000, "for ever"
+        (outbox / wal.segment_name(1, number)).write_bytes(segment(number))
+        return really(archive, *given)
+
+    monkeypatch.setattr(Archive, "collect", collect_and_fill)
+    with pytest.raises(UnavailableError):
+        making.assemble(source_id, new_timeline_id(), Target(at=1000.0), is_running=True)
 
 
 def test_what_is_archived_stays_as_it_was(outbox: Outbox) -> None:

@@ -2,12 +2,14 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from cloister.base.errors import ConflictError, NotFoundError
 from cloister.control.branches.model import SCHEMA_ONLY, BranchChange, Restore
 from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.services import ProjectCreated
+from cloister.node.commands import TimelineInfo
 from tests.audited import raised
 from tests.control.branches.scenes import CAUSE, branched, holds, of_project, seen
 from tests.control.land import CALLER, Land
@@ -215,6 +217,27 @@ async def test_a_running_branch_gets_a_place_to_recover_from_and_a_sleeping_one_
     land.clock.advance(timedelta(days=10))
     await land.plane.caretaker.by_the_bytes()
     assert land.node.calls == ["PruneTimeline"], "its window was past: nothing more to give up"
+
+
+async def test_what_cannot_be_stored_of_one_timeline_is_the_trouble_of_that_one(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent tells of a tenant's files, and the one that was looked at longest ago is first in each round."""
+    hostile, other = await a_project(land), await a_project(land)
+    await land.plane.caretaker.by_the_bytes()
+    async with land.database.transaction() as tx:
+        await tx.execute("UPDATE timeline SET measured_at = NULL WHERE id = $1", hostile.branch.timeline_id)
+    tell = land.node._timeline_info
+
+    def tell_too_much(project_id: str, timeline_id: str) -> TimelineInfo:
+        info = tell(project_id, timeline_id)
+        return msgspec.structs.replace(info, end_lsn="100000000/0") if project_id == hostile.project.id else info
+
+    monkeypatch.setattr(land.node, "_timeline_info", tell_too_much)
+    land.node.wal_bytes[other.branch.timeline_id] = 1024**3
+    land.node.calls.clear()
+    await land.plane.caretaker.by_the_bytes()
+    assert "CopyTimeline" in land.node.calls
 
 
 async def test_every_change_is_in_the_audit_log_once(land: Land) -> None:

@@ -16,7 +16,7 @@ from cloister.node.timelines.snapshots import Snapshot, nearest, superfluous
 from tests.node.timelines.clusters import CHECKPOINT, control_file, segment
 
 LSN = st.integers(0, 2**64 - 1)
-NUMBER = st.integers(0, 2**44 - 1)
+NUMBER = st.integers(0, 2**44 - 2)
 WAL_TIMELINE = st.integers(1, 2**32 - 1)
 
 

@@ -161,3 +161,5 @@ async def _each(things: Iterable[T], do: Callable[[T], Awaitable[None]]) -> None
             _log.info("left for later: %s: %s", thing, error)
         except CloisterError as error:
             _log.warning("left for later: %s: %s", thing, error)
+        except Exception:  # whatever it is: what a tenant's files say is stored here
+            _log.exception("left for later: %s", thing)

@@ -26,6 +26,9 @@ from cloister.node.timelines.tree import Abort
 
 log = logging.getLogger(__name__)
 
+COLLECT_PASSES_MAX: Final = 64
+# Over an outbox, 256 segments each: half a minute. The tenant can fill it faster than it is emptied, and the threads are everybody's.
+
 _VERSION_BYTES_MAX: Final = 8
 _COUNTERS: Final = "pg_stat"
 _HISTORY_BYTES_MAX: Final = 256 * 1024
@@ -303,8 +306,13 @@ class Making:
             history.add_wal_between(data, wal_timeline, between, self._uid)
 
     def _collect_all(self, history: History) -> None:
-        while history.collect(self._now, self._abort):
-            continue
+        """Raises UnavailableError where there is no end of it."""
+        for _ in range(COLLECT_PASSES_MAX):
+            if not history.collect(self._now, self._abort):
+                return
+        raise UnavailableError(
+            "an outbox does not become empty", public="the branch has much WAL to take in; try again"
+        )
 
     def _history(self, timeline: Timeline) -> History:
         return History(self._layout, timeline)

@@ -28,6 +28,7 @@ HISTORY_NAME: Final = re.compile(r"[0-9A-F]{8}\.history")
 
 _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 _PER_HIGH: Final = 0x1_0000_0000 // SEGMENT_BYTES
+_SEGMENTS: Final = 2**64 // SEGMENT_BYTES
 _PAGE_HEADER: Final = struct.Struct("=HHIQ")
 # XLogPageHeaderData: magic, flags, WAL timeline, address of the page.
 
@@ -56,7 +57,9 @@ def parse_segment_name(name: str) -> tuple[int, int] | None:
     if not SEGMENT_NAME.fullmatch(name):
         return None
     wal_timeline, high, low = (int(name[start : start + 8], 16) for start in (0, 8, 16))
-    return (wal_timeline, high * _PER_HIGH + low) if low < _PER_HIGH else None
+    number = high * _PER_HIGH + low
+    # Where the last one of all ends is no LSN any more.
+    return (wal_timeline, number) if low < _PER_HIGH and number + 1 < _SEGMENTS else None
 
 
 def unbroken(numbers: Iterable[int], start: int) -> int:
