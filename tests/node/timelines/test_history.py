@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from cloister.base.errors import UnavailableError
+from cloister.base.errors import PreconditionError, UnavailableError
 from cloister.base.ids import TimelineId, new_timeline_id
 from cloister.node.timelines import clone, usage, wal
 from cloister.node.timelines import history as history_module
+from cloister.node.timelines.control import State
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
+from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.snapshots import Snapshot, Snapshots
 from cloister.node.timelines.tree import Abort
-from tests.node.timelines.clusters import CHECKPOINT, make_cluster, segment
+from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
 
 UID = 1_900_000_123
 
@@ -213,3 +215,20 @@ def test_room_that_was_set_aside_and_never_written_is_not_counted(volume: Path) 
         os.posix_fallocate(file.fileno(), 0, 1024**2)
         os.fsync(file.fileno())
     assert usage.measure(timeline, Abort()).unique_bytes == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+def test_what_was_written_after_the_last_checkpoint_of_a_server_that_crashed_is_in_its_history(
+    making: Making, tmp_path: Path
+) -> None:
+    """Its control file says where that checkpoint was, and not where it ended."""
+    source_id, target_id = new_timeline_id(), new_timeline_id()
+    making.fresh(source_id, make_cluster)
+    data = Layout(tmp_path).timeline(source_id).data
+    (data / "global/pg_control").write_bytes(control_file(state=State.IN_PRODUCTION))
+    after = Target(lsn=CHECKPOINT + 100)
+    assembled = making.assemble(source_id, target_id, after, is_running=False)
+    assert assembled is not None
+    assert assembled.reach.end == wal.segment_number(CHECKPOINT) + 1
+    with pytest.raises(PreconditionError, match="reaches from"):
+        making.assemble(source_id, target_id, Target(lsn=CHECKPOINT + wal.SEGMENT_BYTES), is_running=False)

@@ -167,7 +167,8 @@ class History:
         taken = self.snapshots.all()
         start = snapshots.nearest(taken, lsn=target.lsn, at=target.at)
         is_ahead = target.at is not None and target.at > now
-        if target.lsn is not None and not is_running:
+        # Where one ends that was not shut down in order, nobody has written down: a replay finds out.
+        if target.lsn is not None and not is_running and clone.is_settled(self._timeline.data):
             is_ahead = target.lsn > self.end_lsn(is_running=False)
         if start is None or is_ahead:
             raise self.outside(now, is_running=is_running)
