@@ -139,3 +139,17 @@ def test_nothing_is_written_through_what_a_standby_has_put_in_the_way(scene: Sce
     assert theirs.read_bytes() == b"theirs"
     assert not (scene.standby.data / "pg_wal" / name(7)).is_symlink()
     assert scene.given() == {7: b"a"}
+
+
+def test_what_is_given_is_whole_where_the_system_takes_it_in_parts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full volume takes a part and says so. A segment that was cut off would be waited for, for ever."""
+    really = os.write
+    write(scene.written, 7)
+    write(scene.written, 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda file, content: really(file, content[:70_000]))
+        scene.feed()
+    given = scene.standby.data / "pg_wal" / name(7)
+    assert given.read_bytes() == (scene.written / name(7)).read_bytes()

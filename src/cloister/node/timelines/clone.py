@@ -279,7 +279,7 @@ def write_file(data: Path, name: str, content: bytes, uid: int) -> None:
     """A new file in a data directory."""
     with tree.opened(data) as directory, tree.opened(name, tree.NEW_FILE, below=directory) as file:
         os.fchown(file, uid, uid)
-        os.write(file, content)
+        tree.write_whole(file, content)
         os.fsync(file)
 
 

@@ -117,7 +117,7 @@ def _give(directory: int, name: str, place: Place, into: _Into) -> int | None:
     # Not synced: a standby does not outlive a power cut, and never a replay that was begun before one.
     with tree.opened(_UNFINISHED, tree.NEW_FILE, below=into.segments) as copy:
         os.fchown(copy, into.uid, into.uid)
-        os.write(copy, content)
+        tree.write_whole(copy, content)
     os.rename(_UNFINISHED, name, src_dir_fd=into.segments, dst_dir_fd=into.segments)
     return written_ns
 

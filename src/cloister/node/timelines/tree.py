@@ -213,10 +213,17 @@ def _some_names(directory: int) -> list[str]:
         return [entry.name for entry in itertools.islice(entries, _NAMES_AT_ONCE)]
 
 
+def write_whole(file: int, content: bytes) -> None:
+    """All of it, or an error: a file system that becomes full takes a part of what it is given, and says how much."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
 def write_new(path: Path, content: bytes) -> None:
     """A file of root's in place of any that a cut-off attempt left, its content on disk. Its name is when the file system's
     log is: for many names one sync at the end is enough."""
     path.unlink(missing_ok=True)
     with opened(path, NEW_FILE) as file:
-        os.write(file, content)
+        write_whole(file, content)
         os.fsync(file)
