@@ -74,7 +74,7 @@ _IDENT: Final = "gateway {user} /^(?!cloister_admin$).*$\n"
 
 @pytest.fixture(scope="session")
 def compute_server() -> Iterator[Path]:
-    """The socket directory of a compute with the roles `ada` and `bob` and the database `app`."""
+    """The socket directory of a compute with the roles `ada` and `bob` and the databases `app` and, with dblink in it, `linked`."""
     directory = Path(tempfile.mkdtemp(prefix="cloister-test-compute-", dir=_MEMORY if _MEMORY.is_dir() else None))
     try:
         if os.geteuid() == 0:
@@ -91,6 +91,9 @@ def compute_server() -> Iterator[Path]:
                 admin.execute("CREATE ROLE ada LOGIN")
                 admin.execute("CREATE ROLE bob LOGIN")
                 admin.execute("CREATE DATABASE app OWNER ada")
+                admin.execute("CREATE DATABASE linked OWNER ada")
+                with psycopg.connect(host=str(directory), user="cloister_admin", dbname="linked") as linked:
+                    linked.execute("CREATE EXTENSION dblink")
                 (data / "pg_hba.conf").write_text(_HBA)
                 (data / "pg_ident.conf").write_text(_IDENT.format(user=pwd.getpwuid(os.geteuid()).pw_name))
                 admin.execute("SELECT pg_reload_conf()")

@@ -70,6 +70,25 @@ async def test_a_reused_session_is_a_clean_one(gateway_world: GatewayWorld) -> N
     assert found == fresh
 
 
+async def test_nobody_knows_what_random_gives_the_next_client(gateway_world: GatewayWorld) -> None:
+    """DISCARD ALL does not touch the seed."""
+    await gateway_world.start()
+    await busy(gateway_world)
+    pid, (_, foretold) = await visit(gateway_world, "SELECT setseed(0.5)", "SELECT random()")
+    next_pid, _ = await visit(gateway_world, "SELECT setseed(0.5)")
+    last_pid, (found,) = await visit(gateway_world, "SELECT random()")
+    assert pid == next_pid == last_pid, "not reused: this shows nothing"
+    assert found != foretold
+
+
+async def test_where_connections_of_dblink_would_stay_open_nothing_is_given_on(gateway_world: GatewayWorld) -> None:
+    """They are the last client's, opened with what it knew, and DISCARD ALL does not close them."""
+    await gateway_world.start()
+    await busy(gateway_world)
+    pids = [(await visit(gateway_world, database="linked"))[0] for _ in range(VISITS)]
+    assert len(set(pids)) == VISITS
+
+
 async def test_never_across_roles_databases_or_parameters(gateway_world: GatewayWorld) -> None:
     gateway_world.directory.set_password("bob", PASSWORD)
     await gateway_world.start()

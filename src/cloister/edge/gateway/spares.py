@@ -6,12 +6,15 @@ query pay it every time; for them, and only for them, a backend serves several c
     (1) same endpoint, same compute, same role, database and startup parameters: all that PostgreSQL looked at
     (2) the session was idle, outside a transaction, with nothing unanswered, and was never sent a cancel
     (3) DISCARD ALL succeeded, and the answer is *exactly* the bytes expected, with a random word at the end: whatever
-        the last client left in the pipe, or half sent, cannot produce them
+        the last client left in the pipe, or half sent, cannot produce them. What DISCARD ALL leaves is seen to in the same
+        breath: random() goes on from a seed of ours, and where there is dblink, whose connections stay open, nobody is told
+        the word
     (4) only where clients of this kind come often; a backend is given on for a few seconds at most, so that ALTER ROLE …
         SET and its kin reach a new session about as soon as a new password does
 """
 
 import asyncio
+import random
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Mapping
@@ -46,9 +49,18 @@ class Kind:
     parameters: frozenset[tuple[str, str]]
 
 
+_SEEDS: Final = random.SystemRandom()
+
+_UNLESS: Final = (
+    "NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'dblink')"
+    " AND pg_catalog.setseed({:.17f}) IS NOT NULL"
+)
+
+
 def cleaning(word: str) -> tuple[bytes, bytes]:
     """(3): what to send, and the only answer that will do."""
-    query = message(b"Q", b"DISCARD ALL\0") + message(b"Q", f"SELECT '{word}'\0".encode())
+    condition = _UNLESS.format(_SEEDS.uniform(-1, 1))
+    query = message(b"Q", b"DISCARD ALL\0") + message(b"Q", f"SELECT '{word}' WHERE {condition}\0".encode())
     row = message(b"D", b"\0\1" + len(word).to_bytes(4, "big") + word.encode())
     answer = (
         message(b"C", b"DISCARD ALL\0") + READY_FOR_QUERY_IDLE
