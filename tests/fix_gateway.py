@@ -180,6 +180,7 @@ class FakeDirectory:
     """Roles without a password that may."""
     pooled_roles: set[str] = field(default_factory=set)
     may_wake: asyncio.Event = field(default_factory=asyncio.Event)
+    may_look_up: asyncio.Event = field(default_factory=asyncio.Event)
     generation: int = 1
     asked: list[AnyCommand] = field(default_factory=list)
     events: list[ConnectionEvent] = field(default_factory=list)
@@ -197,6 +198,7 @@ class FakeDirectory:
 
     async def start(self) -> None:
         self.may_wake.set()
+        self.may_look_up.set()
         allowed: Any = frozenset({service_of_uid(os.geteuid())})
         self._server = Server(self.path, AnyCommand, self._answer, allowed=allowed)
         await self._server.start()
@@ -241,6 +243,7 @@ class FakeDirectory:
         await self._tell()
         match command:
             case LookUp(endpoint=endpoint, role=role):
+                await self.may_look_up.wait()
                 return self._route(endpoint, role)
             case LookUpKeys(endpoint=endpoint, is_refresh=is_refresh):
                 if is_refresh and self.refreshed_key_sets is not None:

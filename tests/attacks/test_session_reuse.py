@@ -5,7 +5,8 @@ import struct
 
 import pytest
 
-from cloister.edge.gateway import limits, spares, trail
+from cloister.base.directory import LookUp
+from cloister.edge.gateway import directory, limits, spares, trail
 from cloister.protocol.pgwire.frames import message
 from cloister.protocol.pgwire.messages import TERMINATE, cancel_request, startup_message
 from tests.fix_gateway import PASSWORD, GatewayWorld
@@ -185,6 +186,32 @@ async def test_a_late_cancel_does_not_meet_the_next_client(gateway_world: Gatewa
     pid = (await client.ask("SELECT pg_backend_pid()"))[0]
     await answer_in_clear(gateway_world, cancel_request(int.from_bytes(key[:4], "big"), key[4:]))
     await leave(gateway_world, client)
+    assert (await visit(gateway_world))[0] != pid
+
+
+async def test_a_cancel_that_is_still_being_looked_at_does_not_meet_the_next_client(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its address may cancel is asked for; meanwhile the client that it is for says goodbye."""
+    await gateway_world.start()
+    await busy(gateway_world)
+    client = await RawClient.open(gateway_world)
+    client.send(startup_message({"user": "ada", "database": "app"}))
+    assert await client.prove(PASSWORD)
+    (key,) = [body for kind, body in await client.until(b"Z") if kind == b"K"]
+    pid = (await client.ask("SELECT pg_backend_pid()"))[0]
+    with monkeypatch.context() as nothing_is_remembered:
+        nothing_is_remembered.setattr(directory, "ROUTE_TTL_RUNNING_S", 0.0)
+        nothing_is_remembered.setattr(directory, "ROUTE_STALE_S", 0.0)
+        gateway_world.directory.asked.clear()
+        gateway_world.directory.may_look_up.clear()
+        cancelling = asyncio.create_task(
+            answer_in_clear(gateway_world, cancel_request(int.from_bytes(key[:4], "big"), key[4:]))
+        )
+        await gateway_world.directory.until_asked(LookUp)
+        await leave(gateway_world, client)
+        gateway_world.directory.may_look_up.set()
+        await cancelling
     assert (await visit(gateway_world))[0] != pid
 
 

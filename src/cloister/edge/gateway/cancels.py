@@ -95,13 +95,15 @@ class Cancels:
         # A pid is no secret: that it is found in less or more time tells nothing that pg_stat_activity would not.
         if not hmac.compare_digest(secret, expected) or running is None:
             return "unknown_key"
+        if running.is_given_on:
+            return "unknown_key"  # its client has left a moment ago
+        running.was_cancelled = True  # before anything is waited for: from here on nobody else gets the session
         try:
             route = await self._directory.look_up(running.route.endpoint_id, running.role)
         except CloisterError:
             return "unavailable"
         if route.allowed_ips is not None and address not in AllowList.read(route.allowed_ips):
             return "ip_not_allowed"
-        running.was_cancelled = True
         try:
             await send_cancel(running.socket_dir, running.backend_pid, running.backend_secret)
         except (OSError, TimeoutError):

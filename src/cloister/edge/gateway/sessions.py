@@ -47,7 +47,9 @@ class Running:
     is_refused: bool = False
     """Its address was removed from the allowlist, or it was put on hold, while it was being connected."""
     was_cancelled: bool = False
-    """A cancel request for it was passed on: a late one must not meet another client."""
+    """A cancel request for it came, and may be passed on: a late one must not meet another client."""
+    is_given_on: bool = False
+    """Its session of the compute goes on to another client, so nothing that is meant for this one may reach it."""
 
 
 @dataclass(eq=False, slots=True)

@@ -232,7 +232,8 @@ class Visit:
         kind = Spares.kind_of(
             running.route.endpoint_id, (compute.socket_dir, compute.generation), self.target.parameters
         )
-        return not running.was_cancelled and self._gateway.spares.adopt(kind, compute)
+        running.is_given_on = not running.was_cancelled and self._gateway.spares.adopt(kind, compute)
+        return running.is_given_on
 
     def _read_past(self) -> Past | None:
         """What point it asked for. Read only now, so that a stranger learns no more of one branch than of another."""
