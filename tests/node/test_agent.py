@@ -329,6 +329,14 @@ async def copy(node: Node, target_id: str = OTHER_TIMELINE) -> None:
     await node.ask(FinishCopy(label=label, stop_lsn=stop_lsn, **common))
 
 
+async def test_what_does_not_run_is_not_copied_as_if_it_did(node: Node) -> None:
+    """Whoever holds an endpoint's server in backup mode may hold that of the timeline which its branch has meanwhile."""
+    await node.ask(CREATE)
+    for target_id in (None, OTHER_TIMELINE):
+        with pytest.raises(UnavailableError):
+            await node.ask(CopyTimeline(project_id=PROJECT, source_id=TIMELINE, target_id=target_id, uid=UID))
+
+
 FIRSTS = pytest.mark.parametrize(
     ("make", "take"), [(clone, "take_first_of"), (copy, "take_first_from")], ids=["clone", "copy"]
 )

@@ -299,6 +299,12 @@ class Keeper:
         uid = checked_compute_uid(command.uid)
         async with self._hold(project_id) as mountpoint, self.lock(*_given(source_id, target_id)):
             if target_id is None or Layout(mountpoint).origin_of(target_id) is None:
+                # The server that is held in backup mode would be another timeline's, which its endpoint has meanwhile: these files
+                # with that one's label are no copy of either.
+                if not self._is_running(source_id):
+                    raise UnavailableError(
+                        f"no compute runs on {source_id}", public="the branch went to sleep; try again"
+                    )
                 await self._work.in_thread(
                     lambda abort: self._making(mountpoint, uid, abort).copy(source_id, target_id)
                 )
