@@ -230,6 +230,22 @@ def test_a_segment_that_ends_behind_the_last_place_is_none(outbox: Outbox) -> No
     assert wal.format_lsn((outbox.archive.segments()[-1].number + 1) * wal.SEGMENT_BYTES) == "FFFFFFFF/FFF00000"
 
 
+def test_there_are_no_more_segments_than_the_volume_has_room_for(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of nothing but a hole take no room there, and a line each in the agent, whenever it collects."""
+    really = os.statvfs(outbox.box)
+    fields = list(really)
+    fields[2] = 3 * wal.SEGMENT_BYTES // really.f_frsize
+    monkeypatch.setattr(os, "fstatvfs", lambda _directory: os.statvfs_result(fields))
+    names = [outbox.put(number) for number in range(5, 10)]
+    assert outbox.collect() == names[:3]
+    outbox.put(20)
+    assert outbox.collect() == names[:3]
+    assert names_in(outbox.kept) == {*names[:3], "index"}
+    assert names_in(outbox.box) == set()
+
+
 def test_an_outbox_that_is_filled_for_ever_holds_nobody_up_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ any size and any number. The archive is what recoveries and backups read. What m
     that no descriptor and no second name of the tenant's leads to it.
 (2) Nothing in it is ever overwritten.
 (3) It leaves the outbox when it is in the archive, on disk, with its line in the index.
+(4) There are no more of them than whole ones would fit into the volume: a file of nothing but a hole takes no room there, and its line
+    takes some in the agent.
 
 The index has a JSON object a line and is only ever added to, but for what is pruned. The files themselves say what is
 there; a line that a crash took is written again.
@@ -71,13 +73,19 @@ class Archive:
         if not names:
             return 0
         known = {segment.name: segment for segment in self.segments()}
-        came = []
+        came: list[Segment] = []
         with tree.opened(outbox) as directory:
+            room = _whole_ones(directory) - len(known)
             for name in sorted(names):
                 abort.check()
                 if name.startswith("."):  # Being written.
                     continue
                 if wal.parse_segment_name(name) is not None:
+                    if len(came) >= room:
+                        log.warning(
+                            "%s would hold more segments than its volume: no more are archived", self._directory
+                        )
+                        break
                     segment = self._take(name, directory, known, now)
                     if segment is not None and segment.name not in known:
                         came.append(segment)
@@ -190,6 +198,12 @@ def _names(outbox: Path, at_most: int) -> list[str]:
             return [entry.name for entry in itertools.islice(entries, at_most)]
     except FileNotFoundError:
         return []
+
+
+def _whole_ones(directory: int) -> int:
+    """How many segments the file system would hold if it held nothing else."""
+    found = os.fstatvfs(directory)
+    return found.f_blocks * found.f_frsize // wal.SEGMENT_BYTES
 
 
 def _lines(segments: list[Segment]) -> bytes:
