@@ -92,6 +92,7 @@ HARMLESS_MACHINES: Final = {
 
 _OWN_TIMELINE: Final = '{{"timeline_id": "{timeline}"}}'
 _MAKES_ANEW: Final = '{{"recipe": {{"target_id": "{timeline}"}}}}'
+_GOES_BY_IT: Final = '{{"recipe": {{"way_id": "{timeline}"}}}}'
 _REPLACES: Final = '{{"replaced_id": "{branch}"}}'
 
 ATTEMPTS: Final = [
@@ -219,7 +220,13 @@ ATTEMPTS: Final = [
             "operation_protection",
         )
         for machine in (*TIMELINE_MACHINES, *BRANCH_MACHINES)
-        for work in (_OWN_TIMELINE, _MAKES_ANEW)
+        for work in (_OWN_TIMELINE, _MAKES_ANEW, _GOES_BY_IT)
+    ),
+    Attempt(
+        "give it another branch's past and passwords",
+        operation("restore_branch", aim="other_branch", work='{{"preserved_id": "{branch}"}}'),
+        words.CANNOT_RESET,
+        "operation_protection",
     ),
     Attempt(
         "finalize onto it",
