@@ -31,6 +31,10 @@
 #define ITERATIONS_MIN 4096
 #define ITERATIONS_MAX 100000
 
+/* SASLprep sorts marks that combine, in a time that grows with the square of their number and cannot be interrupted: a minute
+ * for a hundred thousand. No client of the gateway sends a longer one in clear (protocol/pgwire/frames.py). */
+#define PASSWORD_BYTES_MAX 1000
+
 #define WITHHELD "CREATE or ALTER ROLE (the text is withheld, for it holds a password)"
 
 static const struct config_enum_entry policies[] = {
@@ -130,6 +134,9 @@ check_password(const char *role, const char *password, PasswordType type, Datum 
 			if (Password_encryption != PASSWORD_TYPE_SCRAM_SHA_256)
 				REFUSE("RESET password_encryption.", "passwords are stored as SCRAM only");
 			require_iterations(scram_sha_256_iterations);
+			if (strlen(password) > PASSWORD_BYTES_MAX)
+				REFUSE("Take at least 16 random characters, and some dozens at most.",
+					   "a password has at most %d bytes", PASSWORD_BYTES_MAX);
 			require_strength(role, password);
 			break;
 	}

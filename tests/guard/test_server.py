@@ -111,6 +111,7 @@ def test_a_refusal_in_a_function_does_not_quote_the_statement_and_neither_does_w
         ("ALTER ROLE r PASSWORD 'xJ4?postgres!tenant'", "a common word"),
         ("CREATE ROLE nightingale_of_mine PASSWORD '!nightingale_of_mine7'", "the name of the role or database"),
         ("ALTER ROLE r PASSWORD 'Ｐａｓｓｗｏｒｄ１２３４！'", "18 bits"),
+        (f"ALTER ROLE r PASSWORD '{STRONG}{STRONG * 62}.'", "at most 1000 bytes"),
         (f"ALTER ROLE r PASSWORD 'md5{'0' * 32}'", "MD5"),
         (f"ALTER ROLE r PASSWORD '{HASHED}'", "already hashed"),
         (f"SET password_encryption = md5; ALTER ROLE r PASSWORD '{STRONG}'", "SCRAM only"),
