@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from cloister.base.errors import NotFoundError
 from cloister.base.ids import new_timeline_id
 from cloister.node.timelines import clone, wal
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
+from cloister.node.timelines.snapshots import COPY, Snapshots
 from cloister.node.timelines.tree import Abort
 from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
 
@@ -296,3 +298,22 @@ def test_what_is_owed_is_not_taken_of_a_source_that_runs(tmp_path: Path) -> None
     making(tmp_path).take_owed(TARGET, source_runs=True)
     layout = Layout(tmp_path)
     assert (History(layout, layout.existing(TARGET)).snapshots.all(), layout.owing()) == ([], [])
+
+
+def test_what_was_cut_off_while_it_was_written_down_is_not_owed(tmp_path: Path) -> None:
+    """Not with each opening of the volume again."""
+    make_world(tmp_path)
+    first_of_a_clone(tmp_path)
+    layout = Layout(tmp_path)
+    layout.owed(layout.timeline(TARGET)).write_bytes(b"")
+    assert History(layout, layout.existing(TARGET)).owed() is None
+    assert layout.owing() == []
+
+
+def test_a_copy_that_nobody_finished_ends_with_its_server(tmp_path: Path) -> None:
+    make_world(tmp_path)
+    making(tmp_path).copy(SOURCE, None)
+    making(tmp_path).after_stop(SOURCE, 3600)
+    assert not Snapshots(Layout(tmp_path).timeline(SOURCE).snapshots).unfinished(COPY).parent.exists()
+    with pytest.raises(NotFoundError):
+        making(tmp_path).finish_copy_for_history(SOURCE, LABEL, STOP)

@@ -4,7 +4,6 @@ Says which points can be recovered to, and puts together what a recovery to one 
 timeline's lock.
 """
 
-import contextlib
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -100,9 +99,14 @@ class History:
         tree.write_new(path, msgspec.json.encode(owed))
 
     def owed(self) -> Owed | None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             return msgspec.json.decode(self._layout.owed(self._timeline).read_bytes(), type=Owed)
-        return None
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError:
+            # Cut off while it was written, which is before its timeline was there.
+            self.settle()
+            return None
 
     def settle(self) -> None:
         """Nothing is owed any more."""

@@ -255,6 +255,8 @@ class Making:
 
     def after_stop(self, timeline_id: TimelineId, retention_s: int | None) -> None:
         history = self._history(self._layout.existing(timeline_id))
+        # The server that held it in backup mode is gone, so nobody can finish it; until the next one it would hold its blocks.
+        history.snapshots.abandon(COPY, self._abort)
         history.collect(self._now, self._abort)
         if retention_s != 0:
             history.take_if_due(self._uid, self._now, self._abort)
