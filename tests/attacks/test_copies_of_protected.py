@@ -472,6 +472,13 @@ async def test_no_operation_that_copies_is_accepted_without_a_consent(shop: Shop
         with pytest.raises((UnprocessableError, asyncpg.InsufficientPrivilegeError)) as refusal:
             await _run(shop.land, allowed, changed)
         assert "permission denied" in str(refusal.value) or "consent" in str(refusal.value), name
+    # Nor with a snapshot that was said to be another branch's before.
+    with pytest.raises(UnprocessableError, match="a snapshot stays what it was"):
+        await _run(
+            shop.land,
+            f"UPDATE snapshot SET branch_id = '{shop.dev}' WHERE id = '{shop.snapshot.id}'",
+            _OPERATION.format(machine="restore_branch", input=FORGED["its snapshot"][1].format(**ids), **ids),
+        )
     # What is masked as was agreed is accepted, and stays what it was when that was looked at.
     await shop.agreed_rules(RULE)
     masked = '{{"rules": {rules}, "recipe": {{"source_branch_id": "{main}", "sources": []}}}}'

@@ -39,6 +39,7 @@ LAUNDERING = {
     "snapshot_tagging": [
         "UPDATE snapshot SET tags = '{{}}' WHERE branch_id = '{branch}'",
         "UPDATE snapshot SET timeline_id = '{other_timeline}' WHERE branch_id = '{branch}'",
+        "UPDATE snapshot SET branch_id = '{other}' WHERE branch_id = '{branch}'",
     ],
     "timeline_tagging": [
         """INSERT INTO timeline (id, project_id, branch_id, source_id, state, ended_at)

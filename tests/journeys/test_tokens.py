@@ -17,8 +17,8 @@ pytestmark = pytest.mark.root
 
 SCHEMA = """
 CREATE ROLE authenticated LOGIN;
-CREATE FUNCTION public.user_id() RETURNS text STABLE LANGUAGE sql
-    AS $$ SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub' $$;
+CREATE FUNCTION public.user_id() RETURNS text STABLE
+    RETURN nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub';
 CREATE TABLE notes (owner text NOT NULL DEFAULT public.user_id(), body text);
 ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON notes TO authenticated USING (owner = public.user_id()) WITH CHECK (owner = public.user_id());
