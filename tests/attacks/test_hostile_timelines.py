@@ -158,13 +158,13 @@ def test_removal_follows_no_link_and_gets_to_the_bottom(data: Path, secret: Path
     assert secret.read_bytes() == SECRET
 
 
-def test_a_hundred_thousand_names_are_cloned_and_removed(data: Path) -> None:
+def test_thousands_of_names_are_cloned_and_removed(data: Path) -> None:
     directory = os.open(data / "base/5", os.O_RDONLY)
-    for number in range(100_000):
+    for number in range(20_000):
         os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=directory))
     os.close(directory)
     target = cloned(data)
-    assert len(names_in(target / "base/5")) == 100_001
+    assert len(names_in(target / "base/5")) == 20_001
     tree.remove(target, Abort())
     tree.remove(data, Abort())
     assert not target.exists()
