@@ -459,14 +459,34 @@ async def test_the_history_of_a_clone_does_not_begin_with_what_its_source_is_jus
 
     monkeypatch.setattr(opening, "LINGER_S", 0.0)
     await node.ask(CREATE)
+    monkeypatch.setattr(Making, "take_first_of", die)
+    await clone(node)
+    with contextlib.suppress(ExhaustedError):
+        await node.settled()
+    await node.settled()
+    assert not await node.is_open()
+    await node.ask(StartCompute(spec=spec()))
+    looked = await node.ask(GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE))
+    assert looked.since is not None, "but with itself, which nobody has started"
+
+
+async def test_the_history_of_a_clone_that_runs_as_its_source_does_begins_later(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of neither is it known any more what it was."""
+
+    def die(*_given: Any) -> None:
+        raise ExhaustedError("killed")
+
+    await node.ask(CREATE)
     with monkeypatch.context() as patched:
         patched.setattr(Making, "take_first_of", die)
         await clone(node)
         with contextlib.suppress(ExhaustedError):
             await node.settled()
-    await node.settled()
-    assert not await node.is_open()
-    await node.ask(StartCompute(spec=spec()))
+    for of in (spec(), msgspec.structs.replace(spec(SECOND), timeline_id=OTHER_TIMELINE)):
+        await node.ask(StartCompute(spec=of))
+    await node.agent._timelines._take_owed(PROJECT, OTHER_TIMELINE)
     assert (await node.ask(GetTimeline(project_id=PROJECT, timeline_id=OTHER_TIMELINE))).since is None
 
 

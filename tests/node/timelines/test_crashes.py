@@ -235,25 +235,48 @@ def test_a_crash_while_a_history_begins_costs_nothing(
     assert step > 3
 
 
-@pytest.mark.parametrize("begin", [first_of_a_clone, first_of_a_copy], ids=lambda begin: begin.__name__)
 @pytest.mark.parametrize("loss", ["went on", "gone"])
-def test_what_is_owed_of_a_source_that_is_not_there_any_more_is_given_up(
-    begin: Callable[[Path], Callable[[], None]], loss: str, tmp_path: Path
+def test_what_is_owed_of_a_source_that_is_not_there_any_more_is_taken_of_a_clone_that_did_not_go_on(
+    loss: str, tmp_path: Path
 ) -> None:
     make_world(tmp_path)
-    begin(tmp_path)
+    first_of_a_clone(tmp_path)
+    lose(tmp_path, loss)
+    assert not making(tmp_path).take_owed(TARGET, source_runs=False)
+    making(tmp_path, now=90_000.0).take_owed_of_itself(TARGET, runs=False)
     layout = Layout(tmp_path)
+    history = History(layout, layout.existing(TARGET))
+    [taken] = history.snapshots.all()
+    assert (taken.stop_lsn, taken.moment, taken.is_clean, layout.owing()) == (CHECKPOINT, 1000.0, True, [])
+    assert clone.is_whole(history.snapshots.data(taken))
+
+
+@pytest.mark.parametrize("loss", ["went on", "gone"])
+@pytest.mark.parametrize("begin", ["clone that runs", "clone that ran", "copy"])
+def test_what_can_be_had_of_nobody_any_more_is_given_up(begin: str, loss: str, tmp_path: Path) -> None:
+    make_world(tmp_path)
+    (first_of_a_copy if begin == "copy" else first_of_a_clone)(tmp_path)
+    lose(tmp_path, loss)
+    layout = Layout(tmp_path)
+    target = layout.existing(TARGET)
+    if begin == "clone that ran":
+        (target.data / "global/pg_control").write_bytes(control_file(checkpoint=STOP + 8192))
+    assert not making(tmp_path).take_owed(TARGET, source_runs=False)
+    making(tmp_path).take_owed_of_itself(TARGET, runs=begin == "clone that runs")
+    history = History(layout, target)
+    assert (history.snapshots.all(), layout.owing()) == ([], [])
+    making(tmp_path).after_stop(TARGET, 3600)
+    assert len(history.snapshots.all()) == 1
+
+
+def lose(mountpoint: Path, loss: str) -> None:
+    layout = Layout(mountpoint)
     source = layout.timeline(SOURCE)
     if loss == "gone":
         layout.throw_away(source.directory)
     else:
         (source.data / "global/pg_control").write_bytes(control_file(checkpoint=STOP + 4096))
         History(layout, source).give_up()
-    making(tmp_path).take_owed(TARGET, source_runs=False)
-    history = History(layout, layout.existing(TARGET))
-    assert (history.snapshots.all(), layout.owing()) == ([], [])
-    making(tmp_path).after_stop(TARGET, 3600)
-    assert len(history.snapshots.all()) == 1
 
 
 def test_what_was_taken_and_not_noted_is_not_said_to_be_missing(
@@ -295,9 +318,9 @@ def test_what_is_owed_is_not_taken_of_a_source_that_runs(tmp_path: Path) -> None
     """Its control file says for a while that it was shut down."""
     make_world(tmp_path)
     first_of_a_clone(tmp_path)
-    making(tmp_path).take_owed(TARGET, source_runs=True)
+    assert not making(tmp_path).take_owed(TARGET, source_runs=True)
     layout = Layout(tmp_path)
-    assert (History(layout, layout.existing(TARGET)).snapshots.all(), layout.owing()) == ([], [])
+    assert (History(layout, layout.existing(TARGET)).snapshots.all(), layout.owing()) == ([], [TARGET])
 
 
 def test_what_was_cut_off_while_it_was_written_down_is_not_owed(tmp_path: Path) -> None:

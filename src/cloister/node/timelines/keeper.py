@@ -525,11 +525,19 @@ class Keeper:
                 async with self.lock(owed.source_id):
                     # Most often it is its start that opened the volume.
                     source_runs = self._is_running(owed.source_id)
-                    await self._work.in_thread(
+                    is_settled = await self._work.in_thread(
                         lambda abort: self._making(mountpoint, owed.uid, abort).take_owed(
                             timeline_id, source_runs=source_runs
                         )
                     )
+                if not is_settled:
+                    async with self.lock_to_start(timeline_id):
+                        runs = self._is_running(timeline_id)
+                        await self._work.in_thread(
+                            lambda abort: self._making(mountpoint, owed.uid, abort).take_owed_of_itself(
+                                timeline_id, runs=runs
+                            )
+                        )
         except (CloisterError, OSError) as error:
             log.warning("the first snapshot of %s is still owed: %s", timeline_id, error)
 

@@ -121,9 +121,8 @@ class Making:
         target.take_first_from(history, start, copied, self._uid, self._abort)
         target.settle()
 
-    def take_owed(self, target_id: TimelineId, *, source_runs: bool) -> None:
-        """The first snapshot that a crash kept from being taken, unless what it would be made of is not there any more: then the history
-        begins later.
+    def take_owed(self, target_id: TimelineId, *, source_runs: bool) -> bool:
+        """The first snapshot that a crash kept from being taken. False: what it would be made of is not there any more.
 
         1. One that was taken, and not noted yet, is enough.
         2. Of a clone: of its source, if that is still where it was. Once it went on, its WAL is another's from there. Nothing may
@@ -132,11 +131,25 @@ class Making:
         """
         target = self._history(self._layout.timeline(target_id))
         if (owed := target.owed()) is None:
-            return
+            return True
         try:
             self._make_good(target_id, owed, source_runs=source_runs)
         except (NotFoundError, UnavailableError) as error:
-            log.warning("the history of %s begins later than it: %s", target_id, error)
+            log.info("the first snapshot of %s cannot be of what it was made of: %s", target_id, error)
+            return False
+        target.settle()
+        return True
+
+    def take_owed_of_itself(self, target_id: TimelineId, *, runs: bool) -> None:
+        """The same, of a clone that nobody has started yet: it is what its source was. Of any other the history begins later."""
+        target = self._history(self._layout.timeline(target_id))
+        if (owed := target.owed()) is None:
+            return
+        data = self._layout.timeline(target_id).data
+        if not runs and owed.first.is_clean and data.is_dir() and _is_where_it_was(data, owed.first):
+            target.take_first_of(data, self._uid, owed.first.moment, self._abort)
+        else:
+            log.warning("the history of %s begins later than it", target_id)
         target.settle()
 
     def _make_good(self, target_id: TimelineId, owed: Owed, *, source_runs: bool) -> None:
