@@ -149,8 +149,15 @@ class FakeKeys:
             raise PreconditionError("destroyed keys do not come back")
         self.enabled.add(project_id)
         self.purposes.add((project_id, purpose))
+        material = max(self.materials.get(project_id, {1})) if purpose == "volume" else 1
         return KeyInfo(
-            project_id=project_id, purpose=purpose, version=1, state="enabled", provider="file", created_at=""
+            project_id=project_id,
+            purpose=purpose,
+            version=material,
+            material=material,
+            state="enabled",
+            provider="file",
+            created_at="",
         )
 
     async def renew(self, project_id: str, beyond: int, by: OnBehalf) -> KeyInfo:
@@ -359,13 +366,15 @@ class FakeNode:
             raise NotFoundError(f"no key of {command.project_id}")
         image = self.images.get(command.project_id)
         if image is None:
+            if command.material not in self.keys.materials.get(command.project_id, {1}):
+                raise PreconditionError(public="the key of this project is destroyed")
             self.calls.append("CreateVolume")
             owner = RoleState(TEMPLATE_ROLE, None, can_login=True, valid_until=None)
             catalog = Catalog({TEMPLATE_ROLE: owner}, {TEMPLATE_DATABASE: TEMPLATE_ROLE})
             first = Timeline(catalog, self._last_lsn, self.now().timestamp())
             timelines = {} if command.timeline_id is None else {command.timeline_id: first}
             self.images[command.project_id] = Image(
-                command.timeline_id or "", command.uid, command.pg_version, timelines
+                command.timeline_id or "", command.uid, command.pg_version, timelines, material=command.material
             )
         elif (image.timeline_id, image.uid) != (command.timeline_id or "", command.uid):
             raise ConflictError("another volume of that id")

@@ -343,6 +343,8 @@ class NodeAgent:
         timeline_id = None if command.timeline_id is None else parse_timeline_id(command.timeline_id)
         if not VOLUME_BYTES_MIN <= command.size_bytes <= VOLUME_BYTES_MAX:
             raise BadRequestError(f"a volume of {command.size_bytes} bytes")
+        if not 1 <= command.material <= MATERIAL_MAX:
+            raise BadRequestError(f"a key of material {command.material}")
         engine = self._engines.get(command.pg_version)
         await self._engines.ensure_template(engine)
 
@@ -353,7 +355,7 @@ class NodeAgent:
         async with self._openings.lock(project_id):
             if not self._volumes.exists(project_id):
                 self._space.require_to_create()
-            return await self._volumes.create(project_id, command.size_bytes, fill)
+            return await self._volumes.create(project_id, command.size_bytes, fill, material=command.material)
 
     async def _delete_volume(self, project_id: ProjectId) -> Done:
         await self._end_work(project_id)

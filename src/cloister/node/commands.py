@@ -47,6 +47,8 @@ class CreateVolume(Command[VolumeInfo], frozen=True, kw_only=True):
     pg_version: int
     uid: int
     size_bytes: int
+    material: int = 1
+    """Which of the project's volume keys it gets. One that was encrypted anew before it was lost has not its first any more."""
 
 
 class DeleteVolume(Command[Done], frozen=True):

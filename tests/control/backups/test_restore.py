@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError, UnprocessableError
+from cloister.base.errors import (
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+    UnprocessableError,
+)
 from cloister.base.ids import BranchId
 from cloister.control.backups import keeper as limits
 from cloister.control.backups.model import Wish
@@ -168,6 +174,21 @@ async def test_a_project_whose_volume_is_gone_comes_back_under_its_own_ids(offic
     assert route.verifier == created.role.verifier
     begun, done = await office.land.details_of("backup.restore")
     assert (begun["step"], done) == ("begin", {"step": "done", "branches": 2, "lost": ""})
+
+
+async def test_a_project_that_was_encrypted_anew_comes_back_under_the_key_that_is_left(office: Office) -> None:
+    """Its first key is destroyed, or will be after seven days: a volume under it would not open then."""
+    created = await a_project(office)
+    await office.look()
+    land, project_id = office.land, created.project.id
+    await land.keys.renew(project_id, 1, CALLER.on_behalf)
+    land.node.images[project_id].material = 2
+    await land.keys.retire(project_id, 1, CALLER.on_behalf)
+    land.node.cut_power()
+    del land.node.images[project_id]
+    await bring_back(office, created)
+    assert land.node.words_of(created.branch.timeline_id) == ["one"]
+    assert land.node.images[project_id].material == 2
 
 
 async def problems(office: Office, created: ProjectCreated) -> list[str]:

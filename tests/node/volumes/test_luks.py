@@ -114,6 +114,22 @@ async def test_a_planted_canary_is_not_in_the_image_closed_or_open(
     assert canary in ((await volumes.open(project_id)) / "canary").read_bytes()
 
 
+async def test_one_that_was_lost_is_made_again_under_the_key_that_is_left(
+    host: Host, project_id: ProjectId, fill: Fill
+) -> None:
+    """It was encrypted anew: its first key is no more."""
+    volumes = await host.start()
+    await volumes.create(project_id, SIZE, fill)
+    await volumes.open(project_id)
+    await volumes.close(project_id)
+    host.image(project_id).unlink()
+    del host.keys.keys[project_id, 1]
+    info = await volumes.create(project_id, SIZE, fill, material=2)
+    assert info.material == 2
+    assert (await volumes.open(project_id) / "hello").read_text() == "written at creation"
+    assert [material for _, material in host.keys.keys] == [2]
+
+
 async def test_another_projects_key_does_not_open_it(host: Host, project_id: ProjectId, fill: Fill) -> None:
     volumes = await host.start()
     await volumes.create(project_id, SIZE, fill)

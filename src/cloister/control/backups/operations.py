@@ -55,14 +55,15 @@ class BackupsWorld:
 
 
 async def make_volume(operation: Operation, world: BackupsWorld) -> Outcome:
-    """Nothing of the project runs any more: what it ran on is gone. An empty volume, with the keys that are there; one that this machine
-    made before is taken as it is."""
+    """Nothing of the project runs any more: what it ran on is gone. An empty volume, with the keys that are there, of which the newest is
+    the one that stays: a volume that was encrypted anew has left the others, and they are destroyed. One that this machine made before is
+    taken as it is."""
     async with world.database.reading() as tx:
         endpoint_ids = await computes.ids_of_project(tx, operation.project_id)
         volume = await projects.volume(tx, operation.project_id)
     for endpoint_id in endpoint_ids:
         await world.runner.halt(endpoint_id, Cause(_ACTOR, "restored from backups", operation_id=operation.id))
-    await world.keys.create(operation.project_id)
+    key = await world.keys.create(operation.project_id)
     await world.agent.call(
         CreateVolume(
             project_id=volume.project_id,
@@ -70,6 +71,7 @@ async def make_volume(operation: Operation, world: BackupsWorld) -> Outcome:
             pg_version=volume.pg_version,
             uid=volume.uid,
             size_bytes=volume.size_bytes,
+            material=key.material,
         ),
         timeout_s=VOLUME_TIMEOUT_S,
     )

@@ -90,12 +90,16 @@ class LuksDriver:
     def exists(self, project_id: ProjectId) -> bool:
         return self._image(project_id).exists()
 
-    def create(self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None]) -> None:
+    def create(
+        self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None], *, material: int = 1
+    ) -> None:
         image = self._images / f"{project_id}{_UNFINISHED}"
         image.unlink(missing_ok=True)
+        # Of an image that was lost behind our back: what it said holds for this one no more.
+        self._headers.pop(project_id, None)
         try:
             _make_file(image, size_bytes)
-            children.run(luks.format_command(image), {luks.KEY_FD: key})
+            children.run(luks.format_command(image, material), {luks.KEY_FD: key})
             volume = self._open(project_id, image, key, is_new=True)
             try:
                 mountpoint = Path(volume.mountpoint)

@@ -90,8 +90,10 @@ class Driver(Protocol):
 
     def exists(self, project_id: ProjectId) -> bool: ...
 
-    def create(self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None]) -> None:
-        """Make a volume, let `fill` put files into it, leave it closed. All or nothing."""
+    def create(
+        self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None], *, material: int = 1
+    ) -> None:
+        """Make a volume, let `fill` put files into it, leave it closed. All or nothing. `material` is the key's."""
         ...
 
     def open(self, project_id: ProjectId, key: int) -> OpenVolume:

@@ -43,7 +43,15 @@ class PlainDriver:
     def exists(self, project_id: ProjectId) -> bool:
         return self._directory(project_id).exists()
 
-    def create(self, project_id: ProjectId, size_bytes: int, key: int, fill: Callable[[Path], None]) -> None:  # noqa: ARG002
+    def create(
+        self,
+        project_id: ProjectId,
+        size_bytes: int,  # noqa: ARG002
+        key: int,  # noqa: ARG002
+        fill: Callable[[Path], None],
+        *,
+        material: int = 1,  # noqa: ARG002
+    ) -> None:
         unfinished = self._directories / f"{project_id}{_UNFINISHED}"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)

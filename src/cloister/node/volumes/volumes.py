@@ -105,15 +105,19 @@ class Volumes:
         self._watches.clear()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    async def create(self, project_id: ProjectId, size_bytes: int, fill: Callable[[Path], None]) -> VolumeInfo:
-        """Make a volume that holds what `fill` (in a thread) puts into it. Ends closed. Twice is once."""
+    async def create(
+        self, project_id: ProjectId, size_bytes: int, fill: Callable[[Path], None], *, material: int = 1
+    ) -> VolumeInfo:
+        """Make a volume that holds what `fill` (in a thread) puts into it, under this key. Ends closed. Twice is once."""
         async with self._locks[project_id]:
             if not self.driver.exists(project_id):
-                key = await self._unwrap(project_id, "format", material=1)
+                key = await self._unwrap(project_id, "format", material=material)
+
+                def create() -> None:
+                    self.driver.create(project_id, size_bytes, key, fill, material=material)
+
                 try:
-                    await self._patiently(
-                        _CREATE_TIMEOUT_S, project_id, self.driver.create, project_id, size_bytes, key, fill
-                    )
+                    await self._patiently(_CREATE_TIMEOUT_S, project_id, create)
                 finally:
                     _close(key)
             return self.info(project_id)
