@@ -7,6 +7,7 @@ import pytest
 
 from cloister.base.errors import (
     ConflictError,
+    InternalError,
     NotFoundError,
     PreconditionError,
     UnavailableError,
@@ -275,6 +276,17 @@ async def test_what_the_store_has_nothing_for_holds_up_no_other_branch(office: O
     assert office.land.node.words_of(created.branch.timeline_id) == ["one", "two"]
     (_, done) = await office.land.details_of("backup.restore")
     assert done == {"step": "done", "branches": 1, "lost": child.branch.id}
+
+
+async def test_what_no_database_comes_of_holds_up_no_other_branch(office: Office) -> None:
+    """It was sent as it was, damaged; and it is the first of all that are asked for."""
+    created, child = await lost(office)
+    office.store.failing[created.branch.timeline_id] = InternalError("recovery ended with 1", public="it is damaged")
+    operations = await office.land.control.backups.restore_project(CALLER, created.project.id)
+    await office.land.finish_later(operations)
+    assert office.land.node.words_of(child.branch.timeline_id)[-1] == "of dev"
+    (_, done) = await office.land.details_of("backup.restore")
+    assert done == {"step": "done", "branches": 1, "lost": created.branch.id}
 
 
 async def test_cut_off_it_goes_on_where_it_was(office: Office) -> None:

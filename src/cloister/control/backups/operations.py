@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from cloister.base.database import Database, Transaction
-from cloister.base.errors import CloisterError, NotFoundError, PreconditionError, UnprocessableError
+from cloister.base.errors import CloisterError, InternalError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.control.backups import store
 from cloister.control.branches.making import RESTORE_TIMEOUT_S
 from cloister.control.computes import store as computes
@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 RESTORE_DEADLINE: Final = timedelta(days=1)
 # Some hundred branches, fetched one after the other.
+
+FAILURES_MAX: Final = 2
+# After which what fails is taken for what will always fail: each attempt fetches all of it.
 
 NOT_SENT: Final = "backup-failed"
 """The rule whose findings end with a restoration."""
@@ -83,6 +86,7 @@ async def restore_timelines(operation: Operation, world: BackupsWorld) -> Outcom
         volume = await projects.volume(tx, operation.project_id)
     restored: list[str] = []
     lost: dict[str, str] = {}
+    failed: dict[str, InternalError] = {}
     for work in operation.input["timelines"]:
         command = RestoreTimeline(
             project_id=operation.project_id,
@@ -96,8 +100,15 @@ async def restore_timelines(operation: Operation, world: BackupsWorld) -> Outcom
             await world.agent.call(command, timeout_s=RESTORE_TIMEOUT_S)
         except (PreconditionError, NotFoundError, UnprocessableError) as error:
             lost[work["branch_id"]] = error.public
+        except InternalError as error:
+            # So is told, too, that no database comes of what was sent. It may have been something else, and is tried again when the others
+            # are back.
+            failed[work["branch_id"]] = error
         else:
             restored.append(work["branch_id"])
+    if failed and operation.failures_count < FAILURES_MAX:
+        raise next(iter(failed.values()))
+    lost |= {branch_id: error.public for branch_id, error in failed.items()}
     return Go({"restored": restored, "lost": lost})
 
 
