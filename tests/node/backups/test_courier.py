@@ -314,3 +314,15 @@ async def test_what_a_credential_lacks_is_said(post: Post, who: str, problem: st
     probed = await post.call(ProbeStore())
     assert problem in "; ".join(probed.problems)
     assert probed.locked_until is None
+
+
+async def test_where_the_writer_may_put_nothing_all_that_is_there_comes_back(post: Post) -> None:
+    """So that a way back is tried on another machine which does not send, into what another one lives of."""
+    await put(post, CHUNK)
+    post.store.door.rights[WRITER] = set()
+    assert [it.key for it in await listed(post, "projects/")] == [CHUNK]
+    assert (await post.call(GetObject(key=CHUNK))).content == b"sealed"
+    facts = await post.call(LookAtStore())
+    assert (facts.has_lock, facts.has_versions, facts.can_get, facts.can_put) == (True, True, True, False)
+    with pytest.raises(UnavailableError):
+        await put(post, BEGINNING)
