@@ -253,9 +253,28 @@ async def test_a_listing_that_never_ends_is_given_up(scene: Scene, monkeypatch: 
     monkeypatch.undo()
     monkeypatch.setattr(finding, "WAL_MAX", 3)
     assert "more objects" in await refused(scene, source)
-    monkeypatch.undo()
-    monkeypatch.setattr(finding, "BASES_MAX", 0)
-    assert "more objects" in await refused(scene, source)
+
+
+async def test_junk_under_names_of_bases_does_not_hide_those_from_before(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of it: whoever has the writer's credentials can have it locked for years, and nobody takes it away."""
+    source = await backed_up(scene)
+    monkeypatch.setattr(finding, "BASES_MAX", 4)
+    for number in range(20):
+        scene.bucket.put(keys.base(scene.project_id, source, f"{number:016X}"), JUNK)
+        scene.bucket.put(keys.base(scene.project_id, source, f"{number:08X}{2**32 - 1:08X}"), JUNK)
+    restored = await scene.restore(source)
+    assert files(scene.data(restored))["base/5/16385"] == files(scene.data(source))["base/5/16385"]
+    scene.bucket.puts.clear()
+    (scene.data(source) / "global/pg_control").write_bytes(
+        control_file(checkpoint=(FIRST + 4) * wal.SEGMENT_BYTES + 30)
+    )
+    await scene.back_up(source)
+    [newest] = [key for key in scene.bucket.puts if "/bases/" in key]
+    assert (await scene.read_back(source)).base == newest.rpartition("/")[2], (
+        "nor those from afterwards, before there is more"
+    )
 
 
 async def test_a_listing_of_what_was_not_asked_for_is_refused(scene: Scene) -> None:

@@ -15,9 +15,11 @@ from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.keys import SEGMENTS_MAX, WalName
 
 BASES_MAX: Final = 10_000
+# That are opened: half of them those that were put first, half those that were put last. A timeline that writes all the time has 30 in a
+# month. Who stole the writer's credentials can put as many as they like, locked for as long as they like, but none before the first.
+
 WAL_MAX: Final = 2_000_000
-# Names held in memory. A timeline that writes all the time has 30 bases in a month, and 100 000 objects of WAL; who stole the writer's
-# credentials can put more.
+# Names held in memory. A timeline that writes all the time has 100 000 objects of WAL in a month.
 
 CANDIDATES_MAX: Final = 8
 # Objects that are tried for one segment. Honest are two.
@@ -60,12 +62,13 @@ class Finding:
     async def bases(self) -> Bases:
         """All of them are opened: a timeline that was restored under its own name has two lines of WAL, and places in the one say nothing
         of those in the other."""
-        found: dict[str, None] = {}
+        put_first: dict[str, float] = {}
         async for it in self.store.versions(names.bases(self.project_id, self.timeline_id)):
             name = names.base_name(it.key, self.project_id, self.timeline_id)
             if name is not None and not it.is_marker:
-                found[name] = None
-                _require(len(found) <= BASES_MAX)
+                put_first[name] = it.put_at  # of one key the last that is listed was put first
+                if len(put_first) >= 2 * BASES_MAX + 1:
+                    put_first = _from_either_end(put_first)
         bases = Bases([], {})
 
         async def look(name: str) -> None:
@@ -77,7 +80,7 @@ class Finding:
             except UnprocessableError as error:
                 bases.damaged[key] = error
 
-        await side_by_side(found, look)
+        await side_by_side(_from_either_end(put_first), look)
         bases.opened.sort(key=lambda base: (base.moment, base.stop_lsn), reverse=True)
         return bases
 
@@ -129,6 +132,14 @@ class Finding:
                 f"{key} is other WAL", public=f"in the store of backups, {key} is not what it is called"
             )
         return contents
+
+
+def _from_either_end(put_first: dict[str, float]) -> dict[str, float]:
+    """BASES_MAX of them."""
+    if len(put_first) <= BASES_MAX:
+        return put_first
+    in_order, half = sorted(put_first, key=lambda name: put_first[name]), BASES_MAX // 2
+    return {name: put_first[name] for name in (*in_order[:half], *in_order[len(in_order) - half :])}
 
 
 def _numbers(name: WalName, wal_timeline: int) -> range:

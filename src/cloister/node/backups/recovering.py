@@ -4,6 +4,7 @@ Nobody here knows what was sent. So what must stay true is less than of a projec
 root key, as it was made. Whether there was a later one only a witness can say, or who noted it.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -22,9 +23,6 @@ from cloister.trust.keys import platform
 from cloister.trust.keys.memory import SecretPage
 from cloister.trust.keys.providers.provider import KEY_BYTES, KeyDamagedError
 from cloister.trust.keys.roots import Roots
-
-DUMPS_MAX: Final = 200_000
-# Names held in memory. Honest are some thousand: one an hour, and those that keys and projects ask for, of 37 days.
 
 TRIED_MAX: Final = 32
 # Heads that do not open, behind which another is looked for. Who stole the writer's credentials can put more: a moment before them says which.
@@ -90,27 +88,31 @@ class Recovering:
 
     async def find(self, at: float | None, now: float) -> Found:
         """The newest that opens, or the newest that was made before `at`. Raises PreconditionError where there is none."""
-        seen: set[str] = set()
-        async for it in self._dumps.store.versions(names.DUMPS):
-            name = names.dump_name(it.key)
-            if name is not None and not it.is_marker:
-                seen.add(name)
-                if len(seen) > DUMPS_MAX:
-                    raise UnprocessableError(public="the store of backups lists more dumps than there can be")
         last = name_of(at if at is not None else now + SKEW_S)
-        before = sorted((name for name in seen if name <= last), reverse=True)
+        newest: deque[str] = deque(maxlen=TRIED_MAX)  # all others are forgotten, however many somebody put there
+        before, is_any = 0, False
+        async for it in self._dumps.store.versions(names.DUMPS):  # in the order of moments
+            name = names.dump_name(it.key)
+            if name is None or it.is_marker:
+                continue
+            is_any = True
+            if name > last:
+                break
+            if not newest or newest[-1] != name:
+                newest.append(name)
+                before += 1
         damaged: list[str] = []
-        for name in before[:TRIED_MAX]:
+        for name in reversed(newest):
             try:
                 return Found(await self._dumps.head(name), damaged)
             except (NotFoundError, UnprocessableError):
                 damaged.append(name)
         if damaged:
             raise PreconditionError(
-                public=f"of {len(before)} dumps of a control database in the store, none of the newest {len(damaged)} opens with this root key: another "
+                public=f"of {before} dumps of a control database in the store, none of the newest {len(damaged)} opens with this root key: another "
                 "one does, or somebody put these there; with --at, those from before are looked at"
             )
-        if seen:
+        if is_any:
             raise PreconditionError(
                 public="the store has dumps of the control database, but none from before that moment"
             )
