@@ -13,6 +13,7 @@ import pytest
 from cloister.base.errors import ExhaustedError, PreconditionError, UnprocessableError
 from cloister.base.ids import TimelineId, new_project_id, new_timeline_id
 from cloister.node.backups import finding, objects
+from cloister.node.backups.commands import GetObject
 from cloister.node.backups.laying import Laying
 from cloister.node.timelines import wal
 from cloister.node.timelines.tree import Abort
@@ -177,6 +178,26 @@ async def test_junk_under_names_of_wal_does_not_hide_what_is_true(scene: Scene) 
     scene.replays.replayed.clear()
     # Who does not know how far WAL goes is told that there is more which does not open.
     assert names[4] in await refused(scene, source)
+
+
+async def test_of_junk_behind_the_last_wal_no_more_than_the_beginning_is_asked_for(scene: Scene) -> None:
+    """Each object takes some requests, and a restoration has an hour."""
+    source = await backed_up(scene)
+    for number in range(FIRST + 4, FIRST + 204):
+        name = wal.segment_name(1, number)
+        scene.bucket.put(keys.wal_object(scene.project_id, source, WalName(name, name)), JUNK)
+    asked: list[str] = []
+    answered = scene.bucket.call
+
+    async def call(command: Any, *, timeout_s: float = 0) -> Any:
+        if isinstance(command, GetObject):
+            asked.append(command.key)
+        return await answered(command, timeout_s=timeout_s)
+
+    scene.bucket.call = call  # type: ignore[method-assign]
+    known_lsn = wal.format_lsn((FIRST + 4) * wal.SEGMENT_BYTES + 24 + len("the beginning"))
+    await scene.restore(source, known_lsn=known_lsn)
+    assert len([key for key in asked if "/wal/" in key]) < 20
 
 
 async def test_wal_under_another_segment_s_name_is_refused_though_it_was_sealed_for_it(scene: Scene) -> None:

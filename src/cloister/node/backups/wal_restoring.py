@@ -1,7 +1,7 @@
 """WAL of a timeline comes back from the store, into a data directory that its base was laid into."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -38,7 +38,7 @@ class WalRestoring:
     async def whole(self, first: int, end: int) -> tuple[int, UnprocessableError | None]:
         """Segments from one to before another, or before the first of which no object opens: which that is, and why."""
         failed: dict[int, UnprocessableError] = {}
-        await side_by_side(self._jobs(first, end), partial(self._lay, failed))
+        await side_by_side(self._jobs(first, end, failed), partial(self._lay, failed))
         reached = min(failed, default=end)
         return reached, failed.get(reached)
 
@@ -62,8 +62,10 @@ class WalRestoring:
             raise UnprocessableError(str(damage), public=damage.public)
         return has
 
-    def _jobs(self, first: int, end: int) -> Iterator[_Job]:
-        while first < end:
+    def _jobs(self, first: int, end: int, failed: Collection[int]) -> Iterator[_Job]:
+        """In order. Behind the first that failed nothing counts: whoever puts what does not open behind the last of ours must not have all
+        of it asked for."""
+        while first < min(failed, default=end):
             # The one with the most of them: what was sent alone may have been sent again with others.
             name = max(self._found.whole[first], key=lambda it: it.last)
             last = wal.parse_segment_name(name.last)
