@@ -172,3 +172,15 @@ async def test_pages_go_from_the_last_created_project_to_the_first(site: Site, l
     assert [it.project_id for it in first_page] == [second.project.id]
     rest = await site.service.by_project(site.asked(), after=second.project.id, limit=5)
     assert [it.project_id for it in rest] == [site.created.project.id]
+
+
+async def test_a_page_does_not_tell_whether_somebody_else_has_the_project_that_it_would_follow(
+    site: Site, land: Land
+) -> None:
+    theirs = (await land.project()).project.id
+    async with land.database.transaction() as tx:
+        await tx.execute("INSERT INTO organization (id, name) VALUES ('org-wild-river-00000001', 'Wild')")
+        await tx.execute("UPDATE project SET org_id = 'org-wild-river-00000001' WHERE id = $1", theirs)
+    await site.later(2 * MINUTE)
+    for after in (theirs, ProjectId("calm-forest-99999999")):
+        assert await site.service.by_project(site.asked(), after=after, limit=5) == []

@@ -153,3 +153,13 @@ async def test_pages_of_deleted_projects_follow_each_other_and_end(land: Land) -
         cursor = page[-1].id
     assert seen == ids[::-1]
     assert [it.id for it in await land.control.projects.find_deleted(OURS, Page(), "PROJECT 1")] == [ids[1]]
+
+
+async def test_a_cursor_does_not_tell_whether_somebody_else_deleted_such_a_project(land: Land) -> None:
+    await deleted(land)
+    theirs = (await deleted(land)).project.id
+    async with land.database.transaction() as tx:
+        await tx.execute("INSERT INTO organization (id, name) VALUES ('org-wild-river-00000001', 'Wild')")
+        await tx.execute("UPDATE project SET org_id = 'org-wild-river-00000001' WHERE id = $1", theirs)
+    for cursor in (theirs, "calm-forest-99999999"):
+        assert await land.control.projects.find_deleted(OURS, Page(5, cursor), None) == []

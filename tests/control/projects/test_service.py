@@ -104,6 +104,18 @@ async def test_pages_follow_each_other_and_end(land: Land) -> None:
     assert await land.control.projects.find([OrgId("org-other-one-00000000")], Page(), None) == []
 
 
+async def test_a_cursor_does_not_tell_whether_somebody_else_has_such_a_project(land: Land) -> None:
+    """Else their creation could be told apart from their absence, and dated by one's own."""
+    await land.project()
+    theirs = (await land.project()).project.id
+    async with land.database.transaction() as tx:
+        await tx.execute("INSERT INTO organization (id, name) VALUES ('org-wild-river-00000001', 'Wild')")
+        await tx.execute("UPDATE project SET org_id = 'org-wild-river-00000001' WHERE id = $1", theirs)
+    for cursor in (theirs, "calm-forest-99999999"):
+        assert await land.control.projects.find([OrgId(ORG)], Page(5, cursor), None) == []
+    assert len(await land.control.projects.find([OrgId(ORG)], Page(5, theirs), None, project_ids=[theirs])) == 1
+
+
 async def test_settings_are_merged_key_by_key_and_gateways_look_again(land: Land) -> None:
     gateway = land.connect_gateway()
     created = await land.project()

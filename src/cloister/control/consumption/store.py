@@ -162,11 +162,13 @@ def _arguments(asked: Asked) -> list[Any]:
 
 
 async def projects(tx: Transaction, asked: Asked, after: ProjectId | None, limit: int) -> list[ProjectId]:
-    """Those that took something, deleted ones among them; the last created first."""
+    """Those that took something, deleted ones among them; the last created first. After what is none of them there is nothing, or
+    it would tell whether somebody else has such a project, and since when."""
     rows = await tx.fetch(
-        f"""SELECT p.id FROM project p LEFT JOIN project last ON last.id = $7
-             WHERE EXISTS (SELECT FROM consumption c WHERE c.project_id = p.id AND {_ASKED})
-               AND ($7::text IS NULL OR p.created_at < last.created_at OR (p.created_at = last.created_at AND p.id > last.id))
+        f"""WITH theirs AS (SELECT p.* FROM project p
+                             WHERE EXISTS (SELECT FROM consumption c WHERE c.project_id = p.id AND {_ASKED}))
+            SELECT p.id FROM theirs p LEFT JOIN theirs last ON last.id = $7
+             WHERE ($7::text IS NULL OR p.created_at < last.created_at OR (p.created_at = last.created_at AND p.id > last.id))
              ORDER BY p.created_at DESC, p.id LIMIT $8""",  # noqa: S608 - literals
         *_arguments(asked),
         after,

@@ -33,10 +33,11 @@ class Volume:
 async def find(
     tx: Transaction, org_ids: Sequence[OrgId], project_ids: Sequence[ProjectId], page: Page, search: str | None
 ) -> list[Project]:
-    """All of the organizations', and these; newest first. `search` is a part of a name or an id. After an unknown cursor
-    there is nothing."""
+    """All of the organizations', and these; newest first. `search` is a part of a name or an id. After a cursor that is none of
+    theirs there is nothing, or it would tell whether somebody else has such a project, and since when."""
     rows = await tx.fetch(
-        """SELECT p.* FROM project p LEFT JOIN project c ON c.id = $3
+        """SELECT p.* FROM project p
+             LEFT JOIN project c ON c.id = $3 AND (c.org_id = ANY ($1::text[]) OR c.id = ANY ($5::text[]))
             WHERE p.deleted_at IS NULL AND (p.org_id = ANY ($1::text[]) OR p.id = ANY ($5::text[]))
               AND ($2::text IS NULL OR position(lower($2) IN lower(p.name)) > 0 OR position($2 IN p.id) > 0)
               AND ($3::text IS NULL OR p.created_at < c.created_at OR (p.created_at = c.created_at AND p.id > c.id))
@@ -120,7 +121,8 @@ async def find_deleted(
 ) -> list[Project]:
     """As `find`, of those that can be recovered; the last deleted first."""
     rows = await tx.fetch(
-        f"""SELECT d.* FROM ({_RECOVERABLE}) d LEFT JOIN project c ON c.id = $3
+        f"""SELECT d.* FROM ({_RECOVERABLE}) d
+              LEFT JOIN project c ON c.id = $3 AND (c.org_id = ANY ($1::text[]) OR c.id = ANY ($5::text[]))
              WHERE d.deleted_at > $6 AND (d.org_id = ANY ($1::text[]) OR d.id = ANY ($5::text[]))
                AND ($2::text IS NULL OR position(lower($2) IN lower(d.name)) > 0 OR position($2 IN d.id) > 0)
                AND ($3::text IS NULL OR d.deleted_at < c.deleted_at OR (d.deleted_at = c.deleted_at AND d.id > c.id))
