@@ -2,6 +2,7 @@
 queries, bodies without end, one attribute said twice, and somebody who was let go and comes back."""
 
 import json
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -70,6 +71,23 @@ async def test_a_token_that_was_replaced_is_replayed(scene: Scene) -> None:
     await scene.scim.rotate(CALLER, HERE)
     assert (await scene.set_active(user_id, False, token=old)).status_code == 401
     assert (await scene.ask("DELETE", f"/Users/{user_id}", token=old)).status_code == 401
+
+
+async def test_a_token_that_was_replaced_while_a_body_came_changes_nothing(scene: Scene) -> None:
+    """Whoever stole it has begun requests, and ends them after the theft was found."""
+
+    async def body() -> AsyncIterator[bytes]:
+        whole = json.dumps({"schemas": [USER], "userName": "mallory@example.com"}).encode()
+        yield whole[:-1]
+        await scene.scim.rotate(CALLER, HERE)
+        scene.company.clock.advance(_A_WHILE)
+        yield whole[-1:]
+
+    async with scene.client() as client:
+        headers = {"content-type": "application/json"}
+        assert (await client.post("/Users", content=body(), headers=headers)).status_code == 401
+    assert [it["outcome"] for it in await scene.company.events("scim.user_create")] == ["failed"]
+    assert (await scene.scim.status(HERE)).users == 0
 
 
 async def test_a_request_that_is_replayed_changes_nothing(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGIN
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action
-from tests.edge.api.world import ADA, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, SNAPSHOT, World
+from tests.edge.api.world import ADA, ADA_KEY, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, SNAPSHOT, World
 
 P = f"/projects/{PROJECT}"
 ROLES = f"{P}/branches/{BRANCH}/roles"
@@ -137,6 +137,42 @@ async def test_a_project_that_is_not_there_looks_like_one_of_somebody_else() -> 
     assert mine.status_code == absent.status_code == 404
     assert mine.json()["message"] == absent.json()["message"] == "project not found"
     assert set(mine.headers) == set(absent.headers)
+
+
+@pytest.mark.parametrize("takes_s", [0.5, 2.0])
+async def test_who_takes_their_time_over_a_body_is_looked_at_again(takes_s: float) -> None:
+    """Nobody keeps a right by a request that was permitted and waits for its last byte."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"role": {"name": '
+        world.later(takes_s)
+        yield b'"app"}}'
+
+    world = World()
+    headers = {"content-type": "application/json"}
+    async with world.client() as client:
+        assert (await client.post(ROLES, content=body(), headers=headers)).status_code == 201
+    assert world.keys.asked == (2 if takes_s > 1 else 1)
+
+
+async def test_what_was_taken_away_while_a_body_came_is_not_had_any_more() -> None:
+    async def body(how: str) -> AsyncIterator[bytes]:
+        yield b'{"role": {"name": '
+        world.later(2)
+        if how == "revoked":
+            world.keys.principals.clear()
+        else:
+            world.keys.principals[ADA_KEY] = replace(ADA, memberships={})
+        yield b'"app"}}'
+
+    headers = {"content-type": "application/json"}
+    for how, status, reason in (("revoked", 401, "unauthenticated"), ("removed", 404, "not_found")):
+        world = World(decider=Decider())
+        async with world.client() as client:
+            assert (await client.post(ROLES, content=body(how), headers=headers)).status_code == status
+            assert "app" not in str(world.roles.__dict__)
+        (event,) = world.audit.events
+        assert (event.action, event.outcome, event.reason, event.actor) == ("role.create", "failed", reason, ADA.actor)
 
 
 async def test_a_strangers_body_is_not_read() -> None:

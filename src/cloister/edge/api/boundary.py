@@ -210,17 +210,17 @@ class Boundary:
         # (5) What it is about: the ids in the path become ids, and lead to the organization that decides.
         trace.path = paths.parse(parameters)
 
-        # (6) Whether they may. A project that is not there and one that this principal may not know of look the same. That they
-        #     show a passkey for it may count, for where it counts (8) does not let them pass without.
-        act = ACTS.get(route.name)
-        if act is not None and act.when is None and principal.has_passkey:
-            principal = replace(principal, with_passkey=True)
-        where = await self._authorize(principal, route, route.permission, trace)
+        # (6) Whether they may. A project that is not there and one that this principal may not know of look the same.
+        principal, where = await self._admit(principal, route, route.permission, trace)
         trace.is_permitted = True
         _require_compared(condition, route)
 
-        # (7) Only now the body is read, at most 1 MiB of it, and the query parsed.
+        # (7) Only now the body is read, at most 1 MiB of it, and the query parsed. Who takes their time over it is looked at
+        #     again: with a request that waits for its last byte nobody keeps what was taken from them meanwhile.
         raw = await content.read(request) if route.body is not NoBody else b""
+        if self._services.clock.now() - now > content.SAID_AT_ONCE:
+            principal = await self._services.api_keys.authenticate(_bearer(request), trace.address)
+            principal, where = await self._admit(principal, route, route.permission, trace)
         query: Any = content.decode_query(request.query_params.multi_items(), route.query)
         body = content.decode(raw, route.decoder) if route.body is not NoBody else NoBody()
         call: Call[Any, Any] = Call(
@@ -244,6 +244,7 @@ class Boundary:
 
         # (8) What is privileged takes a passkey, shown for this very request, from whoever has one or is asked for one. Before
         #     the answer to a repeated request, too: it may hold a key.
+        act = ACTS.get(route.name)
         if act is not None and act.is_it(body):
             await self._prove(request, act, call, raw, OrgId(trace.org_id) if trace.org_id else None)
 
@@ -281,6 +282,16 @@ class Boundary:
         # (4) Before the decision, so that refused calls are limited too.
         self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
         return principal
+
+    async def _admit(
+        self, principal: Principal, route: Route, permission: Permission, trace: _Trace
+    ) -> tuple[Principal, _Where]:
+        """Step (6). That they show a passkey for it may count, for where it counts (8) does not let them pass without. Raises
+        ForbiddenError or NotFoundError."""
+        act = ACTS.get(route.name)
+        if act is not None and act.when is None and principal.has_passkey:
+            principal = replace(principal, with_passkey=True)
+        return principal, await self._authorize(principal, route, permission, trace)
 
     async def _authorize(self, principal: Principal, route: Route, permission: Permission, trace: _Trace) -> _Where:
         """Where the principal has the permission: in the organization of the path's project, in the one the path names,

@@ -8,6 +8,7 @@ the trouble is.
 import asyncio
 import re
 from collections.abc import Hashable
+from datetime import timedelta
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
@@ -25,6 +26,9 @@ BODY_BYTES_MAX: Final = 1024 * 1024
 
 BODY_TIMEOUT_S: Final = 20.0
 # A megabyte on the slowest honest line takes ten seconds.
+
+SAID_AT_ONCE: Final = timedelta(seconds=1)
+# A body that comes with its head is here in less. Over any other, whoever sends it may have lost their right to it.
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 # A request line and its headers: Neon's tools send the key three times, which is 300 bytes.

@@ -159,7 +159,8 @@ class Scim:
         2. Whose token it is. An address that has just failed often is not even looked at.
         3. How often: as for an API key.
         4. Which resource, of the few that there are. A path is never decoded: no name here needs it.
-        5. The body, of a limited length and within a limited time, as a document in which nothing is said twice.
+        5. The body, of a limited length and within a limited time, as a document in which nothing is said twice. A token that was
+           replaced while it came opens nothing.
         6. The change, in the directory's own organization, with its event.
         """
         # 1. The head.
@@ -191,7 +192,10 @@ class Scim:
         # 5. The body.
         document = {}
         if request.method in ("POST", "PUT", "PATCH"):
-            document = read_document(await content.read(request))
+            raw = await content.read(request)
+            if self._services.clock.now() - now > content.SAID_AT_ONCE:
+                trace.directory = await self._service.authenticate(_bearer(request), trace.address)
+            document = read_document(raw)
         # 6. The change.
         asked = _Asked(
             by=Speaking(trace.directory, trace.request_id, trace.address),
