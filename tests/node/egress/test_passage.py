@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from cloister.node.egress import passage
 from cloister.node.egress.commands import AnyEgressEvent, PassageClosed, PassageOpened, PassageRefused
 from cloister.node.egress.outside import trusting
 from cloister.node.egress.passage import Door, House, walk
 from cloister.protocol.pgwire.backend import error_fields
-from tests.node.egress.far import LOOPBACK, NAME, Far, always
+from tests.node.egress.far import LOOPBACK, NAME, Far
 
 PROJECT = "calm-forest-00000001"
 
@@ -32,7 +31,11 @@ class Hall:
         self.walks: list[asyncio.Task[None]] = []
 
     def house(self, allowed: Any = LOOPBACK) -> House:
-        return House(allowed, self._take, self._give, lambda _project_id: self.explains, self._tell)
+        return House(allowed, self._take, self._give, lambda _project_id: self.explains, self._tell, self._resolve)
+
+    async def _resolve(self, project_id: str, host: str, _port: int) -> list[str]:
+        assert (project_id, host) == (PROJECT, NAME)
+        return ["127.0.0.1"]
 
     def _take(self, _project_id: str) -> str | None:
         self.inside += self.full is None
@@ -57,8 +60,7 @@ class Hall:
 
 
 @pytest.fixture
-async def hall(far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hall]:
-    monkeypatch.setattr(passage, "reach", _resolving_to_loopback)
+async def hall(far: Far, tmp_path: Path) -> AsyncIterator[Hall]:
     hall = Hall(tmp_path / "door")
 
     def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,12 +69,6 @@ async def hall(far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asy
 
     async with await asyncio.start_unix_server(come, hall.socket_path):
         yield hall
-
-
-async def _resolving_to_loopback(host: str, port: int, context: Any, allowed: Any) -> Any:
-    from cloister.node.egress.outside import reach
-
-    return await reach(host, port, context, allowed, resolve=always("127.0.0.1"))
 
 
 async def test_bytes_go_both_ways_and_are_counted(hall: Hall) -> None:

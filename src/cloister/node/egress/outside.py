@@ -50,12 +50,12 @@ async def reach(
     context: ssl.SSLContext,
     allowed: Sequence[IpNetwork],
     *,
-    resolve: "Resolve | None" = None,
+    resolve: Resolve,
 ) -> Outside:
     """Raises ForbiddenError for where no way out leads, UnavailableError for what does not answer or does not prove who
     it is; their public faces are for the tenant."""
     # (1) Its addresses, asked for now and once.
-    addresses = await _addresses(host, port, resolve or resolved)
+    addresses = await _addresses(host, port, resolve)
     # (2) Each is held against the table, and against what is this machine's own.
     for address in addresses:
         if (why := reason_against(address, allowed)) is not None:
@@ -84,12 +84,6 @@ async def reach(
         connection.close()
         raise
     return Outside(str(address), reader, writer)
-
-
-async def resolved(host: str, port: int) -> list[str]:
-    """By the host's own resolver. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 def is_own(address: IpAddress) -> bool:

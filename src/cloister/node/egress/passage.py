@@ -6,8 +6,9 @@ shows: an ErrorResponse of PostgreSQL's protocol, with SQLSTATE 08001.
 
 import asyncio
 import contextlib
+import functools
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,6 +48,8 @@ class House:
     """Whether there is room to tell a project, and the record, that there was no room."""
     tell: Callable[[AnyEgressEvent], bool]
     """False: nobody hears it."""
+    resolve: Callable[[str, str, int], Awaitable[list[str]]]
+    """A project's name, at a port (`names.py`)."""
 
 
 async def walk(door: Door, house: House, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,7 +76,8 @@ async def walk(door: Door, house: House, reader: asyncio.StreamReader, writer: a
 async def _through(door: Door, house: House, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         # (3) Where it leads, whether it may, and who is there.
-        outside = await reach(door.host, door.port, door.context, house.allowed)
+        resolve = functools.partial(house.resolve, door.project_id)
+        outside = await reach(door.host, door.port, door.context, house.allowed, resolve=resolve)
     except (ForbiddenError, UnavailableError) as error:
         await _refuse(door, house, reader, writer, error)
         return

@@ -30,6 +30,7 @@ from cloister.base.rpc import Connection, Server
 from cloister.base.settings import Settings
 from cloister.node.commands import Done
 from cloister.node.egress.commands import AnyEgressCommand, AnyEgressEvent, KeepOnly, SetWays, Standing
+from cloister.node.egress.names import Names
 from cloister.node.egress.outside import READ_BYTES, trusting
 from cloister.node.egress.passage import Door, House, walk
 
@@ -81,7 +82,12 @@ class Relay:
         self._openings = Buckets(per_s=OPENINGS_PER_S, burst=OPENINGS_AT_ONCE, keys_max=10_000)
         self._explanations = Buckets(per_s=EXPLANATIONS_PER_S, burst=EXPLANATIONS_AT_ONCE, keys_max=10_000)
         self._house = House(
-            parse_allowed(settings.egress_allow), self._take_room, self._give_room, self._may_explain, self._tell
+            parse_allowed(settings.egress_allow),
+            self._take_room,
+            self._give_room,
+            self._may_explain,
+            self._tell,
+            Names().resolve,
         )
         self._looking: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
