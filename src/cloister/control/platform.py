@@ -169,8 +169,11 @@ class ControlPlane:
             interval_s=settings.idle_check_interval_s,
             inside=Inside(database, statements),
         )
-        fetcher = fetcher or Fetcher(Reach(AllowList.parse(settings.jwks_networks)), authority=settings.jwks_authority)
-        self.token_keys = JwksKeys(database, fetcher, clock)
+        # Two: a few projects, whose members say where their keys are, could take every turn, and nobody could log in.
+        reach = Reach(AllowList.parse(settings.jwks_networks))
+        for_tokens = fetcher or Fetcher(reach, authority=settings.jwks_authority)
+        for_logins = fetcher or Fetcher(reach, authority=settings.jwks_authority)
+        self.token_keys = JwksKeys(database, for_tokens, clock)
         recording_keys = KeyRing(keys, control_key)
         access_guard = AccessGuard(database, self.waker, recording_keys, clock)
         self.directory = DirectoryServer(
@@ -263,7 +266,7 @@ class ControlPlane:
         endpoints = EndpointService(database, self.engine, self.gateways, clock)
         roles = RoleService(database, self.engine, vault)
 
-        asked_issuers, login_keys = AskedIssuers(fetcher, clock), LoginKeys(control_key)
+        asked_issuers, login_keys = AskedIssuers(for_logins, clock), LoginKeys(control_key)
 
         self.control = Control(
             projects=projects,
@@ -284,7 +287,7 @@ class ControlPlane:
             scim=ScimService(database, clock),
             passkeys=PasskeyService(database, settings.domain, clock),
             proofs=Proofs(database, settings.domain, clock),
-            jwks=JwksService(database, fetcher, self.gateways, clock),
+            jwks=JwksService(database, for_tokens, self.gateways, clock),
             statements=StatementService(database, gateways=self.gateways, log=statements, poke=self.reconciler.poke),
             erasures=ErasureService(database, keys, clock),
             forgettings=ForgettingService(database, clock),

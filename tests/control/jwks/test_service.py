@@ -1,7 +1,11 @@
 """Key sets in the control plane: registered with their keys, told to gateways, asked for again, taken away."""
 
+import asyncio
 import dataclasses
+import socket
+import threading
 from datetime import timedelta
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -10,13 +14,17 @@ import pytest
 from cloister.base.directory import Invalidate, LookUpKeys
 from cloister.base.errors import BadRequestError, InvalidIdError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId
+from cloister.base.secret import Secret
 from cloister.control.branches.model import NewBranch
 from cloister.control.jwks.keys import TRY_AGAIN_S
 from cloister.control.jwks.model import NewJwks
 from cloister.control.jwks.service import JWKS_MAX, ROLES_DEFAULT
+from cloister.control.platform import ControlPlane
 from cloister.protocol.tokens import VerifyingKey
 from cloister.trust.fetching import FetchError
+from cloister.trust.fetching.https import FETCHES_MAX
 from tests.control.land import CALLER, Land
+from tests.control.people.company import COMPANY
 from tests.token_issuer import document, public
 
 URL = "https://issuer.test/jwks"
@@ -172,3 +180,48 @@ async def test_a_project_has_so_many_and_one_that_is_gone_none(land: Land) -> No
     _, operations = await land.control.projects.delete(CALLER, created.project.id)
     assert await told(land, created.endpoint.id) == []
     await land.finish(operations)
+
+
+async def test_projects_whose_issuers_names_hang_take_no_turn_from_logins(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there are turns: several projects may be one tenant's."""
+    let_go = threading.Event()
+    asked: SimpleQueue[str] = SimpleQueue()
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        asked.put(host)
+        if host.startswith("slow"):
+            let_go.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.5", 443))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    plane = ControlPlane(
+        land.settings,
+        land.database,
+        keys=land.keys,
+        mock_key=Secret(b"m" * 32),
+        control_key=Secret(b"c" * 32),
+        clock=land.clock,
+        agent=land.node,
+        opener=land.node.open,
+    )
+    slow = [
+        asyncio.create_task(
+            plane.control.jwks.create(
+                CALLER,
+                ProjectId(f"calm-forest-{number:08}"),
+                dataclasses.replace(NEW, url=f"https://slow-{number}.test/"),
+            )
+        )
+        for number in range(FETCHES_MAX)
+    ]
+    try:
+        for _ in slow:
+            await asyncio.to_thread(asked.get)
+        with pytest.raises(BadRequestError, match="leads to no public address"):
+            await plane.control.issuers.add(CALLER, dataclasses.replace(COMPANY, url="https://login.test"))
+        assert asked.get() == "login.test"
+    finally:
+        let_go.set()
+        await asyncio.gather(*slow, return_exceptions=True)

@@ -96,30 +96,23 @@ def place_of(url: str) -> Place:
     return Place(host, HTTPS_PORT if port is None else port, target)
 
 
-_RESOLVERS: Final = ThreadPoolExecutor(FETCHES_MAX, thread_name_prefix="fetching")
-# Of their own: a name that somebody lets hang keeps no thread from the rest of the process.
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, look_up)
-    return [str(address[0]) for *_, address in found]
-
-
 class Fetcher:
-    """`resolve` and `trust` are for tests; without them the system's resolver and authorities, and `authority` (PEM) besides."""
+    """`resolve` and `trust` are for tests; without them the system's resolver and authorities, and `authority` (PEM) besides. Each
+    has turns and threads of its own."""
 
     def __init__(
         self,
         reach: Reach,
         *,
         authority: str | None = None,
-        resolve: Resolve = _resolve,
+        resolve: Resolve | None = None,
         timeout_s: float = FETCH_TIMEOUT_S,
     ) -> None:
         self._reach = reach
         self._authority = authority
-        self._resolve = resolve
+        self._resolve = resolve or self._look_up
+        self._resolvers = ThreadPoolExecutor(FETCHES_MAX, thread_name_prefix="fetching")
+        """A name that somebody lets hang keeps no thread from the rest of the process."""
         self._timeout_s = timeout_s
         self._at_once = asyncio.Semaphore(FETCHES_MAX)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -150,6 +143,11 @@ class Fetcher:
                     return await self._ask_there(place, await self._addresses(place, turn), question)
             except TimeoutError:
                 raise FetchError(f"it did not answer within {self._timeout_s:g} seconds") from None
+
+    async def _look_up(self, host: str, port: int) -> list[str]:
+        look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._resolvers, look_up)
+        return [str(address[0]) for *_, address in found]
 
     async def _addresses(self, place: Place, turn: contextlib.ExitStack) -> list[IpAddress]:
         """(2). The turn is over when the look-up is, though nobody waits for it any longer: no thread that resolves can be
