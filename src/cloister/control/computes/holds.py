@@ -11,7 +11,7 @@ from cloister.base.ids import EndpointId, ProjectId
 async def put(
     tx: Transaction, project_id: ProjectId, *, endpoint_id: str = "", role: str = "", finding_id: str, held_by: str
 ) -> bool:
-    """Whether it was not held before."""
+    """Whether it was not held because of this finding before."""
     return bool(
         await tx.execute(
             """INSERT INTO hold (project_id, endpoint_id, role, finding_id, held_by) VALUES ($1, $2, $3, $4, $5)
@@ -26,9 +26,21 @@ async def put(
 
 
 async def release(tx: Transaction, finding_id: str) -> list[str]:
-    """Everything that is held because of this finding. A sentence each."""
-    rows = await tx.fetch("DELETE FROM hold WHERE finding_id = $1 RETURNING project_id, endpoint_id, role", finding_id)
-    return [_said(row["project_id"], row["endpoint_id"], row["role"]) for row in rows]
+    """Everything that is held because of this finding. A sentence each, which says what others hold still."""
+    rows = await tx.fetch(
+        """WITH gone AS (DELETE FROM hold WHERE finding_id = $1 RETURNING *)
+           SELECT project_id, endpoint_id, role,
+                  (SELECT coalesce(string_agg(h.finding_id, ', ' ORDER BY h.finding_id), '') FROM hold h
+                    WHERE (h.project_id, h.endpoint_id, h.role) = (gone.project_id, gone.endpoint_id, gone.role)
+                      AND h.finding_id <> $1) AS others
+             FROM gone""",
+        finding_id,
+    )
+    return [
+        _said(row["project_id"], row["endpoint_id"], row["role"])
+        + (f", which is still held because of {row['others']}" if row["others"] else "")
+        for row in rows
+    ]
 
 
 async def keeps_down(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -> bool:
