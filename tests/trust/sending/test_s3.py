@@ -66,6 +66,26 @@ async def test_a_list_goes_on_where_its_page_ended(monkeypatch: pytest.MonkeyPat
     assert "key-marker=a%26b&max-keys=1000&prefix=p%2F&version-id-marker=v%2B1&versions=" in asked.urls[1]
 
 
+async def test_a_key_of_characters_that_xml_does_not_know_is_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the writer's credentials may call an object so, and make it the last of a page."""
+    at = "2026-05-01T12:00:00.000Z"
+    more = (
+        "<EncodingType>url</EncodingType><NextKeyMarker>a/%01z</NextKeyMarker>"
+        "<NextVersionIdMarker>v1</NextVersionIdMarker>"
+    )
+    asked = Asked(
+        monkeypatch,
+        listing(entry("a/%01z", "v1", at), more=more),
+        listing(entry("a/+b", "v2", at), entry("a/0%2B1", "v3", at), more="<EncodingType>url</EncodingType>"),
+    )
+    first = await asked.bucket.page("a/", after=("", ""))
+    assert first.next == ("a/\x01z", "v1")
+    second = await asked.bucket.page("a/", after=first.next)
+    assert [each.key for each in (*first.versions, *second.versions)] == ["a/\x01z", "a/ b", "a/0+1"]
+    assert "encoding-type=url" in asked.urls[0]
+    assert "key-marker=a%2F%01z" in asked.urls[1]
+
+
 @pytest.mark.parametrize(
     ("status", "code", "may_pass"),
     [(503, "SlowDown", True), (500, "", True), (429, "", True), (400, "RequestTimeout", True), (403, "AccessDenied", False),

@@ -8,11 +8,12 @@ marker that it is deleted: so what is looked for is versions, not objects.
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Annotated, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 import msgspec
 from msgspec import Meta
@@ -157,19 +158,22 @@ class Bucket:
     async def page(self, prefix: str, *, after: tuple[str, str], count: int = 0) -> Page:
         """Some of them, markers too: behind this version of this key, and without a version behind the key."""
         key, version = after
-        query = {"versions": "", "prefix": prefix, "max-keys": str(count or PAGE_KEYS)}
+        # XML has no word for control characters. Without this a store says something else for them, and a key that somebody made of such
+        # comes up in another place than it has, or as the place to go on from.
+        query = {"versions": "", "prefix": prefix, "max-keys": str(count or PAGE_KEYS), "encoding-type": "url"}
         if key:
             query["key-marker"] = key
         if version:
             query["version-id-marker"] = version
         text = await self._text_of(query)
         more = _text(text, "IsTruncated") == "true"
-        found = [_version(each[0], each["kind"]) for each in _VERSION.finditer(text)]
+        spelled = unquote_plus if _text(text, "EncodingType") == "url" else str
+        found = [_version(each[0], each["kind"], spelled) for each in _VERSION.finditer(text)]
         if not version:  # some stores begin with the key itself
             found = [each for each in found if each.key > key]
         return Page(
             sorted(found, key=lambda each: (each.key, not each.is_latest, -each.at.timestamp())),
-            (_text(text, "NextKeyMarker"), _text(text, "NextVersionIdMarker")) if more else None,
+            (spelled(_text(text, "NextKeyMarker")), _text(text, "NextVersionIdMarker")) if more else None,
         )
 
     async def get(self, key: str, version: str = "", *, wanted: int = OBJECT_BYTES_MAX) -> Answer:
@@ -266,10 +270,10 @@ def _lock(days: int) -> dict[str, str]:
     }
 
 
-def _version(xml: str, kind: str) -> Version:
+def _version(xml: str, kind: str, spelled: Callable[[str], str]) -> Version:
     try:
         return Version(
-            key=_text(xml, "Key"),
+            key=spelled(_text(xml, "Key")),
             version=_text(xml, "VersionId"),
             size=int(_text(xml, "Size") or 0),
             at=datetime.fromisoformat(_text(xml, "LastModified")),
