@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -12,11 +13,29 @@ from cloister.base.errors import BusyError, ConflictError, UnavailableError
 from cloister.control.projects.model import About
 from cloister.edge.api import content
 from cloister.edge.api.endpoint import Public
-from cloister.edge.api.rates import CALLS_PER_KEY, CHANGES_PER_KEY, FAILED_LOGINS_PER_ADDRESS
+from cloister.edge.api.rates import (
+    CALLS_PER_KEY,
+    CALLS_PER_OWNER,
+    CHANGES_PER_KEY,
+    CHANGES_PER_OWNER,
+    FAILED_LOGINS_PER_ADDRESS,
+)
 from cloister.trust.access.decisions import Decider
 from cloister.trust.access.permissions import Permission
+from cloister.trust.access.principals import Grant, Holder
 from cloister.trust.audit import Action
-from tests.edge.api.world import ADA, ADA_KEY, BRANCH, ENDPOINT, NO_PROJECT, OTHER_PROJECT, PROJECT, SNAPSHOT, World
+from tests.edge.api.world import (
+    ADA,
+    ADA_KEY,
+    BRANCH,
+    ENDPOINT,
+    NO_PROJECT,
+    ORG,
+    OTHER_PROJECT,
+    PROJECT,
+    SNAPSHOT,
+    World,
+)
 
 P = f"/projects/{PROJECT}"
 ROLES = f"{P}/branches/{BRANCH}/roles"
@@ -244,6 +263,38 @@ async def test_a_key_has_a_rate_and_its_changes_a_lower_one() -> None:
     world.later(10)
     async with world.client() as client:
         assert (await client.get("/regions")).status_code == 200
+
+
+@pytest.mark.parametrize("holder", Holder)
+async def test_more_keys_are_no_more_calls_beyond_what_their_owner_has(holder: Holder) -> None:
+    """Keys cost nothing. Whoever made a hundred of them could ask a hundred times as much, and leave nothing for others."""
+    world = World()
+    whose: dict[str, Any] = {
+        Holder.PERSON: {},
+        Holder.PROJECT: {"account_id": uuid4(), "memberships": {}, "grants": {PROJECT: Grant(ORG, "editor")}},
+    }.get(holder, {"memberships": {ORG: "admin"}})
+    keys = [f"napi_{number:064}" for number in range(CALLS_PER_OWNER.burst // CALLS_PER_KEY.burst + 1)]
+    for number, key in enumerate(keys):
+        world.keys.principals[key] = replace(ADA, key_id=1000 + number, holder=holder, **whose)
+    statuses = []
+    for key in keys:
+        async with world.client(key) as client:
+            statuses += [(await client.get("/regions")).status_code for _ in range(CALLS_PER_KEY.burst)]
+    assert statuses == [200] * CALLS_PER_OWNER.burst + [429] * CALLS_PER_KEY.burst
+    async with world.client("napi_" + "b" * 64) as other:
+        assert (await other.get("/regions")).status_code == 200
+
+
+async def test_more_keys_are_no_more_changes_either() -> None:
+    world = World()
+    statuses = []
+    for number in range(CHANGES_PER_OWNER.burst // CHANGES_PER_KEY.burst + 1):
+        key = f"napi_{number:064}"
+        world.keys.principals[key] = replace(ADA, key_id=1000 + number)
+        async with world.client(key) as client:
+            for _ in range(CHANGES_PER_KEY.burst):
+                statuses.append((await client.patch(P, json={"project": {"name": "shop"}})).status_code)
+    assert statuses == [200] * CHANGES_PER_OWNER.burst + [429] * CHANGES_PER_KEY.burst
 
 
 async def test_the_same_idempotency_key_gets_the_same_answer_and_one_effect() -> None:

@@ -43,7 +43,9 @@ from cloister.edge.api.errors import HttpError, PasskeyNeededError, json_respons
 from cloister.edge.api.idempotency import Answer, Slot
 from cloister.edge.api.rates import (
     CALLS_PER_KEY,
+    CALLS_PER_OWNER,
     CHANGES_PER_KEY,
+    CHANGES_PER_OWNER,
     FAILED_LOGINS_PER_ADDRESS,
     LOGINS_PER_ADDRESS,
     Rates,
@@ -206,6 +208,7 @@ class Boundary:
         principal = await self._identify(request, trace, now)
         if route.is_change:
             self._rates.take(CHANGES_PER_KEY, str(principal.key_id), now)
+            self._rates.take(CHANGES_PER_OWNER, principal.owner, now)
 
         # (5) What it is about: the ids in the path become ids, and lead to the organization that decides.
         trace.path = paths.parse(parameters)
@@ -281,6 +284,7 @@ class Boundary:
 
         # (4) Before the decision, so that refused calls are limited too.
         self._rates.take(CALLS_PER_KEY, str(principal.key_id), now)
+        self._rates.take(CALLS_PER_OWNER, principal.owner, now)
         return principal
 
     async def _admit(

@@ -30,6 +30,10 @@ CALLS_PER_KEY: Final = Limit("calls_per_key", per_second=50.0, burst=200)
 CHANGES_PER_KEY: Final = Limit("changes_per_key", per_second=20.0, burst=100)
 # Each change is an operation with disks and processes behind it. 100 projects at once is an honest script.
 
+CALLS_PER_OWNER: Final = Limit("calls_per_owner", per_second=200.0, burst=800)
+CHANGES_PER_OWNER: Final = Limit("changes_per_owner", per_second=80.0, burst=400)
+# Of a person's keys together, and of an organization's: four at full speed. Keys cost nothing, and each would bring a limit of its own.
+
 FAILED_LOGINS_PER_ADDRESS: Final = Limit("failed_logins_per_address", per_second=1.0, burst=20)
 # Guessing 381 bits is hopeless; this keeps the guesses from being work for the database and lines in the audit log.
 

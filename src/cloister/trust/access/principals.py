@@ -58,6 +58,13 @@ class Principal:
         """As the audit log names it."""
         return f"user:{self.account_id}" if self.holder is Holder.PERSON else f"key:{self.key_id}"
 
+    @property
+    def owner(self) -> str:
+        """Who has more such keys, if there are more: the person, or the organization."""
+        if self.holder is Holder.PERSON:
+            return str(self.account_id)
+        return next(iter((*self.memberships, *(it.org_id for it in self.grants.values()))), "")
+
 
 class Calling(Protocol):
     """Who asks, by which request, from where: what an audit event needs. `control.calling.Caller` is one."""
