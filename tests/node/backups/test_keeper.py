@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -689,3 +690,30 @@ async def test_a_failed_restoration_leaves_nothing(scene: Scene) -> None:
     scene.replays.refusal = None
     await scene.restore(source, timeline_id=target)
     assert not scene.layout.has_trash
+
+
+async def test_what_is_restored_twice_is_sent_as_it_is_the_second_time(scene: Scene) -> None:
+    """Both times under its own name, and with one number of its WAL timeline, for no base was sent in between."""
+    source = scene.timeline()
+    await scene.back_up(source)
+
+    async def lost_and_restored(fill: bytes, *parts: range) -> None:
+        shutil.rmtree(scene.volume)
+        scene.volume.mkdir()
+        await scene.restore(source, timeline_id=source)
+        for numbers in parts:
+            for number in numbers:
+                path = scene.layout.existing(source).outbox / wal.segment_name(2, number)
+                path.write_bytes(segment(number, fill=fill))
+            scene.making().collect(source, None)
+            await scene.send_wal(source)
+
+    await lost_and_restored(b"A", range(FIRST, FIRST + 6))
+    await lost_and_restored(b"B", range(FIRST, FIRST + 2), range(FIRST + 2, FIRST + 4), range(FIRST + 4, FIRST + 6))
+    await scene.back_up(source)
+    shutil.rmtree(scene.volume)
+    scene.volume.mkdir()
+    await scene.restore(source, timeline_id=source)
+    laid = scene.replays.laid[-1]
+    found = {number: laid[f"pg_wal/{wal.segment_name(2, number)}"] for number in range(FIRST, FIRST + 6)}
+    assert found == {number: segment(number, fill=b"B") for number in range(FIRST, FIRST + 6)}

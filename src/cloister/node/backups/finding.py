@@ -31,8 +31,8 @@ class WalNames:
 
     whole: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
     beginnings: defaultdict[int, list[WalName]] = field(default_factory=lambda: defaultdict(list))
-    """Those that were put last first: after a crash a server writes over the record that it was cut off in, and what was sent of that may
-    be longer than what counts."""
+    """Of both those that were put last come first: after a crash a server writes over the record that it was cut off in, and what was sent of
+    that may be longer than what counts; and what was restored twice has two lines of WAL under one number."""
 
     def unbroken(self, first: int, until: int | None) -> int:
         """The number after the last of those that follow each other from `first` on."""
@@ -116,7 +116,7 @@ class Finding:
                 (found.whole if name.length is None else found.beginnings)[number].append(name)
             count += len(numbers)
             _require(count <= WAL_MAX)
-        for candidates in found.beginnings.values():
+        for candidates in (*found.whole.values(), *found.beginnings.values()):
             candidates.sort(key=lambda it: (put_at[it], it.length or 0), reverse=True)
         return found
 

@@ -358,6 +358,11 @@ class Backups:
                 # 2. In all the room there is: an earlier attempt took as much.
                 layout.abandon(timeline_id)
                 await self._restoring.in_thread(layout.empty_trash)
+                if restoring.source_id == timeline_id:
+                    # It goes on in place of what was lost, on a WAL timeline of the number that an earlier restoration had, if nothing of
+                    # that is in a base: what was sent of that is not what will be written.
+                    store = await self._store.name()
+                    await asyncio.to_thread(self._memory.remember, restoring.project_id, timeline_id, store, None)
                 async with held(self._keys, restoring.project_id, "restore") as keys:
                     fetched = await restoring.fetch(self._store, keys, layout, self._restoring.in_thread)
                 # 3.

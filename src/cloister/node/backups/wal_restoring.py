@@ -66,8 +66,7 @@ class WalRestoring:
         """In order. Behind the first that failed nothing counts: whoever puts what does not open behind the last of ours must not have all
         of it asked for."""
         while first < min(failed, default=end):
-            # The one with the most of them: what was sent alone may have been sent again with others.
-            name = max(self._found.whole[first], key=lambda it: it.last)
+            name = self._found.whole[first][0]
             last = wal.parse_segment_name(name.last)
             assert last is not None
             numbers = range(first, min(last[1] + 1, end))
