@@ -176,15 +176,21 @@ async def test_a_notification_in_the_pipe_makes_it_unclean(gateway_world: Gatewa
     assert (await visit(gateway_world))[0] != pid
 
 
-async def test_a_late_cancel_does_not_meet_the_next_client(gateway_world: GatewayWorld) -> None:
-    await gateway_world.start()
-    await busy(gateway_world)
-    client = await RawClient.open(gateway_world)
+async def with_cancel(world: GatewayWorld) -> tuple[RawClient, bytes, bytes]:
+    """A client, the pid of its backend, and the request that cancels what it asks."""
+    client = await RawClient.open(world)
     client.send(startup_message({"user": "ada", "database": "app"}))
     assert await client.prove(PASSWORD)
     (key,) = [body for kind, body in await client.until(b"Z") if kind == b"K"]
     pid = (await client.ask("SELECT pg_backend_pid()"))[0]
-    await answer_in_clear(gateway_world, cancel_request(int.from_bytes(key[:4], "big"), key[4:]))
+    return client, pid, cancel_request(int.from_bytes(key[:4], "big"), key[4:])
+
+
+async def test_a_late_cancel_does_not_meet_the_next_client(gateway_world: GatewayWorld) -> None:
+    await gateway_world.start()
+    await busy(gateway_world)
+    client, pid, cancel = await with_cancel(gateway_world)
+    await answer_in_clear(gateway_world, cancel)
     await leave(gateway_world, client)
     assert (await visit(gateway_world))[0] != pid
 
@@ -195,19 +201,13 @@ async def test_a_cancel_that_is_still_being_looked_at_does_not_meet_the_next_cli
     """Whether its address may cancel is asked for; meanwhile the client that it is for says goodbye."""
     await gateway_world.start()
     await busy(gateway_world)
-    client = await RawClient.open(gateway_world)
-    client.send(startup_message({"user": "ada", "database": "app"}))
-    assert await client.prove(PASSWORD)
-    (key,) = [body for kind, body in await client.until(b"Z") if kind == b"K"]
-    pid = (await client.ask("SELECT pg_backend_pid()"))[0]
+    client, pid, cancel = await with_cancel(gateway_world)
     with monkeypatch.context() as nothing_is_remembered:
         nothing_is_remembered.setattr(directory, "ROUTE_TTL_RUNNING_S", 0.0)
         nothing_is_remembered.setattr(directory, "ROUTE_STALE_S", 0.0)
         gateway_world.directory.asked.clear()
         gateway_world.directory.may_look_up.clear()
-        cancelling = asyncio.create_task(
-            answer_in_clear(gateway_world, cancel_request(int.from_bytes(key[:4], "big"), key[4:]))
-        )
+        cancelling = asyncio.create_task(answer_in_clear(gateway_world, cancel))
         await gateway_world.directory.until_asked(LookUp)
         await leave(gateway_world, client)
         gateway_world.directory.may_look_up.set()

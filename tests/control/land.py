@@ -103,7 +103,13 @@ class Land:
         self._engine: asyncio.Task[None] | None = None
 
     def _new_plane(self) -> ControlPlane:
-        plane = ControlPlane(
+        plane = self.make_plane(fetcher=self.issuer)
+        self.node.on_event = plane.heard
+        return plane
+
+    def make_plane(self, **more: Any) -> ControlPlane:
+        """One that nobody tells of events: over this database, with these keys and this node."""
+        return ControlPlane(
             self.settings,
             self.database,
             keys=self.keys,
@@ -112,10 +118,8 @@ class Land:
             clock=self.clock,
             agent=self.node,
             opener=self.node.open,
-            fetcher=self.issuer,
+            **more,
         )
-        self.node.on_event = plane.heard
-        return plane
 
     @property
     def control(self) -> Any:

@@ -14,12 +14,10 @@ import pytest
 from cloister.base.directory import Invalidate, LookUpKeys
 from cloister.base.errors import BadRequestError, InvalidIdError, NotFoundError, UnprocessableError
 from cloister.base.ids import BranchId, ProjectId
-from cloister.base.secret import Secret
 from cloister.control.branches.model import NewBranch
 from cloister.control.jwks.keys import TRY_AGAIN_S
 from cloister.control.jwks.model import NewJwks
 from cloister.control.jwks.service import JWKS_MAX, ROLES_DEFAULT
-from cloister.control.platform import ControlPlane
 from cloister.protocol.tokens import VerifyingKey
 from cloister.trust.fetching import FetchError
 from cloister.trust.fetching.https import FETCHES_MAX
@@ -196,16 +194,7 @@ async def test_projects_whose_issuers_names_hang_take_no_turn_from_logins(
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.5", 443))]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    plane = ControlPlane(
-        land.settings,
-        land.database,
-        keys=land.keys,
-        mock_key=Secret(b"m" * 32),
-        control_key=Secret(b"c" * 32),
-        clock=land.clock,
-        agent=land.node,
-        opener=land.node.open,
-    )
+    plane = land.make_plane()
     slow = [
         asyncio.create_task(
             plane.control.jwks.create(

@@ -5,7 +5,8 @@ it is taken while the new timeline is started, and not of that. For a clone it i
 For a copy it is made of the source's last snapshot with all WAL since, a moment later, so that the start has the machine to itself;
 whoever wants more of the timeline than to start it wants it now. What it is to be made of is written down before anybody hears of the
 timeline (`History.owe`), so what a crash kept from being taken is taken when the volume is found open or opened next; of the clone
-itself, where its source went on and it did not. Where neither is possible, one is taken when the timeline stops, or by the API while it runs: there its history begins.
+itself, where its source went on and it did not. Where neither is possible, one is taken when the timeline stops, or by the API while it
+runs: there its history begins.
 """
 
 import asyncio
