@@ -1,14 +1,18 @@
 """Named snapshots: taken, kept, restored, expired, scheduled."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
 from cloister.control.branches.model import HEAD, Point, ScheduleItem, Snapshot, SnapshotChange
 from cloister.control.branches.schedules import checked, due, next_due
+from cloister.control.branches.store import take_place
+from cloister.control.computes.store import started
 from cloister.control.services import ProjectCreated
-from tests.control.branches.scenes import PAGE, branched, of_project, protect, refused, seen, words
+from tests.control.branches.scenes import CAUSE, PAGE, branched, of_project, protect, refused, seen, words
 from tests.control.land import CALLER, Land
 
 A_MOMENT = timedelta(seconds=1)
@@ -95,6 +99,64 @@ async def test_a_branch_that_was_looked_at_first_takes_the_others_place(land: La
     assert [each.id for each in await land.control.endpoints.find(created.project.id, main.id)] == [created.endpoint.id]
     with refused(UnprocessableError, "nothing to finalize"):
         await land.control.snapshots.finalize(CALLER, created.project.id, main.id, name=None)
+
+
+async def looked_at(land: Land) -> tuple[ProjectCreated, Any]:
+    """A project, and what is to take its branch's place: both asleep."""
+    created = await a_project(land)
+    snapshot = await taken(land, created)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="look", target_id=created.branch.id, is_final=False
+    )
+    await land.finish(restored.operations)
+    for endpoint in (created.endpoint, restored.endpoints[0]):
+        await land.plane.suspender.at_once(endpoint.id, CAUSE)
+    return created, restored
+
+
+async def test_a_start_under_way_does_not_outlive_the_endpoint_that_ends_with_the_finalizing(land: Land) -> None:
+    """Its server died, and it was owed a start: nobody but the one that takes its host's place may run on the data."""
+    created, restored = await looked_at(land)
+    doomed = restored.endpoints[0].id
+
+    async def take_its_place(command: Any) -> None:
+        if type(command).__name__ == "StartCompute":
+            land.node.before = None
+            async with land.database.transaction() as tx:
+                await take_place(tx, restored.branch.id, created.branch.id, name="main", old_name="was main")
+
+    land.node.before = take_its_place
+    with pytest.raises(NotFoundError):
+        await land.plane.waker.wake(doomed)
+    assert doomed not in land.node.computes
+    compute = await land.plane.waker.wake(created.endpoint.id)
+    assert land.node.computes[compute.endpoint_id].timeline_id == restored.branch.timeline_id
+
+
+async def test_a_start_that_is_written_down_while_its_endpoint_moves_is_not_true_any_more(land: Land) -> None:
+    created, restored = await looked_at(land)
+    endpoint_id = created.endpoint.id
+
+    async def write_down() -> bool:
+        async with land.database.transaction() as tx:
+            return await started(
+                tx,
+                endpoint_id,
+                timeline_id=created.branch.timeline_id,
+                generation=9,
+                socket_dir="/run/computes/elsewhere",
+                now=land.clock.now(),
+            )
+
+    async with asyncio.TaskGroup() as tasks, land.database.transaction() as tx:
+        await take_place(tx, restored.branch.id, created.branch.id, name="main", old_name="was main")
+        writing = tasks.create_task(write_down())
+        async with asyncio.timeout(10):
+            while not await tx.fetch_value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not writing.done(), "it must wait"
+                await asyncio.sleep(0.01)
+    assert not writing.result()
+    assert (await land.row(endpoint_id))["socket_dir"] is None
 
 
 async def test_a_protected_branch_is_not_overwritten_by_a_snapshot(land: Land) -> None:

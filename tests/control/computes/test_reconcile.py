@@ -110,6 +110,31 @@ async def test_a_compute_whose_start_was_cut_short_by_our_crash_is_adopted(land:
     assert row["generation"] == land.node.computes[created.endpoint.id].generation
 
 
+async def test_a_compute_that_is_found_is_not_left_alone_for_what_it_died_of_before(land: Land) -> None:
+    created = await land.sleeping_project()
+    for _ in range(2):
+        land.plane.reconciler._backoff.died(created.endpoint.id, land.clock.now())
+    await land.node.call(StartCompute(spec=land.node.specs[created.endpoint.id]))
+    await land.plane.reconciler.compare()
+    assert (await land.row(created.endpoint.id))["generation"] == land.node.computes[created.endpoint.id].generation
+
+
+async def test_a_compute_that_outlived_its_endpoint_is_stopped_once_nobody_else_is_to_do_it(land: Land) -> None:
+    created = await land.project()
+    land.node.failing["StopCompute"] = UnavailableError("the node is on fire")
+    _, operations = await land.control.endpoints.delete(CALLER, created.project.id, created.endpoint.id)
+    await land.plane.reconciler.stop_outliving()
+    assert (await land.row(created.endpoint.id))["socket_dir"] is not None
+    async with land.database.transaction() as tx:
+        await tx.execute("UPDATE operation SET status = 'failed', holds_resource = false WHERE id = $1", operations[0].id)
+    await land.plane.reconciler.stop_outliving()
+    assert created.endpoint.id in land.node.computes, "that the node does not answer ends no round"
+    del land.node.failing["StopCompute"]
+    await land.plane.reconciler.stop_outliving()
+    assert land.node.computes == {}
+    assert (await land.row(created.endpoint.id))["socket_dir"] is None
+
+
 async def test_an_agent_that_adopted_a_compute_is_told_for_how_long_its_history_is_kept(land: Land) -> None:
     created = await land.project()
     await land.plane.reconciler.compare()

@@ -62,7 +62,8 @@ class CatalogCopy:
 
 
 class MovedError(UnavailableError):
-    """The branch was given other data while its compute was started: nobody has seen that compute, and it is gone."""
+    """The endpoint was deleted, or was to serve other data, while its compute was started: nobody has seen that compute, and it
+    is gone."""
 
 
 class Runner:
@@ -130,7 +131,8 @@ class Runner:
 
     async def adopt(self, endpoint_id: EndpointId, generation: int, cause: Cause) -> None:
         """Write down a compute that the node runs and no row knows of: its start was cut short by a crash of ours. One
-        that has a row by now, or has ended, is left alone. Raises what `start` raises."""
+        that has a row by now, or has ended, is left alone. However often it died before: it is there, and may be in another's
+        way. Raises what `start` raises."""
         async with self.alone(endpoint_id):
             async with self._database.reading() as tx:
                 endpoint = (await store.placed(tx, endpoint_id)).endpoint
@@ -138,9 +140,11 @@ class Runner:
                 return
             status = await self._agent.call(GetStatus())
             if any(each.endpoint_id == endpoint_id and each.generation == generation for each in status.computes):
-                await self._start(endpoint_id, cause, stale_generation=0)
+                await self._start(endpoint_id, cause, stale_generation=0, runs=True)
 
-    async def _start(self, endpoint_id: EndpointId, cause: Cause, stale_generation: int) -> Started:
+    async def _start(
+        self, endpoint_id: EndpointId, cause: Cause, stale_generation: int, *, runs: bool = False
+    ) -> Started:
         async with self._database.reading() as tx:
             placed = await store.placed(tx, endpoint_id)
             is_held = await holds.keeps_down(tx, placed.endpoint.project_id, endpoint_id)
@@ -154,7 +158,7 @@ class Runner:
             raise PreconditionError(f"{endpoint_id} is disabled", public="endpoint is disabled")
         if endpoint.socket_dir is not None and endpoint.generation != stale_generation:
             return Started(running_of(endpoint, placed.pg_version), was_cold=False)
-        if pause := self._backoff.wait(endpoint_id, self._clock.now()):
+        if not runs and (pause := self._backoff.wait(endpoint_id, self._clock.now())):
             raise UnavailableError(
                 f"{endpoint_id} keeps dying, next try in {pause}",
                 public="the compute does not stay up; it is tried again in a moment",
@@ -188,7 +192,7 @@ class Runner:
             await self._agent.call(
                 StopCompute(endpoint_id=endpoint_id, close_volume=False), timeout_s=COMPUTE_STOP_CALL_TIMEOUT_S
             )
-            raise MovedError(f"{endpoint_id} was started on what its branch was before")
+            raise MovedError(f"{endpoint_id} was started on what it is not to serve any more")
         return Started(
             Running(endpoint_id, info.generation, info.socket_dir, placed.pg_version),
             was_cold=endpoint.socket_dir is None,

@@ -144,25 +144,26 @@ async def started(
     """It runs. Not clean until it is suspended: from now on the catalog may change. An endpoint that was never started
     stays `init` until its first configuration is applied.
 
-    False, having changed nothing: the branch lives on another timeline by now (see `branches/timelines.succeed`).
+    False, having changed nothing: by now it is deleted, or stands for another branch (`branches/store.take_place`), or its
+    branch lives on another timeline (`branches/timelines.succeed`). Those two lock the branch for their change: what is asked
+    after our own lock, in statements of its own, is as they left it.
     """
-    lives_on = await tx.fetch_value(
-        """SELECT timeline_id FROM branch WHERE id = (SELECT branch_id FROM endpoint WHERE id = $1) FOR SHARE""",
-        endpoint_id,
-    )
-    if lives_on != timeline_id:
+    branch_id = await tx.fetch_value("SELECT branch_id FROM endpoint WHERE id = $1", endpoint_id)
+    if await tx.fetch_value("SELECT timeline_id FROM branch WHERE id = $1 FOR SHARE", branch_id) != timeline_id:
         return False
-    await tx.execute(
+    written = await tx.fetch_value(
         """UPDATE endpoint SET state = CASE state WHEN 'init' THEN 'init' ELSE 'active' END, desired = 'active',
                   generation = $2, socket_dir = $3, is_clean = false, started_at = $4, last_active_at = $4,
                   updated_at = now()
-            WHERE id = $1""",
+            WHERE id = $1 AND branch_id = $5 AND deleted_at IS NULL
+        RETURNING id""",
         endpoint_id,
         generation,
         socket_dir,
         now,
+        branch_id,
     )
-    return True
+    return written is not None
 
 
 async def configured(tx: Transaction, endpoint_id: EndpointId) -> None:
@@ -323,6 +324,18 @@ async def awake(tx: Transaction) -> list[Endpoint]:
             ORDER BY e.id"""
     )
     return [endpoint_of(row) for row in rows]
+
+
+async def outliving(tx: Transaction) -> list[EndpointId]:
+    """Those that were deleted and have a compute all the same, with nobody at work who would stop it."""
+    rows = await tx.fetch(
+        """SELECT e.id FROM endpoint e
+            WHERE e.socket_dir IS NOT NULL AND e.deleted_at IS NOT NULL
+              AND NOT EXISTS (SELECT FROM operation o WHERE (o.endpoint_id = e.id OR o.branch_id = e.branch_id)
+                                AND o.status IN ('scheduling', 'running', 'cancelling'))
+            ORDER BY e.id"""
+    )
+    return [EndpointId(row["id"]) for row in rows]
 
 
 async def ids_of_project(tx: Transaction, project_id: str) -> list[EndpointId]:
