@@ -25,7 +25,7 @@ from cloister.base.errors import (
     UnprocessableError,
 )
 from cloister.base.identities import COMPUTE_UID_FIRST, Service
-from cloister.base.ids import new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
+from cloister.base.ids import TimelineId, new_branch_id, new_endpoint_id, new_project_id, new_timeline_id
 from cloister.base.rpc import Client, Command, Connection, Peer
 from cloister.base.settings import Settings
 from cloister.node import agent as agent_module
@@ -506,6 +506,46 @@ async def test_nothing_is_left_open_for_what_failed_or_is_never_started(
     with pytest.raises(NotFoundError):
         await node.ask(msgspec.structs.replace(CLONE, source_id=new_timeline_id(), target_id=new_timeline_id()))
     assert not await node.is_open()
+
+
+async def test_a_compute_that_runs_on_what_its_branch_was_is_stopped_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not where it was asked for since: what follows a stop is for the timeline that was written to."""
+    stopped: list[str] = []
+
+    async def after_stop(_mountpoint: Path, timeline_id: str, _retention_s: int | None) -> None:
+        stopped.append(timeline_id)
+
+    await node.ask(CREATE)
+    await node.ask(StartCompute(spec=spec()))
+    moved = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE)
+    monkeypatch.setattr(node.agent._timelines, "after_stop", after_stop)
+    assert (await node.ask(StartCompute(spec=moved))).timeline_id == TIMELINE
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert stopped == [TIMELINE]
+
+
+async def test_a_stop_that_waited_follows_the_compute_to_where_it_was_started_meanwhile(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    async def after_stop(_mountpoint: Path, timeline_id: str, _retention_s: int | None) -> None:
+        stopped.append(timeline_id)
+
+    await node.ask(CREATE)
+    await clone(node)
+    await node.settled()
+    await node.ask(StartCompute(spec=spec()))
+    monkeypatch.setattr(node.agent._timelines, "after_stop", after_stop)
+    moved = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE)
+    async with asyncio.TaskGroup() as tasks, node.agent._timelines.lock(TimelineId(TIMELINE)):
+        tasks.create_task(node.ask(StopCompute(endpoint_id=ENDPOINT)))
+        await asyncio.sleep(0)
+        node.computes.end(ENDPOINT, was_asked=True)
+        await node.ask(StartCompute(spec=moved))
+    assert (stopped, node.computes.running()) == ([OTHER_TIMELINE], [])
 
 
 async def test_a_compute_that_ends_by_itself_closes_its_volume(node: Node) -> None:

@@ -432,12 +432,15 @@ class NodeAgent:
         if spec.follows_id is not None:
             parse_timeline_id(spec.follows_id)
         uid = checked_compute_uid(spec.uid)
-        # Before the locks: a stop that arrives while this start is under way must find the project, and wait.
-        self._places[spec.endpoint_id] = _Place(project_id, timeline_id, spec.history_retention_s)
+        place = _Place(project_id, timeline_id, spec.history_retention_s)
+        # Before the locks: a stop that arrives while this start is under way must find the project, and wait. One that runs on
+        # what its branch was before is where it is.
+        if (there := self._compute_of(spec.endpoint_id)) is None or there.timeline_id == timeline_id:
+            self._places[spec.endpoint_id] = place
         async with self._timelines.lock_to_start(timeline_id), self._openings.lock(project_id):
-            for compute in self._running_on(project_id):
-                if compute.endpoint_id == spec.endpoint_id:
-                    return compute
+            if (there := self._compute_of(spec.endpoint_id)) is not None:
+                return there
+            self._places[spec.endpoint_id] = place
             self._space.require_to_start()
             async with self._computes.expecting():
                 mountpoint = await self._openings.open(project_id)
@@ -454,17 +457,19 @@ class NodeAgent:
                     raise
 
     async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
-        if (place := self._places.get(endpoint_id)) is None:
-            return Done()
-        async with self._timelines.lock(place.timeline_id), self._openings.lock(place.project_id):
-            was_running = self._has_compute(place.timeline_id)
-            await self._computes.stop(endpoint_id)
-            mountpoint = self._volumes.mountpoint(place.project_id)
-            if was_running and mountpoint is not None:
-                await self._timelines.after_stop(mountpoint, place.timeline_id, place.retention_s)
-            self._let_backup_key_go(place.project_id)
-            if close_volume:
-                await self._openings.close_unused(place.project_id)
+        while (place := self._places.get(endpoint_id)) is not None:
+            async with self._timelines.lock(place.timeline_id), self._openings.lock(place.project_id):
+                if self._places.get(endpoint_id, place).timeline_id != place.timeline_id:
+                    continue  # it was started on another one while we waited
+                was_running = self._has_compute(place.timeline_id)
+                await self._computes.stop(endpoint_id)
+                mountpoint = self._volumes.mountpoint(place.project_id)
+                if was_running and mountpoint is not None:
+                    await self._timelines.after_stop(mountpoint, place.timeline_id, place.retention_s)
+                self._let_backup_key_go(place.project_id)
+                if close_volume:
+                    await self._openings.close_unused(place.project_id)
+            break
         return Done()
 
     def _keep_history(self, endpoint_id: str, retention_s: int) -> Done:
@@ -478,10 +483,9 @@ class NodeAgent:
         """Without a lock: a compute that is stopped meanwhile ends the dump, and nothing else."""
         endpoint_id = parse_endpoint_id(command.endpoint_id)
         database = parse_identifier("database name", command.database)
-        for compute in self._computes.running():
-            if compute.endpoint_id == endpoint_id and self._dumps is not None:
-                return SchemaDump(await self._dumps.schema(compute, command.pg_version, database, command.form))
-        raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
+        if (compute := self._compute_of(endpoint_id)) is None or self._dumps is None:
+            raise NotFoundError(f"{endpoint_id} does not run", public="the compute does not run")
+        return SchemaDump(await self._dumps.schema(compute, command.pg_version, database, command.form))
 
     async def _start_pooler(self, command: StartPooler) -> PoolerInfo:
         """Without a lock of ours: a compute that is stopped meanwhile takes its pooler along."""
@@ -622,6 +626,9 @@ class NodeAgent:
 
     def _has_compute(self, timeline_id: TimelineId) -> bool:
         return any(compute.timeline_id == timeline_id for compute in self._computes.running())
+
+    def _compute_of(self, endpoint_id: str) -> ComputeInfo | None:
+        return next((compute for compute in self._computes.running() if compute.endpoint_id == endpoint_id), None)
 
     def _running_on(self, project_id: ProjectId) -> list[ComputeInfo]:
         return [compute for compute in self._computes.running() if compute.project_id == project_id]

@@ -126,7 +126,9 @@ async def test_a_compute_that_outlived_its_endpoint_is_stopped_once_nobody_else_
     await land.plane.reconciler.stop_outliving()
     assert (await land.row(created.endpoint.id))["socket_dir"] is not None
     async with land.database.transaction() as tx:
-        await tx.execute("UPDATE operation SET status = 'failed', holds_resource = false WHERE id = $1", operations[0].id)
+        await tx.execute(
+            "UPDATE operation SET status = 'failed', holds_resource = false WHERE id = $1", operations[0].id
+        )
     await land.plane.reconciler.stop_outliving()
     assert created.endpoint.id in land.node.computes, "that the node does not answer ends no round"
     del land.node.failing["StopCompute"]
