@@ -10,7 +10,6 @@ The receiver believes the address, as it must believe a balancer's; so the kerne
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from cloister.base import descriptors
 from cloister.base.errors import UnavailableError
 from cloister.base.identities import Service
 from cloister.base.rpc.server import Peer
+from cloister.base.sockets import listen_at
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,8 @@ class Receiver:
         self._channels: set[socket.socket] = set()
 
     def start(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listening.setblocking(False)
-        self._listening.bind(str(self._path))
-        os.chmod(self._path, 0o666)  # noqa: S103 - the kernel says who connects, in _accept
-        self._listening.listen(_BACKLOG)
+        # Open to all: the kernel says who connects, in _accept.
+        self._listening = listen_at(self._path, socket.SOCK_SEQPACKET, mode=0o666, backlog=_BACKLOG)
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     def stop(self) -> None:

@@ -135,6 +135,24 @@ async def test_a_server_that_comes_back_is_found(client: Client, desk: Desk) -> 
     assert await client.call(Add(left=1, right=1)) == 2
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), OSError(24, "too many open files")])
+async def test_a_caller_that_may_not_connect_for_a_moment_asks_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """It keeps its connection for as long as its process lives: whatever were raised there would end that."""
+    errors = [error, error]
+
+    async def connect(path: str) -> Any:
+        if errors:
+            raise errors.pop()
+        return await connect_really(path)
+
+    connect_really = asyncio.open_unix_connection
+    monkeypatch.setattr(asyncio, "open_unix_connection", connect)
+    assert await client.call(Add(left=1, right=2)) == 3
+    assert errors == []
+
+
 async def test_events_reach_the_one_they_are_sent_to(tmp_path: Path, desk: Desk) -> None:
     heard: asyncio.Queue[News] = asyncio.Queue()
     client = Client(tmp_path / "desk.sock", events=News, on_event=heard.put_nowait)

@@ -89,9 +89,10 @@ class Client:
                 try:
                     reader, self._writer = await asyncio.open_unix_connection(str(self._path))
                     break
-                except (ConnectionError, FileNotFoundError):
+                except OSError as error:
+                    # Whatever it is, it may pass: nobody there, a queue that is full, no descriptor left for us.
                     if asyncio.get_running_loop().time() >= deadline:
-                        raise UnavailableError(f"nobody listens on {self._path.name}") from None
+                        raise UnavailableError(f"nobody listens on {self._path.name}: {error}") from None
                     await asyncio.sleep(0.02)
             self._calls = {}
             self._reading = asyncio.create_task(self._read(reader, self._writer, self._calls))

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -21,6 +20,7 @@ import msgspec
 from cloister.base.errors import BadRequestError, CloisterError, InternalError
 from cloister.base.identities import Service, service_of_uid
 from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, Reply, Request, frame, frame_length
+from cloister.base.sockets import listen_at
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ OPEN_CALLS_BYTES_MAX: Final = 64 * 1024 * 1024
 _CALL_BYTES: Final = 2048
 # What callers may have asked and not been answered yet: 30 000 small calls, more than all half-open clients of the
 # gateways. Beyond it nothing more is read.
+
+_BACKLOG: Final = 100
+# asyncio's own: it says so again when it takes the socket.
 
 UNREAD_BYTES_MAX: Final = 16 * 1024 * 1024
 # Answers and events that a caller does not read. An honest one reads at once.
@@ -131,11 +134,7 @@ class Server:
         self.connections: set[Connection] = set()
 
     async def start(self) -> None:
-        self._path.unlink(missing_ok=True)
-        # The mode is set before the socket listens: no moment in which others could connect to it.
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(str(self._path))
-        os.chmod(self._path, self._mode)
+        sock = listen_at(self._path, socket.SOCK_STREAM, mode=self._mode, backlog=_BACKLOG)
         self._server = await asyncio.start_unix_server(self._accept, sock=sock)
 
     async def stop(self) -> None:

@@ -31,6 +31,7 @@ from cloister.base.ids import parse_org_id, parse_project_id
 from cloister.base.limits import RPC_CALL_TIMEOUT_S
 from cloister.base.rpc import Peer
 from cloister.base.rpc.wire import LENGTH, Command, Failure, FrameTooLongError, Reply, Request, frame, frame_length
+from cloister.base.sockets import listen_at
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.keys.asking import By
 from cloister.trust.keys.commands import (
@@ -146,11 +147,7 @@ class KeyBroker:
         self._refusals = Refusals()
 
     async def start(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._listener.bind(str(self._path))
-        os.chmod(self._path, self._mode)  # before it listens: no moment with another mode
-        self._listener.listen(CONNECTIONS_MAX)
+        self._listener = listen_at(self._path, socket.SOCK_STREAM, mode=self._mode, backlog=CONNECTIONS_MAX)
         self._accepting = asyncio.create_task(self._accept(self._listener))
 
     async def stop(self) -> None:
