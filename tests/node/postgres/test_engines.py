@@ -33,6 +33,8 @@ class FakeWorkshop:
             (data / "base" / database / "1259").write_bytes(b"same" * 3000)
             (data / "base" / database / "own").write_text(database)
             (data / "base" / database / "empty").touch()
+            for suffix in ("_fsm", "_vm", "_init"):
+                (data / "base" / database / f"1259{suffix}").write_text("a map, or what a table begins as")
         (data / "PG_VERSION").write_text("18\n")
         (data / "postgresql.conf").touch()
         return self.output
@@ -143,6 +145,7 @@ async def test_a_copy_is_the_template_without_what_lies_elsewhere(tmp_path: Path
     assert (data / "base" / "5" / "1259").read_bytes() == b"same" * 3000
     assert (data / "base" / "5" / "own").read_text() == "5"
     assert (data / "base" / "5" / "empty").stat().st_size == 0
+    assert sorted(path.name for path in (data / "base" / "5").iterdir()) == ["1259", "1259_init", "empty", "own"]
     assert data.stat().st_mode & 0o777 == 0o700
     assert not (data / "postgresql.conf").exists()
     with pytest.raises(FileExistsError):

@@ -109,6 +109,23 @@ async def test_a_fresh_timeline_is_like_a_new_project(node: Node) -> None:
     assert await run(node, on(spec, command.timeline_id), "SELECT to_regclass('public.t')") is None
 
 
+async def test_the_maps_that_the_template_has_not_are_made_where_they_are_wanted(node: Node) -> None:
+    spec = await node.create()
+    session = await connect(await node.start(spec))
+    there = "SELECT count(*) FROM pg_class WHERE pg_relation_size(oid, $1) > 0 AND NOT relisshared"
+    assert await session.fetchval(there, "vm") < 20, "those that the start itself writes to"
+    await session.execute("CREATE EXTENSION amcheck")
+    await session.execute("CREATE TABLE public.t AS SELECT n FROM generate_series(1, 5000) n")
+    await session.execute("VACUUM (FREEZE, DISABLE_PAGE_SKIPPING)")
+    wrong = await session.fetchval(
+        """SELECT count(*) FROM pg_class c, LATERAL verify_heapam(c.oid) WHERE c.relkind IN ('r', 't')"""
+    )
+    assert wrong == 0
+    assert await session.fetchval(there, "vm") > 30
+    assert await session.fetchval(there, "fsm") > 10
+    await session.close()
+
+
 async def copy(node: Node, spec: ComputeSpec, session: Any, target_id: str | None) -> Recovered:
     """As the API does it."""
     common: dict[str, Any] = {"project_id": spec.project_id, "source_id": spec.timeline_id, "target_id": target_id}

@@ -47,7 +47,7 @@ GUARDS: Final = Path(cloister.__file__).parent / "_guard"
 _VERSION: Final = re.compile(r"postgres \(PostgreSQL\) ((\d+)\S*)")
 _VERSION_TIMEOUT_S: Final = 10
 
-_BUILD: Final = "7"
+_BUILD: Final = "8"
 # Change it when what is built from an installation changes: it is part of the digest.
 
 NOT_OFFERED: Final = tuple(
@@ -208,6 +208,7 @@ class Engines:
             await self._workshop.run(engine, data, [reset, "-D", DATA_DIR], b"")
             # It forgets at which level WAL is written; a recovery that begins here must know.
             await self._workshop.run(engine, data, single, b"")
+            await asyncio.to_thread(template.drop_maps, data)
             await asyncio.to_thread(template.write_manifest, data, work / "manifest.json")
             work.rename(engine.home / "template")
 
