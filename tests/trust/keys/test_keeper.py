@@ -399,6 +399,10 @@ async def test_yesterdays_control_database_does_not_bring_an_erased_project_back
             await read_key(it, PROJECT)
         assert refused.value.public == "the keys of this project were erased"
         assert await read_key(it, OTHER) == others_key
+    with pytest.raises(ConflictError) as not_rotated:
+        await keeper.rotations.rotate(PROJECT, ALICE)
+    assert not_rotated.value.public == "nothing was rotated: the keys of this project were erased"
+    assert not rig.keystore().has(PROJECT), "no new seal makes it look like one whose keys are only damaged"
 
 
 async def test_yesterdays_seals_are_refused_and_todays_still_serve(rig: Rig, tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class Rotations:
                 return _Done()
             await record(tx, *(by.event(Action.KEY_UNWRAP, _used(it), reason=reason) for it in plans))
         # 2.
-        await asyncio.to_thread(self._keystore.ensure, *(it.project_id for it in plans))
+        # A seal only for who never had one: whose project key is there and seal is not was erased, and is to stay so.
+        await asyncio.to_thread(self._keystore.ensure, *(it.project_id for it in plans if it.project_key is None))
         is_remote = any(provider.is_remote for provider in self._roots.all)
         made: list[tuple[Plan, list[WrappedKey]]] = []
         damaged: dict[str, CloisterError] = {}
