@@ -18,6 +18,7 @@ from typing import Final, Self
 
 import msgspec
 
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import UnavailableError
 from cloister.base.settings import Paths
 from cloister.node.postgres.engines import Engine
@@ -234,6 +235,7 @@ class _Place:
             self._shell.mkdir(parents=True, exist_ok=True)
             unfinished = self._shell / f".sh-{secrets.token_hex(4)}"
             shutil.copy("/bin/sh", unfinished)
+            sync_filesystem(self._shell)
             unfinished.rename(self._shell / "sh")
 
     def _open_in_memory(self, name: str) -> int:

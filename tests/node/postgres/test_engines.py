@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from cloister.base.durable import sync_directory
 from cloister.base.errors import ExhaustedError, InternalError, PreconditionError, UnprocessableError
 from cloister.base.settings import Paths
 from cloister.node.postgres import engines as engines_module
 from cloister.node.postgres import template
 from cloister.node.postgres.access import PG_HBA, PG_IDENT, Doors
 from cloister.node.postgres.engines import Engine, Engines, Installation, discover
+from cloister.node.sandbox import rootfs
+from tests.node.conftest import cut_power
 
 DOORS = Doors(api_uid=11, gateway_uid=12, shared_gid=13)
 
@@ -207,3 +210,19 @@ def test_initdb_knows_the_builtin_collation_since_17() -> None:
     assert "--builtin-locale=C.UTF-8" in template.initdb("initdb", 17)
     assert not any("builtin" in word for word in template.initdb("initdb", 16))
     assert b"event_triggers" not in template.first_statements(16)
+
+
+@pytest.mark.root
+async def test_what_is_there_after_a_power_cut_is_whole(volume: Path, tmp_path: Path) -> None:
+    """It is looked at by its name alone, and all that is made of it would be as it is."""
+    engines = Engines(Paths(volume), DOORS, FakeWorkshop(), [installation(tmp_path)])
+    engine = engines.get(18)
+    await engines.ensure_template(engine)
+    root = volume / "root"
+    rootfs.build(root, rootfs.Contents(files={}, texts={"/etc/passwd": "x" * 9000}, directories=()))
+    for directory in (engine.home, volume):
+        sync_directory(directory)  # as somebody's next file does
+    cut_power(volume)
+    engines.populate(engine, volume / "data", os.getuid())
+    assert (volume / "data" / "base" / "5" / "1259").read_bytes() == b"same" * 3000
+    assert (root / "etc/passwd").read_text() == "x" * 9000

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import cloister
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import InternalError, PreconditionError, UnprocessableError
 from cloister.base.settings import Paths
 from cloister.node.postgres import template
@@ -210,6 +211,8 @@ class Engines:
             await self._workshop.run(engine, data, single, b"")
             await asyncio.to_thread(template.drop_maps, data)
             await asyncio.to_thread(template.write_manifest, data, work / "manifest.json")
+            # Whatever has the name is taken for whole, for as long as this engine is offered.
+            await asyncio.to_thread(sync_filesystem, work)
             work.rename(engine.home / "template")
 
     def populate(self, engine: Engine, data_dir: Path, uid: int) -> None:

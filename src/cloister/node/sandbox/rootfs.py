@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloister.base.durable import sync_filesystem
 from cloister.base.errors import PreconditionError
 
 _LDD_TIMEOUT_S: Final = 60
@@ -41,7 +42,7 @@ class Contents:
 
 
 def build(target: Path, contents: Contents) -> None:
-    """Make `target`, which must not exist. It appears complete or not at all."""
+    """Make `target`, which must not exist. It appears complete, and on disk, or not at all."""
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv is None:
         raise PreconditionError(public="setpriv is missing: install util-linux")
@@ -64,6 +65,7 @@ def build(target: Path, contents: Contents) -> None:
         (temporary / "dev" / device).touch()
     for path in (temporary, *temporary.rglob("*")):
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) or ".so" in path.name else 0o644)
+    sync_filesystem(temporary)
     temporary.replace(target)
 
 
