@@ -1,8 +1,10 @@
 """The parts of a volume that can be judged without a device."""
 
 import itertools
+import os
 import signal
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -183,6 +185,26 @@ def test_a_plain_volume_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture
     driver.prepare()
     assert "NOTHING IS ENCRYPTED" in caplog.text
     assert (driver.cipher(PROJECT), driver.ciphers()) == ("none", "none")
+
+
+def test_a_plain_volume_has_a_size_while_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers remove theirs, and so does whoever empties the trash."""
+    driver = PlainDriver(Settings(state_dir=str(tmp_path)).paths)
+    driver.prepare()
+
+    def fill(directory: Path) -> None:
+        (directory / "stays").write_text("x" * 9000)
+
+    driver.create(PROJECT, 1, -1, fill)
+    size = driver.image_bytes(PROJECT)
+    really = os.walk
+
+    def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for directory, directories, files in really(top):
+            yield str(directory), directories, [*files, "gone"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert driver.image_bytes(PROJECT) == size > 0
 
 
 def test_a_plain_volume_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

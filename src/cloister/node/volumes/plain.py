@@ -3,6 +3,7 @@
 It says so when it starts and in everything it reports.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -105,7 +106,8 @@ class PlainDriver:
         total = 0
         for directory, _directories, files in os.walk(self._directory(project_id)):
             for file in files:
-                total += os.lstat(os.path.join(directory, file)).st_blocks * 512
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by a server or with the trash
+                    total += os.lstat(os.path.join(directory, file)).st_blocks * 512
         return total
 
     def copied_bytes(self, project_id: ProjectId) -> int:  # noqa: ARG002
