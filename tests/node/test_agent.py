@@ -526,6 +526,39 @@ async def test_a_compute_that_runs_on_what_its_branch_was_is_stopped_there(
     assert stopped == [TIMELINE]
 
 
+async def test_one_that_was_being_started_when_it_was_asked_for_elsewhere_is_stopped_where_it_runs(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    async def after_stop(_mountpoint: Path, timeline_id: str, _retention_s: int | None) -> None:
+        stopped.append(timeline_id)
+
+    await node.ask(CREATE)
+    await clone(node)
+    await node.settled()
+    monkeypatch.setattr(node.agent._timelines, "after_stop", after_stop)
+    moved = msgspec.structs.replace(spec(), timeline_id=OTHER_TIMELINE)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    start = node.computes.start
+
+    async def slowly(spec: ComputeSpec, mountpoint: Path, *, floor: Floor | None = None) -> ComputeInfo:
+        begun.set()
+        await go_on.wait()
+        return await start(spec, mountpoint, floor=floor)
+
+    monkeypatch.setattr(node.computes, "start", slowly)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(node.ask(StartCompute(spec=spec())))
+        await begun.wait()
+        second = tasks.create_task(node.ask(StartCompute(spec=moved)))
+        await asyncio.sleep(0)
+        go_on.set()
+    assert [task.result().timeline_id for task in (first, second)] == [TIMELINE, TIMELINE]
+    await node.ask(StopCompute(endpoint_id=ENDPOINT))
+    assert stopped == [TIMELINE]
+
+
 async def test_a_stop_that_waited_follows_the_compute_to_where_it_was_started_meanwhile(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

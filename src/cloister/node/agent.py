@@ -439,6 +439,7 @@ class NodeAgent:
             self._places[spec.endpoint_id] = place
         async with self._timelines.lock_to_start(timeline_id), self._openings.lock(project_id):
             if (there := self._compute_of(spec.endpoint_id)) is not None:
+                self._note_where_it_is(there)
                 return there
             self._places[spec.endpoint_id] = place
             self._space.require_to_start()
@@ -459,6 +460,8 @@ class NodeAgent:
     async def _stop_compute(self, endpoint_id: str, close_volume: bool) -> Done:
         while (place := self._places.get(endpoint_id)) is not None:
             async with self._timelines.lock(place.timeline_id), self._openings.lock(place.project_id):
+                if (there := self._compute_of(endpoint_id)) is not None:
+                    self._note_where_it_is(there)
                 if self._places.get(endpoint_id, place).timeline_id != place.timeline_id:
                     continue  # it was started on another one while we waited
                 was_running = self._has_compute(place.timeline_id)
@@ -471,6 +474,12 @@ class NodeAgent:
                     await self._openings.close_unused(place.project_id)
             break
         return Done()
+
+    def _note_where_it_is(self, compute: ComputeInfo) -> None:
+        """It was being started there when it was asked for on another timeline."""
+        place = _Place(parse_project_id(compute.project_id), parse_timeline_id(compute.timeline_id))
+        if self._places.get(compute.endpoint_id, place).timeline_id != place.timeline_id:
+            self._places[compute.endpoint_id] = place
 
     def _keep_history(self, endpoint_id: str, retention_s: int) -> Done:
         if not 0 <= retention_s <= HISTORY_RETENTION_MAX_S:
