@@ -274,6 +274,7 @@ class FakeNode:
         self.wal_bytes: dict[str, int] = {}
         """Timeline → how much WAL it has had since its last snapshot."""
         self.without_history: set[str] = set()
+        self.with_gap: set[str] = set()
         """Timelines that have no snapshot."""
         self.deaf: set[str] = set()
         """Endpoints whose server does not answer sessions."""
@@ -591,6 +592,7 @@ class FakeNode:
             end_lsn=_lsn(self._last_lsn),
             since=None if timeline_id in self.without_history else max(timeline.began, timeline.pruned_to),
             wal_since_snapshot_bytes=0 if timeline.snapshots else self.wal_bytes.get(timeline_id, 0),
+            has_gap=timeline_id in self.with_gap,
             logical_bytes=1000 + len(timeline.writes),
             unique_bytes=100,
             history_bytes=10 * (1 + last - timeline.began_lsn),

@@ -212,6 +212,9 @@ class TimelineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The first place that it can be recovered to; None without history."""
     since: float | None = None
     wal_since_snapshot_bytes: int = 0
+    has_gap: bool = False
+    """Of a running one: behind its last snapshot WAL was not kept, and there is room again. What comes after that cannot be gone back to
+    before there is another snapshot."""
     logical_bytes: int = 0
     unique_bytes: int = 0
     history_bytes: int = 0

@@ -204,6 +204,12 @@ async def test_a_running_branch_gets_a_place_to_recover_from_and_a_sleeping_one_
     land.node.without_history.add(timeline_id)
     await land.plane.caretaker.by_the_bytes()
     assert land.node.calls == ["CopyTimeline", "FinishCopy", "PruneTimeline"], "a crash cost it its first one"
+    land.node.without_history.clear()
+    land.node.calls.clear()
+    land.node.with_gap.add(timeline_id)
+    await land.plane.caretaker.by_the_bytes()
+    assert land.node.calls == ["CopyTimeline", "FinishCopy", "PruneTimeline"], "its volume was full"
+    land.node.with_gap.clear()
 
     await land.plane.suspender.at_once(created.endpoint.id, CAUSE)
     await land.plane.caretaker.by_the_bytes()

@@ -33,7 +33,7 @@ from cloister.node.commands import (
 )
 from cloister.node.runs import PROCESSES_MAX, Run, Runs
 from cloister.node.sandbox import cgroups
-from cloister.node.timelines import recovery, scrub
+from cloister.node.timelines import recovery, scrub, wal
 from cloister.node.timelines.layout import Layout
 from cloister.node.timelines.making import Making
 from tests.fix_computes import EnginesOnHost, connect, limits_of, members_of
@@ -289,6 +289,28 @@ async def test_any_moment_comes_back_exactly(node: Node, is_running: bool) -> No
         await recover(node, parent, at=writer.done[5][1])
     if is_running:
         await session.close()
+
+
+async def test_damaged_wal_ends_nothing_in_silence(node: Node) -> None:
+    """A replay takes it for the end of all WAL, and what was written after it would be missing from what is said to be all."""
+    parent = msgspec.structs.replace(await node.create(), history_retention_s=3600)
+    session = await connect(await node.start(parent))
+    await session.execute(CREATE_STAMPED)
+    writer = Writer(session)
+    await writer.write(2000)
+    end = time.time()
+    child, _ = await recover(node, parent, at=end)
+    assert await run(node, child, COUNTS) == [2000, 2000]
+    await session.execute("CHECKPOINT")  # the server gives up its own
+    layout = Layout(node.host.paths.mounts / parent.project_id)
+    archive = layout.timeline(parse_timeline_id(parent.timeline_id)).archive
+    third = sorted(path for path in archive.iterdir() if path.name != "index")[2]
+    third.write_bytes(b"x" * wal.SEGMENT_BYTES)
+    with pytest.raises(PreconditionError, match="has a gap after LSN"):
+        await recover(node, parent, at=end)
+    child, _ = await recover(node, parent, at=(writer.done[50][1] + writer.done[51][0]) / 2)
+    assert await run(node, child, COUNTS) == [51, 51], "what was before it comes back"
+    await session.close()
 
 
 async def test_secrets_are_taken_out(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,10 @@ from cloister.node.timelines import clone, usage, wal
 from cloister.node.timelines import history as history_module
 from cloister.node.timelines.control import State
 from cloister.node.timelines.history import History
-from cloister.node.timelines.layout import Layout
-from cloister.node.timelines.making import Making
+from cloister.node.timelines.layout import Layout, Timeline
+from cloister.node.timelines.making import Assembled, Making
 from cloister.node.timelines.recovery import Target
-from cloister.node.timelines.snapshots import Snapshot, Snapshots
+from cloister.node.timelines.snapshots import COPY, Snapshot, Snapshots
 from cloister.node.timelines.tree import Abort
 from tests.node.timelines.clusters import CHECKPOINT, control_file, make_cluster, segment
 
@@ -232,3 +233,94 @@ def test_what_was_written_after_the_last_checkpoint_of_a_server_that_crashed_is_
     assert assembled.reach.end == wal.segment_number(CHECKPOINT) + 1
     with pytest.raises(PreconditionError, match="reaches from"):
         making.assemble(source_id, target_id, Target(lsn=CHECKPOINT + wal.SEGMENT_BYTES), is_running=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the agent is root, and gives files away")
+class TestWhatARecoveryGetsOfTheWal:
+    FIRST = wal.segment_number(CHECKPOINT)
+    TARGET = Target(at=999.0)
+
+    def source(self, making: Making, tmp_path: Path, *, archived: int) -> tuple[TimelineId, Timeline]:
+        """A running one: from the first on, and one more with its server."""
+        source_id = new_timeline_id()
+        Making(Layout(tmp_path), UID, 900.0, Abort()).fresh(source_id, make_cluster)
+        source = Layout(tmp_path).timeline(source_id)
+        for number in range(self.FIRST, self.FIRST + archived):
+            self.write(source.outbox, number)
+        making.collect(source_id, None)
+        self.write(source.data / clone.WAL, self.FIRST + archived)
+        return source_id, source
+
+    def write(self, directory: Path, number: int) -> None:
+        (directory / wal.segment_name(1, number)).write_bytes(segment(number))
+
+    def assemble(self, making: Making, source_id: TimelineId) -> Assembled:
+        assembled = making.assemble(source_id, new_timeline_id(), self.TARGET, is_running=True)
+        assert assembled is not None
+        return assembled
+
+    def test_a_damaged_segment_is_where_it_ends(self, making: Making, tmp_path: Path) -> None:
+        """A replay takes it for the end of all WAL: what was asked for would be told to be what was there before it."""
+        source_id, source = self.source(making, tmp_path, archived=3)
+        assert self.assemble(making, source_id).reach.end == self.FIRST + 4
+        damaged = source.archive / wal.segment_name(1, self.FIRST + 1)
+        with damaged.open("r+b") as file:
+            file.seek(500_000)
+            file.write(b"x")
+        assembled = self.assemble(making, source_id)
+        assert assembled.reach.end == self.FIRST + 1
+        with pytest.raises(
+            PreconditionError, match=f"gap after LSN {wal.format_lsn((self.FIRST + 1) * wal.SEGMENT_BYTES)}"
+        ):
+            assembled.require_whole()
+
+    def test_what_its_server_went_on_to_meanwhile_is_no_gap(
+        self, making: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source_id, source = self.source(making, tmp_path, archived=1)
+        really = clone.has_segment_after
+        pending = [self.FIRST + 2, self.FIRST + 3]
+
+        def look_while_it_goes_on(*given: Any) -> bool:
+            while pending:
+                self.write(source.data / clone.WAL, pending.pop())
+            return really(*given)
+
+        monkeypatch.setattr(clone, "has_segment_after", look_while_it_goes_on)
+        assembled = self.assemble(making, source_id)
+        assembled.require_whole()
+        assert assembled.reach.end == self.FIRST + 4
+
+    def test_what_nobody_has_is_one(self, making: Making, tmp_path: Path) -> None:
+        source_id, source = self.source(making, tmp_path, archived=1)
+        self.write(source.data / clone.WAL, self.FIRST + 3)
+        with pytest.raises(PreconditionError, match="gap after"):
+            self.assemble(making, source_id).require_whole()
+
+    def test_a_gap_is_told_of_one_that_runs_once_there_is_room(
+        self, making: Making, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that its history begins anew, and not only after another so many bytes."""
+        source_id, source = self.source(making, tmp_path, archived=2)
+        assert not making.look(source_id, is_running=True).has_gap
+        self.write(source.outbox, self.FIRST + 3)
+        making.collect(source_id, None)
+        assert making.look(source_id, is_running=True).has_gap
+        assert not making.look(source_id, is_running=False).has_gap, "it gets one when it stops"
+        really = list(os.statvfs(tmp_path))
+        really[4] = 0
+        monkeypatch.setattr(os, "statvfs", lambda _place: os.statvfs_result(really))
+        assert not making.look(source_id, is_running=True).has_gap
+
+    def test_what_comes_after_a_copy_that_will_be_the_first_stays(self, making: Making, tmp_path: Path) -> None:
+        source_id, source = self.source(making, tmp_path, archived=1)
+        snapshots = Snapshots(source.snapshots)
+        snapshots.give_up(snapshots.all(), tmp_path / "trash")
+        making.copy(source_id, None)
+        self.write(source.outbox, self.FIRST + 1)
+        making.collect(source_id, 3600)
+        assert (source.archive / wal.segment_name(1, self.FIRST + 1)).exists()
+        snapshots.abandon(COPY, Abort())
+        self.write(source.outbox, self.FIRST + 2)
+        making.collect(source_id, 3600)
+        assert [path.name for path in source.archive.iterdir()] == ["index"]

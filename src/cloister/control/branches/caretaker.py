@@ -6,7 +6,7 @@ Three loops, which hold no state that a crash could lose; each thing done is an 
   branch was before the window is given up, and scheduled snapshots are taken.
 - By what it is said to hold: who has data that is tagged and no protection is told so (`advising.py`).
 - By the volume of change: a running timeline gets a place to recover from every HISTORY_EVERY_BYTES of WAL, so that going
-  back to any point replays at most that much; how many bytes everything takes is written down. A sleeping one is pruned
+  back to any point replays at most that much, and another where some of that was lost; how many bytes everything takes is written down. A sleeping one is pruned
   once a day, until its whole window is past: retention holds for projects that sleep as well.
 """
 
@@ -127,7 +127,7 @@ class Caretaker:
     async def _look(self, timeline: Working) -> None:
         command = GetTimeline(project_id=timeline.lying.project_id, timeline_id=timeline.lying.timeline_id)
         info = await self._world.agent.call(command, timeout_s=AGENT_TIMEOUT_S)
-        is_due = info.since is None or info.wal_since_snapshot_bytes >= HISTORY_EVERY_BYTES
+        is_due = info.since is None or info.has_gap or info.wal_since_snapshot_bytes >= HISTORY_EVERY_BYTES
         if not is_due or timeline.lying.retention_s == 0:
             await self._note(info)
             return

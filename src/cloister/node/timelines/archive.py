@@ -144,6 +144,25 @@ class Archive:
             if path.name != INDEX:
                 path.unlink()
 
+    def unharmed(self, names: Iterable[str]) -> list[str]:
+        """Of these segments those before the first that is not what it was when it was taken in. A replay would take that for the end
+        of all WAL, and say nothing."""
+        known = {segment.name: segment.sha256 for segment in self.segments()}
+        found = []
+        with tree.opened(self._directory) as directory:
+            for name in names:
+                file = tree.open_regular(name, directory)
+                if file is None:
+                    break
+                try:
+                    if _digest(file) != known.get(name):
+                        log.error("%s in %s is damaged", name, self._directory)
+                        break
+                finally:
+                    os.close(file)
+                found.append(name)
+        return found
+
     def clone_into(self, names: Iterable[str], target: int, uid: int) -> None:
         """These segments, where they are, into the directory `target`."""
         with tree.opened(self._directory) as directory:

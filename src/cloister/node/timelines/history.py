@@ -143,7 +143,8 @@ class History:
         kept = [snapshot for snapshot in taken if snapshot not in given_up]
         if kept:
             self.archive.give_up_before(wal.segment_number(kept[0].start_lsn))
-        else:
+        elif not self.snapshots.has_copy:
+            # The copy that is being made will be the first, and needs what comes after it.
             self.archive.give_up()
 
     def prune_to(self, now: float, retention_s: int) -> None:
@@ -165,6 +166,12 @@ class History:
             return found.checkpoint
         archived = self.archive.segments()
         return max(found.checkpoint, (archived[-1].number + 1) * wal.SEGMENT_BYTES if archived else 0)
+
+    @property
+    def has_gap(self) -> bool:
+        """In what is archived behind the last snapshot."""
+        taken = self.snapshots.all()
+        return bool(taken) and self._reach(taken[-1]).is_broken
 
     def start_for(self, target: Target, now: float, *, is_running: bool) -> Snapshot:
         """The snapshot to recover from. Raises PreconditionError, with the window, for a point outside."""
@@ -192,7 +199,13 @@ class History:
     def assemble(self, start: Snapshot, target: Timeline, uid: int, abort: Abort) -> Reach:
         """`target`'s data: the snapshot, and all WAL after it."""
         self.clone_snapshot(start, target.data, uid, abort)
-        reach = self._add_wal(target.data, start.wal_timeline, first_after(start), None, uid)
+        first = first_after(start)
+        return self.go_on(start, Reach(first, first, is_broken=False), target, uid, abort)
+
+    def go_on(self, start: Snapshot, reach: Reach, target: Timeline, uid: int, abort: Abort) -> Reach:
+        """Add to it what there is after that."""
+        further = self._add_wal(target.data, start.wal_timeline, reach.end, None, uid)
+        reach = replace(further, first=reach.first)
         if clone.has_segment_after(self._timeline.data, reach.end, abort):
             reach = replace(reach, is_broken=True)
         return reach
@@ -206,10 +219,11 @@ class History:
     def _add_wal(self, target: Path, wal_timeline: int, first: int, end: int | None, uid: int) -> Reach:
         with tree.opened(target) as data, tree.opened(clone.WAL, below=data) as segments:
             archived = self.archived(wal_timeline, first)
-            reached = wal.unbroken(archived, first)
-            self.archive.clone_into(
-                [wal.segment_name(wal_timeline, number) for number in range(first, reached)], segments, uid
-            )
+            names = [wal.segment_name(wal_timeline, number) for number in range(first, wal.unbroken(archived, first))]
+            if end is None:  # It is replayed now, which takes twenty times as long as to look at it.
+                names = self.archive.unharmed(names)
+            self.archive.clone_into(names, segments, uid)
+            reached = first + len(names)
             with tree.opened(self._timeline.data) as source_data, tree.opened(clone.WAL, below=source_data) as source:
                 while end is None or reached < end:
                     if not clone.clone_segment(wal.segment_name(wal_timeline, reached), source, segments, uid):

@@ -5,6 +5,7 @@ Whatever is made is made aside and appears in `finish` (see `layout.py`); nothin
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +24,15 @@ from cloister.node.timelines.layout import Layout, Timeline
 from cloister.node.timelines.recovery import Target
 from cloister.node.timelines.snapshots import AT_REST, COPY, Snapshot
 from cloister.node.timelines.tree import Abort
+from cloister.node.volumes.headroom import gate_bytes
 
 log = logging.getLogger(__name__)
 
 COLLECT_PASSES_MAX: Final = 64
 # Over an outbox, 256 segments each: half a minute. The tenant can fill it faster than it is emptied, and the threads are everybody's.
+
+LOOKS_FURTHER_MAX: Final = 8
+# After what a server wrote while it was looked at: it would have to write a segment in less time than it takes to copy one.
 
 _VERSION_BYTES_MAX: Final = 8
 _COUNTERS: Final = "pg_stat"
@@ -47,7 +52,9 @@ class Assembled:
         """Raises PreconditionError if there is a gap behind where the WAL ended."""
         if self.reach.is_broken:
             lsn = wal.format_lsn(self.reach.end * wal.SEGMENT_BYTES)
-            raise PreconditionError(public=f"the history of the branch has a gap after LSN {lsn}: the volume was full")
+            raise PreconditionError(
+                public=f"the history of the branch has a gap after LSN {lsn}: the volume was full, or what was kept is damaged"
+            )
 
 
 class Making:
@@ -189,13 +196,27 @@ class Making:
             self.clone(source_id, target_id)
             return None
         timeline = self._layout.begin(target_id, self._uid)
-        reach = history.assemble(start, timeline, self._uid, self._abort)
+        reach = self._reach(history, start, timeline, is_running=is_running)
         clone.write_file(timeline.data, "recovery.signal", b"", self._uid)
         assembled = Assembled(reach, history.outside(self._now, is_running=is_running))
         if target.lsn is not None and target.lsn > reach.end * wal.SEGMENT_BYTES:
             assembled.require_whole()
             raise assembled.outside
         return assembled
+
+    def _reach(self, history: History, start: Snapshot, timeline: Timeline, *, is_running: bool) -> Reach:
+        """Put together `timeline`'s data. A server that goes on meanwhile is soon two segments further, and may have given up those
+        before: what is missing then is no gap while more can be had."""
+        reach = history.assemble(start, timeline, self._uid, self._abort)
+        for _ in range(LOOKS_FURTHER_MAX):
+            if not (is_running and reach.is_broken):
+                break
+            self._collect_all(history)
+            further = history.go_on(start, reach, timeline, self._uid, self._abort)
+            if further.end == reach.end:
+                break
+            reach = further
+        return reach
 
     def finish_recovery(
         self,
@@ -292,6 +313,7 @@ class Making:
             since_lsn=wal.format_lsn(taken[0].stop_lsn) if taken else None,
             since=taken[0].moment if taken else None,
             wal_since_snapshot_bytes=max(0, end - taken[-1].start_lsn) if taken else 0,
+            has_gap=is_running and history.has_gap and _has_room(timeline),
             logical_bytes=used.logical_bytes,
             unique_bytes=used.unique_bytes,
             history_bytes=used.history_bytes,
@@ -338,6 +360,12 @@ def _is_head(found: control.Control, target: Target) -> bool:
     if target.lsn is not None:
         return target.lsn == found.checkpoint
     return target.at is not None and target.at >= found.written_at + 1
+
+
+def _has_room(timeline: Timeline) -> bool:
+    """More than the servers of the volume keep history with."""
+    space = os.statvfs(timeline.directory)
+    return space.f_bavail * space.f_frsize >= gate_bytes(space.f_blocks * space.f_frsize)
 
 
 def _is_where_it_was(data: Path, first: Snapshot) -> bool:

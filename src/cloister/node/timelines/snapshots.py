@@ -72,6 +72,11 @@ class Snapshots:
     def unfinished(self, kind: str) -> Path:
         return self._directory / kind / DATA
 
+    @property
+    def has_copy(self) -> bool:
+        """Of a running server, which is not finished."""
+        return (self._directory / COPY).exists()
+
     def abandon(self, kind: str, abort: tree.Abort) -> None:
         tree.remove(self._directory / kind, abort)
 
