@@ -173,6 +173,29 @@ async def test_a_branch_that_expired_is_deleted_and_can_be_recovered(land: Land)
     assert (await seen(land, child.branch)).expires_at is None
 
 
+async def test_a_branch_that_is_to_stay_after_all_is_not_taken_for_expired(land: Land) -> None:
+    """Its owner says so between the look at what has expired and its turn."""
+    created = await a_project(land)
+    child = await branched(land, created, name="pr-1", expires_at=land.clock.now() + timedelta(hours=1))
+    land.clock.advance(timedelta(hours=2))
+    for change in (BranchChange(never_expires=True), BranchChange(expires_at=land.clock.now() + timedelta(hours=1))):
+        await land.control.branches.update(CALLER, created.project.id, child.branch.id, change)
+        await land.control.branches.expire(child.branch)
+        assert (await seen(land, child.branch)).deleted_at is None
+
+
+async def test_a_branch_that_is_recovered_in_its_last_moment_is_not_destroyed(land: Land) -> None:
+    created = await a_project(land)
+    child = await branched(land, created, name="dev")
+    deleted, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id)
+    await land.finish(operations)
+    await land.control.branches.recover(CALLER, created.project.id, child.branch.id)
+    await land.control.branches.purge(deleted)
+    await land.finish(await of_project(land, created))
+    assert (await seen(land, child.branch)).deleted_at is None
+    assert land.node.find_timeline(child.branch.timeline_id) is not None
+
+
 async def test_what_a_branch_was_is_given_up_when_nobody_can_ask_for_it(land: Land) -> None:
     created = await a_project(land)
     child = await branched(land, created, name="dev")

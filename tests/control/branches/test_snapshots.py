@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from cloister.base.errors import BadRequestError, NotFoundError, UnprocessableError
+from cloister.base.errors import BadRequestError, BusyError, NotFoundError, UnavailableError, UnprocessableError
+from cloister.control.branches.caretaker import TRY_AGAIN_AFTER
 from cloister.control.branches.model import HEAD, Point, ScheduleItem, Snapshot, SnapshotChange
+from cloister.control.branches.operations import GIVE_UP_DEADLINE
 from cloister.control.branches.schedules import checked, due, next_due
 from cloister.control.branches.store import take_place
 from cloister.control.computes.store import started
+from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import CAUSE, PAGE, branched, of_project, protect, refused, seen, words
 from tests.control.land import CALLER, Land
@@ -18,9 +21,16 @@ from tests.control.land import CALLER, Land
 A_MOMENT = timedelta(seconds=1)
 
 
-async def taken(land: Land, created: ProjectCreated, *, point: Point = HEAD, name: str | None = "before") -> Snapshot:
+async def taken(
+    land: Land,
+    created: ProjectCreated,
+    *,
+    point: Point = HEAD,
+    name: str | None = "before",
+    expires_at: datetime | None = None,
+) -> Snapshot:
     snapshot, operations = await land.control.snapshots.create(
-        CALLER, created.project.id, created.branch.id, name=name, point=point, expires_at=None
+        CALLER, created.project.id, created.branch.id, name=name, point=point, expires_at=expires_at
     )
     await land.finish(operations)
     snapshots: list[Snapshot] = await land.control.snapshots.find(created.project.id)
@@ -222,6 +232,50 @@ async def test_a_deleted_branch_leaves_its_snapshots(land: Land) -> None:
     await land.finish(restored.operations)
     assert await words(land, restored.branch) == ["one"]
     assert restored.branch.parent_id == created.branch.id
+
+
+async def test_a_snapshot_that_is_to_be_kept_after_all_is_not_taken_for_expired(land: Land) -> None:
+    """Its owner says so between the look at what has expired and its turn."""
+    created = await a_project(land)
+    found = [await taken(land, created, expires_at=land.clock.now() + timedelta(hours=1)) for _ in range(2)]
+    land.clock.advance(timedelta(hours=2))
+    for snapshot, change in zip(
+        found,
+        (SnapshotChange(never_expires=True), SnapshotChange(expires_at=land.clock.now() + timedelta(hours=1))),
+        strict=True,
+    ):
+        await land.control.snapshots.update(CALLER, created.project.id, snapshot.id, change)
+        await land.control.snapshots.expire(snapshot)
+    await land.finish(await of_project(land, created))
+    assert len(await land.control.snapshots.find(created.project.id)) == 2
+    for snapshot in found:
+        assert land.node.find_timeline(snapshot.timeline_id) is not None
+    await land.control.snapshots.delete(CALLER, created.project.id, found[0].id)
+    with pytest.raises(NotFoundError):
+        await land.control.snapshots.expire(found[0])
+
+
+async def test_what_could_not_be_deleted_is_tried_again(still_land: Land) -> None:
+    land = still_land
+    created = await a_project(land)
+    snapshot, _ = await land.control.snapshots.create(
+        CALLER, created.project.id, created.branch.id, name=None, point=HEAD, expires_at=None
+    )
+    await land.settle()
+    await land.control.snapshots.delete(CALLER, created.project.id, snapshot.id)
+    land.node.failing["DeleteTimeline"] = UnavailableError("on fire")
+    await land.settle()
+    land.clock.advance(GIVE_UP_DEADLINE)
+    await land.settle()
+    assert (await of_project(land, created))[0].status is Status.ERROR
+    del land.node.failing["DeleteTimeline"]
+    await land.plane.caretaker.by_the_clock()
+    await land.settle()
+    assert land.node.find_timeline(snapshot.timeline_id) is not None, "not without a pause"
+    land.clock.advance(TRY_AGAIN_AFTER)
+    await land.plane.caretaker.by_the_clock()
+    await land.settle()
+    assert land.node.find_timeline(snapshot.timeline_id) is None
 
 
 async def test_a_snapshot_of_a_branch_that_expires_is_restored_above_it(land: Land) -> None:

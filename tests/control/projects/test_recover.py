@@ -4,12 +4,13 @@ from datetime import timedelta
 
 import pytest
 
-from cloister.base.errors import ConflictError, NotFoundError, UnprocessableError
+from cloister.base.errors import ConflictError, NotFoundError, UnavailableError, UnprocessableError
 from cloister.base.ids import OrgId
 from cloister.base.past import Past, joined
 from cloister.control.branches.rules import RECOVERABLE_FOR
 from cloister.control.calling import Page
 from cloister.control.projects.model import ProjectChange
+from cloister.control.projects.operations import DELETE_DEADLINE
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import branched
 from tests.control.land import CALLER, ORG, Land
@@ -109,6 +110,27 @@ async def test_after_the_term_it_is_destroyed_and_not_a_moment_before(land: Land
     await land.plane.engine.wait(row["id"], timeout_s=10.0)
     assert (land.node.images, land.keys.enabled) == ({}, set())
     assert (await land.actions()).count("project.purge") == 1
+
+
+async def test_a_destruction_that_gave_up_is_taken_up_again(still_land: Land) -> None:
+    """Nobody but us can: the project is gone for whoever asked for it."""
+    land = still_land
+    created = await land.project()
+    land.node.failing["StopCompute"] = UnavailableError("on fire")
+    await land.control.projects.delete(CALLER, created.project.id, hard=True)
+    await land.settle()
+    land.clock.advance(DELETE_DEADLINE)
+    await land.settle()
+    assert created.project.id in land.keys.enabled, "it has given up"
+    del land.node.failing["StopCompute"]
+    await land.control.projects.purge_deleted()
+    assert await land.plane.engine.run_due() == 0, "not without a pause"
+    land.clock.advance(DELETE_DEADLINE)
+    for _ in range(2):  # the second round finds nothing to do
+        await land.control.projects.purge_deleted()
+        await land.settle()
+    assert (land.node.images, land.keys.enabled) == ({}, set())
+    assert [event.reason for event in await land.events("project.purge")] == ["its destruction gave up"]
 
 
 async def test_it_can_be_destroyed_at_once_alive_or_deleted(land: Land) -> None:

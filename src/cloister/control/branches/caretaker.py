@@ -3,7 +3,8 @@
 Three loops, which hold no state that a crash could lose; each thing done is an operation or can be repeated.
 
 - By the clock: branches and snapshots that expired are deleted, deleted branches that nobody recovered are purged, what a
-  branch was before the window is given up, and scheduled snapshots are taken.
+  branch was before the window is given up, and scheduled snapshots are taken. What was to be deleted and could not be is tried
+  again.
 - By what it is said to hold: who has data that is tagged and no protection is told so (`advising.py`).
 - By the volume of change: a running timeline gets a place to recover from every HISTORY_EVERY_BYTES of WAL, so that going
   back to any point replays at most that much, and another where some of that was lost; how many bytes everything takes is written down. A sleeping one is pruned
@@ -47,6 +48,9 @@ HISTORY_EVERY_BYTES: Final = 256 * 1024**2
 PRUNE_EVERY: Final = timedelta(days=1)
 # It opens the volume of a project that sleeps.
 
+TRY_AGAIN_AFTER: Final = timedelta(hours=1)
+# What could not be deleted for a day, or was refused: somebody was told.
+
 AGENT_TIMEOUT_S: Final = 60.0
 
 T = TypeVar("T")
@@ -83,11 +87,12 @@ class Caretaker:
             expired_snapshots = await snapshot_store.expired(tx, now)
             past_recovery = await endings.past_recovery(tx, now - rules.RECOVERABLE_FOR)
             out_of_window = await timelines.out_of_window(tx, now)
+            left_lying = await timelines.left_lying(tx, now - TRY_AGAIN_AFTER)
             scheduled = await snapshot_store.scheduled(tx)
         await _each(expired, self._branches.expire)
         await _each(expired_snapshots, self._snapshots.expire)
         await _each(past_recovery, self._branches.purge)
-        await _each(out_of_window, self._give_up)
+        await _each((*out_of_window, *left_lying), self._give_up)
         await _each(scheduled, self._take_if_due)
 
     async def _take_if_due(self, branch: Scheduled) -> None:

@@ -244,8 +244,12 @@ class BranchService:
         return branch, [operation]
 
     async def expire(self, branch: Branch) -> None:
-        """Delete one whose time is over, as its owner asked for."""
+        """Delete one whose time is over, as its owner asked for; unless they have been given another answer since it was found."""
         async with self._database.transaction() as tx:
+            await claim_branch(tx, branch.project_id, branch.id)
+            branch = await store.get(tx, branch.project_id, branch.id)
+            if branch.expires_at is None or branch.expires_at > self._clock.now():
+                return
             branch, operation = await self._delete(tx, branch.project_id, branch.id, hard=False)
             await record(tx, _own_event(Action.BRANCH_DELETE, branch, operation, "expired"))
         self._gateways.invalidate(project_id=branch.project_id)
@@ -255,6 +259,9 @@ class BranchService:
         """Give up the data of one that nobody can recover any more."""
         async with self._database.transaction() as tx:
             await claim_branch(tx, branch.project_id, branch.id)
+            branch = await store.get(tx, branch.project_id, branch.id, and_deleted=True)
+            if branch.deleted_at is None or branch.deleted_at > self._clock.now() - rules.RECOVERABLE_FOR:
+                return  # recovered while we waited for it
             operation = await self._submit(tx, PURGE_BRANCH, branch)
             await record(tx, _own_event(Action.BRANCH_PURGE, branch, operation, "deleted long enough ago"))
         self._engine.kick_all([operation])

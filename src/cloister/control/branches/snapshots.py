@@ -133,8 +133,12 @@ class SnapshotService:
         return snapshot, [operation]
 
     async def expire(self, snapshot: Snapshot) -> None:
+        """Unless its owner has kept it for longer, or deleted it, since it was found."""
         async with self._database.transaction() as tx:
             await hold_project(tx, snapshot.project_id)
+            snapshot = await snapshot_store.get(tx, snapshot.project_id, snapshot.id)
+            if snapshot.expires_at is None or snapshot.expires_at > self._clock.now():
+                return
             operation = await self._delete(tx, snapshot)
             await record(tx, _own_event(Action.SNAPSHOT_DELETE, snapshot, operation, "expired"))
         self._engine.kick(operation.id)

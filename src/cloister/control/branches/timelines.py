@@ -259,6 +259,20 @@ async def out_of_window(tx: Transaction, now: datetime) -> list[Lying]:
     return [_lying(row) for row in rows]
 
 
+async def left_lying(tx: Transaction, before: datetime) -> list[Lying]:
+    """Those that were to be deleted, of branches and of snapshots, and nobody is at it any more since that moment."""
+    rows = await tx.fetch(
+        """SELECT t.id, t.project_id, coalesce(t.branch_id, s.branch_id) AS branch_id, p.history_retention_seconds
+             FROM timeline t JOIN project p ON p.id = t.project_id LEFT JOIN snapshot s ON s.timeline_id = t.id
+            WHERE (t.state = 'deleting' OR (t.state = 'ready' AND s.deleted_at IS NOT NULL)) AND p.deleted_at IS NULL
+              AND NOT EXISTS (SELECT FROM operation o WHERE o.project_id = t.project_id AND o.resource = 'timeline:' || t.id
+                                 AND (o.status IN ('scheduling', 'running', 'cancelling') OR o.finished_at > $1))
+            ORDER BY t.id""",
+        before,
+    )
+    return [_lying(row) for row in rows]
+
+
 def _lying(row: Any) -> Lying:
     return Lying(
         TimelineId(row["id"]),

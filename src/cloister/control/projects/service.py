@@ -43,6 +43,7 @@ from cloister.control.projects.model import (
 from cloister.control.projects.operations import (
     CLOSE_PROJECT,
     CREATE_PROJECT,
+    DELETE_DEADLINE,
     DELETE_PROJECT,
     PROJECT_RESOURCE,
     ProjectsWorld,
@@ -214,21 +215,25 @@ class ProjectService:
         return project, found
 
     async def purge_deleted(self) -> None:
-        """Destroy what nobody can recover any more."""
+        """Destroy what nobody can recover any more; and what somebody had destroyed, if that gave up: it was promised."""
         async with self._database.reading() as tx:
             due = await store.past_recovery(tx, self._recoverable_since)
-        for project in due:
+            halves = await store.half_destroyed(tx, self._clock.now() - DELETE_DEADLINE)
+        for project in (*due, *halves):
             try:
-                await self._purge(project.id)
+                await self._purge(project, "deleted long enough ago" if project in due else "its destruction gave up")
             except (BusyError, NotFoundError) as error:  # closing yet, or destroyed by hand meanwhile
                 _log.info("left for later: %s: %s", project.id, error)
 
-    async def _purge(self, project_id: ProjectId) -> None:
+    async def _purge(self, found: Project, reason: str) -> None:
+        project_id = found.id
         async with self._database.transaction() as tx:
             await claim_project(tx, project_id, is_deleted=True)
-            project = await store.get_deleted(tx, project_id)
-            if project.deleted_at is None or project.deleted_at > self._recoverable_since:
-                return  # recovered meanwhile, and deleted again
+            project = found
+            if (await store.volume(tx, project_id)).state != "deleting":
+                project = await store.get_deleted(tx, project_id)
+                if project.deleted_at is None or project.deleted_at > self._recoverable_since:
+                    return  # recovered meanwhile, and deleted again
             operation = await self._destroy(tx, project)
             event = Event(
                 action=Action.PROJECT_PURGE,
@@ -237,7 +242,7 @@ class ProjectService:
                 project_id=project.id,
                 operation_id=operation.id,
                 resource=project.name,
-                reason="deleted long enough ago",
+                reason=reason,
                 details=await self._left(tx, project_id),
             )
             await record(tx, event)

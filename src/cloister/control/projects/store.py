@@ -144,6 +144,19 @@ async def past_recovery(tx: Transaction, before: datetime) -> list[Project]:
     return [project_of(row) for row in rows]
 
 
+async def half_destroyed(tx: Transaction, before: datetime) -> list[Project]:
+    """Whose destruction was begun, and nobody is at it any more since that moment."""
+    rows = await tx.fetch(
+        """SELECT p.* FROM project p JOIN volume v ON v.project_id = p.id AND v.state = 'deleting'
+            WHERE p.deleted_at IS NOT NULL
+              AND NOT EXISTS (SELECT FROM operation o WHERE o.project_id = p.id
+                                 AND (o.status IN ('scheduling', 'running', 'cancelling') OR o.finished_at > $1))
+            ORDER BY p.deleted_at""",
+        before,
+    )
+    return [project_of(row) for row in rows]
+
+
 async def add(tx: Transaction, project: Project) -> Project:
     row = await tx.fetch_row(
         """INSERT INTO project (id, org_id, owner_id, name, region_id, pg_version, store_passwords,
