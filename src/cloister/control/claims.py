@@ -43,6 +43,9 @@ async def claim_endpoint(
 ) -> None:
     """Hold a project in which nothing else works on this endpoint. Raises NotFoundError, BusyError.
 
+    Who takes another branch's place is given its endpoints: what is begun there on the data of the one would be done to that of the
+    other.
+
     `beside_a_start`: for what needs the compute awake anyway and joins a start under way, such as a change of roles. So a
     client that creates a project and at once a role is not told to come back later.
     """
@@ -50,8 +53,8 @@ async def claim_endpoint(
     running = await tx.fetch(
         """SELECT machine FROM operation
             WHERE project_id = $1 AND status IN ('scheduling', 'running', 'cancelling')
-              AND (endpoint_id = $2 OR (endpoint_id IS NULL AND (branch_id IS NULL OR branch_id =
-                                        (SELECT branch_id FROM endpoint WHERE id = $2))))""",
+              AND (endpoint_id = $2 OR (endpoint_id IS NULL AND (branch_id IS NULL OR
+                                        (SELECT branch_id FROM endpoint WHERE id = $2) IN (branch_id, input ->> 'replaced_id'))))""",
         project_id,
         endpoint_id,
     )
@@ -61,14 +64,16 @@ async def claim_endpoint(
 
 
 async def claim_branch(tx: Transaction, project_id: ProjectId, *branch_ids: BranchId) -> None:
-    """Hold a project in which nothing else works on these branches, on their endpoints, or copies their data. Raises
-    NotFoundError, BusyError."""
+    """Hold a project in which nothing else works on these branches, on their endpoints, or copies their data. One that is to keep
+    what another was (`preserved_id`) shows the other's data until then, and is the other's restore's. Raises NotFoundError,
+    BusyError."""
     await hold_project(tx, project_id)
     if await tx.fetch_value(
         """SELECT EXISTS (SELECT FROM operation
                            WHERE project_id = $1 AND status IN ('scheduling', 'running', 'cancelling')
                              AND (branch_id IS NULL OR branch_id = ANY ($2::text[])
-                                  OR input ->> 'source_branch_id' = ANY ($2::text[])))""",
+                                  OR input ->> 'source_branch_id' = ANY ($2::text[])
+                                  OR input ->> 'preserved_id' = ANY ($2::text[])))""",
         project_id,
         list(branch_ids),
     ):
@@ -81,7 +86,7 @@ async def claim_source(tx: Transaction, project_id: ProjectId, branch_id: Branch
     await hold_project(tx, project_id)
     if await tx.fetch_value(
         """SELECT EXISTS (SELECT FROM operation
-                           WHERE project_id = $1 AND branch_id = $2 AND machine = ANY ($3::text[])
+                           WHERE project_id = $1 AND $2 IN (branch_id, input ->> 'preserved_id') AND machine = ANY ($3::text[])
                              AND status IN ('scheduling', 'running', 'cancelling'))""",
         project_id,
         branch_id,

@@ -11,7 +11,7 @@ from cloister.base.ids import new_timeline_id
 from cloister.control.branches import timelines
 from cloister.control.branches.model import Branch, BranchCreated, BranchRestored, Point, Restore
 from cloister.control.calling import Page
-from cloister.control.computes.model import EndpointChange
+from cloister.control.computes.model import EndpointChange, NewEndpoint
 from cloister.control.computes.store import begin_anew
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
@@ -284,6 +284,26 @@ async def test_two_restores_of_one_branch_exclude_each_other(land: Land) -> None
         await branched(land, created, parent_id=child.branch.id)
     with pytest.raises(BusyError):
         await land.control.roles.create(CALLER, created.project.id, child.branch.id, "ada", can_login=True)
+
+
+async def test_what_a_branch_was_is_its_restores_until_that_is_done(land: Land) -> None:
+    """Until then the row shows the data that the branch itself lives on: a server there would be the second one."""
+    created, child = await a_child(land)
+    land.node.failing["CopyTimeline"] = UnavailableError("later")
+    done = await restored(land, child.branch, created.branch, finish=False, preserve_under_name="old")
+    assert done.preserved is not None
+    project_id, old_id = created.project.id, done.preserved.id
+    with pytest.raises(BusyError):
+        await land.control.endpoints.create(CALLER, project_id, NewEndpoint(branch_id=old_id))
+    with pytest.raises(BusyError):
+        await land.control.branches.delete(CALLER, project_id, old_id, hard=True)
+    with pytest.raises(BusyError):
+        await branched(land, created, parent_id=old_id)
+    del land.node.failing["CopyTimeline"]
+    await land.finish_later(done.operations)
+    _, operations = await land.control.endpoints.create(CALLER, project_id, NewEndpoint(branch_id=old_id))
+    await land.finish(operations)
+    assert await words(land, done.preserved) == ["one", "mine"]
 
 
 async def test_an_endpoint_that_is_disabled_stays_so(land: Land) -> None:

@@ -111,17 +111,34 @@ async def test_a_branch_that_was_looked_at_first_takes_the_others_place(land: La
         await land.control.snapshots.finalize(CALLER, created.project.id, main.id, name=None)
 
 
-async def looked_at(land: Land) -> tuple[ProjectCreated, Any]:
-    """A project, and what is to take its branch's place: both asleep."""
+async def looked_at(land: Land, *, sleeps: bool = True) -> tuple[ProjectCreated, Any]:
+    """A project, and what is to take its branch's place."""
     created = await a_project(land)
     snapshot = await taken(land, created)
     restored = await land.control.snapshots.restore(
         CALLER, created.project.id, snapshot.id, name="look", target_id=created.branch.id, is_final=False
     )
     await land.finish(restored.operations)
-    for endpoint in (created.endpoint, restored.endpoints[0]):
+    for endpoint in (created.endpoint, restored.endpoints[0]) if sleeps else ():
         await land.plane.suspender.at_once(endpoint.id, CAUSE)
     return created, restored
+
+
+async def test_nothing_is_begun_on_an_endpoint_that_is_just_given_to_another_branch(land: Land) -> None:
+    """What was asked of the one branch would be done to the data of the other."""
+    created, restored = await looked_at(land, sleeps=False)
+    project_id = created.project.id
+    land.node.failing["StopCompute"] = UnavailableError("later")
+    _, operations = await land.control.snapshots.finalize(CALLER, project_id, restored.branch.id, name="old")
+    with pytest.raises(BusyError):
+        await land.control.databases.delete(CALLER, project_id, created.branch.id, created.database.name)
+    with pytest.raises(BusyError):
+        await land.control.roles.create(CALLER, project_id, created.branch.id, "ada", can_login=True)
+    del land.node.failing["StopCompute"]
+    await land.finish_later(operations)
+    made = await land.control.roles.create(CALLER, project_id, restored.branch.id, "ada", can_login=True)
+    await land.finish(made.operations)
+    assert set(land.node.catalog_of(created.endpoint.id).databases) == {created.database.name}
 
 
 async def test_a_start_under_way_does_not_outlive_the_endpoint_that_ends_with_the_finalizing(land: Land) -> None:
@@ -217,23 +234,6 @@ async def test_a_snapshot_goes_when_it_is_deleted_or_its_time_is_over(land: Land
         await land.control.snapshots.delete(CALLER, created.project.id, first.id)
 
 
-async def test_a_deleted_branch_leaves_its_snapshots(land: Land) -> None:
-    created = await a_project(land)
-    child = await branched(land, created, name="dev")
-    snapshot, operations = await land.control.snapshots.create(
-        CALLER, created.project.id, child.branch.id, name="kept", point=HEAD, expires_at=None
-    )
-    await land.finish(operations)
-    _, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id, hard=True)
-    await land.finish(operations)
-    restored = await land.control.snapshots.restore(
-        CALLER, created.project.id, snapshot.id, name="again", target_id=None, is_final=False
-    )
-    await land.finish(restored.operations)
-    assert await words(land, restored.branch) == ["one"]
-    assert restored.branch.parent_id == created.branch.id
-
-
 async def test_a_snapshot_that_is_to_be_kept_after_all_is_not_taken_for_expired(land: Land) -> None:
     """Its owner says so between the look at what has expired and its turn."""
     created = await a_project(land)
@@ -276,6 +276,23 @@ async def test_what_could_not_be_deleted_is_tried_again(still_land: Land) -> Non
     await land.plane.caretaker.by_the_clock()
     await land.settle()
     assert land.node.find_timeline(snapshot.timeline_id) is None
+
+
+async def test_a_deleted_branch_leaves_its_snapshots(land: Land) -> None:
+    created = await a_project(land)
+    child = await branched(land, created, name="dev")
+    snapshot, operations = await land.control.snapshots.create(
+        CALLER, created.project.id, child.branch.id, name="kept", point=HEAD, expires_at=None
+    )
+    await land.finish(operations)
+    _, operations = await land.control.branches.delete(CALLER, created.project.id, child.branch.id, hard=True)
+    await land.finish(operations)
+    restored = await land.control.snapshots.restore(
+        CALLER, created.project.id, snapshot.id, name="again", target_id=None, is_final=False
+    )
+    await land.finish(restored.operations)
+    assert await words(land, restored.branch) == ["one"]
+    assert restored.branch.parent_id == created.branch.id
 
 
 async def test_a_snapshot_of_a_branch_that_expires_is_restored_above_it(land: Land) -> None:
