@@ -50,6 +50,29 @@ async def test_a_masked_branch_holds_no_word_of_its_parent(land: Land) -> None:
     assert route.verifier == created.role.verifier
 
 
+async def test_what_the_parents_server_said_does_not_bring_a_password_back(land: Land) -> None:
+    """Masking takes its time; meanwhile the password is another one, a role is made, and the parent falls asleep."""
+    created = await land.project()
+    project_id, main_id = created.project.id, created.branch.id
+
+    async def change(command: Any) -> None:
+        if type(command).__name__ == "MaskTimeline":
+            land.node.before = None
+            roles = land.control.roles
+            await land.finish((await roles.reset_password(CALLER, project_id, main_id, created.role.name)).operations)
+            await land.finish((await roles.create(CALLER, project_id, main_id, "ada", can_login=True)).operations)
+            await land.finish((await land.control.endpoints.suspend(CALLER, project_id, created.endpoint.id))[1])
+
+    land.node.before = change
+    child = await masked(land, created)
+    there = land.node.catalog_of(created.endpoint.id).roles
+    assert there[created.role.name].verifier != created.role.verifier
+    for name in (created.role.name, "ada"):
+        assert (await land.look_up(created.endpoint.id, name)).verifier == there[name].verifier
+    known = await land.control.roles.find(project_id, child.branch.id)
+    assert {role.name: role.verifier for role in known} == {created.role.name: created.role.verifier}
+
+
 async def test_before_it_is_started_it_has_no_data_and_nobody_wakes_it(land: Land) -> None:
     created = await land.project()
     land.node.write(created.endpoint.id, "a secret")

@@ -39,9 +39,11 @@ class Freshness:
                 writer = await store.writer_at_work(tx, branch.id) if branch.is_protected else None
                 if writer is None or not await store.is_settled(tx, branch.id):
                     return
+                known = await catalog.as_it_stands(tx, branch.id)
             async with asyncio.timeout(PATIENCE_S), self._sessions.fresh(writer) as server:
                 roles, databases = await server.roles(), await server.databases()
             async with self._database.transaction() as tx:
-                await catalog.keep_catalog(tx, branch.id, roles, databases)
+                if await catalog.as_it_stands(tx, branch.id, holds=True) == known:
+                    await catalog.keep_catalog(tx, branch.id, roles, databases)
         except (CloisterError, TimeoutError) as error:
             _log.info("roles of %s are taken as they were last read: %s", branch_id, error)

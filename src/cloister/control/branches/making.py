@@ -33,6 +33,7 @@ from cloister.control.computes.runner import CatalogCopy, Runner
 from cloister.control.computes.sessions import Running, Sessions
 from cloister.control.computes.suspend import Suspender
 from cloister.control.operations.model import Operation
+from cloister.control.roles import store as roles
 from cloister.control.roles.passwords import Vault
 from cloister.node.commands import (
     CloneTimeline,
@@ -153,6 +154,8 @@ class Made:
     recovered: Recovered
     catalog: CatalogCopy | None
     """What a running source's server said while it was copied."""
+    known: bytes = b""
+    """What our rows held before it was asked (`roles/store.as_it_stands`)."""
 
     @property
     def at(self) -> datetime | None:
@@ -232,6 +235,8 @@ async def hold_and_copy(
 async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: dict[str, Any]) -> Made:
     with world.runner.wanting(running.endpoint_id):
         async with world.turns.of(running.endpoint_id), world.sessions.fresh(running) as server:
+            async with world.database.reading() as tx:
+                known = await roles.as_it_stands(tx, recipe.source_branch_id)
             await server.begin_backup(LABEL)
             copy = CopyTimeline(source_id=recipe.sources[0], **common)
             copying = asyncio.create_task(world.agent.call(copy, timeout_s=COPY_TIMEOUT_S))
@@ -246,7 +251,7 @@ async def _copy(world: BranchesWorld, recipe: Recipe, running: Running, common: 
             source_id=recipe.sources[0], label=end.label, stop_lsn=end.lsn, is_frozen=recipe.is_frozen, **common
         )
         try:
-            return Made(await world.agent.call(finish, timeout_s=COPY_TIMEOUT_S), catalog)
+            return Made(await world.agent.call(finish, timeout_s=COPY_TIMEOUT_S), catalog, known)
         except NotFoundError as error:
             # The agent was started anew in between, and has swept what it found half-made.
             raise UnavailableError(f"the copy of {recipe.sources[0]} is gone: {error}") from error

@@ -86,6 +86,8 @@ async def make_child(operation: Operation, world: BranchesWorld) -> Outcome:
         await _note_catalog(tx, recipe, made)
         if recipe.is_catalog_known and not operation.input["scrubs"]:
             await catalog.copy_catalog(tx, BranchId(recipe.source_branch_id), branch_id, world.vault)
+            if made.catalog is not None:
+                await catalog.keep_catalog(tx, branch_id, made.catalog.roles, made.catalog.databases)
         if not operation.input["scrubs"]:
             await store.is_ready(tx, branch_id)
 
@@ -329,9 +331,13 @@ def _branch(operation: Operation) -> BranchId:
 
 
 async def _note_catalog(tx: Transaction, recipe: Recipe, made: Made) -> None:
-    """What the source's server said while it was copied is younger than the row's."""
-    if made.catalog is not None:
-        await catalog.keep_catalog(tx, BranchId(recipe.source_branch_id), made.catalog.roles, made.catalog.databases)
+    """What the source's server said while it was copied is younger than the rows; unless these changed since, for to mask a copy may
+    take an hour. What was true before that would bring back the password that a role had, and be believed while the source sleeps."""
+    if made.catalog is None:
+        return
+    source_id = BranchId(recipe.source_branch_id)
+    if await catalog.as_it_stands(tx, source_id, holds=True) == made.known:
+        await catalog.keep_catalog(tx, source_id, made.catalog.roles, made.catalog.databases)
 
 
 async def _scrub(world: BranchesWorld, operation: Operation) -> None:

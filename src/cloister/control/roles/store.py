@@ -283,6 +283,23 @@ async def copy_catalog(tx: Transaction, source_id: BranchId, target_id: BranchId
                   valid_until = excluded.valid_until, password = excluded.password, updated_at = now()""",
         target_id,
         [row["name"] for row in rows],
+async def as_it_stands(tx: Transaction, branch_id: str, *, holds: bool = False) -> bytes:
+    """The same for as long as the copy, and the compute that it is of, are what they were. `holds`: and stay so until the
+    transaction ends; rows are locked in the order in which a suspend writes them."""
+    if holds:
+        await tx.execute("SELECT FROM pg_role WHERE branch_id = $1 ORDER BY name FOR NO KEY UPDATE", branch_id)
+        await tx.execute("SELECT FROM endpoint WHERE branch_id = $1 ORDER BY id FOR NO KEY UPDATE", branch_id)
+    state: bytes = await tx.fetch_value(
+        """SELECT sha256(convert_to(concat_ws('/',
+                      (SELECT string_agg(r::text, '/' ORDER BY r.name) FROM pg_role r WHERE r.branch_id = $1),
+                      (SELECT string_agg(d::text, '/' ORDER BY d.name) FROM pg_database d WHERE d.branch_id = $1),
+                      (SELECT string_agg(concat_ws(' ', e.id, e.generation, e.socket_dir), '/' ORDER BY e.id)
+                         FROM endpoint e WHERE e.branch_id = $1 AND e.type = 'read_write')), 'UTF8'))""",
+        branch_id,
+    )
+    return state
+
+
         [row["verifier"] for row in rows],
         [row["pending_verifier"] for row in rows],
         [row["can_login"] for row in rows],
