@@ -1,6 +1,8 @@
 """The verbs on roles and databases."""
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from cloister.base.errors import (
 )
 from cloister.base.ids import BranchId
 from cloister.base.secret import Secret
+from cloister.control.branches.model import Point
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import NewProject
 from cloister.control.roles.passwords import Vault
@@ -54,6 +57,47 @@ async def test_a_role_and_a_database_can_be_asked_for_before_the_project_is_read
     _, operations = await land.control.databases.create(CALLER, *where, "shop", "ada")
     await land.finish(operations)
     assert land.node.catalog_of(created.endpoint.id).databases == {"neondb": "neondb_owner", "shop": "ada"}
+
+
+@pytest.mark.parametrize(
+    ("what", "is_of_the_past"), [("role", False), ("role", True), ("password", False), ("database", False)]
+)
+async def test_what_is_asked_for_before_a_branch_is_ready_is_not_forgotten(
+    land: Land, what: str, is_of_the_past: bool
+) -> None:
+    """What its data holds is written down in between."""
+    created = await land.project()
+    land.clock.advance(timedelta(seconds=1))
+    land.node.write(created.endpoint.id, "one")
+    is_going_on = asyncio.Event()
+
+    async def wait(command: Any) -> None:
+        if type(command).__name__ in ("CopyTimeline", "RecoverTimeline"):
+            await is_going_on.wait()
+
+    land.node.before = wait
+    point = Point(at=land.clock.now()) if is_of_the_past else Point()
+    child = await branched(land, created, finish=False, point=point)
+    where = created.project.id, child.branch.id
+    name, password = "ada", None
+    match what:
+        case "role":
+            changed = await land.control.roles.create(CALLER, *where, name, can_login=True)
+            operations, password = changed.operations, changed.password
+        case "password":
+            name = created.role.name
+            changed = await land.control.roles.reset_password(CALLER, *where, name)
+            operations, password = changed.operations, changed.password
+        case _:
+            _, operations = await land.control.databases.create(CALLER, *where, "shop", created.role.name)
+    is_going_on.set()
+    await land.finish_later(child.operations + operations)
+    catalog = land.node.catalog_of(child.endpoints[0].id)
+    known = {role.name: role.verifier for role in await land.control.roles.find(*where)}
+    assert known == {role.name: role.verifier for role in catalog.roles.values()}
+    assert password is None or Verifier.parse(known[name]).matches_password(password.reveal())
+    databases = {database.name: database.owner_name for database in await land.control.databases.find(*where)}
+    assert databases == catalog.databases
 
 
 async def test_a_client_that_wakes_a_branch_finds_what_was_asked_for(land: Land) -> None:

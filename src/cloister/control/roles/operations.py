@@ -150,7 +150,7 @@ async def hand_over_database(operation: Operation, world: RolesWorld) -> Outcome
     async with world.servers.awake(_endpoint(operation)) as server:
         if await _owner_of(server, name) != owner_name:
             await server.give_database(name, owner_name)
-    return Go()
+    return Go(apply=_settle_database(_branch(operation), name, owner_name, was=name))
 
 
 async def take_back_database(operation: Operation, world: RolesWorld) -> None:
@@ -168,7 +168,7 @@ async def change_database(operation: Operation, world: RolesWorld) -> Outcome:
             await server.give_database(change["name"], change["owner_name"])
         if change["name"] != change["new_name"] and await _owner_of(server, change["new_name"]) is None:
             await server.rename_database(change["name"], change["new_name"])
-    return Go()
+    return Go(apply=_settle_database(_branch(operation), change["new_name"], change["owner_name"], was=change["name"]))
 
 
 async def unchange_database(operation: Operation, world: RolesWorld) -> Apply:
@@ -243,6 +243,13 @@ async def _owner_of(server: Server, name: str) -> str | None:
 def _settle(branch_id: BranchId, name: str) -> Apply:
     async def apply(tx: Transaction) -> None:
         await store.settle_verifier(tx, branch_id, name)
+
+    return apply
+
+
+def _settle_database(branch_id: BranchId, name: str, owner_name: str, *, was: str) -> Apply:
+    async def apply(tx: Transaction) -> None:
+        await store.settle_database(tx, branch_id, name, owner_name, was=was)
 
     return apply
 

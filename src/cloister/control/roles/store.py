@@ -230,6 +230,20 @@ async def remove_database(tx: Transaction, branch_id: BranchId, name: str) -> No
     await tx.execute("DELETE FROM pg_database WHERE branch_id = $1 AND name = $2", branch_id, name)
 
 
+async def settle_database(tx: Transaction, branch_id: BranchId, name: str, owner_name: str, *, was: str) -> None:
+    """The server has it now, under this name; the row may have gone while the catalog was read before that."""
+    if was != name:
+        await remove_database(tx, branch_id, was)
+    await tx.execute(
+        """INSERT INTO pg_database (branch_id, name, owner_name) VALUES ($1, $2, $3)
+           ON CONFLICT (branch_id, name) DO UPDATE SET owner_name = excluded.owner_name, updated_at = now()
+            WHERE pg_database.owner_name <> excluded.owner_name""",
+        branch_id,
+        name,
+        owner_name,
+    )
+
+
 # ── the copy of a whole catalog ──
 
 
@@ -269,20 +283,6 @@ async def keep_catalog(
     )
 
 
-async def copy_catalog(tx: Transaction, source_id: BranchId, target_id: BranchId, vault: Vault) -> None:
-    """Make the target's copy the source's, passwords that are kept sealed included. What is asked for in the source is
-    asked for in the target too: it may or may not have come to lie in the data that was copied."""
-    rows = await tx.fetch("SELECT * FROM pg_role WHERE branch_id = $1 ORDER BY created_at, name", source_id)
-    await tx.execute(
-        """WITH gone AS (
-               DELETE FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]))
-           INSERT INTO pg_role (branch_id, name, verifier, pending_verifier, can_login, valid_until, password)
-           SELECT $1, r.* FROM unnest($2::text[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[], $7::bytea[]) r
-           ON CONFLICT (branch_id, name) DO UPDATE
-              SET verifier = excluded.verifier, pending_verifier = excluded.pending_verifier, can_login = excluded.can_login,
-                  valid_until = excluded.valid_until, password = excluded.password, updated_at = now()""",
-        target_id,
-        [row["name"] for row in rows],
 async def as_it_stands(tx: Transaction, branch_id: str, *, holds: bool = False) -> bytes:
     """The same for as long as the copy, and the compute that it is of, are what they were. `holds`: and stay so until the
     transaction ends; rows are locked in the order in which a suspend writes them."""
@@ -300,11 +300,32 @@ async def as_it_stands(tx: Transaction, branch_id: str, *, holds: bool = False) 
     return state
 
 
+async def copy_catalog(tx: Transaction, source_id: BranchId, target_id: BranchId, vault: Vault) -> None:
+    """Make the target's copy the source's, passwords that are kept sealed included. What is asked for in the source is
+    asked for in the target too: it may or may not have come to lie in the data that was copied. What somebody has asked for in the
+    target itself stays asked for."""
+    asked = await asked_by_operations(tx, target_id)
+    rows = await tx.fetch(
+        "SELECT * FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]) ORDER BY created_at, name",
+        source_id,
+        asked,
+    )
+    await tx.execute(
+        """WITH gone AS (
+               DELETE FROM pg_role WHERE branch_id = $1 AND name <> ALL ($2::text[]) AND name <> ALL ($8::text[]))
+           INSERT INTO pg_role (branch_id, name, verifier, pending_verifier, can_login, valid_until, password)
+           SELECT $1, r.* FROM unnest($2::text[], $3::text[], $4::text[], $5::boolean[], $6::timestamptz[], $7::bytea[]) r
+           ON CONFLICT (branch_id, name) DO UPDATE
+              SET verifier = excluded.verifier, pending_verifier = excluded.pending_verifier, can_login = excluded.can_login,
+                  valid_until = excluded.valid_until, password = excluded.password, updated_at = now()""",
+        target_id,
+        [row["name"] for row in rows],
         [row["verifier"] for row in rows],
         [row["pending_verifier"] for row in rows],
         [row["can_login"] for row in rows],
         [row["valid_until"] for row in rows],
         [_sealed_anew(vault, source_id, target_id, row) for row in rows],
+        asked,
     )
     await copy_databases(tx, source_id, target_id)
 
@@ -375,14 +396,26 @@ async def forget_asked(tx: Transaction, branch_id: BranchId) -> None:
     await tx.execute("UPDATE pg_role SET pending_verifier = NULL WHERE branch_id = $1", branch_id)
 
 
+async def asked_by_operations(tx: Transaction, branch_id: BranchId) -> list[str]:
+    """Roles that are being made, or given another password, at somebody's word."""
+    rows = await tx.fetch(
+        """SELECT input ->> 'name' AS name FROM operation
+            WHERE branch_id = $1 AND machine IN ('create_role', 'set_password')
+              AND status IN ('scheduling', 'running', 'cancelling')""",
+        branch_id,
+    )
+    return [row["name"] for row in rows]
+
+
 async def settle_all(
     tx: Transaction, branch_id: BranchId, roles: list[RoleState], databases: list[DatabaseState]
 ) -> None:
-    """The server has what was asked for, and this is all it has."""
+    """The server has what was asked for, and this is all it has; but for what an operation is to bring it yet."""
     await tx.execute(
         """UPDATE pg_role SET verifier = pending_verifier, pending_verifier = NULL
-            WHERE branch_id = $1 AND pending_verifier IS NOT NULL""",
+            WHERE branch_id = $1 AND pending_verifier IS NOT NULL AND name <> ALL ($2::text[])""",
         branch_id,
+        await asked_by_operations(tx, branch_id),
     )
     await keep_catalog(tx, branch_id, roles, databases)
 
