@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from cloister.base.errors import NotFoundError, PreconditionError, UnavailableError
+from cloister.base.errors import BusyError, NotFoundError, PreconditionError, UnavailableError
 from cloister.base.ids import EndpointId
+from cloister.control.computes import holds, store
 from cloister.control.computes.model import EndpointChange
 from cloister.control.roles.server import RoleState
 from cloister.node.commands import StopCompute
@@ -48,6 +49,64 @@ async def test_an_endpoint_that_does_not_exist_or_is_disabled_is_not_woken(land:
     with pytest.raises(PreconditionError):
         await land.plane.waker.wake(created.endpoint.id)
     assert land.node.computes == {}
+
+
+@pytest.mark.parametrize("how", ["held", "disabled"])
+async def test_a_start_under_way_does_not_outlive_what_forbids_it(land: Land, how: str) -> None:
+    created = await land.sleeping_project()
+    project_id, endpoint_id = created.project.id, created.endpoint.id
+
+    async def forbid(command: Any) -> None:
+        if type(command).__name__ != "StartCompute":
+            return
+        land.node.before = None
+        if how == "disabled":
+            await land.control.endpoints.update(CALLER, project_id, endpoint_id, EndpointChange(is_disabled=True))
+            return
+        async with land.database.transaction() as tx:
+            await holds.put(tx, project_id, endpoint_id=endpoint_id, finding_id="fd-one", held_by="operator")
+        await land.control.endpoints.suspend(CALLER, project_id, endpoint_id)
+
+    land.node.before = forbid
+    with pytest.raises(PreconditionError):
+        await land.plane.waker.wake(endpoint_id)
+    assert land.node.computes == {}
+    assert (await land.row(endpoint_id))["socket_dir"] is None
+
+
+async def test_what_puts_an_endpoint_down_waits_for_a_start_that_is_just_written_down(land: Land) -> None:
+    created = await land.sleeping_project()
+    project_id, endpoint_id = created.project.id, created.endpoint.id
+
+    async with asyncio.TaskGroup() as tasks, land.database.transaction() as tx:
+        await store.started(
+            tx,
+            endpoint_id,
+            timeline_id=created.branch.timeline_id,
+            generation=9,
+            socket_dir="/run/computes/9",
+            now=land.clock.now(),
+        )
+        suspending = tasks.create_task(land.control.endpoints.suspend(CALLER, project_id, endpoint_id))
+        async with asyncio.timeout(10):
+            while not await tx.fetch_value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not suspending.done(), "it must wait"
+                await asyncio.sleep(0.01)
+    _, operations = suspending.result()
+    assert [operation.action for operation in operations] == ["suspend_compute"]
+
+
+async def test_the_configuration_by_a_compute_that_is_gone_does_not_count(land: Land) -> None:
+    """What the endpoint serves since may be other data, which nobody has configured."""
+    created = await land.sleeping_project()
+    endpoint_id = created.endpoint.id
+    generation = (await land.row(endpoint_id))["generation"]
+    async with land.database.transaction() as tx:
+        await store.begin_anew(tx, created.branch.id)
+    with pytest.raises(BusyError):
+        async with land.database.transaction() as tx:
+            await store.configured(tx, endpoint_id, generation)
+    assert (await land.row(endpoint_id))["state"] == "init"
 
 
 async def test_a_caller_that_gives_up_does_not_end_the_start_for_others(land: Land) -> None:

@@ -85,11 +85,11 @@ async def start_first(operation: Operation, world: ComputesWorld) -> Outcome:
         )
     if is_as_it_is:
         world.gateways.invalidate(endpoint_id=endpoint_id)  # a route from before the data was replaced
-    await world.runner.start(endpoint_id, _cause(operation, "first start"))
+    started = await world.runner.start(endpoint_id, _cause(operation, "first start"))
 
     async def apply(tx: Transaction) -> None:
         if is_as_it_is:
-            await store.configured(tx, endpoint_id)
+            await store.configured(tx, endpoint_id, started.running.generation)
 
     return Go(apply=apply)
 
@@ -110,7 +110,12 @@ async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
     async with world.sessions.lasting(started.running) as server:
         if endpoint.state is not State.INIT:
             return Go()
-        apply = await (_name if is_from_template else _take_over)(world, endpoint, server)
+        settle = await (_name if is_from_template else _take_over)(world, endpoint, server)
+
+    async def apply(tx: Transaction) -> None:
+        await settle(tx)
+        await store.configured(tx, endpoint_id, started.running.generation)
+
     return Go(apply=apply)
 
 
@@ -131,7 +136,6 @@ async def _name(world: ComputesWorld, endpoint: Endpoint, server: Server) -> App
 
     async def apply(tx: Transaction) -> None:
         await catalog.settle_verifier(tx, endpoint.branch_id, first_role.name)
-        await store.configured(tx, endpoint.id)
 
     return apply
 
@@ -151,7 +155,6 @@ async def _take_over(world: ComputesWorld, endpoint: Endpoint, server: Server) -
 
     async def apply(tx: Transaction) -> None:
         await catalog.settle_all(tx, endpoint.branch_id, roles, databases)
-        await store.configured(tx, endpoint.id)
 
     return apply
 

@@ -62,8 +62,8 @@ class CatalogCopy:
 
 
 class MovedError(UnavailableError):
-    """The endpoint was deleted, or was to serve other data, while its compute was started: nobody has seen that compute, and it
-    is gone."""
+    """The endpoint was deleted, disabled or held, or was to serve other data, while its compute was started: nobody has seen that
+    compute, and it is gone."""
 
 
 class Runner:

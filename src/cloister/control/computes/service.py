@@ -147,9 +147,10 @@ class EndpointService:
     async def suspend(
         self, caller: Caller, project_id: ProjectId, endpoint_id: EndpointId
     ) -> tuple[Endpoint, list[Operation]]:
-        """Asleep already: nothing to do."""
+        """Asleep already: nothing to do. A start that is just being written down is waited for."""
         async with self._database.transaction() as tx:
             await claim_endpoint(tx, project_id, endpoint_id)
+            await store.hold(tx, endpoint_id)
             endpoint = await store.get(tx, project_id, endpoint_id)
             operations_: list[Operation] = []
             if endpoint.is_awake:

@@ -9,7 +9,7 @@ import msgspec
 
 from cloister.base.audit_levels import AuditLevel
 from cloister.base.database import Transaction, jsonb
-from cloister.base.errors import NotFoundError
+from cloister.base.errors import BusyError, NotFoundError
 from cloister.base.ids import BranchId, EndpointId, OperationId, ProjectId, TimelineId
 from cloister.control.computes.model import Endpoint, State
 
@@ -144,18 +144,22 @@ async def started(
     """It runs. Not clean until it is suspended: from now on the catalog may change. An endpoint that was never started
     stays `init` until its first configuration is applied.
 
-    False, having changed nothing: by now it is deleted, or stands for another branch (`branches/store.take_place`), or its
-    branch lives on another timeline (`branches/timelines.succeed`). Those two lock the branch for their change: what is asked
-    after our own lock, in statements of its own, is as they left it.
+    False, having changed nothing: by now it is deleted, disabled or held, or stands for another branch
+    (`branches/store.take_place`), or its branch lives on another timeline (`branches/timelines.succeed`). Those two lock the
+    branch for their change, and whoever disables or puts down locks the endpoint: what is asked after our own locks, in
+    statements of its own, is as they left it.
     """
     branch_id = await tx.fetch_value("SELECT branch_id FROM endpoint WHERE id = $1", endpoint_id)
     if await tx.fetch_value("SELECT timeline_id FROM branch WHERE id = $1 FOR SHARE", branch_id) != timeline_id:
         return False
+    await hold(tx, endpoint_id)
     written = await tx.fetch_value(
         """UPDATE endpoint SET state = CASE state WHEN 'init' THEN 'init' ELSE 'active' END, desired = 'active',
                   generation = $2, socket_dir = $3, is_clean = false, started_at = $4, last_active_at = $4,
                   updated_at = now()
-            WHERE id = $1 AND branch_id = $5 AND deleted_at IS NULL
+            WHERE id = $1 AND branch_id = $5 AND deleted_at IS NULL AND NOT is_disabled
+              AND NOT EXISTS (SELECT FROM hold h WHERE h.project_id = endpoint.project_id
+                                                   AND h.endpoint_id IN ('', endpoint.id) AND h.role = '')
         RETURNING id""",
         endpoint_id,
         generation,
@@ -166,11 +170,17 @@ async def started(
     return written is not None
 
 
-async def configured(tx: Transaction, endpoint_id: EndpointId) -> None:
-    """Its first configuration is applied: it may be routed to."""
+async def configured(tx: Transaction, endpoint_id: EndpointId, generation: int) -> None:
+    """Its first configuration is applied, by this compute: it may be routed to. Raises BusyError if that has been stopped since:
+    what the next one finds may be other data, which has a first configuration of its own."""
     await tx.execute(
-        "UPDATE endpoint SET state = 'active', updated_at = now() WHERE id = $1 AND state = 'init'", endpoint_id
+        """UPDATE endpoint SET state = 'active', updated_at = now()
+            WHERE id = $1 AND state = 'init' AND generation = $2 AND socket_dir IS NOT NULL""",
+        endpoint_id,
+        generation,
     )
+    if await tx.fetch_value("SELECT state = 'init' FROM endpoint WHERE id = $1", endpoint_id):
+        raise BusyError(f"compute {generation} of {endpoint_id} was stopped before it was configured")
 
 
 async def stopped(tx: Transaction, endpoint_id: EndpointId, *, is_clean: bool, desired: State, now: datetime) -> None:
