@@ -23,7 +23,7 @@ from cloister.control.computes.model import NewEndpoint
 from cloister.control.computes.operations import DEADLINE
 from cloister.control.operations.model import Status
 from cloister.control.projects.model import NewProject
-from tests.control.branches.scenes import CAUSE, UNGRANTED, VERIFIER, branched, holds, protect, running
+from tests.control.branches.scenes import CAUSE, UNGRANTED, VERIFIER, branched, holds, protect, refused, running
 from tests.control.land import CALLER, PATIENCE_S, Land
 
 A_MOMENT = timedelta(seconds=1)
@@ -199,6 +199,14 @@ async def test_an_lsn_outside_the_history_fails_and_leaves_nothing(land: Land) -
         await land.control.branches.get(created.project.id, child.branch.id)
     assert land.node.find_timeline(child.branch.timeline_id) is None
     await branched(land, created, name="dev")
+
+
+async def test_an_lsn_of_a_branch_that_has_no_data_yet_is_refused(land: Land) -> None:
+    created = await land.project()
+    land.node.failing["CopyTimeline"] = UnavailableError("later")
+    child = await branched(land, created, finish=False)
+    with refused(UnprocessableError, "not ready yet"):
+        await branched(land, created, parent_id=child.branch.id, point=Point(lsn="0/100"))
 
 
 async def test_a_name_that_is_taken_is_a_conflict(land: Land) -> None:

@@ -66,7 +66,10 @@ async def origin_of(tx: Transaction, branch: Branch, point: Point, now: datetime
     window = await timelines.window_of(tx, branch.id, branch.project_id, now)
     point = checked_point(point, window)
     if point.lsn is not None:
-        return Origin(branch=branch, point=point, sources=await timelines.to_search(tx, branch.id))
+        sources = await timelines.to_search(tx, branch.id)
+        if not sources:
+            raise UnprocessableError(f"{branch.id} has no data yet", public="branch not ready yet")
+        return Origin(branch=branch, point=point, sources=sources)
     assert point.at is not None
     timeline_id = await timelines.at(tx, branch.id, point.at)
     if timeline_id is None:
