@@ -203,6 +203,17 @@ async def test_one_that_the_operator_holds_is_held_alone_and_one_of_a_held_write
         await holds.release(tx, "f")
 
 
+async def test_one_that_is_held_ends_and_is_not_made_again(land: Land, created: ProjectCreated) -> None:
+    it = await reader(land, created)
+    async with land.database.transaction() as tx:
+        await holds.put(tx, created.project.id, endpoint_id=it.id, finding_id="f", held_by="operator")
+    await land.plane.standbys.look_after_all()
+    assert it.id not in land.node.computes
+    with refused(PreconditionError, "held by the platform's operator"):
+        await land.plane.standbys.wake(it.id)
+    assert it.id not in land.node.computes
+
+
 async def test_readers_are_counted_and_make_no_room_for_a_second_writer(land: Land, created: ProjectCreated) -> None:
     for _ in range(READERS_PER_BRANCH_MAX):
         await reader(land, created, is_disabled=True)

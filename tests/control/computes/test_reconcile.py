@@ -3,6 +3,7 @@
 import pytest
 
 from cloister.base.errors import ExhaustedError, UnavailableError
+from cloister.control.computes import holds
 from cloister.control.computes.runner import Cause
 from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
@@ -126,8 +127,10 @@ async def test_a_compute_that_outlived_its_endpoint_is_stopped_once_nobody_else_
     await land.plane.reconciler.stop_outliving()
     assert (await land.row(created.endpoint.id))["socket_dir"] is not None
     async with land.database.transaction() as tx:
+        # With the lease, or whoever is just trying it again would write that it goes on.
         await tx.execute(
-            "UPDATE operation SET status = 'failed', holds_resource = false WHERE id = $1", operations[0].id
+            "UPDATE operation SET status = 'failed', holds_resource = false, lease = lease + 1 WHERE id = $1",
+            operations[0].id,
         )
     await land.plane.reconciler.stop_outliving()
     assert created.endpoint.id in land.node.computes, "that the node does not answer ends no round"
@@ -135,6 +138,19 @@ async def test_a_compute_that_outlived_its_endpoint_is_stopped_once_nobody_else_
     await land.plane.reconciler.stop_outliving()
     assert land.node.computes == {}
     assert (await land.row(created.endpoint.id))["socket_dir"] is None
+
+
+@pytest.mark.parametrize("how", ["held", "disabled"])
+async def test_what_nobody_may_run_is_stopped_though_whoever_was_to_do_it_died(land: Land, how: str) -> None:
+    created = await land.project()
+    async with land.database.transaction() as tx:
+        if how == "disabled":
+            await tx.execute("UPDATE endpoint SET is_disabled = true WHERE id = $1", created.endpoint.id)
+        else:
+            await holds.put(tx, created.project.id, finding_id="fd-one", held_by="operator")
+    await land.plane.reconciler.stop_outliving()
+    await land.plane.reconciler.start_owed()
+    assert land.node.computes == {}
 
 
 async def test_an_agent_that_adopted_a_compute_is_told_for_how_long_its_history_is_kept(land: Land) -> None:

@@ -31,7 +31,15 @@ from cloister.base.clock import Clock
 from cloister.base.database import Database, Transaction
 from cloister.base.directory import Compute
 from cloister.base.errors import CloisterError, ExhaustedError, PreconditionError, UnavailableError, UnprocessableError
-from cloister.base.ids import BranchId, EndpointId, new_endpoint_id, new_timeline_id, parse_branch_id, parse_endpoint_id
+from cloister.base.ids import (
+    BranchId,
+    EndpointId,
+    ProjectId,
+    new_endpoint_id,
+    new_timeline_id,
+    parse_branch_id,
+    parse_endpoint_id,
+)
 from cloister.base.limits import COMPUTE_STOP_CALL_TIMEOUT_S, SUSPEND_TIMEOUT_DEFAULT_S, WAKE_TIMEOUT_S
 from cloister.base.past import Past, split
 from cloister.control.branches import making, store, timelines
@@ -39,7 +47,7 @@ from cloister.control.branches.children import origin_of
 from cloister.control.branches.making import BranchesWorld, Recipe
 from cloister.control.branches.model import Point
 from cloister.control.claims import hold_project
-from cloister.control.computes import idle, standby_store
+from cloister.control.computes import holds, idle, standby_store
 from cloister.control.computes import store as computes
 from cloister.control.computes.gateways import Stillness
 from cloister.control.computes.idle import Activity, Awake, Idle
@@ -256,6 +264,7 @@ class Standbys:
         endpoint = (await computes.placed(tx, endpoint_id)).endpoint
         if endpoint.is_disabled:
             raise PreconditionError(f"{endpoint_id} is disabled", public="endpoint is disabled")
+        await _refuse_held(tx, endpoint.project_id, endpoint_id)
         branch = await store.get(tx, endpoint.project_id, endpoint.branch_id)
         if branch.state == "init" or await computes.is_from_template(tx, branch.id):
             raise UnavailableError(f"{branch.id} is being made", public="branch not ready yet")
@@ -289,6 +298,7 @@ class Standbys:
         branch = await store.load(tx, branch_id)
         await hold_project(tx, branch.project_id)
         branch = await store.get(tx, branch.project_id, branch_id)
+        await _refuse_held(tx, branch.project_id, EndpointId(""))
         now = self._clock.now()
         origin = await origin_of(tx, branch, Point(lsn=past.lsn, at=past.at), now)
         if known is None:
@@ -460,6 +470,11 @@ class Standbys:
                 now is not None
                 and (now.id, now.generation, now.socket_dir) == (standby.id, standby.generation, standby.socket_dir)
             )
+
+
+async def _refuse_held(tx: Transaction, project_id: ProjectId, endpoint_id: EndpointId) -> None:
+    if await holds.keeps_down(tx, project_id, endpoint_id):
+        raise PreconditionError(f"{endpoint_id or project_id} is held", public="it is held by the platform's operator")
 
 
 async def _find(tx: Transaction, place: str) -> Standby | None:

@@ -9,7 +9,7 @@ It acts on two occasions, and goes on from the second:
   compute that the rows have and the node does not has died; one that the node has and the rows do not is adopted if its
   endpoint is alive, and stopped if not. For how long history is kept is said again where the agent does not know it.
   Standbys are looked after by `branches/standbys.py`.
-- After each comparison: stops what outlived its endpoint (the operation that was to stop it gave up), starts what is owed
+- After each comparison: stops what nobody may run any more (whoever was to stop it gave up, or died), starts what is owed
   (with pauses for what keeps dying), and looks at every running compute whether it is idle (`idle.py` decides, `suspend.py`
   does it), what its guard refused (`refusals.py`) or saw given (`powers.py`), and how old its transaction ids are
   (`ages.py`).
@@ -66,7 +66,7 @@ LAST_ACTIVE_PRECISION: Final = timedelta(seconds=30)
 
 _IDLE: Final = Cause("platform:api", "idle")
 _ADOPTED: Final = Cause("platform:api", "found running")
-_OUTLIVED: Final = Cause("platform:api", "its endpoint is deleted")
+_OUTLIVED: Final = Cause("platform:api", "its endpoint is deleted, disabled or held")
 _OWED: Final = Cause("platform:api", "was running, or must be asked for its roles")
 
 T = TypeVar("T")
@@ -234,14 +234,14 @@ class Reconciler:
     # ── what is owed, and what is idle ──
 
     async def stop_outliving(self) -> None:
-        """While it runs, no other endpoint can serve its branch."""
+        """While that of a deleted one runs, no other endpoint can serve its branch."""
         async with self._database.reading() as tx:
             endpoint_ids = await store.outliving(tx)
         for endpoint_id in endpoint_ids:
             try:
                 await self._suspender.at_once(endpoint_id, _OUTLIVED)
             except CloisterError as error:
-                _log.warning("%s is deleted and cannot be stopped: %s", endpoint_id, error)
+                _log.warning("%s is not to run and cannot be stopped: %s", endpoint_id, error)
 
     async def start_owed(self) -> None:
         async with self._database.reading() as tx:

@@ -29,7 +29,7 @@ class Standby:
     last_active_at: datetime
     pg_version: int
     is_orphan: bool
-    """What it shows is gone: its branch, its project or its endpoint, or the branch was given other data."""
+    """What it shows is gone: its branch, its project or its endpoint, or the branch was given other data; or it is held."""
     follows_id: TimelineId | None = None
     suspend_timeout_seconds: int = 0
     """As an endpoint's."""
@@ -51,6 +51,7 @@ class Standby:
 _STANDBY = """
 SELECT s.*, v.pg_version, coalesce(e.suspend_timeout_seconds, 0) AS suspend_timeout_seconds, t.source_id,
        b.deleted_at IS NOT NULL OR p.deleted_at IS NOT NULL
+       OR EXISTS (SELECT FROM hold h WHERE h.project_id = s.project_id AND h.endpoint_id IN ('', s.endpoint_id) AND h.role = '')
        OR (e.id IS NOT NULL AND (e.deleted_at IS NOT NULL OR e.is_disabled OR e.branch_id <> b.id
                                  OR t.source_id <> b.timeline_id)) AS is_orphan
   FROM standby s JOIN branch b ON b.id = s.branch_id JOIN project p ON p.id = s.project_id

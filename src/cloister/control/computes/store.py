@@ -337,10 +337,12 @@ async def awake(tx: Transaction) -> list[Endpoint]:
 
 
 async def outliving(tx: Transaction) -> list[EndpointId]:
-    """Those that were deleted and have a compute all the same, with nobody at work who would stop it."""
+    """Those that were deleted, disabled or held and have a compute all the same, with nobody at work who would stop it."""
     rows = await tx.fetch(
         """SELECT e.id FROM endpoint e
-            WHERE e.socket_dir IS NOT NULL AND e.deleted_at IS NOT NULL
+            WHERE e.socket_dir IS NOT NULL
+              AND (e.deleted_at IS NOT NULL OR e.is_disabled
+                   OR EXISTS (SELECT FROM hold h WHERE h.project_id = e.project_id AND h.endpoint_id IN ('', e.id) AND h.role = ''))
               AND NOT EXISTS (SELECT FROM operation o WHERE (o.endpoint_id = e.id OR o.branch_id = e.branch_id)
                                 AND o.status IN ('scheduling', 'running', 'cancelling'))
             ORDER BY e.id"""
