@@ -1,5 +1,6 @@
 """Masked branches, from the request to what they hold: what nobody reads before, what becomes of a failure, what stays."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +16,15 @@ from cloister.base.errors import (
 from cloister.base.ids import BranchId
 from cloister.base.limits import MASKING_RULES_MAX
 from cloister.control.branches.masking_rules import checked
-from cloister.control.branches.model import SCHEMA_ONLY, BranchCreated, MaskingRule, NewBranch, NewMasking, Restore
+from cloister.control.branches.model import (
+    SCHEMA_ONLY,
+    BranchCreated,
+    MaskingRule,
+    NewBranch,
+    NewMasking,
+    Point,
+    Restore,
+)
 from cloister.control.operations.model import Status
 from cloister.control.services import ProjectCreated
 from tests.control.branches.scenes import CAUSE, UNGRANTED, branched, holds, protect, refused, words
@@ -143,6 +152,38 @@ async def test_of_a_protected_parent_it_takes_the_permission_and_has_new_passwor
     [password] = child.passwords
     mine = land.node.catalog_of(child.endpoints[0].id).roles["neondb_owner"]
     assert mine.verifier == password.role.verifier != created.role.verifier
+
+
+async def test_of_a_parent_that_was_protected_since_it_keeps_no_password(land: Land) -> None:
+    created = await land.project(store_passwords=True)
+    project_id = created.project.id
+    child = await masked(land, created, starts=False)
+    await protect(land, created)
+    _, operations = await land.control.maskings.start(CALLER, project_id, child.branch.id)
+    await land.finish(operations)
+    there = land.node.catalog_of(child.endpoints[0].id).roles[created.role.name].verifier
+    assert there not in (None, created.role.verifier)
+    assert (await land.look_up(child.endpoints[0].id, created.role.name)).verifier == there
+    with refused(PreconditionError, "not stored"):
+        await land.control.roles.reveal_password(CALLER, project_id, child.branch.id, created.role.name)
+    reset = await land.control.roles.reset_password(CALLER, project_id, child.branch.id, created.role.name)
+    await land.finish(reset.operations)
+
+
+async def test_of_a_parent_that_was_restored_since_it_holds_what_that_is_now(land: Land) -> None:
+    created = await land.project()
+    land.clock.advance(timedelta(seconds=1))
+    land.node.write(created.endpoint.id, "good")
+    at = land.clock.now()
+    land.clock.advance(timedelta(seconds=1))
+    land.node.write(created.endpoint.id, "bad")
+    child = await masked(land, created, starts=False)
+    wish = Restore(source_id=created.branch.id, point=Point(at=at), preserve_under_name="before")
+    done = await land.control.branches.restore(CALLER, created.project.id, created.branch.id, wish)
+    await land.finish(done.operations)
+    _, operations = await land.control.maskings.start(CALLER, created.project.id, child.branch.id)
+    await land.finish(operations)
+    assert holds(land, child) == ["***"]
 
 
 async def test_a_masked_branch_gets_no_other_data_than_its_own(land: Land) -> None:

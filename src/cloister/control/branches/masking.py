@@ -28,6 +28,8 @@ from cloister.control.computes import store as computes
 from cloister.control.computes.model import Endpoint
 from cloister.control.operations.engine import Engine
 from cloister.control.operations.model import Operation
+from cloister.control.roles import store as catalog
+from cloister.control.roles.server import RoleState
 from cloister.trust.audit import Action, record
 
 CANNOT_RESET: Final = "cannot reset masked branch"
@@ -72,7 +74,8 @@ class MaskingService:
             consent = await consents.use(tx, caller, source, Act.COPY, branch_id, rules=masking.rules)
             await claim_source(tx, project_id, source.id)
             endpoints = await computes.find(tx, project_id, branch_id)
-            operations = await begin(tx, self._engine, caller, branch, endpoints)
+            work = await _as_it_is_now(tx, masking, source)
+            operations = await begin(tx, self._engine, caller, branch, endpoints, work=work)
             details = {"rules": len(masking.rules), **consent}
             await record(tx, _event(Action.BRANCH_ANONYMIZE, caller, branch, details, operations))
             masking = await maskings.get(tx, project_id, branch_id)
@@ -86,16 +89,40 @@ async def begin(
     caller: Caller,
     branch: Branch,
     endpoints: Sequence[Endpoint],
+    *,
+    work: Mapping[str, Any] | None = None,
 ) -> list[Operation]:
-    """To mask a branch by the rules that it has. The caller holds it and its source. Raises UnprocessableError for one without a rule."""
+    """To mask a branch by the rules that it has. The caller holds it and its source. `work`: where it is not what was written down when the
+    branch was asked for. Raises UnprocessableError for one without a rule."""
     masking = await maskings.get(tx, branch.project_id, branch.id)
-    rules, work = masking.rules, masking.work
+    rules, work = masking.rules, work or masking.work
     if not rules:
         raise UnprocessableError(public="a masked branch needs at least one masking rule")
     await maskings.begun(tx, branch.id, caller.principal.account_id)
     recipe = {**work["recipe"], "way_id": new_timeline_id()}
     given = {**work, "recipe": recipe, "rules": msgspec.to_builtins(rules)}
     return await submit_creation(tx, engine, ANONYMIZE_BRANCH, branch, given, endpoints=endpoints)
+
+
+async def _as_it_is_now(tx: Transaction, masking: Masking, source: Branch) -> dict[str, Any]:
+    """What was written down when the branch was asked for, made true again: the source may have been given other data since; and where it
+    was protected since, its roles' passwords stay behind. The new ones nobody is told: whoever wants one resets it."""
+    work = dict(masking.work)
+    if work["recipe"]["lsn"] is None and work["recipe"]["at"] is None and not work["recipe"]["is_snapshot"]:
+        work["recipe"] = {**work["recipe"], "sources": [source.timeline_id]}
+    if source.is_protected and not work["scrubs"]:
+        work["scrubs"] = True
+        theirs = [
+            RoleState(it.name, it.verifier, it.can_login, it.valid_until)
+            for it in await catalog.roles_of(tx, source.id)
+        ]
+        verifiers = protection.verifiers_of_child(theirs, is_source_protected=True)
+        assert verifiers is not None
+        await catalog.forget_catalog(tx, masking.branch_id)
+        await catalog.copy_databases(tx, source.id, masking.branch_id)
+        for renewal in verifiers.renewed:
+            await catalog.ask_for(tx, masking.branch_id, renewal.name, renewal.verifier, None)
+    return work
 
 
 async def refuse_unmasked(tx: Transaction, branch: Branch, source_id: BranchId) -> None:
