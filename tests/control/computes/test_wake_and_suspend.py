@@ -11,6 +11,8 @@ from cloister.base.errors import BusyError, NotFoundError, PreconditionError, Un
 from cloister.base.ids import EndpointId
 from cloister.control.computes import holds, store
 from cloister.control.computes.model import EndpointChange
+from cloister.control.computes.runner import Cause
+from cloister.control.roles import store as roles
 from cloister.control.roles.server import RoleState
 from cloister.node.commands import StopCompute
 from tests.control.fake_node import QUIET
@@ -94,6 +96,22 @@ async def test_what_puts_an_endpoint_down_waits_for_a_start_that_is_just_written
                 await asyncio.sleep(0.01)
     _, operations = suspending.result()
     assert [operation.action for operation in operations] == ["suspend_compute"]
+
+
+async def test_what_a_suspend_read_stands_though_an_older_copy_is_just_written(land: Land) -> None:
+    created = await land.project()
+    branch_id, catalog = created.branch.id, land.node.catalog_of(created.endpoint.id)
+    older = list(catalog.roles.values())
+    catalog.roles["by_sql"] = replace(older[0], name="by_sql")
+    async with asyncio.TaskGroup() as tasks, land.database.transaction() as tx:
+        await roles.as_it_stands(tx, branch_id, holds=True)
+        suspending = tasks.create_task(land.plane.suspender.at_once(created.endpoint.id, Cause("test", "test")))
+        async with asyncio.timeout(10):
+            while not await tx.fetch_value("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                assert not suspending.done(), "it must wait"
+                await asyncio.sleep(0.01)
+        await roles.keep_catalog(tx, branch_id, older, [])
+    assert not (await land.look_up(created.endpoint.id, "by_sql")).is_doomed
 
 
 async def test_the_configuration_by_a_compute_that_is_gone_does_not_count(land: Land) -> None:

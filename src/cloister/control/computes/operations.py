@@ -113,8 +113,8 @@ async def configure(operation: Operation, world: ComputesWorld) -> Outcome:
         settle = await (_name if is_from_template else _take_over)(world, endpoint, server)
 
     async def apply(tx: Transaction) -> None:
-        await settle(tx)
         await store.configured(tx, endpoint_id, started.running.generation)
+        await settle(tx)
 
     return Go(apply=apply)
 

@@ -212,6 +212,7 @@ class Runner:
             await self._sessions.close(endpoint.id)
         async with self._database.transaction() as tx:
             if copy is not None:
+                await store.hold(tx, endpoint.id)
                 await catalog.keep_catalog(tx, endpoint.branch_id, copy.roles, copy.databases)
             await store.stopped(tx, endpoint.id, is_clean=copy is not None, desired=desired, now=self._clock.now())
             await record(tx, _event(Action.COMPUTE_STOP, endpoint, cause, generation=endpoint.generation))

@@ -285,10 +285,10 @@ async def keep_catalog(
 
 async def as_it_stands(tx: Transaction, branch_id: str, *, holds: bool = False) -> bytes:
     """The same for as long as the copy, and the compute that it is of, are what they were. `holds`: and stay so until the
-    transaction ends; rows are locked in the order in which a suspend writes them."""
+    transaction ends. Whoever writes a whole copy locks the endpoint first: a suspend, a first configuration, and who asks here."""
     if holds:
-        await tx.execute("SELECT FROM pg_role WHERE branch_id = $1 ORDER BY name FOR NO KEY UPDATE", branch_id)
         await tx.execute("SELECT FROM endpoint WHERE branch_id = $1 ORDER BY id FOR NO KEY UPDATE", branch_id)
+        await tx.execute("SELECT FROM pg_role WHERE branch_id = $1 ORDER BY name FOR NO KEY UPDATE", branch_id)
     state: bytes = await tx.fetch_value(
         """SELECT sha256(convert_to(concat_ws('/',
                       (SELECT string_agg(r::text, '/' ORDER BY r.name) FROM pg_role r WHERE r.branch_id = $1),
