@@ -1,12 +1,16 @@
 """What the control plane does to running sessions, what a worker does when it is told to stop, and what outages do."""
 
 import asyncio
+import contextlib
+import ssl
 
 import psycopg
 import pytest
 
-from cloister.base.directory import Close, Freeze, Invalidate, Thaw
-from tests.fix_gateway import ENDPOINT, GatewayWorld, write_certificate
+from cloister.base.directory import Close, Freeze, Invalidate, LookUp, Thaw
+from cloister.edge.gateway.session import Session
+from cloister.protocol.pgwire.messages import ssl_request, startup_message
+from tests.fix_gateway import DOMAIN, ENDPOINT, GatewayWorld, write_certificate
 
 
 async def test_freeze_holds_what_comes_and_thaw_lets_it_go(gateway_world: GatewayWorld) -> None:
@@ -184,3 +188,50 @@ async def _wait_for_lock(connection: "psycopg.AsyncConnection[tuple[object, ...]
 async def _has_waiter(connection: "psycopg.AsyncConnection[tuple[object, ...]]") -> bool:
     rows = await connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     return await rows.fetchone() == (1,)
+
+
+async def test_a_client_that_breaks_its_tls_while_it_is_refused_ends_nobody_else(gateway_world: GatewayWorld) -> None:
+    """It cannot be told any more, and trying to was an exception that ended the worker."""
+    await gateway_world.start()
+    directory = gateway_world.directory
+    async with await gateway_world.connect() as connection:
+        directory.asked.clear()
+        directory.may_look_up.clear()
+        reader, writer = await gateway_world.open_raw()
+        writer.write(ssl_request())
+        assert await reader.readexactly(1) == b"S"
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = gateway_world.client_tls().wrap_bio(incoming, outgoing, server_hostname=f"{ENDPOINT}.{DOMAIN}")
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                break
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(65536))
+        tls.write(startup_message({"user": "eve"}))
+        writer.write(outgoing.read())
+        await directory.until_asked(LookUp)
+        writer.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert await reader.read(1) == b"\x17"  # its alert, so it has been read
+        directory.allowed_ips = ["192.0.2.1"]
+        directory.may_look_up.set()
+        await reader.read()
+        writer.close()
+        await directory.until("connection.denied")
+        assert await _ask(connection) == (2,)
+
+
+async def test_what_goes_wrong_with_one_client_ends_nobody_else(
+    gateway_world: GatewayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway_world.start()
+
+    async def fail(session: Session) -> None:
+        session.abort()
+        raise ZeroDivisionError
+
+    async with await gateway_world.connect() as connection:
+        monkeypatch.setattr(Session, "run", fail)
+        with pytest.raises(psycopg.OperationalError):
+            await gateway_world.connect()
+        assert await _ask(connection) == (2,)

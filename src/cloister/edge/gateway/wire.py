@@ -149,12 +149,17 @@ class Wire(asyncio.Protocol):
 
     @property
     def has_left(self) -> bool:
-        return self._is_over
+        """Also one whose TLS has failed: nothing can be read of it, or be written to it, any more."""
+        return self._is_over or self._failure is not None
 
     @property
     def can_speak(self) -> bool:
-        """The client would understand what is written now: not in the middle of a TLS handshake."""
-        return not self.transport.is_closing() and (self.tunnel is None or self.tunnel.is_established)
+        """The client would understand what is written now: not in the middle of a TLS handshake, nor after it failed."""
+        return (
+            not self.transport.is_closing()
+            and self._failure is None
+            and (self.tunnel is None or self.tunnel.is_established)
+        )
 
     async def read(self) -> bytes:
         """What came since the last read. Raises ClientLeftError at the end, ssl.SSLError where TLS failed."""
@@ -192,7 +197,7 @@ class Wire(asyncio.Protocol):
         """Done when there is no client any more. What it says meanwhile waits, up to the buffer's limit."""
         if self._leaving is None:
             self._leaving = self._loop.create_future()
-            if self._is_over or self._failure is not None:
+            if self.has_left:
                 self._leaving.set_result(None)
         return self._leaving
 
@@ -242,5 +247,5 @@ class Wire(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
-        if (self._is_over or self._failure is not None) and self._leaving is not None and not self._leaving.done():
+        if self.has_left and self._leaving is not None and not self._leaving.done():
             self._leaving.set_result(None)

@@ -242,7 +242,7 @@ class GatewayWorker:
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
-        task = self._tasks.create_task(coroutine)
+        task = self._tasks.create_task(_alone(coroutine))
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
         return task
@@ -265,6 +265,14 @@ class GatewayWorker:
             certificates.refresh()
             if self._front is not None:
                 self._front.refresh()
+
+
+async def _alone(work: Coroutine[Any, Any, None]) -> None:
+    """What is done for some ends for those alone: an exception that left it would end the worker, with everybody's sessions."""
+    try:
+        await work
+    except Exception:
+        log.exception("what a client brought about")
 
 
 def _prepare(sock: socket.socket) -> None:
