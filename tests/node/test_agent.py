@@ -605,6 +605,36 @@ async def test_deleting_stops_what_runs(node: Node) -> None:
     assert list(node.settings.paths.volumes.iterdir()) == []
 
 
+@pytest.mark.parametrize("interval", ["COLLECT_INTERVAL_S", "FEED_INTERVAL_S"])
+async def test_a_project_that_is_deleted_during_a_round_ends_no_other_ones_rounds(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, interval: str
+) -> None:
+    monkeypatch.setattr(agent_module, interval, 0.0)
+    node = Node(settings)
+    node.computes.left_over = [
+        msgspec.structs.replace(running(ENDPOINT), follows_id=OTHER_TIMELINE),
+        msgspec.structs.replace(running(SECOND, OTHER, OTHER_TIMELINE), follows_id=TIMELINE),
+    ]
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def work(project_id: str, *_more: Any) -> None:
+        if project_id == PROJECT:
+            await node.ask(DeleteVolume(OTHER))
+        await asked.put(project_id)
+
+    async def do_nothing(*_arguments: Any) -> None: ...
+
+    monkeypatch.setattr(node.agent._timelines, "collect", work if interval == "COLLECT_INTERVAL_S" else do_nothing)
+    monkeypatch.setattr(node.agent._timelines, "feed", work if interval == "FEED_INTERVAL_S" else do_nothing)
+    monkeypatch.setattr(node.agent, "_kill_all_on", do_nothing)  # plain volumes of both would do as well
+    await node.agent.start()
+    try:
+        async with asyncio.timeout(5):
+            assert [await asked.get() for _ in range(3)] == [PROJECT] * 3
+    finally:
+        await node.agent.stop()
+
+
 async def test_a_failed_volume_takes_its_computes_with_it(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[AnyEvent] = []
     monkeypatch.setattr(node.agent, "_send", events.append)

@@ -565,7 +565,8 @@ class NodeAgent:
         while True:
             await asyncio.sleep(COLLECT_INTERVAL_S)
             for compute in self._computes.running():
-                place = self._places[compute.endpoint_id]
+                if (place := self._places.get(compute.endpoint_id)) is None:
+                    continue  # its project was deleted while another's WAL was collected
                 try:
                     await self._timelines.collect(place.project_id, place.timeline_id, place.retention_s)
                 except Exception as error:
@@ -579,7 +580,8 @@ class NodeAgent:
                     await self._feed(compute, parse_timeline_id(compute.follows_id))
 
     async def _feed(self, compute: ComputeInfo, source_id: TimelineId) -> None:
-        place = self._places[compute.endpoint_id]
+        if (place := self._places.get(compute.endpoint_id)) is None:
+            return  # its project was deleted while another standby was fed
         try:
             await self._timelines.feed(place.project_id, place.timeline_id, source_id)
         except (UnavailableError, ConflictError) as error:
