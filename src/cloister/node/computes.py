@@ -52,7 +52,7 @@ from cloister.node.postgres.tuning import (
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import Cgroups, Disk, Group, Limits, detect, disk_number
-from cloister.node.sandbox.launch import Launch, Launched, ended, launch
+from cloister.node.sandbox.launch import Launch, Launched, abandon, ended, launch
 from cloister.node.sandbox.launch import program_of as launched_by
 from cloister.node.sandbox.mounts import Room
 from cloister.node.volumes.headroom import gate_bytes, size_of
@@ -258,7 +258,7 @@ class Computes:
             endpoint_id = record.info.endpoint_id
             program = record.program or launched_by(record.monitor, self._status_path(endpoint_id))
             if program is None:  # It never came to be.
-                record.monitor.signal(signal.SIGKILL)
+                abandon(record.monitor)
                 await self._tear_down(endpoint_id)
                 continue
             compute = _Compute(

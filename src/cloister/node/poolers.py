@@ -47,7 +47,7 @@ from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox import rootfs
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import Group
-from cloister.node.sandbox.launch import Launch, Launched, ended, launch, program_of
+from cloister.node.sandbox.launch import Launch, Launched, abandon, ended, launch, program_of
 from cloister.node.sandbox.mounts import Room
 
 ROLES_MAX: Final = 5_000
@@ -139,7 +139,7 @@ class Poolers:
         if found is not None:
             program = found.program or program_of(found.monitor, self._status_path(endpoint_id))
             if program is None:  # It never came to be.
-                found.monitor.signal(signal.SIGKILL)
+                abandon(found.monitor)
             else:
                 program.signal(signal.SIGKILL)
                 await ended(Launched(found.monitor, program), self._status_path(endpoint_id))

@@ -26,7 +26,7 @@ from cloister.node.postgres.tuning import DATA_DIR, SOCKET_DIR
 from cloister.node.records import ProcessRecord, read_record, write_record
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import NO_GROUP, Cgroups, Limits
-from cloister.node.sandbox.launch import Launch, ended, launch, program_of
+from cloister.node.sandbox.launch import Launch, abandon, ended, launch, program_of
 from cloister.node.sandbox.mounts import Room
 
 PROCESSES_MAX: Final = 64
@@ -96,7 +96,7 @@ class Runs:
                 if (program := program_of(record.monitor, status)) is not None:
                     program.signal(signal.SIGKILL)
                     program.join(_KILL_PATIENCE_S)
-                record.monitor.signal(signal.SIGKILL)
+                abandon(record.monitor)
         for path in self.rooms.glob(f"{_PREFIX}*"):
             Room(path).clear()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -2,20 +2,26 @@
 
 import asyncio
 import contextlib
+import fcntl
+import io
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from cloister.base.errors import NotFoundError, PreconditionError
-from cloister.node.records import ProcessRecord
+from cloister.node.records import ProcessRecord, read_record
 from cloister.node.sandbox import bwrap, cores, rootfs
+from cloister.node.sandbox import launch as launch_module
 from cloister.node.sandbox.bwrap import Sandbox
 from cloister.node.sandbox.cgroups import NO_GROUP, Group
-from cloister.node.sandbox.launch import Launch, ended, exit_code, launch, program_of
+from cloister.node.sandbox.launch import Launch, Launched, ended, exit_code, launch, program_of
 
 UID = 1_999_000_000
 
@@ -130,6 +136,92 @@ def test_a_starter_that_dies_before_it_told_the_options_starts_nothing(root: Pat
     os.close(read)
     assert done.returncode != 0
     assert not any_process_of(UID)
+
+
+_DIES_AFTER_THE_OPTIONS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from cloister.node.records import write_record
+from cloister.node.sandbox import launch
+from cloister.node.sandbox.bwrap import Sandbox
+from cloister.node.sandbox.cgroups import NO_GROUP
+
+root, place, uid = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+launch._read_to_end = lambda _descriptor: os.kill(os.getpid(), signal.SIGKILL)
+what = launch.Launch(
+    sandbox=Sandbox(root=root, uid=uid, writable={"/data": place / "data"}),
+    program=["/bin/sleep", "60"],
+    status_path=place / "status",
+    log_fd=os.open(os.devnull, os.O_WRONLY),
+    group=NO_GROUP,
+    processes_max=10,
+)
+asyncio.run(launch.launch(what, lambda monitor: write_record(place / "monitor", monitor)))
+"""
+
+
+@pytest.mark.root
+async def test_a_starter_that_dies_after_it_told_the_options_leaves_a_program_that_is_found(
+    root: Path, tmp_path: Path
+) -> None:
+    """And none that waits for bubblewrap for ever, of which nobody knows."""
+    (tmp_path / "data").mkdir()
+    words = [sys.executable, "-c", _DIES_AFTER_THE_OPTIONS, str(root), str(tmp_path), str(UID)]
+    starter = await asyncio.create_subprocess_exec(*words)
+    assert await starter.wait() == -signal.SIGKILL
+    monitor = read_record(tmp_path / "monitor", ProcessRecord)
+    assert monitor is not None
+    async with asyncio.timeout(5):
+        while (program := program_of(monitor, tmp_path / "status")) is None:
+            assert monitor.is_alive()
+            await asyncio.sleep(0.001)
+    program.signal(signal.SIGKILL)
+    assert await ended(Launched(monitor, program), tmp_path / "status") == -9
+
+
+@pytest.mark.root
+async def test_what_a_killed_bubblewrap_made_and_did_not_tell_of_is_ended(
+    root: Path, tmp_path: Path, null: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold the lock for ever, and no compute were started on that timeline again."""
+    spawned: list[ProcessRecord] = []
+    keep_open = launch_module._kept_open
+
+    def full(write: io.FileIO) -> io.FileIO:
+        """So bubblewrap is held up where it tells."""
+        with open(
+            os.open(f"/proc/self/fd/{write.fileno()}", os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0
+        ) as filling:
+            while filling.write(b" " * 4096) is not None:
+                pass
+        return keep_open(write)
+
+    async def kill_it(_descriptor: int) -> bytes:
+        while not launch_module._children(spawned[0].pid):  # noqa: ASYNC110 - a child has no event
+            await asyncio.sleep(0)
+        spawned[0].signal(signal.SIGKILL)
+        await spawned[0].wait()
+        return b""
+
+    monkeypatch.setattr(launch_module, "_kept_open", full)
+    monkeypatch.setattr(launch_module, "_read_to_end", kill_it)
+    with (tmp_path / "lock").open("wb") as lock, (tmp_path / "lock").open("rb") as other:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        what = replace(a_launch(root, tmp_path, null, ["/bin/sleep", "60"]), lock_fd=lock.fileno())
+        with pytest.raises(PreconditionError):
+            await launch(what, spawned.append)
+        lock.close()
+        async with asyncio.timeout(5):
+            while not _is_free(other):  # noqa: ASYNC110 - a lock has no event
+                await asyncio.sleep(0.001)
+
+
+def _is_free(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.mark.root

@@ -4,7 +4,7 @@ The agent may be killed between any two lines. Therefore:
 
 (1) bubblewrap is spawned first and waits for its options. If the agent ends now, it reads none and exits.
 (2) Its limits are set, it is kept apart from its neighbours (`cores.py`), and the caller writes down who it is (`on_spawn`).
-(3) It gets its options, builds the namespaces and tells the pid of the program-to-be.
+(3) It gets its options, builds the namespaces and tells the pid of the program-to-be, whoever is still there to hear it.
 (4) While it builds mounts, that pid is moved into its control group. Only then it is let go and starts the program.
 
 Nothing is forked from this threaded process but by posix_spawn, and no Python runs in between (`../children.py`).
@@ -90,6 +90,7 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
     with contextlib.ExitStack() as files:
         args_read, args_write = _pipe(files)
         info_read, info_write = _pipe(files)
+        info = files.enter_context(_kept_open(info_write))
         block_read, block_write = _pipe(files)
         status = files.enter_context(io.FileIO(what.status_path, "w"))
         filter_ = files.enter_context(io.FileIO(seccomp.open_filter(), "r"))
@@ -100,7 +101,7 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
             2: what.log_fd,
             ARGS_FD: args_read.fileno(),
             STATUS_FD: status.fileno(),
-            INFO_FD: info_write.fileno(),
+            INFO_FD: info.fileno(),
             BLOCK_FD: block_read.fileno(),
             SECCOMP_FD: filter_.fileno(),
         }
@@ -109,7 +110,7 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
         if what.lock_fd is not None:
             given[LOCK_FD] = what.lock_fd
         monitor = _spawn(what, given)
-        for file in (args_read, info_write, block_read):
+        for file in (args_read, info_write, info, block_read):
             file.close()
         try:
             # (2) Limited, and written down.
@@ -120,14 +121,14 @@ async def launch(what: Launch, on_spawn: Callable[[ProcessRecord], None]) -> Lau
             args_write.write(b"".join(os.fsencode(word) + b"\0" for word in bwrap.options(what.sandbox)))
             args_write.close()
             async with asyncio.timeout(SETUP_TIMEOUT_S):
-                info = await _read_to_end(info_read.fileno())
-                program = _program(info)
+                program = _program(await _read_to_end(info_read.fileno()))
                 # (4) Inside its group, and let go.
                 await asyncio.to_thread(what.group.attach, program.pid)
             with contextlib.suppress(BrokenPipeError):  # It has ended already: `ended` tells how.
                 block_write.write(b"1")
         except BaseException:
-            _abandon(monitor)
+            abandon(monitor)
+            _end_held_back(block_write.fileno())
             raise
         return Launched(monitor, program)
 
@@ -198,16 +199,28 @@ def _spawn(what: Launch, given: dict[int, int]) -> ProcessRecord:
     return children.spawn(argv, given, environment={})
 
 
-def _abandon(monitor: ProcessRecord) -> None:
+def abandon(monitor: ProcessRecord) -> None:
     """End a launch halfway. The end of the pipe that holds the program back would let it go, so it dies first; while
     bubblewrap is stopped, it cannot make another."""
-    monitor.signal(signal.SIGSTOP)
+    if not monitor.signal(signal.SIGSTOP):
+        return
     with contextlib.suppress(OSError):
         for pid in _children(monitor.pid):
             os.kill(int(pid), signal.SIGKILL)
     monitor.signal(signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(monitor.pid, 0)
+
+
+def _end_held_back(pipe: int) -> None:
+    """Whoever was made and told to nobody, because bubblewrap was killed in that moment: it waits for bubblewrap for ever, and
+    holds the lock and all mounts. It is known by the pipe that holds it back."""
+    name = Path(f"/proc/self/fd/{pipe}").readlink()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, NotFoundError):  # it ended while it was looked at
+            process = ProcessRecord.of(int(entry.name))
+            if (entry / "fd" / str(BLOCK_FD)).readlink() == name and (entry / "exe").readlink().name == "bwrap":
+                process.signal(signal.SIGKILL)
 
 
 def _limit(pid: int, processes_max: int) -> None:
@@ -248,6 +261,12 @@ async def _read_to_end(fd: int) -> bytes:
     finally:
         loop.remove_reader(fd)
     return b"".join(chunks)
+
+
+def _kept_open(write: io.FileIO) -> io.FileIO:
+    """The same pipe, for a writer that is not to die with its reader: whoever may read from it too is never told that nobody
+    does. bubblewrap would end of that, with its child made and not let go."""
+    return io.FileIO(os.open(f"/proc/self/fd/{write.fileno()}", os.O_RDWR | os.O_CLOEXEC), "r+")
 
 
 def _pipe(files: contextlib.ExitStack) -> tuple[io.FileIO, io.FileIO]:
