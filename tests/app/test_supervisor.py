@@ -1,8 +1,10 @@
 """The supervisor's decisions, without a platform."""
 
 import asyncio
+import errno
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +109,48 @@ async def test_a_courier_whose_credentials_are_taken_away_ends_and_with_others_t
     pretending._stopping.set()
     await pretending._stop(watched)
     await keeping
+
+
+async def test_a_server_that_is_out_of_memory_or_full_for_a_moment_loses_no_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What leaves a keeper ends everything that it keeps."""
+    platform = Pretending(tmp_path)
+    start, errors = platform._start, [OSError(errno.EAGAIN, "no process"), OSError(errno.ENOMEM, "no memory")]
+
+    def try_to_start(watched: Watched) -> None:
+        if errors:
+            raise errors.pop()
+        start(watched)
+        platform._stopping.set()
+        watched.ended.set()
+
+    monkeypatch.setattr(platform, "_start", try_to_start)
+    monkeypatch.setattr(
+        platform, "_write_status", partial(Supervisor._write_status, platform)
+    )  # its directory is not there
+    platform._sockets = {"postgres": [], "https": []}
+    watched = Watched(Child("api", Service.API), pause_s=0.0)
+    await platform._keep_running(watched)
+    assert (platform.started, errors) == (["api"], [])
+
+
+async def test_a_round_that_cannot_be_started_is_left_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Pretending(tmp_path)
+    rounds: list[str] = []
+
+    async def one_shot(name: str) -> None:
+        rounds.append(name)
+        if len(rounds) == 2:
+            raise asyncio.CancelledError
+        raise OSError(errno.EAGAIN, "no process")
+
+    monkeypatch.setattr(platform, "_one_shot", one_shot)
+    with pytest.raises(asyncio.CancelledError):
+        await platform._again_and_again("watchman", 0.0)
+    assert rounds == ["watchman", "watchman"]
 
 
 async def test_where_there_is_a_store_the_api_is_told_that_the_platform_ends(pretending: Pretending) -> None:

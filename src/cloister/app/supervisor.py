@@ -138,15 +138,23 @@ class Supervisor:
     def _last_word(self, watched: Watched) -> str:
         """The last line of its log, which says what was wrong."""
         log_file = self._paths.logs / f"{watched.child.label}.log"
-        lines = log_file.read_text(errors="replace").strip().splitlines()
+        text = log_file.read_text(errors="replace") if log_file.exists() else ""
+        lines = text.strip().splitlines()
         return f"{lines[-1][:300] if lines else 'it said nothing'} ({log_file})"
 
     async def _keep_running(self, watched: Watched) -> None:
         """Start the child, and again whenever it ends, with growing pauses while it fails to stay up."""
         while await self._is_wanted(watched.child):
             watched.ended.clear()
-            self._start(watched)
-            is_wanted = await self._until_ended(watched)
+            try:
+                self._start(watched)
+            except (
+                OSError
+            ) as error:  # no memory or descriptor is left for one more, or its log cannot be made: it may pass
+                log.error("%s could not be started: %s", watched.child.label, error)  # noqa: TRY400 - the error says it all
+                is_wanted = True
+            else:
+                is_wanted = await self._until_ended(watched)
             watched.failures = 0 if watched.is_ready or not is_wanted else watched.failures + 1
             watched.is_ready = False
             self._write_status()
@@ -183,6 +191,8 @@ class Supervisor:
         return not self._stopping.is_set()
 
     def _start(self, watched: Watched) -> None:
+        """Raises OSError where this host has nothing left for another process."""
+        watched.started_at = time.monotonic()
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             watched.process = spawn(
@@ -193,7 +203,10 @@ class Supervisor:
                 ],
                 ready_fd=ready_write,
             )
-        except PermissionError as error:
+        except OSError as error:
+            os.close(ready_read)
+            if not isinstance(error, PermissionError):
+                raise
             raise PreconditionError(
                 public=f"user {watched.child.service} cannot run {error.filename}: make it readable for others"
             ) from error
@@ -201,7 +214,6 @@ class Supervisor:
             os.close(ready_write)
         if watched.child.service is Service.KEYS:
             _let_lock_memory(watched.process.pid)
-        watched.started_at = time.monotonic()
         self._by_pid[watched.process.pid] = watched
         asyncio.get_running_loop().add_reader(ready_read, self._hear, watched, ready_read)
         log.info("%s started, pid %d", watched.child.label, watched.process.pid)
@@ -257,6 +269,8 @@ class Supervisor:
                 await self._one_shot(name)
             except CloisterError as error:
                 log.error("%s: %s", name, error.public)  # noqa: TRY400 - the child logged the traceback
+            except OSError as error:  # as in _keep_running
+                log.error("%s could not be started: %s", name, error)  # noqa: TRY400
 
     def _stop_urgently(self) -> None:
         self._is_urgent = True
@@ -317,9 +331,12 @@ class Supervisor:
             "https": [str(_bound(sock)) for sock in self._sockets["https"]],
         }
         temporary = self._paths.status.with_suffix(".new")
-        temporary.write_text(json.dumps(document, indent=2) + "\n")
-        temporary.chmod(0o644)
-        temporary.replace(self._paths.status)
+        try:
+            temporary.write_text(json.dumps(document, indent=2) + "\n")
+            temporary.chmod(0o644)
+            temporary.replace(self._paths.status)
+        except OSError as error:  # a full disk must not end what runs: the next change is written again
+            log.error("the status cannot be written: %s", error)  # noqa: TRY400
 
 
 class Announcement:
