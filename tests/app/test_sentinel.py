@@ -189,13 +189,14 @@ async def test_a_certificate_that_ends_within_two_weeks_is_told_once(
 @pytest.mark.parametrize(
     ("text", "networks"),
     [
-        ("203.0.113.9\n198.51.100.0/24 # a note\n\nnonsense\n# 192.0.2.1\n2001:db8::/32\n", 3),
-        ("", 0),
+        (b"203.0.113.9\n198.51.100.0/24 # a note\n\nnonsense\n# 192.0.2.1\n2001:db8::/32\n", 3),
+        (b"203.0.113.9 # M\xfcnchen\n198.51.100.0/24\n\xff\xfe\n", 2),
+        (b"", 0),
     ],
 )
-def test_a_threat_list_is_read_line_by_line(tmp_path: Path, text: str, networks: int) -> None:
-    """What is no address is passed over; what is no list's name is no list."""
-    (tmp_path / "malicious").write_text(text)
+def test_a_threat_list_is_read_line_by_line(tmp_path: Path, text: bytes, networks: int) -> None:
+    """What is no address is passed over; what is no list's name is no list. An encoding that is not ours ends no sentinel."""
+    (tmp_path / "malicious").write_bytes(text)
     (tmp_path / "Malicious.bak").write_text("203.0.113.10")
     lists = sentinel.read_lists(tmp_path)
     assert {name: len(them) for name, them in lists.items()} == {"malicious": networks}

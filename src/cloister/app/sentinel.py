@@ -95,11 +95,11 @@ async def _look_around(watch: Watch, threats: Path, chain: Path) -> None:
 
 
 def read_lists(directory: Path) -> dict[str, frozenset[Network]]:
-    """A list a file. A line that is no address or network is passed over, as are `#` and what follows it."""
+    """A list a file. A line that is no address or network is passed over, as are `#` and what follows it, in whatever encoding."""
     found: dict[str, frozenset[Network]] = {}
     for path in sorted(directory.iterdir()):
         if _LIST_NAME.fullmatch(path.name) and path.is_file():
-            with path.open() as file:
+            with path.open(encoding="utf-8", errors="replace") as file:
                 found[path.name] = frozenset(
                     network
                     for line in file.read(LIST_BYTES_MAX).splitlines()

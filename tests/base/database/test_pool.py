@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from cloister.base.database import Database, Transaction
+from cloister.base.database.pool import patiently
 from cloister.base.errors import UnavailableError
 from tests.fix_database import ControlDatabase, DatabaseAs
 
@@ -152,3 +153,16 @@ async def test_listening_hears_what_was_committed_and_tells_when_it_goes_deaf(
 async def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         await Database(socket_dir=tmp_path, role="cloister_api").open(patience_s=0.1)
+
+
+@pytest.mark.parametrize("error", [asyncpg.OutOfMemoryError("out of memory"), asyncpg.DiskFullError("no space left")])
+async def test_a_database_that_has_nothing_left_for_a_further_connection_is_a_failure_that_may_pass(
+    error: asyncpg.PostgresError,
+) -> None:
+    """Loops of ours expect that one alone, and end their process with any other."""
+
+    async def connect() -> None:
+        raise error
+
+    with pytest.raises(UnavailableError):
+        await patiently(connect, 0.0)

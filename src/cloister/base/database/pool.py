@@ -211,6 +211,8 @@ async def patiently(connect: Callable[[], Any], patience_s: float) -> Any:
             if isinstance(error, TimeoutError) or loop.time() >= give_up_at:
                 raise UnavailableError(f"control database: {error!r}") from error
             await asyncio.sleep(_CONNECT_PAUSE_S)
+        except _PASSING as error:  # out of memory, say: it is there, and asking it at once again would not help
+            raise UnavailableError(f"control database: {error!r}") from error
         except asyncpg.InterfaceError as error:
             if isinstance(error, ValueError):  # the URL cannot be read
                 raise
