@@ -26,9 +26,12 @@ from cloister.base.durable import unfinished
 from cloister.base.errors import ConflictError, NotFoundError, PreconditionError, UnprocessableError
 from cloister.base.settings import Paths, Settings
 from cloister.cli import run
+from cloister.node.backups import senders
+from cloister.node.backups import store as stores
 from cloister.node.backups.memory import Memory
 from cloister.node.backups.objects import Store
 from cloister.node.backups.platform import Dumping, PlatformSending
+from cloister.node.backups.senders import Mine
 from cloister.node.commands import PlatformBacked
 from cloister.node.timelines.work import Work
 from cloister.protocol.backups import keys as names
@@ -243,6 +246,8 @@ async def test_a_platform_comes_back_from_bucket_root_key_and_keystore(
     assert recovered.damaged == [f"{int(lost.backed.name, 16) + 1:016X}"]
     assert last in lost.bucket.objects
     assert host.paths.control_key.read_bytes() == b"c" * 32
+    assert senders.known(host.paths, lost.bucket.name) == Mine(line=[""], number=1), "it is another sender"
+    assert host.paths.backup_take_over.exists()
     keystore = Keystore(host.paths.keystore, host.paths.epochs, may_begin=False)
     assert keystore.unseal((base / "sealed").read_bytes(), SEALED) == b"envelope"
     keystore.close()
@@ -467,5 +472,7 @@ def test_the_command_brings_it_back_out_of_a_real_store(
                 "cloister-keys", "cloister-api", "cloister-keys", "cloister-db", "cloister-courier"
             ]  # fmt: skip
             assert [path.name for path in paths.control_data.iterdir()] == ["data"]
+            assert senders.known(paths, stores.read(paths.store_file).digest).number == 1
+            assert paths.backup_take_over.exists(), "the store has the name that it is taken over under"
         finally:
             shutil.rmtree(paths.run, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,7 +163,11 @@ async def test_a_whole_backup_survives_whoever_has_the_server(post: Post, tmp_pa
     post.store.door.rights = {name: set(EVERYTHING) for name in (WRITER, READER)}
     thief = stolen(post.store, WRITER)
     there = thief.list_object_versions(Bucket=post.bucket)["Versions"]
-    assert {each["Key"].split("/")[3] for each in there} == {"chunks", source}
+    assert {re.sub(r"^db/(\w+/)(?:[a-z]+-[a-z]+-[0-9]+/)?(\w+)/.*", r"\1\2", each["Key"]) for each in there} == {
+        "projects/chunks",
+        f"projects/{source}",
+        "platform/senders",
+    }
     covers = itertools.cycle([b"ransom", b"CLBK1" + bytes(200), b"x" * (OBJECT_BYTES_MAX + 1)])
     for each in there:
         place = {"Bucket": post.bucket, "Key": each["Key"]}

@@ -10,9 +10,11 @@ import msgspec
 import pytest
 
 from cloister.base.errors import NotFoundError, PreconditionError, UnprocessableError
+from cloister.node.backups import senders
 from cloister.node.backups.laying import Laying
 from cloister.node.backups.objects import Store
 from cloister.node.backups.recovering import Found, Recovering, RootKeys
+from cloister.node.backups.senders import Mine
 from cloister.node.commands import BackUpPlatform, PlatformBacked
 from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups import keys as names
@@ -191,6 +193,30 @@ async def test_a_moment_says_which(ours: Platform) -> None:
     assert (await ours.find(second.moment - 1)).dump.name == first.name
     with pytest.raises(PreconditionError, match="none from before"):
         await ours.find(first.moment - 1)
+
+
+async def test_what_the_one_before_sent_after_another_took_over_is_not_the_newest(
+    ours: Platform, tmp_path: Path
+) -> None:
+    """A drill's platform, and the one that it was made of, which has not seen it yet; and names that somebody makes to be the last."""
+    first = await ours.send()
+    (tmp_path / "other").mkdir()
+    other = Scene(tmp_path / "other")
+    other.bucket, other.keys, other.clock = ours.bucket, ours.keys, ours.scene.clock
+    other.backups = other.new_backups()
+    senders.remember(other.dumping.paths, ours.bucket.name, Mine(line=[""], number=1))
+    senders.take_over(other.dumping.paths)
+    command = BackUpPlatform(retain_days=DAYS)
+    ours.scene.clock.at += 1
+    taken: PlatformBacked = await other.backups.answer(command)
+    ours.scene.clock.at += 1
+    last: PlatformBacked = await ours.scene.backups.answer(command)
+    assert first.name < taken.name < last.name
+    ours.bucket.put(names.dump(names.labelled(last.name, "F" * 16)), ours.bucket.latest(names.dump(last.name)))
+    found = await ours.find()
+    assert (found.dump.name, found.damaged) == (taken.name, [names.labelled(last.name, "F" * 16)])
+    assert (found.dump.number, found.dump.line) == (2, ["", taken.name[17:]])
+    assert (await ours.find(taken.moment - 0.5)).dump.name == first.name
 
 
 @pytest.mark.parametrize("harm", ["swapped", "cut off", "gone", "from a project"])

@@ -13,7 +13,7 @@ import pytest
 from cloister.base.errors import ExhaustedError, PreconditionError, UnprocessableError
 from cloister.base.ids import TimelineId, new_project_id, new_timeline_id
 from cloister.node.backups import finding, objects
-from cloister.node.backups.commands import GetObject
+from cloister.node.backups.commands import GetObject, ListObjects
 from cloister.node.backups.laying import Laying
 from cloister.node.timelines import wal
 from cloister.node.timelines.tree import Abort
@@ -271,9 +271,39 @@ async def test_a_listing_that_never_ends_is_given_up(scene: Scene, monkeypatch: 
     source = await backed_up(scene)
     monkeypatch.setattr(objects, "PAGES_MAX", 0)
     assert "pages" in await refused(scene, source)
-    monkeypatch.undo()
-    monkeypatch.setattr(finding, "WAL_MAX", 3)
-    assert "more objects" in await refused(scene, source)
+
+
+@pytest.mark.parametrize(("most", "begins"), [(80, FIRST + 4), (finding.WAL_MAX, FIRST + 5)])
+async def test_junk_under_names_of_wal_refuses_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, most: int, begins: int
+) -> None:
+    """However much of it: behind the last of ours with a gap or without, on other lines, and as beginnings of each segment."""
+    source = await backed_up(scene)
+    monkeypatch.setattr(finding, "WAL_MAX", most)
+    monkeypatch.setattr(finding, "NAMES_MAX", 4)
+    prefix = keys.wal(scene.project_id, source)
+    for number in range(FIRST, FIRST + 150):
+        name = wal.segment_name(1, number)
+        for length in {*range(1, 80)} - {24 + len("the beginning")}:
+            scene.bucket.put(prefix + WalName(name, name, length).text, JUNK)
+        if number >= begins:
+            scene.bucket.put(prefix + WalName(name, name).text, JUNK)
+        scene.bucket.put(prefix + wal.segment_name(1, number) + "?", JUNK)
+        scene.bucket.put(prefix + WalName(wal.segment_name(2, number), wal.segment_name(2, number)).text, JUNK)
+    asked: list[str] = []
+    answered = scene.bucket.call
+
+    async def call(command: Any, *, timeout_s: float = 0) -> Any:
+        if isinstance(command, ListObjects) and command.prefix == prefix:
+            asked.append(command.after.key if command.after else "")
+        return await answered(command, timeout_s=timeout_s)
+
+    scene.bucket.call = call  # type: ignore[method-assign]
+    known_lsn = wal.format_lsn((FIRST + 4) * wal.SEGMENT_BYTES + 24 + len("the beginning"))
+    await scene.restore(source, known_lsn=known_lsn)
+    laid = scene.replays.laid[0]
+    assert b"the beginning" in laid[f"pg_wal/{wal.segment_name(1, FIRST + 4)}"]
+    assert not [key for key in asked if key[len(prefix) :] >= wal.segment_name(1, FIRST + 100)]
 
 
 async def test_junk_under_names_of_bases_does_not_hide_those_from_before(

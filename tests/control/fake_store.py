@@ -46,6 +46,7 @@ class SentBase:
 @dataclass
 class FakeStore:
     has_lock: bool = True
+    taken: str = ""
     bases: dict[str, list[SentBase]] = field(default_factory=dict)
     wal: "dict[str, list[Write]]" = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
@@ -97,7 +98,9 @@ def _stored(node: "FakeNode", timeline_id: str) -> FakeStore:
 
 def _get_store(node: "FakeNode") -> StoreState:
     store = _stored(node, "")
-    return StoreState(name="backups", place="s3.example:443", has_versions=True, has_lock=store.has_lock)
+    return StoreState(
+        name="backups", place="s3.example:443", has_versions=True, has_lock=store.has_lock, taken=store.taken
+    )
 
 
 def _back_up(node: "FakeNode", command: BackUpTimeline) -> Backed:

@@ -29,9 +29,11 @@ from cloister.base.errors import ConflictError, InternalError, PreconditionError
 from cloister.base.identities import Service, acting_as, am_root, gid_of, uid_of
 from cloister.base.rpc import Client
 from cloister.base.settings import Paths, Settings
+from cloister.node.backups import senders
 from cloister.node.backups.laying import Laying
 from cloister.node.backups.objects import Store
 from cloister.node.backups.recovering import Found, Recovering, RootKeys
+from cloister.node.backups.senders import Mine
 from cloister.node.timelines.work import Work
 from cloister.protocol.backups.dumps import Dump
 from cloister.protocol.merkle.notes import Checkpoint
@@ -211,6 +213,10 @@ async def recover(
         with acting_as(Service.KEYS) if host.database is not None else contextlib.nullcontext():  # 6.
             _put_keystore(host.paths, keystore, roots, newest_known)
         _put_secrets(host.paths, found.dump, is_ours=host.database is not None)
+        # This is another sender than the one that the dump is of, and takes the store from it.
+        line = Mine(line=found.dump.line, number=found.dump.number)
+        senders.remember(host.paths, await store.name(), line)
+        senders.take_over(host.paths)
         (scratch.control_data / "data").rename(embedded.data_dir(host.paths))
         sync_directory(host.paths.control_data)
         return recovered

@@ -487,6 +487,8 @@ class StoreState(msgspec.Struct, frozen=True, kw_only=True):
     has_versions: bool
     has_lock: bool
     problem: str = ""
+    taken: str = ""
+    """That another platform sends into it, in a sentence; so this one does not."""
 
 
 class GetStore(Command[StoreState], frozen=True):

@@ -66,6 +66,18 @@ def test_where_backups_go_is_said_by_root_and_told(
 
 
 @pytest.mark.root
+def test_a_store_is_taken_over_by_roots_word_alone(
+    settings: Settings, cloister: Run, told: Callable[[], list[Event]]
+) -> None:
+    settings.paths.courier.mkdir()
+    assert cloister(*setting(settings)).code == 0
+    assert not settings.paths.backup_take_over.exists()
+    assert cloister(*setting(settings), "--take-over").code == 0
+    assert settings.paths.backup_take_over.exists()
+    assert told()[-1].details == {"to": PLACE, "writer": "writer", "uid": "1000", "take_over": True}
+
+
+@pytest.mark.root
 def test_what_cannot_be_written_is_not_told_and_what_fails_after_it_was_told_is_told_too(
     settings: Settings, cloister: Run, told: Callable[[], list[Event]]
 ) -> None:

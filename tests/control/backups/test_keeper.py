@@ -278,6 +278,23 @@ async def test_a_store_without_lock_is_told(office: Office) -> None:
     assert "no object lock" in office.keeper.store_problem
 
 
+async def test_that_another_platform_sends_is_told_at_once_and_once_a_day(office: Office) -> None:
+    await office.look()
+    office.store.taken = "another platform sends into this bucket"
+    await office.look(limits.STORE_LOOK_EVERY)
+    assert await office.land.details_of("backup.fail") == [{"what": "sender"}]
+    (event,) = await office.land.events("backup.fail")
+    assert (raised([event]), event.reason) == ({"backup-failed"}, office.store.taken)
+    assert office.keeper.store_problem == office.store.taken
+    await office.look(limits.STORE_LOOK_EVERY)
+    assert len(await office.land.details_of("backup.fail")) == 1
+    await office.look(TOLD_EVERY)
+    assert len(await office.land.details_of("backup.fail")) == 2
+    office.store.has_lock, office.store.taken = False, ""
+    await office.look(limits.STORE_LOOK_EVERY)
+    assert [told["what"] for told in await office.land.details_of("backup.fail")] == ["sender", "sender", "store"]
+
+
 async def test_who_writes_and_is_not_sent_is_late_once_a_day(office: Office) -> None:
     created = await a_project(office)
     await office.look()

@@ -96,6 +96,7 @@ class Dumping:
 
     def __init__(self, tmp_path: Path) -> None:
         self.paths = Paths(tmp_path / "state")
+        self.paths.state_dir.mkdir(exist_ok=True)
         self.directory = tmp_path / "dump"
         self.files = {"toc.dat": b"contents", "3001.dat": b"rows of the log\n" * 200_000, "3002.dat": b"other rows"}
         self.refusal: Exception | None = None

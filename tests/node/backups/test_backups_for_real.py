@@ -47,6 +47,8 @@ async def node(
 ) -> AsyncIterator[Node]:
     async with running_node(engines, tmp_path, monkeypatch, backups=Outside(bucket, BackupKeys())) as node:
         node.host.paths.backups.mkdir(mode=0o700)
+        node.host.paths.secrets.mkdir(exist_ok=True)
+        node.host.paths.control_key.write_bytes(b"c" * 32)
         yield node
 
 

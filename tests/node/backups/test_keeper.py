@@ -123,7 +123,9 @@ async def test_what_is_remembered_is_root_s_alone(scene: Scene) -> None:
 async def test_a_base_is_there_when_all_that_it_names_is(scene: Scene) -> None:
     source = scene.timeline()
     present: list[int] = []
-    scene.bucket.before_put = lambda key: present.append(len(scene.bucket.objects)) if "/bases/" in key else None
+    scene.bucket.before_put = lambda key: (
+        present.append(len(scene.bucket.keys("/chunks/"))) if "/bases/" in key else None
+    )
     backed = await scene.back_up(source)
     assert present == [backed.chunks]
 
@@ -142,7 +144,7 @@ async def test_a_run_that_was_cut_off_goes_on_from_what_was_sent(scene: Scene, m
     with pytest.raises(UnprocessableError):
         await scene.back_up(source)
     assert not scene.bucket.keys("/bases/")
-    sent, scene.bucket.before_put = len(scene.bucket.puts), lambda _key: None
+    sent, scene.bucket.before_put = len(scene.bucket.keys("/chunks/")), lambda _key: None
     backed = await scene.back_up(source)
     assert backed.new_chunks == backed.chunks - sent > 0
 

@@ -59,8 +59,8 @@ def recover_platform(
     the control database, and its audit log says so; projects come back after that, one by one, with `cloister backups restore --whole`. It is
     refused where there is a platform, or what is left of one.
 
-    The server that sent there before must not send any more, or what both send lies side by side, and a restoration takes the newest of it. To
-    drill this while that one runs, give a credentials file whose writer may put nothing.
+    This server sends there from its first start on, and the one that did before sends no more as soon as it sees that, within a minute. To
+    drill this while that one goes on, give a credentials file whose writer may put nothing.
 
     What was written after that dump is lost: an hour of settings, two minutes of keys and projects. A store may keep back its newest
     dumps, and nothing here shows that: compare with a witness of the log, or with what `cloister audit verify` said last.

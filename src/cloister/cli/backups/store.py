@@ -121,9 +121,17 @@ def store() -> None:
 @store.command("set")
 @click.argument("place", metavar="s3://BUCKET[/PREFIX]")
 @store_options
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Send there though another platform did, such as one that was restored from there.",
+)
 @client_command
-def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any) -> None:
+def set_(session: Session, /, *, place: str, credentials: IO[str], take_over: bool, **given: Any) -> None:
     """Send backups of all projects to this bucket, from now on; what is in another stays there until its lock ends.
+
+    One platform sends into a place at a time. With --take-over it is this one from now on: the other sees that within a minute, sends no
+    more, and says so.
 
     The credentials are kept on this server, in a file for the courier's user alone. They can put objects there and get them, and take
     none away. Everything in an object is encrypted here, with a key of its project's.
@@ -139,11 +147,14 @@ def set_(session: Session, /, *, place: str, credentials: IO[str], **given: Any)
 
     from cloister.base.identities import Service  # noqa: PLC0415 - heavy
     from cloister.cli import private_files  # noqa: PLC0415
+    from cloister.node.backups import senders  # noqa: PLC0415 - heavy
 
     settings = sentinels.settings(session)
     made = configured(place, credentials, given)
-    note = _noted(settings, made, "store.set")
+    note = _noted(settings, made, "store.set", **({"take_over": True} if take_over else {}))
     private_files.write(settings.paths.store_file, msgspec.json.encode(made) + b"\n", owner=Service.COURIER, note=note)
+    if take_over:
+        senders.take_over(settings.paths)
     click.echo(f"Backups go to {made.place}. `cloister backups store test` says whether it keeps them.", err=True)
 
 
@@ -236,7 +247,7 @@ def _read(settings: Settings) -> "Store":
     return config.read(settings.paths.store_file)
 
 
-def _noted(settings: Settings, found: "Store", action: str) -> "Note":
+def _noted(settings: Settings, found: "Store", action: str, **more: object) -> "Note":
     from cloister.cli import private_files  # noqa: PLC0415 - heavy
 
-    return private_files.noted(settings, action, found.place, to=found.place, writer=found.writer.key_id)
+    return private_files.noted(settings, action, found.place, to=found.place, writer=found.writer.key_id, **more)

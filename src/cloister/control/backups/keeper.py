@@ -78,6 +78,7 @@ class BackupKeeper:
         self._has_store: bool | None = None
         self._store_problem = ""
         self._store_seen_at: datetime | None = None
+        self._store_told: object = None
         self._store_told_at: datetime | None = None
         self._tidied_at: datetime | None = None
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -185,28 +186,28 @@ class BackupKeeper:
                     self._has_store = True if await store.is_anything_kept(tx) else None
             return
         self._has_store = True
-        self._store_problem = state.problem
-        if not state.has_lock or not state.has_versions:
+        self._store_problem = state.problem or state.taken
+        if state.taken:
+            await self._tell_store({"what": "sender"}, state.name, state.taken, now)
+        elif not state.has_lock or not state.has_versions:
             self._store_problem = state.problem or "the bucket has no object lock, or no versions"
-            if self._store_told_at is None or now - self._store_told_at >= TOLD_EVERY:
-                self._store_told_at = now
-                details: dict[str, object] = {
-                    "what": "store",
-                    "has_lock": state.has_lock,
-                    "versions": state.has_versions,
-                }
-                async with self._database.transaction() as tx:
-                    await record(
-                        tx,
-                        Event(
-                            action=Action.BACKUP_FAIL,
-                            actor=PLATFORM,
-                            outcome="failed",
-                            resource=state.name,
-                            reason=self._store_problem,
-                            details=details,
-                        ),
-                    )
+            details = {"what": "store", "has_lock": state.has_lock, "versions": state.has_versions}
+            await self._tell_store(details, state.name, self._store_problem, now)
+
+    async def _tell_store(self, details: dict[str, object], name: str, problem: str, now: datetime) -> None:
+        """Once a day while it goes on, and at once where it is another problem."""
+        if (
+            self._store_told == details["what"]
+            and self._store_told_at is not None
+            and now - self._store_told_at < TOLD_EVERY
+        ):
+            return
+        self._store_told, self._store_told_at = details["what"], now
+        event = Event(
+            action=Action.BACKUP_FAIL, actor=PLATFORM, outcome="failed", resource=name, reason=problem, details=details
+        )
+        async with self._database.transaction() as tx:
+            await record(tx, event)
 
     # ── one thing, of one timeline ──
 

@@ -13,6 +13,7 @@ The agent:
 - `platform.py`, `recovering.py`: the control database, there and back
 - `seeing.py`: what is there is opened, by chance
 - `objects.py`: the store, through the courier
+- `senders.py`: who sends into the store, of two platforms
 - `keys.py`: a project's backup keys
 - `memory.py`: what was put, so as not to put it again
 

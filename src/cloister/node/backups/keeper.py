@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from cloister.base.clock import Clock, SystemClock
-from cloister.base.errors import BadRequestError, ConflictError, PreconditionError, UnavailableError
+from cloister.base.errors import BadRequestError, CloisterError, ConflictError, PreconditionError, UnavailableError
 from cloister.base.ids import ProjectId, TimelineId, parse_project_id, parse_timeline_id
 from cloister.node.backups import segments
 from cloister.node.backups.drilling import drilled, require_room, restoration
@@ -36,6 +36,7 @@ from cloister.node.backups.reading import Reading
 from cloister.node.backups.restoring import Restoring
 from cloister.node.backups.seeing import see
 from cloister.node.backups.segments import Ahead
+from cloister.node.backups.senders import Senders
 from cloister.node.backups.sending import BaseRun, Sealing, WalRun
 from cloister.node.commands import (
     AnyBackupCommand,
@@ -122,7 +123,10 @@ class Backups:
         self._store = Store(outside.courier)
         self._memory = Memory(directory)
         self._clock = clock if clock is not None else SystemClock()
-        self._platform = PlatformSending(node.dumping, self._store, outside.keys, self._memory, self._clock)
+        self._senders = Senders(node.dumping, self._store, self._clock)
+        self._platform = PlatformSending(
+            node.dumping, self._store, outside.keys, self._memory, self._clock, senders=self._senders
+        )
         self._dumps = asyncio.Lock()
         self._sending = Work()
         self._restoring = Work()
@@ -211,30 +215,39 @@ class Backups:
             return await self._platform.read_back(command.name, sample)
 
     async def _look(self) -> StoreState:
-        facts = await self._store.look()
+        facts, taken = await self._store.look(), ""
+        if not facts.problem:
+            try:
+                await self._senders.label()
+            except ConflictError as error:
+                taken = error.public
+            except CloisterError as error:  # whoever sends is told
+                log.info("who sends is not known: %s", error)
         return StoreState(
             name=facts.name,
             place=facts.place,
             has_versions=facts.has_versions,
             has_lock=facts.has_lock,
             problem=facts.problem,
+            taken=taken,
         )
 
     async def _back_up(self, command: BackUpTimeline) -> Backed:
         """1. Choose the snapshot; of a timeline at rest, one of its head.
         2. Send each chunk of it that is not in the store, or not for long enough, and its lists.
-        3. Its own object, which makes it a base.
+        3. Its own object, which makes it a base, if no other platform has taken the store over.
         4. Remember it: from there on WAL is sent.
         """
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         retain_days, store = _days(command.retain_days), await self._store.name()
+        label = await self._senders.label()
         async with (
             self._one_of(project_id),
             self._bases,
             self._node.hold(project_id) as mountpoint,
             held(self._keys, project_id, "back_up") as keys,
         ):
-            sealing = Sealing(self._store, await keys.newest(), project_id, self._now(), retain_days)
+            sealing = Sealing(self._store, await keys.newest(), project_id, self._now(), retain_days, label=label)
             # 1.
             history = History(Layout(mountpoint), _with_history(mountpoint, timeline_id))
             async with self._node.lock(timeline_id):
@@ -248,6 +261,7 @@ class Backups:
             finally:
                 await asyncio.to_thread(chunks.save, sealing.needed_until)
             # 3.
+            await self._senders.require(label)
             base = Base(
                 timeline=timeline_id,
                 pg_version=command.pg_version,
@@ -259,10 +273,11 @@ class Backups:
                 lists=reading.lists,
                 files=reading.files,
                 bytes=reading.bytes,
+                label=label,
             )
-            await sealing.put(names.base(project_id, timeline_id, base.name), encoded_base(base))
+            await sealing.put(names.base(project_id, timeline_id, base.object_name), encoded_base(base))
             # 4.
-            await asyncio.to_thread(self._join, project_id, timeline_id, store, snapshot)
+            await asyncio.to_thread(self._join, project_id, timeline_id, _line(store, label), snapshot)
         if reading.left_out:
             log.warning("%d files of %s are no PostgreSQL's: not backed up", reading.left_out, timeline_id)
         return Backed(
@@ -302,7 +317,8 @@ class Backups:
         4. Remember how far that went, whatever happened.
         """
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
-        retain_days, store, moment = _days(command.retain_days), await self._store.name(), self._now()
+        retain_days, moment, label = _days(command.retain_days), self._now(), await self._senders.label()
+        store = _line(await self._store.name(), label)
         kept = self._kept.taken(project_id, "back_up", moment, is_kept=lambda: self._node.is_running(timeline_id))
         async with self._sends, self._node.hold(project_id) as mountpoint, kept as keys:
             timeline = _with_history(mountpoint, timeline_id)
@@ -310,7 +326,7 @@ class Backups:
             sent = await asyncio.to_thread(self._memory.sent, project_id, timeline_id, store)
             if sent is None or sent.wal_timeline != ahead.wal_timeline:
                 sent = Sent(wal_timeline=ahead.wal_timeline, since=ahead.begins, next=ahead.begins)
-            sealing = Sealing(self._store, await keys.newest(), project_id, moment, retain_days)
+            sealing = Sealing(self._store, await keys.newest(), project_id, moment, retain_days, label=label)
             run = WalRun(sealing, timeline, timeline_id, sent)
             try:
                 await run.go(ahead, self._sending.in_thread)  # 2.
@@ -341,7 +357,7 @@ class Backups:
         2. Fetch what its recovery reads.
         3. Recover it, and give it its place, as any other that is made of history.
         """
-        restoring = Restoring(command)
+        restoring = Restoring(command, await self._senders.line())
         timeline_id, engine = restoring.timeline_id, self._node.engines.get(command.pg_version)
         async with (
             self._restorations,
@@ -361,7 +377,7 @@ class Backups:
                 if restoring.source_id == timeline_id:
                     # It goes on in place of what was lost, on a WAL timeline of the number that an earlier restoration had, if nothing of
                     # that is in a base: what was sent of that is not what will be written.
-                    store = await self._store.name()
+                    store = _line(await self._store.name(), await self._senders.last_label())
                     await asyncio.to_thread(self._memory.remember, restoring.project_id, timeline_id, store, None)
                 async with held(self._keys, restoring.project_id, "restore") as keys:
                     fetched = await restoring.fetch(self._store, keys, layout, self._restoring.in_thread)
@@ -385,7 +401,7 @@ class Backups:
         3. Look at every table and index.
         4. Whatever came of it: it is thrown away, and its room is the tenant's again.
         """
-        restoring = Restoring(restoration(command))
+        restoring = Restoring(restoration(command), await self._senders.line())
         timeline_id, engine = restoring.timeline_id, self._node.engines.get(command.pg_version)
         async with self._drills, self._node.hold(restoring.project_id) as mountpoint:
             await asyncio.to_thread(require_room, mountpoint, self._directory, command.bytes)  # 1.
@@ -410,7 +426,8 @@ class Backups:
         project_id, timeline_id = parse_project_id(command.project_id), parse_timeline_id(command.timeline_id)
         sample = _sample(command.sample)
         async with self._bases, held(self._keys, project_id, "read_back") as keys:
-            look = await see(Finding(self._store, keys, project_id, timeline_id), sample)
+            finding = Finding(self._store, keys, project_id, timeline_id, await self._senders.line())
+            look = await see(finding, sample)
         if look.seen.damaged:
             log.error(
                 "%d objects of %s in the store do not open: %s",
@@ -436,6 +453,11 @@ def _with_history(mountpoint: Path, timeline_id: TimelineId) -> Timeline:
     if timeline.frozen.exists():
         raise PreconditionError(f"{timeline_id} is frozen", public="the branch has no history to back up")
     return timeline
+
+
+def _line(store: str, label: str) -> str:
+    """Of one sender in one store: what another sent there, or what this one did before, does not go on from ours."""
+    return f"{store} {label}" if label else store
 
 
 def _days(retain_days: int) -> int:

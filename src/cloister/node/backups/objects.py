@@ -61,6 +61,10 @@ class Store:
     async def put(self, key: str, content: bytes, days: int) -> None:
         await self._ask(PutObject(key=key, content=content, retain_days=days))
 
+    async def version(self, key: str, version: str) -> bytes:
+        """What the store gives. Raises as `read`."""
+        return (await self._ask(GetVersion(key=key, version=version))).content
+
     async def opened(self, keys: Opening, key: str, limit: int = PLAIN_BYTES_MAX) -> bytes:
         """The plaintext of an object. Raises as `read`."""
         return await self.read(key, lambda sealed: self._opened(keys, key, sealed, limit))

@@ -29,6 +29,7 @@ from cloister.node.backups.memory import Memory
 from cloister.node.backups.objects import Store
 from cloister.node.backups.reading import Reading
 from cloister.node.backups.seeing import see_dump
+from cloister.node.backups.senders import Senders, known
 from cloister.node.backups.sending import BaseRun, InThread, Sealing
 from cloister.node.commands import PlatformBacked, Seen
 from cloister.node.space import HostSpace
@@ -114,19 +115,29 @@ class Dumping:
 class PlatformSending:
     """One at a time: whoever asks while one is under way is the keeper's matter."""
 
-    def __init__(self, dumping: Dumping, store: Store, keys: KeySource, memory: Memory, clock: Clock) -> None:
+    def __init__(
+        self,
+        dumping: Dumping,
+        store: Store,
+        keys: KeySource,
+        memory: Memory,
+        clock: Clock,
+        *,
+        senders: Senders | None = None,
+    ) -> None:
         self._dumping = dumping
         self._store = store
         self._keys = keys
         self._memory = memory
         self._clock = clock
+        self._senders = senders if senders is not None else Senders(dumping, store, clock)
 
     async def send(self, retain_days: int, in_thread: InThread) -> PlatformBacked:
         """1. What is beside the rows, from before the dump: the log in it must go on from the checkpoint, and not the other way round.
         2. Dump.
         3. Take the key, which the log is told of. It is in the log that is here, and need not be in the one that is sent.
         4. Send each chunk that is not in the store, or not for long enough, and the lists; the envelope of the key.
-        5. The dump's own object.
+        5. The dump's own object, if no other platform has taken the store over.
         """
         store = await self._store.name()
         checkpoint = await asyncio.to_thread(read_last, self._dumping.paths.notary)  # 1.
@@ -134,6 +145,7 @@ class PlatformSending:
         moment = self._clock.now().timestamp()
         try:
             data = await self._dumping.dump()  # 2.
+            label = await self._senders.label()
             info, page = await self._keys.dump_key("back_up")  # 3.
             with page:
                 key = BackupKey(page.buffer, names.PLATFORM, info.material)
@@ -149,6 +161,8 @@ class PlatformSending:
                 if reading.left_out:
                     raise InternalError(f"{reading.left_out} files of the dump cannot be sent")
                 await sealing.put_as_it_is(names.platform_key(info.material), info.envelope)
+                await self._senders.require(label)
+                mine = known(self._dumping.paths, store)
                 dump = Dump(
                     moment=moment,
                     version=cloister.__version__,
@@ -158,6 +172,9 @@ class PlatformSending:
                     lists=reading.lists,
                     files=reading.files,
                     bytes=reading.bytes,
+                    label=label,
+                    line=mine.line,
+                    number=mine.number,
                 )
                 await sealing.put(names.dump(dump.name), encoded_dump(dump))  # 5.
             finally:

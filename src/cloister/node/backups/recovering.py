@@ -96,13 +96,14 @@ class Recovering:
             if name is None or it.is_marker:
                 continue
             is_any = True
-            if name > last:
+            if name[: len(last)] > last:
                 break
             if not newest or newest[-1] != name:
                 newest.append(name)
                 before += 1
         damaged: list[str] = []
-        for name in reversed(newest):
+        # Of those that sent under one name after the other, the last: what an earlier one put after that is another history.
+        for name in sorted(newest, key=lambda it: (names.label_of(it), it), reverse=True):
             try:
                 return Found(await self._dumps.head(name), damaged)
             except (NotFoundError, UnprocessableError):

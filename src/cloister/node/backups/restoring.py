@@ -65,7 +65,9 @@ class Fetched(Assembled):
 class Restoring:
     """One timeline's. Parses all that is in the command."""
 
-    def __init__(self, command: RestoreTimeline) -> None:
+    def __init__(self, command: RestoreTimeline, line: Sequence[str] | None = None) -> None:
+        """`line`: as a `Finding` has it."""
+        self._line = line
         self.project_id: ProjectId = parse_project_id(command.project_id)
         self.source_id: TimelineId = parse_timeline_id(command.source_id)
         self.timeline_id: TimelineId = parse_timeline_id(command.timeline_id)
@@ -82,7 +84,7 @@ class Restoring:
         2. The WAL from there to the point, in place of what the base has of it.
         3. It is not less than was asked for, or is known to have been sent. Of a moment it shows in the replay whether it is.
         """
-        finding = Finding(store, keys, self.project_id, self.source_id)
+        finding = Finding(store, keys, self.project_id, self.source_id, self._line)
         timeline = layout.unfinished(self.timeline_id)
         laying = Laying(timeline.data, self.uid)
 
@@ -154,7 +156,8 @@ class Restoring:
         last may have been begun before a moment that it was finished after; what the one after that begins with was written later."""
         if self.target.lsn is not None:
             return Chosen(base, wal.segment_number(self.target.lsn) + BEHIND_LSN, self.target.lsn)
-        later = [it for it in opened[: opened.index(base)] if it.wal_timeline == base.wal_timeline]
+        ahead = opened[: opened.index(base)]
+        later = [it for it in ahead if (it.label, it.wal_timeline) == (base.label, base.wal_timeline)]
         behind = [it for it in later if not self._is_before(it)]
         reaches = max((it.stop_lsn for it in [*behind[-1:], *filter(self._is_before, later)]), default=0)
         if len(behind) > 1:
@@ -169,7 +172,9 @@ class Restoring:
         3. Gives where it ends, and what is wrong if that is not as far as it should be.
         """
         base = chosen.base
-        found = await finding.wal_names(base.wal_timeline, chosen.first)
+        found = await finding.wal_names(
+            base.wal_timeline, chosen.first, base.label, until=chosen.until, known_lsn=self._known_lsn or 0
+        )
         restoring = WalRestoring(finding, found, base.wal_timeline, laying, in_thread)
         # 1.
         number, damage = await restoring.whole(chosen.first, found.unbroken(chosen.first, chosen.until))

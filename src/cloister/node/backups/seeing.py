@@ -9,8 +9,9 @@ from cloister.node.backups.dumps import Dumps
 from cloister.node.backups.fetching import Listed, Source, entries_of
 from cloister.node.backups.finding import Finding
 from cloister.node.backups.objects import side_by_side
+from cloister.node.backups.restoring import snapshot_of
 from cloister.node.commands import Seen
-from cloister.node.timelines import wal
+from cloister.node.timelines.history import first_after
 from cloister.protocol.backups import keys as names
 from cloister.protocol.backups.bases import Contents
 from cloister.protocol.backups.errors import BackupError
@@ -51,9 +52,9 @@ async def see(finding: Finding, sample: int) -> Look:
     base = bases.opened[0]
     sampled = await _sampled(f"base {base.name}", base, finding, sample)
     if not sampled.is_whole:
-        damaged.append(names.base(finding.project_id, finding.timeline_id, base.name))
+        damaged.append(names.base(finding.project_id, finding.timeline_id, base.object_name))
     # 2.
-    found = await finding.wal_names(base.wal_timeline, wal.segment_number(base.stop_lsn))
+    found = await finding.wal_names(base.wal_timeline, first_after(snapshot_of(base)), base.label)
     newest = max((*found.whole, *found.beginnings), default=None)
     if newest is not None:
         name = [*found.beginnings.get(newest, ()), *found.whole.get(newest, ())][0]

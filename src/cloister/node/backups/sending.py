@@ -38,11 +38,14 @@ class InThread(Protocol):
 class Sealing:
     """Puts what it is given into the store, sealed."""
 
-    def __init__(self, store: Store, key: BackupKey, project_id: str, now: float, retain_days: int) -> None:
+    def __init__(
+        self, store: Store, key: BackupKey, project_id: str, now: float, retain_days: int, *, label: str = ""
+    ) -> None:
         self.project_id = project_id
         self.key = key
         self.bytes = 0
         """Sent, as they lie in the store."""
+        self.label = label
         self.needed_until = now + retain_days * DAY_S
         self.locked_until = now + (retain_days + LOCK_SPARE_DAYS) * DAY_S
         self._store = store
@@ -123,7 +126,7 @@ class WalRun:
                 return
             whole, beginning = await in_thread(lambda abort: self._read(ahead, sent.next, abort))
             if whole:
-                name = WalName(self._name(sent.next), self._name(sent.next + len(whole) - 1))
+                name = WalName(self._name(sent.next), self._name(sent.next + len(whole) - 1), None, self._sealing.label)
                 await self._sealing.put(self._prefix + name.text, b"".join(whole))
                 self.segments += len(whole)
                 sent.next += len(whole)
@@ -139,7 +142,7 @@ class WalRun:
     async def _begin(self, beginning: bytes) -> None:
         sent, digest = self._sent, hashlib.sha256(beginning).hexdigest()
         if sent.digest != digest:
-            name = WalName(self._name(sent.next), self._name(sent.next), len(beginning))
+            name = WalName(self._name(sent.next), self._name(sent.next), len(beginning), self._sealing.label)
             await self._sealing.put(self._prefix + name.text, beginning)
             self.segments += 1
             sent.length, sent.digest = len(beginning), digest

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from cloister.protocol.backups.errors import BackupError
-from cloister.protocol.backups.keys import is_chunk_id
+from cloister.protocol.backups.keys import is_chunk_id, labelled
 
 CHUNK_BYTES: Final = 1024**2
 """At most, before it is sealed. A change of one page sends a chunk anew; smaller ones cost more requests."""
@@ -60,10 +60,16 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Ids of the chunks with its lists, in order."""
     files: int
     bytes: int
+    label: str = ""
+    """Of who sent it (`keys.py`)."""
 
     @property
     def name(self) -> str:
         return f"{self.stop_lsn:016X}"
+
+    @property
+    def object_name(self) -> str:
+        return labelled(self.name, self.label)
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
@@ -100,7 +106,7 @@ def parse_base(plain: bytes, timeline: str, name: str) -> Base:
         raise BackupError("is no description of a base") from error
     if base.format != _FORMAT:
         raise BackupError(f"has the format {base.format}, which this Cloister does not know")
-    if base.timeline != timeline or base.name != name:
+    if base.timeline != timeline or base.object_name != name:
         raise BackupError("describes another base than its name says")
     if not (
         0 <= base.start_lsn <= base.stop_lsn <= _LSN_MAX

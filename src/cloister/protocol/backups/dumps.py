@@ -11,7 +11,7 @@ import msgspec
 
 from cloister.protocol.backups.bases import BYTES_MAX, ENCODER, FILES_MAX, LISTS_MAX
 from cloister.protocol.backups.errors import BackupError
-from cloister.protocol.backups.keys import is_chunk_id
+from cloister.protocol.backups.keys import is_chunk_id, labelled
 from cloister.protocol.merkle.notes import SignedTree
 
 SECRET_BYTES_MAX: Final = 64
@@ -38,10 +38,16 @@ class Dump(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Ids of the chunks with its lists of files, in order."""
     files: int
     bytes: int
+    label: str = ""
+    """Of who sent it (`keys.py`)."""
+    line: list[str] | None = None
+    """Labels of all whose history this is, the last one's last; None: not known."""
+    number: int = 0
+    """Of the claim that it was sent under."""
 
     @property
     def name(self) -> str:
-        return name_of(self.moment)
+        return labelled(name_of(self.moment), self.label)
 
 
 _DUMP: Final = msgspec.json.Decoder(Dump)

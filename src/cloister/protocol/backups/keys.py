@@ -12,7 +12,9 @@ And of the platform itself, whose control database it is:
     platform/chunks/HH/ID                              a piece of its tables
     platform/dumps/NAME                                a dump, complete as soon as this is there; NAME is its moment, in microseconds
     platform/keys/MATERIAL                             the key of dumps, wrapped by the root key
+    platform/senders/NUMBER-DIGEST                     who sends from then on; DIGEST nobody makes without a secret of the platform's
 
+Names of bases, WAL and dumps end with -LABEL where who sent them is not the first that did (`node/backups/senders.py`).
 Keys are in the order of WAL, and of dumps. What a store lists is parsed again; a key that is none of these is nobody's.
 """
 
@@ -27,13 +29,16 @@ _CHUNK_ID: Final = re.compile(r"[0-9a-f]{64}")
 PLATFORM: Final = "platform"
 """In a project's place, for what is no project's. No project can be called that."""
 
-_DUMP: Final = re.compile(r"platform/dumps/(?P<name>[0-9A-F]{16})")
+_LABEL: Final = r"(?:-(?P<label>[0-9A-F]{16}))?"
+
+_DUMP: Final = re.compile(rf"platform/dumps/(?P<name>[0-9A-F]{{16}}{_LABEL})")
+_SENDER: Final = re.compile(r"platform/senders/(?P<number>[0-9A-F]{8})-[0-9a-f]{64}")
 _BASE: Final = re.compile(
-    r"projects/(?P<project>[a-z0-9-]{1,60})/(?P<timeline>[a-z0-9-]{1,60})/bases/(?P<name>[0-9A-F]{16})"
+    rf"projects/(?P<project>[a-z0-9-]{{1,60}})/(?P<timeline>[a-z0-9-]{{1,60}})/bases/(?P<name>[0-9A-F]{{16}}{_LABEL})"
 )
 _WAL: Final = re.compile(
     r"projects/(?P<project>[a-z0-9-]{1,60})/(?P<timeline>[a-z0-9-]{1,60})/wal/"
-    r"(?P<first>[0-9A-F]{24})(?:-(?P<last>[0-9A-F]{24})|\+(?P<length>[0-9A-F]{8}))"
+    rf"(?P<first>[0-9A-F]{{24}})(?:-(?P<last>[0-9A-F]{{24}})|\+(?P<length>[0-9A-F]{{8}})){_LABEL}"
 )
 KEY: Final = re.compile(r"(?:projects|platform)/[A-Za-z0-9+/-]{1,200}")
 """What the courier takes for a key at all. `platform/` is for what is no project's."""
@@ -48,10 +53,20 @@ class WalName:
     first: str
     last: str
     length: int | None = None
+    label: str = ""
 
     @property
     def text(self) -> str:
-        return self.first + (f"-{self.last}" if self.length is None else f"+{self.length:08X}")
+        return labelled(self.first + (f"-{self.last}" if self.length is None else f"+{self.length:08X}"), self.label)
+
+
+def labelled(name: str, label: str) -> str:
+    return f"{name}-{label}" if label else name
+
+
+def label_of(name: str) -> str:
+    """Of a base's or a dump's name."""
+    return name[17:]
 
 
 def chunk(project: str, chunk_id: str) -> str:
@@ -93,8 +108,8 @@ def wal_name(key: str, project: str, timeline: str) -> WalName | None:
     if match is None or (match["project"], match["timeline"]) != (project, timeline):
         return None
     if match["length"] is not None:
-        return WalName(match["first"], match["first"], int(match["length"], 16))
-    return WalName(match["first"], match["last"])
+        return WalName(match["first"], match["first"], int(match["length"], 16), match["label"] or "")
+    return WalName(match["first"], match["last"], None, match["label"] or "")
 
 
 DUMPS: Final = f"{PLATFORM}/dumps/"
@@ -113,3 +128,17 @@ def dump_name(key: str) -> str | None:
 
 def platform_key(material: int) -> str:
     return f"{PLATFORM}/keys/{material:08X}"
+
+
+SENDERS: Final = f"{PLATFORM}/senders/"
+"""What the keys of all claims begin with."""
+
+
+def sender(number: int, digest: str) -> str:
+    return f"{SENDERS}{number:08X}-{digest}"
+
+
+def sender_number(key: str) -> int | None:
+    """None for a key that is no claim's, whatever its digest."""
+    match = _SENDER.fullmatch(key)
+    return int(match["number"], 16) if match else None
