@@ -300,6 +300,22 @@ async def test_a_change_waits_for_a_compute_that_does_not_start_yet(land: Land) 
     assert "ada" in land.node.catalog_of(created.endpoint.id).roles
 
 
+async def test_a_change_that_cannot_be_is_taken_back_where_no_compute_starts_either(land: Land) -> None:
+    """Or a password that no server has would be good while the branch sleeps, and a role that nobody made would be told."""
+    created = await land.sleeping_project()
+    where = created.project.id, created.branch.id
+    land.node.failing["StartCompute"] = PreconditionError(public="the key of this project is disabled")
+    reset = await land.control.roles.reset_password(CALLER, *where, created.role.name)
+    await land.finish(reset.operations, Status.FAILED)
+    made = await land.control.roles.create(CALLER, *where, "ada", can_login=True)
+    await land.finish(made.operations, Status.FAILED)
+    _, operations = await land.control.databases.create(CALLER, *where, "shop", created.role.name)
+    await land.finish(operations, Status.FAILED)
+    assert (await land.look_up(created.endpoint.id, created.role.name)).verifier == created.role.verifier
+    assert [role.name for role in await land.control.roles.find(*where)] == [created.role.name]
+    assert [database.name for database in await land.control.databases.find(*where)] == [created.database.name]
+
+
 async def test_roles_of_all_branches_that_are_there_are_told_together(land: Land) -> None:
     created, other = await land.project(), await land.project()
     child = await branched(land, created, name="dev")

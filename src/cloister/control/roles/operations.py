@@ -9,9 +9,8 @@ verifier, which nobody else can have; a database by its owner, the platform, unt
 us is never taken for ours.
 """
 
-import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -63,10 +62,13 @@ async def forget_role(operation: Operation, world: RolesWorld) -> Apply:
     branch_id, name = _branch(operation), operation.input["name"]
     async with world.database.reading() as tx:
         verifier = await store.pending_verifier(tx, branch_id, name)
+
+    async def drop(server: Server) -> None:
+        if any(role.name == name and role.verifier == verifier for role in await server.roles()):
+            await server.drop_role(name)
+
     if verifier is not None:
-        async with _if_it_can_be(world, operation) as server:
-            if any(role.name == name and role.verifier == verifier for role in await server.roles()):
-                await server.drop_role(name)
+        await _if_it_can_be(world, operation, drop)
         world.servers.roles_changed(_endpoint(operation))
 
     async def apply(tx: Transaction) -> None:
@@ -101,10 +103,13 @@ async def keep_password(operation: Operation, world: RolesWorld) -> Apply:
     async with world.database.reading() as tx:
         verifier = await store.pending_verifier(tx, branch_id, name)
         noted = await store.noted_verifier(tx, branch_id, name)
+
+    async def give_back(server: Server) -> None:
+        if noted is not None and any(it.name == name and it.verifier == verifier for it in await server.roles()):
+            await server.set_verifier(name, noted)
+
     if verifier is not None and noted is not None:
-        async with _if_it_can_be(world, operation) as server:
-            if any(role.name == name and role.verifier == verifier for role in await server.roles()):
-                await server.set_verifier(name, noted)
+        await _if_it_can_be(world, operation, give_back)
         world.servers.roles_changed(_endpoint(operation))
     return _forget(branch_id, name)
 
@@ -135,9 +140,12 @@ async def create_database(operation: Operation, world: RolesWorld) -> Outcome:
 
 async def forget_database(operation: Operation, world: RolesWorld) -> Apply:
     branch_id, name = _branch(operation), operation.input["name"]
-    async with _if_it_can_be(world, operation) as server:
+
+    async def drop(server: Server) -> None:
         if await _owner_of(server, name) == SUPERUSER:
             await server.drop_database(name)
+
+    await _if_it_can_be(world, operation, drop)
 
     async def apply(tx: Transaction) -> None:
         await store.remove_database(tx, branch_id, name)
@@ -155,9 +163,12 @@ async def hand_over_database(operation: Operation, world: RolesWorld) -> Outcome
 
 async def take_back_database(operation: Operation, world: RolesWorld) -> None:
     name, owner_name = operation.input["name"], operation.input["owner_name"]
-    async with _if_it_can_be(world, operation) as server:
+
+    async def give_back(server: Server) -> None:
         if await _owner_of(server, name) == owner_name:
             await server.give_database(name, SUPERUSER)
+
+    await _if_it_can_be(world, operation, give_back)
 
 
 async def change_database(operation: Operation, world: RolesWorld) -> Outcome:
@@ -174,11 +185,14 @@ async def change_database(operation: Operation, world: RolesWorld) -> Outcome:
 async def unchange_database(operation: Operation, world: RolesWorld) -> Apply:
     branch_id, change = _branch(operation), operation.input
     name, new_name = change["name"], change["new_name"]
-    async with _if_it_can_be(world, operation) as server:
+
+    async def change_back(server: Server) -> None:
         if await _owner_of(server, name) is None and await _owner_of(server, new_name) == change["owner_name"]:
             await server.rename_database(new_name, name)
         if await _owner_of(server, name) == change["owner_name"]:
             await server.give_database(name, change["old_owner_name"])
+
+    await _if_it_can_be(world, operation, change_back)
 
     async def apply(tx: Transaction) -> None:
         await store.change_database(tx, branch_id, new_name, new_name=name, owner_name=change["old_owner_name"])
@@ -225,13 +239,14 @@ def _endpoint(operation: Operation) -> EndpointId:
     return EndpointId(operation.endpoint_id)
 
 
-@contextlib.asynccontextmanager
-async def _if_it_can_be(world: RolesWorld, operation: Operation) -> AsyncIterator[Server]:
+async def _if_it_can_be(
+    world: RolesWorld, operation: Operation, take_back: Callable[[Server], Awaitable[None]]
+) -> None:
     """For taking back. A compute that does not start, or a server that will not, cannot be cleaned up now: the rows are put
     right all the same, and the next reading of the catalog shows what it holds."""
     try:
         async with world.servers.awake(_endpoint(operation)) as server:
-            yield server
+            await take_back(server)
     except CloisterError as error:
         _log.warning("operation %s: the server was left as it is: %s", operation.id, error)
 
