@@ -32,7 +32,7 @@ from cloister.control.computes.service import EndpointService
 from cloister.control.computes.sessions import Sessions
 from cloister.control.incidents.model import Responded, Response
 from cloister.control.operations.engine import Engine
-from cloister.control.operations.model import Operation
+from cloister.control.operations.model import Operation, Status
 from cloister.control.roles import store as catalog
 from cloister.control.roles.names import is_platform_role
 from cloister.control.roles.service import RoleService
@@ -40,6 +40,9 @@ from cloister.trust.access.permissions import Permission
 from cloister.trust.audit import Action, record
 from cloister.trust.sentinel import desk
 from cloister.trust.sentinel.desk import Finding
+
+ROTATE_WAIT_S: Final = 60.0
+# Of one role: its compute may have to be started.
 
 SUSPEND_WAIT_S: Final = 60.0
 # A server checkpoints before it stops. After that the branch is made of what is there.
@@ -121,12 +124,17 @@ class Incidents:
                 # The new password goes out of scope here: whoever owns the role asks for one of their own.
                 changed = await self._roles.reset_password(caller, project_id, branch_id, role.name)
                 begun += changed.operations
-                said.append(
-                    f"the password of {role.name} on {branch_id} is worth nothing: `cloister roles reset-password`"
-                )
+                said.append(f"the password of {role.name} on {branch_id} " + await self._outcome(changed.operations[0]))
         if not said:
             raise PreconditionError(public="no role of ours is concerned: it may have been made in SQL; use lock-role")
         return Responded(tuple(said), tuple(begun))
+
+    async def _outcome(self, operation: Operation) -> str:
+        """Of one, before the next: one at a time works on an endpoint."""
+        ended = await self._engine.wait(operation.id, timeout_s=ROTATE_WAIT_S)
+        if ended.status is Status.FINISHED:
+            return "is worth nothing: `cloister roles reset-password`"
+        return f"could not be changed ({ended.error}): what is held must be released first, or lock-role keeps it out"
 
     async def _quarantine(self, caller: Caller, finding: Finding) -> Responded:
         project_id = _project(finding)
