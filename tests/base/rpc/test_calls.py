@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,6 +152,27 @@ async def test_a_caller_that_may_not_connect_for_a_moment_asks_again(
     monkeypatch.setattr(asyncio, "open_unix_connection", connect)
     assert await client.call(Add(left=1, right=2)) == 3
     assert errors == []
+
+
+async def test_nobody_waits_for_a_server_that_is_not_there_longer_because_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each had its own patience when its turn came: a hundred callers waited for a hundred times as long."""
+    client = Client(tmp_path / "desk.sock", connect_patience_s=0.2)
+    attempts: Counter[str] = Counter()
+
+    async def connect(_path: str) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        attempts[task.get_name()] += 1
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio, "open_unix_connection", connect)
+    calls = [asyncio.create_task(client.call(Add(left=1, right=2)), name=name) for name in ("first", "second")]
+    for call in calls:
+        with pytest.raises(UnavailableError):
+            await call
+    assert 0 < attempts["second"] < attempts["first"]
 
 
 async def test_events_reach_the_one_they_are_sent_to(tmp_path: Path, desk: Desk) -> None:

@@ -81,10 +81,10 @@ class Client:
 
     async def connect(self) -> None:
         """Be connected, or raise UnavailableError after `connect_patience_s`."""
+        deadline = asyncio.get_running_loop().time() + self._patience_s  # also of who waits for another's attempts
         async with self._connecting:
             if self._writer is not None and not self._writer.is_closing():
                 return
-            deadline = asyncio.get_running_loop().time() + self._patience_s
             while True:
                 try:
                     reader, self._writer = await asyncio.open_unix_connection(str(self._path))
