@@ -26,6 +26,8 @@ from cloister.node.backups import keys as keys_module
 from cloister.node.backups import segments, sending
 from cloister.node.commands import LOCK_SPARE_DAYS, BackUpTimeline, ReadBack, RestoreTimeline, SendWal
 from cloister.node.timelines import archive, wal
+from cloister.node.timelines.history import History
+from cloister.node.timelines.tree import Abort
 from cloister.protocol.backups.sealing import BackupKey
 from tests.node.backups.bucket import secret_of
 from tests.node.backups.scene import DAY_S, DAYS, FIRST, UID, Scene, files, owners
@@ -300,6 +302,18 @@ async def test_a_gap_is_told_until_a_base_lies_behind_it(scene: Scene) -> None:
     await scene.back_up(source)
     mended = await scene.send_wal(source)
     assert (mended.segments, mended.is_broken) == (2, False)
+
+
+async def test_damaged_wal_is_not_sent_and_told_as_a_gap(scene: Scene) -> None:
+    source = scene.timeline()
+    await scene.back_up(source)
+    scene.archive(source, FIRST, FIRST + 1, FIRST + 2)
+    timeline = scene.layout.existing(source)
+    History(scene.layout, timeline).collect(scene.clock.at, Abort())
+    (timeline.archive / name(FIRST + 1)).write_bytes(segment(FIRST + 1)[:-1] + b"x")
+    sent = await scene.send_wal(source)
+    assert (sent.segments, sent.is_broken) == (1, True)
+    assert sent.end_lsn == wal.format_lsn((FIRST + 1) * wal.SEGMENT_BYTES)
 
 
 async def test_without_a_base_that_is_known_what_is_there_is_sent_and_a_base_is_asked_for(scene: Scene) -> None:

@@ -4,6 +4,9 @@ Finished segments are in the archive, which is root's. Those that are not there 
 files: opened as such, and of one size (`timelines/following.py` has the reasons for what is held to be whole).
 """
 
+import hashlib
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +15,8 @@ from cloister.node.timelines import clone, control, tree, wal
 from cloister.node.timelines.history import History
 from cloister.node.timelines.layout import Timeline
 from cloister.node.timelines.tree import Abort
+
+log = logging.getLogger(__name__)
 
 PASSES_MAX: Final = 4
 # Over the outbox, 256 segments each. A stop waits for them, and the tenant can fill it faster than it is emptied.
@@ -22,7 +27,8 @@ class Ahead:
     """What there is, as seen under the timeline's lock."""
 
     wal_timeline: int
-    archived: frozenset[int]
+    archived: Mapping[int, str]
+    """With the SHA-256 of each, as it was taken in."""
     begins: int
     """The first that there is of this WAL timeline."""
     is_all: bool
@@ -41,23 +47,30 @@ def look(history: History, timeline: Timeline, now: float, abort: Abort) -> Ahea
     while passes < PASSES_MAX and history.collect(now, abort):
         passes += 1
     found = control.of(timeline.data)
-    archived = history.archived(found.wal_timeline)
+    archived = {
+        it.number: it.sha256
+        for it in history.archive.segments()
+        if it.name == wal.segment_name(found.wal_timeline, it.number)
+    }
     return Ahead(
         found.wal_timeline,
-        frozenset(archived),
+        archived,
         min(archived, default=wal.segment_number(found.redo)),
         is_all=passes < PASSES_MAX,
     )
 
 
 def read(timeline: Timeline, ahead: Ahead, number: int) -> Found | None:
-    """None where it is nowhere. Raises ConflictError if it was given up since it was seen."""
+    """None where it is nowhere, or damaged: what is restored from the store would end there, and say nothing. Raises ConflictError if it was given up since it was seen."""
     name = wal.segment_name(ahead.wal_timeline, number)
     if number in ahead.archived:
         with tree.opened(timeline.archive) as directory:
             content = tree.read_small(name, directory, wal.SEGMENT_BYTES)
         if content is None or len(content) != wal.SEGMENT_BYTES:
             raise ConflictError(f"{name} is gone from the archive", public="WAL was given up meanwhile")
+        if hashlib.sha256(content).hexdigest() != ahead.archived[number]:
+            log.error("%s in %s is damaged", name, timeline.archive)
+            return None
         return Found(content, is_whole=True)
     with tree.opened(timeline.data) as data, tree.opened(clone.WAL, below=data) as written:
         # Before it is read: what is read afterwards is whole, if the next one has begun by now.
