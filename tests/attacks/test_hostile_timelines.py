@@ -267,6 +267,29 @@ def test_an_outbox_that_is_filled_for_ever_holds_nobody_up_for_ever(
         making.assemble(source_id, new_timeline_id(), Target(at=1000.0), is_running=True)
 
 
+def test_a_directory_that_is_filled_as_it_is_emptied_holds_nobody_up_for_ever(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who collects goes from one compute to the next, and all others' WAL would stay within their tenants' reach."""
+    monkeypatch.setattr("cloister.node.timelines.archive.THROWN_AWAY_MAX", 50)
+    (outbox.box / "filled").mkdir()
+    name = outbox.put(5)
+    really, numbers = os.unlink, itertools.count()
+
+    def unlink_and_fill(path: Any, **below: Any) -> None:
+        number = next(numbers)
+        assert number < 1000, "for ever"
+        (outbox.box / "filled" / str(number)).touch()
+        really(path, **below)
+
+    (outbox.box / "filled" / "first").touch()
+    with monkeypatch.context() as tenant:
+        tenant.setattr(os, "unlink", unlink_and_fill)
+        assert outbox.collect() == [name]
+    outbox.collect()
+    assert names_in(outbox.box) == set(), "once it is not filled any more"
+
+
 def test_what_is_archived_stays_as_it_was(outbox: Outbox) -> None:
     name = outbox.put(5)
     kept_open = os.open(outbox.box / name, os.O_RDWR)

@@ -26,13 +26,18 @@ from typing import Final
 import msgspec
 
 from cloister.base.durable import sync_filesystem, write_durably
+from cloister.base.errors import PreconditionError
 from cloister.node.timelines import tree, wal
-from cloister.node.timelines.tree import Abort
+from cloister.node.timelines.tree import Abort, Budget
 
 log = logging.getLogger(__name__)
 
 COLLECTED_MAX: Final = 256
 # Segments taken in one pass, some 2 ms each: a stop waits for one. What is left is taken in the next.
+
+THROWN_AWAY_MAX: Final = 10_000
+# Entries of directories in there, removed in one pass: some 100 ms. Nothing but a tenant that has taken its server over makes any,
+# and it can make them as fast as they are removed.
 
 _WAITING_MAX: Final = 4096
 # Gigabytes that nobody took in; a tenant can put more there, and is not waited for.
@@ -90,10 +95,14 @@ class Archive:
                     if segment is not None and segment.name not in known:
                         came.append(segment)
         self._add(came)
+        budget = Budget(abort, THROWN_AWAY_MAX)
         with tree.opened(outbox) as directory:
-            for name in names:
-                if not name.startswith("."):
-                    _throw_away(name, directory, outbox, abort)
+            try:
+                for name in names:
+                    if not name.startswith("."):
+                        _throw_away(name, directory, outbox, budget)
+            except PreconditionError:
+                log.warning("the outbox %s holds more than can be removed at once", outbox)
         return len(came)
 
     def waiting(self, outbox: Path, wal_timeline: int) -> set[int]:
@@ -248,11 +257,11 @@ def _copy_new(source: int, name: str, target: int, uid: int) -> None:
             os.fsync(copy)
 
 
-def _throw_away(name: str, outbox: int, path: Path, abort: Abort) -> None:
+def _throw_away(name: str, outbox: int, path: Path, budget: Budget) -> None:
     try:
         os.unlink(name, dir_fd=outbox)
     except IsADirectoryError:
         log.warning("the outbox %s holds a directory: removed", path)
-        tree.remove_below(name, outbox, abort)
+        tree.remove_below(name, outbox, budget)
     except FileNotFoundError:
         pass

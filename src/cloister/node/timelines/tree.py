@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -153,29 +153,32 @@ def remove(path: Path, abort: Abort) -> None:
         return
     with contextlib.suppress(FileNotFoundError):  # Somebody else removes it as well, and was quicker.
         with opened(path) as directory:
-            _Removal(directory, abort).run()
+            _Removal(directory, abort.check).run()
         path.rmdir()
 
 
-def remove_below(name: str, parent: int, abort: Abort) -> None:
-    """A tree in a tenant's own directory."""
-    empty_below(name, parent, abort)
+def remove_below(name: str, parent: int, budget: Budget) -> None:
+    """A tree in a tenant's own directory, where the tenant may be making more of it. Raises PreconditionError when there is more
+    than the budget allows."""
+    with opened(name, below=parent) as directory:
+        _Removal(directory, budget.take).run()
     os.rmdir(name, dir_fd=parent)
 
 
 def empty_below(name: str, parent: int, abort: Abort) -> None:
-    """All that is in a directory in a tenant's own directory."""
+    """All that is in a directory in a tenant's own directory, while nothing of the tenant's runs there."""
     with opened(name, below=parent) as directory:
-        _Removal(directory, abort).run()
+        _Removal(directory, abort.check).run()
 
 
 class _Removal:
     """Empties a directory. A tenant may have nested as deep as it liked, and descriptors are few: a directory that is found
     too deep is moved up to where the work is, and takes its turn there."""
 
-    def __init__(self, top: int, abort: Abort) -> None:
+    def __init__(self, top: int, may_go_on: Callable[[], None]) -> None:
+        """`may_go_on` is asked before each entry, and raises to end it."""
         self._top = top
-        self._abort = abort
+        self._may_go_on = may_go_on
 
     def run(self) -> None:
         self._empty(self._top, DEPTH_MAX)
@@ -183,7 +186,7 @@ class _Removal:
     def _empty(self, directory: int, depth: int) -> None:
         while names := _some_names(directory):
             for name in names:
-                self._abort.check()
+                self._may_go_on()
                 if not _unlink(name, directory):
                     self._remove_directory(name, directory, depth)
 
