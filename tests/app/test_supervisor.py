@@ -15,6 +15,7 @@ from cloister.app import supervisor
 from cloister.app.children import Child, children
 from cloister.app.operator import DOWN_TIMEOUT_S
 from cloister.app.supervisor import LAST_SENDING_S, Supervisor, Watched
+from cloister.base.errors import PreconditionError
 from cloister.base.identities import Service
 from cloister.base.settings import Settings
 from cloister.cli.install import unit
@@ -133,6 +134,24 @@ async def test_a_server_that_is_out_of_memory_or_full_for_a_moment_loses_no_plat
     watched = Watched(Child("api", Service.API), pause_s=0.0)
     await platform._keep_running(watched)
     assert (platform.started, errors) == (["api"], [])
+
+
+async def test_only_a_program_that_could_never_be_run_is_the_operators_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ran a moment ago is just being replaced by a package manager."""
+
+    def refused(*_given: object, **_more: object) -> Any:
+        raise PermissionError(errno.EACCES, "denied", "/usr/bin/python3")
+
+    monkeypatch.setattr(supervisor, "spawn", refused)
+    platform = Supervisor(Settings(state_dir=str(tmp_path)), {})
+    watched = Watched(Child("api", Service.API))
+    with pytest.raises(PreconditionError, match="cannot run /usr/bin/python3: make it readable"):
+        platform._start(watched)
+    watched.process = SimpleNamespace(pid=0)  # type: ignore[assignment]
+    with pytest.raises(PermissionError):
+        platform._start(watched)
 
 
 async def test_a_round_that_cannot_be_started_is_left_for_the_next(

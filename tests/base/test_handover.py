@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cloister.base import handover
 from cloister.base.errors import UnavailableError
 from cloister.base.handover import Giver, Receiver
 from cloister.base.identities import service_of_uid
@@ -66,6 +67,34 @@ async def test_a_receiver_that_comes_back_finds_who_waited(tmp_path: Path) -> No
         sock.close()
         receiver.stop()
     giver.close()
+
+
+async def test_a_receiver_without_a_descriptor_left_looks_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as often as its loop turns."""
+    taken, giver = Taken(), Giver(tmp_path / "it.sock")
+    receiver = Receiver(tmp_path / "it.sock", taken, allowed=US)
+    receiver.start()
+    accept, clock = socket.socket.accept, asyncio.get_running_loop().time
+    looked: list[float] = []
+
+    def without(listening: socket.socket) -> Any:
+        looked.append(clock())
+        if looked[-1] - looked[0] < handover._PAUSE_S / 2:
+            raise OSError(24, "too many open files")
+        return accept(listening)
+
+    client, accepted = connection()
+    with client:
+        await giver.give(accepted, "192.0.2.7", patience_s=1)
+        monkeypatch.setattr(socket.socket, "accept", without)
+        async with asyncio.timeout(5):
+            sock, _ = await taken.queue.get()
+        sock.close()
+    assert len(looked) == 2
+    giver.close()
+    receiver.stop()
 
 
 async def test_patience_ends_and_the_connection_is_the_givers_still(tmp_path: Path) -> None:

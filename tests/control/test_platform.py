@@ -131,3 +131,20 @@ async def test_computes_run_on_unless_the_platform_ends_and_owes_a_store_somethi
     assert (created.endpoint.id in land.node.computes) is not platform_ends
     words = [write.word for write in land.node.store.wal[created.branch.timeline_id]]
     assert (words[-1:] == ["last words"]) is platform_ends
+
+
+async def test_a_first_comparison_that_fails_keeps_nobody_from_being_served(
+    land: Land, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        stop.set()
+
+    monkeypatch.setattr(land.plane.reconciler, "compare", fail)
+    monkeypatch.setattr(land.plane.directory, "start", serve)
+    async with asyncio.timeout(10):
+        await land.plane.run(stop)

@@ -148,9 +148,8 @@ class Supervisor:
             watched.ended.clear()
             try:
                 self._start(watched)
-            except (
-                OSError
-            ) as error:  # no memory or descriptor is left for one more, or its log cannot be made: it may pass
+            except OSError as error:
+                # No memory or descriptor is left for one more, or its log cannot be made, or a program is just being replaced: it may pass.
                 log.error("%s could not be started: %s", watched.child.label, error)  # noqa: TRY400 - the error says it all
                 is_wanted = True
             else:
@@ -191,7 +190,8 @@ class Supervisor:
         return not self._stopping.is_set()
 
     def _start(self, watched: Watched) -> None:
-        """Raises OSError where this host has nothing left for another process."""
+        """Raises OSError where this host has nothing left for another process; PreconditionError if it never could have one."""
+        is_first = watched.process is None
         watched.started_at = time.monotonic()
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -205,7 +205,7 @@ class Supervisor:
             )
         except OSError as error:
             os.close(ready_read)
-            if not isinstance(error, PermissionError):
+            if not (is_first and isinstance(error, PermissionError)):
                 raise
             raise PreconditionError(
                 public=f"user {watched.child.service} cannot run {error.filename}: make it readable for others"

@@ -107,7 +107,14 @@ class Receiver:
         assert self._listening is not None
         try:
             channel, _ = self._listening.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except (
+            OSError
+        ) as error:  # out of descriptors: those in use come back, and until then it would be told of this one for ever
+            log.warning("accepting on %s: %s", self._path.name, error)
+            asyncio.get_running_loop().remove_reader(self._listening)
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._look_again, self._listening)
             return
         peer = Peer.of(channel)
         if peer.service not in self._allowed:
@@ -117,6 +124,10 @@ class Receiver:
         channel.setblocking(False)
         self._channels.add(channel)
         asyncio.get_running_loop().add_reader(channel, self._receive, channel)
+
+    def _look_again(self, listening: socket.socket) -> None:
+        if self._listening is listening:
+            asyncio.get_running_loop().add_reader(listening, self._accept)
 
     def _receive(self, channel: socket.socket) -> None:
         """One at a time, so that many do not keep the event loop from its other work."""

@@ -339,6 +339,8 @@ class ControlPlane:
                 await self.reconciler.compare()
         except (CloisterError, TimeoutError) as error:
             _log.warning("the node was not compared yet: %s", error)
+        except Exception:  # the reconciler's rounds go on whatever one meets, and so does what begins with one
+            _log.exception("the node was not compared yet")
         await self.directory.start()
         try:
             async with asyncio.TaskGroup() as tasks:
