@@ -33,7 +33,6 @@ from cloister.node.backups import senders
 from cloister.node.backups.laying import Laying
 from cloister.node.backups.objects import Store
 from cloister.node.backups.recovering import Found, Recovering, RootKeys
-from cloister.node.backups.senders import Mine
 from cloister.node.timelines.work import Work
 from cloister.protocol.backups.dumps import Dump
 from cloister.protocol.merkle.notes import Checkpoint
@@ -214,8 +213,7 @@ async def recover(
             _put_keystore(host.paths, keystore, roots, newest_known)
         _put_secrets(host.paths, found.dump, is_ours=host.database is not None)
         # This is another sender than the one that the dump is of, and takes the store from it.
-        line = Mine(line=found.dump.line, number=found.dump.number)
-        senders.remember(host.paths, await store.name(), line)
+        senders.remember(host.paths, await store.name(), senders.of_dump(found.dump))
         senders.take_over(host.paths)
         (scratch.control_data / "data").rename(embedded.data_dir(host.paths))
         sync_directory(host.paths.control_data)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloister.base.errors import UnavailableError
+from cloister.base.errors import ConflictError, UnavailableError
 from cloister.control.backups import keeper as limits
 from cloister.control.backups.model import (
     BASE_EVERY,
@@ -154,6 +154,27 @@ async def test_missing_wal_gets_a_new_base(office: Office) -> None:
     assert not progress.is_broken
 
 
+async def test_wal_that_follows_nothing_gets_a_base_of_what_sleeps_too(office: Office) -> None:
+    """As where another platform was the sender while this branch was written to, and it slept when that was over."""
+    created = await a_project(office)
+    await office.look()
+    office.store.broken.add(created.branch.timeline_id)
+    office.land.clock.advance(A_MOMENT)
+    office.land.node.write(created.endpoint.id, "last words")
+    _, operations = await office.land.control.endpoints.suspend(CALLER, created.project.id, created.endpoint.id)
+    await office.land.finish(operations)
+    office.done()
+    await office.look()
+    assert office.done() == ["SendWal"]
+    await office.look()
+    assert office.done() == ["BackUpTimeline", "SendWal"]
+    office.store.broken.add(created.branch.timeline_id)
+    await office.look(limits.WAL_EVERY)
+    await office.look()
+    assert office.done() == [], "there is nothing newer to begin with"
+    assert not office.land.node.computes
+
+
 async def test_more_wal_than_one_call_sends(office: Office) -> None:
     created = await a_project(office)
     office.store.behind[created.branch.timeline_id] = 2
@@ -293,6 +314,23 @@ async def test_that_another_platform_sends_is_told_at_once_and_once_a_day(office
     office.store.has_lock, office.store.taken = False, ""
     await office.look(limits.STORE_LOOK_EVERY)
     assert [told["what"] for told in await office.land.details_of("backup.fail")] == ["sender", "sender", "store"]
+
+
+async def test_a_store_that_is_ours_again_has_nothing_wait_and_is_told_when_it_is_taken_again(office: Office) -> None:
+    created = await a_project(office)
+    await office.look()
+    office.store.taken = "another platform sends into this bucket"
+    office.store.failing[created.branch.timeline_id] = ConflictError("no", public=office.store.taken)
+    for _ in range(10):
+        await office.look(limits.STORE_LOOK_EVERY)
+    office.store.taken, taken = "", office.store.taken
+    office.store.failing.clear()
+    office.done()
+    await office.look(limits.STORE_LOOK_EVERY)
+    assert office.done() == ["SendWal"]
+    office.store.taken = taken
+    await office.look(limits.STORE_LOOK_EVERY)
+    assert [told["what"] for told in await office.land.details_of("backup.fail")].count("sender") == 2
 
 
 async def test_who_writes_and_is_not_sent_is_late_once_a_day(office: Office) -> None:

@@ -41,6 +41,8 @@ class Bucket:
         self.objects: defaultdict[str, list[Version]] = defaultdict(list)
         """The oldest version first."""
         self.puts: list[str] = []
+        self.listed: list[str] = []
+        """Prefixes."""
         self.is_away = False
         self.before_put: Callable[[str], None] = lambda _key: None
         self._count = 0
@@ -74,6 +76,7 @@ class Bucket:
                     next((it for it in self.objects.get(command.key, []) if it.name == command.version), None)
                 )
             case ListObjects():
+                self.listed.append(command.prefix)
                 return self._page(command)
         raise AssertionError(command)
 

@@ -8,10 +8,11 @@ import pytest
 from cloister.base.errors import ConflictError, UnavailableError
 from cloister.base.ids import TimelineId
 from cloister.node.backups import senders
-from cloister.node.backups.senders import LOOK_EVERY_S, RENEW_EVERY_S, Mine
+from cloister.node.backups.senders import LOOK_EVERY_S, RENEW_EVERY_S, VERSIONS_MAX, Mine
 from cloister.node.commands import BackUpPlatform, GetStore, PlatformBacked, StoreState
 from cloister.node.timelines import wal
 from cloister.protocol.backups import keys as names
+from cloister.protocol.backups.dumps import Dump
 from tests.node.backups.scene import DAY_S, DAYS, FIRST, Scene
 from tests.node.timelines.clusters import make_cluster, segment
 
@@ -167,6 +168,74 @@ async def test_whose_claim_was_cut_off_has_it_unless_another_was_quicker(first: 
     await refused(first)
 
 
+async def test_who_takes_over_again_before_its_claim_was_there_leaves_no_number_out(
+    first: Platform, second: Platform
+) -> None:
+    """As a drill, whose writer may put nothing, that is told to be the one; or who is cut off before the word for it is taken away."""
+    await first.send()
+
+    def away(key: str) -> None:
+        if key.startswith(names.SENDERS):
+            raise UnavailableError("no answer")
+
+    second.comes_of(first)
+    second.bucket.before_put = away
+    with pytest.raises(UnavailableError):
+        await second.send()
+    second.bucket.before_put = lambda _key: None
+    senders.take_over(second.dumping.paths)
+    await second.send()
+    first.clock.at += LOOK_EVERY_S
+    await refused(first)
+    assert [it[:8] for it in second.mine.line or []] == ["", "00000002"]
+
+
+async def test_a_claim_whose_answer_was_lost_is_one(first: Platform, second: Platform) -> None:
+    await first.send()
+    second.comes_of(first)
+
+    def lost(key: str) -> None:
+        if key.startswith(names.SENDERS):
+            claim = second.mine.claim
+            second.bucket.put(key, senders.sealing_of(b"k" * 32).seal(key, msgspec.json.encode(claim), bytes(12)), DAYS)
+            raise UnavailableError("no answer")
+
+    second.bucket.before_put = lost
+    with pytest.raises(UnavailableError):
+        await second.send()
+    second.bucket.before_put = lambda _key: None
+    first.clock.at += LOOK_EVERY_S
+    await refused(first)
+    second.backups = second.new_backups()
+    await second.send()
+    senders.take_over(second.dumping.paths)
+    await second.send()
+    assert [it[:8] for it in second.mine.line or []] == ["", "00000002", "00000003"]
+
+
+async def test_the_same_place_under_another_name_is_ours(first: Platform, second: Platform) -> None:
+    """As when its endpoint is given otherwise, or the bucket was copied elsewhere."""
+    await first.send()
+    claim = first.mine.claim
+    first.bucket.name = "the bucket, called otherwise"
+    assert await first.taken() == ""
+    await first.send()
+    assert (first.mine.claim, first.mine.line) == (claim, [""])
+    await refused(second)
+
+
+async def test_what_is_damaged_here_is_as_good_as_lost(first: Platform) -> None:
+    """Nothing is sent until root says which one it is; what there is comes back meanwhile."""
+    await first.send()
+    for content in (b"", first.dumping.paths.backup_sender.read_bytes()[:-9], b'{"a": 1}', b"\xff"):
+        first.dumping.paths.backup_sender.write_bytes(content)
+        first.backups = first.new_backups()
+        await refused(first)
+        assert await first.comes_back() == b"a"
+    senders.take_over(first.dumping.paths)
+    await first.send()
+
+
 async def test_of_two_that_claim_at_once_the_first_has_it(first: Platform, second: Platform) -> None:
     """Both have looked, and seen nobody."""
     await first.send()
@@ -207,6 +276,20 @@ async def test_nobody_stops_it_with_the_stores_credentials(first: Platform) -> N
     await first.send()
 
 
+async def test_junk_over_its_claim_has_no_list_asked_for(first: Platform) -> None:
+    """Which a thief makes as long as they like: each look would take as long."""
+    await first.send()
+    (own,) = first.bucket.keys("/senders/")
+    for _ in range(VERSIONS_MAX):
+        first.bucket.put(own, b"junk")
+    for number in range(100):
+        first.bucket.put(names.sender(2, f"{number:064x}"), b"junk")
+    first.bucket.listed.clear()
+    first.clock.at += LOOK_EVERY_S
+    await first.send()
+    assert names.SENDERS not in first.bucket.listed
+
+
 async def test_a_claim_is_put_again_before_it_is_gone(first: Platform) -> None:
     await first.send()
     first.bucket.puts.clear()
@@ -232,3 +315,12 @@ async def test_who_was_away_for_longer_than_claims_are_kept_sees_the_last(first:
 async def test_what_is_known_here_is_root_s_alone(first: Platform) -> None:
     await first.send()
     assert first.dumping.paths.backup_sender.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_comes_of_a_dump_from_before_there_were_claims_has_what_has_no_label() -> None:
+    """And not what a drill sent since, which would be before it."""
+    dump = Dump(moment=1, version="1", epoch=1, secrets={}, checkpoint=None, lists=[], files=1, bytes=1)
+    assert senders.of_dump(dump) == Mine(line=[""], number=0)
+    labels = ["", "0000000200000000"]
+    assert senders.of_dump(msgspec.structs.replace(dump, line=labels, number=2)) == Mine(line=labels, number=2)
+    assert senders.of_dump(msgspec.structs.replace(dump, number=2)) == Mine(line=None, number=2), "it was lost"

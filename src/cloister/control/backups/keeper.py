@@ -61,6 +61,8 @@ CHECK_EVERY: Final = timedelta(days=1)
 
 TIDY_EVERY: Final = timedelta(hours=1)
 
+_SENDER: Final = "sender"
+
 
 class BackupKeys(Protocol):
     """The key broker. `trust.keys.client.KeyClient` is one."""
@@ -188,11 +190,15 @@ class BackupKeeper:
         self._has_store = True
         self._store_problem = state.problem or state.taken
         if state.taken:
-            await self._tell_store({"what": "sender"}, state.name, state.taken, now)
+            await self._tell_store({"what": _SENDER}, state.name, state.taken, now)
         elif not state.has_lock or not state.has_versions:
             self._store_problem = state.problem or "the bucket has no object lock, or no versions"
             details = {"what": "store", "has_lock": state.has_lock, "versions": state.has_versions}
             await self._tell_store(details, state.name, self._store_problem, now)
+        elif self._store_told == _SENDER:
+            # It is this one again: nothing waits because it was refused, and another that takes over is news.
+            self._store_told = None
+            self.poke()
 
     async def _tell_store(self, details: dict[str, object], name: str, problem: str, now: datetime) -> None:
         """Once a day while it goes on, and at once where it is another problem."""

@@ -123,7 +123,8 @@ class Kept:
         if progress is not None:
             if progress.wanted_at is not None and progress.wanted_at > base.sent_at:
                 return True
-            if progress.is_broken and self.is_running:  # at rest there is no newer snapshot to begin with
+            # At rest there is a newer snapshot to begin with only if there was work since.
+            if progress.is_broken and (self.is_running or (self.ended_at is not None and self.ended_at > base.sent_at)):
                 return True
         if now - base.sent_at >= RENEW_AFTER:
             return True

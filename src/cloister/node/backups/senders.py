@@ -11,6 +11,7 @@ the store's credentials cannot make one, and what they put over one or beside it
 import asyncio
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import socket
@@ -27,8 +28,11 @@ from cloister.base.settings import Paths
 from cloister.node.backups.objects import Store
 from cloister.node.commands import LOCK_SPARE_DAYS
 from cloister.protocol.backups import keys as names
+from cloister.protocol.backups.dumps import Dump
 from cloister.protocol.backups.errors import BackupError
 from cloister.protocol.backups.sealing import NONCE_BYTES, BackupKey
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 60.0
 # Two small requests. What two send until then is told apart.
@@ -123,24 +127,40 @@ class Senders:
         return known(self._paths, await self._store.name()).line
 
     async def _claim(self, place: str, mine: Mine, now: float) -> Mine:
-        """The next number is written down before it is put: who is cut off between the two puts it later, if nobody else has by then."""
+        """The next number is written down before it is put: who is cut off between the two puts it later, if nobody else has by then. Nor
+        is one left out for that: whoever has the number before it looks at this one alone."""
         takes = self._paths.backup_take_over.exists()
-        last = await self._last(mine.claim.number if mine.claim else mine.number)
+        known = mine.claim.number if mine.claim else mine.number
+        if mine.claim is not None and not await self._is_claimed(known):
+            known -= 1
+        last = await self._last(known)
         if last and not takes:
-            raise await self._taken(last)
+            mine = await self._elsewhere(last)
+            remember(self._paths, place, mine)
+            return mine
         number = max(last, _FIRST) + 1 if takes else _FIRST
-        claim = Claim(now, f"{number:08X}{secrets.token_hex(4).upper()}", socket.gethostname())
-        line = [claim.label] if number == _FIRST else None if mine.line is None else [*mine.line, claim.label]
-        mine = Mine(claim=claim, line=line, number=number)
-        remember(self._paths, place, mine)
+        if mine.claim is None or mine.claim.number != number:
+            claim = Claim(now, f"{number:08X}{secrets.token_hex(4).upper()}", socket.gethostname())
+            line = [claim.label] if number == _FIRST else None if mine.line is None else [*mine.line, claim.label]
+            mine = Mine(claim=claim, line=line, number=number)
+            remember(self._paths, place, mine)
         self._paths.backup_take_over.unlink(missing_ok=True)
         sync_directory(self._paths.state_dir)
         return mine
 
+    async def _elsewhere(self, number: int) -> Mine:
+        """What we are where this claim is ours: the same place under another name, or a copy of it. Raises ConflictError."""
+        first = min(await self._claims(number), default=None)
+        for it in _read(self._paths).values():
+            if it.claim is not None and it.claim == first:
+                return it
+        raise _refusal(first)
+
     async def _look(self, place: str, mine: Mine, now: float) -> None:
         """1. Nobody has the next number.
         2. Nor ours: of two that took it at once, the first. One that comes late to what it wrote down has lost it.
-        3. Where nobody has it, it was never put, or was for longer than it is kept: then others may have come and gone.
+        3. Where nothing is there, it was never put, or was for longer than it is kept: then others may have come and gone. Where it is
+           only hidden by what a thief put over it, the list is not asked for, which may be as long as they like.
         4. It is put, and put again before it is gone; and who was quicker is seen now.
         """
         assert mine.claim is not None
@@ -149,7 +169,7 @@ class Senders:
             raise await self._taken(await self._last(number + 1))
         claims = await self._claims(number)
         self._require_first(claims, mine.claim)  # 2.
-        if not claims and (last := await self._last(0)) > number:  # 3.
+        if not claims and not await self._is_claimed(number) and (last := await self._last(0)) > number:  # 3.
             raise await self._taken(last)
         if mine.claim not in claims or now - mine.put_at >= RENEW_EVERY_S:  # 4.
             key = self._name(number)
@@ -236,15 +256,24 @@ def remember(paths: Paths, place: str, mine: Mine) -> None:
     write_durably(paths.backup_sender, msgspec.json.encode({**_read(paths), place: mine}), mode=0o600)
 
 
+def of_dump(dump: Dump) -> Mine:
+    """Who comes of it. One of a Cloister that knew no claims goes on from what has no label: there was nothing else."""
+    return Mine(line=dump.line if dump.number else [""], number=dump.number)
+
+
 def take_over(paths: Paths) -> None:
     """The next that is sent from here claims the store. On disk when it returns."""
     write_durably(paths.backup_take_over, b"", mode=0o600)
 
 
 def _read(paths: Paths) -> dict[str, Mine]:
+    """One that is damaged is as good as lost: nothing is sent then, and what there is can be restored."""
     try:
         return msgspec.json.decode(paths.backup_sender.read_bytes(), type=dict[str, Mine])
     except FileNotFoundError:
+        return {}
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.error("%s is damaged: %s", paths.backup_sender, error)  # noqa: TRY400 - the error says it all
         return {}
 
 
