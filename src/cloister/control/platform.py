@@ -246,7 +246,7 @@ class ControlPlane:
             database,
             agent,
             # An operator's own database has backups of its own.
-            lambda: settings.database_url is None and self.backup_keeper.has_store,
+            lambda: settings.database_url is None and self.backup_keeper.may_send,
             clock,
         )
 

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from cloister.base.errors import UnavailableError
+from cloister.base.errors import ConflictError, UnavailableError
 from cloister.cli.doctor import backups as doctor
+from cloister.control.backups import keeper as keepers
 from cloister.control.backups import platform as limits
 from cloister.control.backups.model import SAMPLE_CHUNKS
 from cloister.control.backups.platform import PlatformKeeper
@@ -67,6 +68,24 @@ async def test_the_log_says_when_the_last_was_sent(office: Office) -> None:
     assert len(await office.land.details_of("backup.take")) == 3, "one is a base"
     async with office.land.database.reading() as tx:
         assert await doctor.last_dump(tx) == office.land.clock.now() - A_MOMENT
+
+
+async def test_while_another_platform_sends_none_is_made_and_as_soon_as_this_one_does_again_one_is(
+    office: Office,
+) -> None:
+    """What the other sent last would be what a lost server comes back from until then."""
+    assert await look(office) == 1
+    office.store.taken = "another platform sends into this bucket"
+    office.store.failing["platform"] = ConflictError("no", public=office.store.taken)
+    for _ in range(10):
+        await office.look(keepers.STORE_LOOK_EVERY)
+        await note(office, Action.PROJECT_CREATE)
+        await look(office)
+    office.store.taken = ""
+    office.store.failing.clear()
+    await note(office, Action.STORE_SET)
+    await office.look(keepers.STORE_LOOK_EVERY)
+    assert await look(office) == 2
 
 
 async def test_what_only_the_log_has_is_not_sent_before_a_day(office: Office) -> None:

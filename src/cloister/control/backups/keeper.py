@@ -97,6 +97,11 @@ class BackupKeeper:
         return self._has_store
 
     @property
+    def may_send(self) -> bool:
+        """There is a store, and no other platform is known to send there."""
+        return bool(self._has_store) and self._store_told != _SENDER
+
+    @property
     def store_problem(self) -> str:
         return self._store_problem
 

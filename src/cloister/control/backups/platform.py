@@ -74,10 +74,10 @@ class Mark:
 
 
 class PlatformKeeper:
-    def __init__(self, database: Database, agent: Agent, has_store: Callable[[], bool | None], clock: Clock) -> None:
+    def __init__(self, database: Database, agent: Agent, may_send: Callable[[], bool], clock: Clock) -> None:
         self._database = database
         self._agent = agent
-        self._has_store = has_store
+        self._may_send = may_send
         self._clock = clock
         self._sent: tuple[datetime, Mark] | None = None
         self._since: datetime | None = None
@@ -96,13 +96,13 @@ class PlatformKeeper:
         await repeat(self.look, LOOK_EVERY_S, _log, "looking after the control database's backup")
 
     async def look(self) -> None:
-        """1. Is there a store, and is one owed? What is written while it is made is owed by the next.
+        """1. Is there a store that is ours to send to, and is one owed? What is written while it is made is owed by the next.
         2. Have it made and sent.
         3. Tell that it is late.
         4. Once a day, read some of the newest back.
         """
         # 1.
-        if not self._has_store():
+        if not self._may_send():
             self._since = self._unread = None
             return
         now = self._clock.now()
