@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from cloister.base.clock import FakeClock
-from cloister.base.database import Database
+from cloister.base.database import Database, Transaction
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, PreconditionError
 from cloister.trust.audit.reader import Recorded, events
 from cloister.trust.keys import store
@@ -342,6 +342,32 @@ async def test_a_destruction_waits_can_be_cancelled_and_happens_on_its_day(rig: 
     with pytest.raises(ConflictError, match="destroyed"):
         await keeper.rings.change(PROJECT, "cancel", 30, "", ALICE)
     await read_key(keeper, OTHER)
+
+
+async def test_a_destruction_that_is_cancelled_when_it_is_due_does_not_happen(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are due are listed, and destroyed one after the other: until its turn somebody may say no, and hear that it counts."""
+    clock = rig.clock
+    assert isinstance(clock, FakeClock)
+    keeper = rig.keeper()
+    await keeper.create(PROJECT, "volume", ALICE)
+    key = await read_key(keeper, PROJECT)
+    await keeper.rings.change(PROJECT, "destroy", 7, "contract ended", ALICE)
+    clock.advance(timedelta(days=7))
+    listed = store.due_for_destruction
+
+    async def cancelled_meanwhile(tx: Transaction, now: datetime, project_id: str | None = None) -> list[str]:
+        due = await listed(tx, now, project_id)
+        if project_id is not None:
+            return due
+        assert (await keeper.rings.change(PROJECT, "cancel", 30, "", ALICE)).state == "disabled"
+        return due
+
+    monkeypatch.setattr(store, "due_for_destruction", cancelled_meanwhile)
+    await keeper.reconcile()
+    await keeper.rings.change(PROJECT, "enable", 30, "", ALICE)
+    assert await read_key(keeper, PROJECT) == key
 
 
 async def test_what_cannot_be(rig: Rig) -> None:

@@ -103,11 +103,13 @@ class Rings:
             await record(tx, by.event(what.action, project_id=project_id, reason=reason, details=details))
             return after
 
-    async def destroy(self, project_id: str, by: By) -> int:
+    async def destroy(self, project_id: str, by: By, *, if_due: bool = False) -> int:
         """The erasure: every version of every key, and the seal without which no copy of them opens. The seal goes after
-        the commit; if we die in between, `reconcile` takes it."""
+        the commit; if we die in between, `reconcile` takes it. `if_due`: only where it is scheduled still, and its time has come."""
         async with self._database.transaction() as tx:
             await store.lock_projects(tx, project_id)
+            if if_due and not await store.due_for_destruction(tx, self._clock.now(), project_id):
+                return 0
             destroyed = await store.destroy(tx, project_id)
             if destroyed:
                 await store.change_ring(tx, project_id, DISABLED, None)
@@ -189,10 +191,13 @@ class Rings:
 
     async def _destroy_as_scheduled(self, project_id: str) -> None:
         try:
-            await self.destroy(project_id, OURSELVES)
+            await self.destroy(project_id, OURSELVES, if_due=True)
         except UnprocessableError as error:
             # A branch was protected after all: the promise to keep it is the later one. The keys stay disabled.
             async with self._database.transaction() as tx:
+                await store.lock_projects(tx, project_id)
+                if not await store.due_for_destruction(tx, self._clock.now(), project_id):
+                    return  # it was cancelled meanwhile
                 await store.change_ring(tx, project_id, DISABLED, None)
                 event = OURSELVES.event(Action.KEY_DESTROY, project_id=project_id, details={"error": error.public})
                 await record(tx, msgspec.structs.replace(event, outcome="failed"))

@@ -225,8 +225,14 @@ async def has_project_keys(tx: Transaction) -> bool:
     return found
 
 
-async def due_for_destruction(tx: Transaction, now: datetime) -> list[str]:
-    rows = await tx.fetch("SELECT project_id FROM key_ring WHERE destroy_at <= $1 ORDER BY destroy_at", now)
+async def due_for_destruction(tx: Transaction, now: datetime, project_id: str | None = None) -> list[str]:
+    """`project_id`: of that one alone, for who asks again at its turn: it may have been cancelled since."""
+    rows = await tx.fetch(
+        """SELECT project_id FROM key_ring
+            WHERE destroy_at <= $1 AND ($2::text IS NULL OR project_id = $2) ORDER BY destroy_at""",
+        now,
+        project_id,
+    )
     return [row["project_id"] for row in rows]
 
 
