@@ -1,5 +1,6 @@
 """Erasing recorded statements: two people, whole months, and a log that says so and still verifies. On a real control database."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,17 +8,21 @@ from uuid import uuid4
 
 import pytest
 
+from cloister.base.database import Transaction
 from cloister.base.errors import CloisterError, ConflictError, ForbiddenError, NotFoundError
 from cloister.base.ids import ProjectId
 from cloister.control.agreeing import ANSWER_WITHIN
 from cloister.control.calling import Caller
+from cloister.control.projects import erasures as module
 from cloister.control.projects.erasures import Erasure
 from cloister.trust.access.principals import Holder
+from cloister.trust.audit import Event, record, statements
 from cloister.trust.audit.statements import verify_segments
 from cloister.trust.audit.verify import Intact, verify
 from tests.control.land import ANOTHER, BOB, CALLER, Land
 from tests.control.projects.test_statements import A_MONTH_AGO, as_owner, events, segments, statement, tell
 from tests.fix_database import ControlDatabase
+from tests.waiting import until_it_waits
 
 BY_A_KEY = Caller(replace(ANOTHER.principal, holder=Holder.ORGANIZATION), "request-3", "192.0.2.3", CALLER.grants)
 WHY = "Art. 17, ticket 4711"
@@ -177,3 +182,35 @@ async def test_verifying_finds_what_was_done_to_segments(
     assert (await verify_segments(land.database)).wrong is None
     await as_owner(control_database, change)
     assert words in str((await verify_segments(land.database)).wrong)
+
+
+async def test_what_is_said_while_somebody_erases_is_sealed_for_the_next_key(
+    land: Land, project: ProjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erasure = await asked(land, project)
+    async with asyncio.TaskGroup() as tasks:
+
+        async def said_meanwhile(tx: Transaction, *events: Event) -> int:
+            await until_it_waits(tx, tasks.create_task(tell(land, statement(project, "after"))))
+            return await record(tx, *events)
+
+        monkeypatch.setattr(module, "record", said_meanwhile)
+        await agreed(land, erasure)
+    assert await told(land, project) == [["after"], []]
+
+
+async def test_what_was_just_said_when_somebody_erases_is_told_among_what_was_erased(
+    land: Land, project: ProjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erasure = await asked(land, project)
+    async with asyncio.TaskGroup() as tasks:
+
+        async def erased_meanwhile(tx: Transaction, *events: Event) -> int:
+            await until_it_waits(tx, tasks.create_task(agreed(land, erasure)))
+            return await record(tx, *events)
+
+        monkeypatch.setattr(statements, "record", erased_meanwhile)
+        await tell(land, statement(project, "before"))
+    assert await told(land, project) == [[], []]
+    (event,) = await events(land, "audit.erase")
+    assert '"segments":2,"statements":3' in event["body"]

@@ -108,6 +108,11 @@ class ErasureService:
 
     async def _end_keys(self, tx: Transaction, caller: Caller, asked: Any) -> None:
         project_id = asked["project_id"]
+        # Whoever seals something for one of them just now is done first, so that what is told and looked at below has that, too.
+        await tx.fetch(
+            "SELECT FROM statement_key WHERE project_id = $1 AND wrapped IS NOT NULL ORDER BY generation FOR NO KEY UPDATE",
+            project_id,
+        )
         await tx.execute(
             "UPDATE statement_erasure SET agreed_by = $2 WHERE id = $1", asked["id"], caller.principal.account_id
         )

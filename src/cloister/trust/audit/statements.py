@@ -142,13 +142,16 @@ class StatementLog:
 
 
 async def _keys(tx: Transaction, project_ids: Collection[str], *, of_any_month: Collection[str]) -> dict[str, _Key]:
+    """None of them ends before the transaction does: what is sealed for a key that was just erased nobody reads, and nobody was told."""
     rows = await tx.fetch(
-        """SELECT DISTINCT ON (project_id) project_id, generation, public
-             FROM statement_key
+        """SELECT project_id, generation, public FROM statement_key k
             WHERE project_id = ANY ($1)
               AND wrapped IS NOT NULL
               AND (began_at >= date_trunc('month', now(), 'UTC') OR project_id = ANY ($2))
-            ORDER BY project_id, generation DESC""",
+              AND NOT EXISTS (SELECT FROM statement_key newer
+                               WHERE newer.project_id = k.project_id AND newer.generation > k.generation
+                                 AND newer.wrapped IS NOT NULL)
+            ORDER BY project_id FOR SHARE OF k""",
         list(project_ids),
         list(of_any_month),
     )
