@@ -1,14 +1,20 @@
 """Issuers are registered, groups are given a meaning, people are disabled; and each of it is taken back."""
 
+import asyncio
 import dataclasses
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from cloister.base.database import Transaction
 from cloister.base.errors import BadRequestError, ConflictError, NotFoundError, UnauthenticatedError, UnprocessableError
+from cloister.control.people import logins
 from cloister.control.people.issuers import GROUPS_MAX
 from cloister.control.people.model import NewGroup
+from cloister.trust.access.keys import insert_key
 from tests.control.people.company import ADA, CALLER, COMPANY, HERE, THERE, Company
+from tests.waiting import until_it_waits
 
 
 async def test_a_client_secret_is_kept_sealed_and_not_told(company: Company) -> None:
@@ -137,3 +143,64 @@ async def test_nobody_disables_themselves_or_nobody(company: Company) -> None:
         await company.issuers.disable(CALLER, "ada@example.com", is_disabled=True)
     with pytest.raises(NotFoundError):
         await company.issuers.disable(CALLER, "zoe@example.com", is_disabled=True)
+
+
+@pytest.mark.parametrize("how", ["unmapped", "lowered", "removed"])
+async def test_what_is_taken_away_while_somebody_logs_in_is_in_no_session(
+    company: Company, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The login has looked at what its groups give, and its session is not there yet for whoever ends sessions."""
+    (group,) = await company.issuers.groups(HERE)
+
+    async def take_away() -> None:
+        match how:
+            case "unmapped":
+                await company.issuers.unmap_group(CALLER, HERE, group.id)
+            case "lowered":
+                await company.map("dba", "viewer")
+            case _:
+                await company.issuers.remove(CALLER, company.registered.id)
+
+    async with asyncio.TaskGroup() as tasks:
+
+        async def taken_meanwhile(tx: Transaction, *arguments: Any, **more: Any) -> int:
+            await until_it_waits(tx, tasks.create_task(take_away()))
+            return await insert_key(tx, *arguments, **more)
+
+        monkeypatch.setattr(logins, "insert_key", taken_meanwhile)
+        session = await company.log_in()
+    with pytest.raises(UnauthenticatedError):
+        await company.who(session)
+
+
+async def test_who_comes_back_from_an_issuer_that_was_just_removed_is_told_to_begin_again(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = company.logins._issuers.keys
+
+    async def removed_meanwhile(issuer: Any) -> Any:
+        keys = await asked(issuer)
+        await company.issuers.remove(CALLER, issuer.id)
+        return keys
+
+    monkeypatch.setattr(company.logins._issuers, "keys", removed_meanwhile)
+    with pytest.raises(logins.LoginRefusedError) as refused:
+        await company.log_in()
+    assert refused.value.why == "login_unknown"
+
+
+async def test_a_key_that_is_revoked_while_the_issuer_is_asked_links_nothing(
+    company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had stolen it would come in by that identity from then on."""
+    asked = company.logins._issuers.keys
+
+    async def revoked_meanwhile(issuer: Any) -> Any:
+        await company.api_keys.revoke(CALLER, company.adas_key)
+        return await asked(issuer)
+
+    monkeypatch.setattr(company.logins._issuers, "keys", revoked_meanwhile)
+    with pytest.raises(logins.LoginRefusedError) as refused:
+        await company.log_in(links=company.adas_key, groups=[], email="ada@example.com")
+    assert refused.value.why == "login_unknown"
+    assert await company.count("identity") == 0

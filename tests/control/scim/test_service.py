@@ -1,13 +1,19 @@
 """What a directory says happens: who leaves has nothing from the next call on, and who is back has what they had."""
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from cloister.base.database import Transaction
 from cloister.base.errors import ConflictError, NotFoundError, UnauthenticatedError
+from cloister.control.people import logins
 from cloister.control.people.logins import LoginRefusedError
+from cloister.trust.access.keys import insert_key
 from tests.control.people.company import ADA, CALLER, HERE, THERE
 from tests.control.scim.scene import Scene
+from tests.waiting import until_it_waits
 
 
 async def test_the_token_is_shown_once_and_kept_as_a_digest(scene: Scene) -> None:
@@ -155,6 +161,27 @@ async def test_who_is_taken_out_of_a_group_logs_in_again_and_has_it_no_more(scen
         await scene.company.log_in(groups=["dba"])
     await scene.patch(group, {"op": "Add", "path": "members", "value": [{"value": user_id}]})
     assert (await scene.company.log_in(groups=["dba"])).roles == {HERE: "editor"}
+
+
+async def test_who_is_taken_out_of_a_group_while_they_log_in_has_it_no_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id = await scene.create()
+    made = await scene.ask("POST", "/Groups", {"displayName": "dba", "members": [{"value": user_id}]})
+    group = f"/Groups/{made.json()['id']}"
+    await scene.company.log_in(groups=["dba"])
+
+    async with asyncio.TaskGroup() as tasks:
+
+        async def taken_out_meanwhile(tx: Transaction, *arguments: Any, **more: Any) -> int:
+            removal = {"op": "remove", "path": f'members[value eq "{user_id}"]'}
+            await until_it_waits(tx, tasks.create_task(scene.patch(group, removal)))
+            return await insert_key(tx, *arguments, **more)
+
+        monkeypatch.setattr(logins, "insert_key", taken_out_meanwhile)
+        session = await scene.company.log_in(groups=["dba"])
+    with pytest.raises(UnauthenticatedError):
+        await scene.memberships(session.key.reveal())
 
 
 async def test_a_session_that_is_over_anyway_costs_nothing(scene: Scene) -> None:

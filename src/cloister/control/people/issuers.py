@@ -72,6 +72,7 @@ class IssuerService:
         """From then on nobody logs in there, what its groups gave is gone, and its sessions open nothing. Raises NotFoundError,
         and UnprocessableError where an organization would be left without an admin."""
         async with self._database.transaction() as tx:
+            await store.hold_alone(tx, issuer_id)
             issuer = await store.issuer(tx, issuer_id)
             await store.end_sessions(tx, self._clock.now(), issuer_id=issuer_id)
             await store.remove_issuer(tx, issuer_id)
@@ -91,6 +92,7 @@ class IssuerService:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             issuer = await store.named(tx, new.issuer)
+            await store.hold_alone(tx, issuer.id)
             if await store.count_groups(tx, org_id) >= GROUPS_MAX:
                 raise UnprocessableError(public=f"an organization may have {GROUPS_MAX} groups")
             group = Group(id=uuid4(), issuer=issuer.name, name=new.name, org_id=org_id, role=new.role, created_at=now)
@@ -103,6 +105,8 @@ class IssuerService:
     async def unmap_group(self, caller: Caller, org_id: OrgId, group_id: UUID) -> Group:
         """Raises NotFoundError. Sessions end as with `map_group`, so what the group gave is gone now, not when they log in again."""
         async with self._database.transaction() as tx:
+            if (of := await store.issuer_of_group(tx, org_id, group_id)) is not None:
+                await store.hold_alone(tx, of)
             removed = await store.remove_group(tx, org_id, group_id)
             if removed is None:
                 raise NotFoundError(public="group not found")

@@ -42,6 +42,8 @@ LOGIN_LASTS: Final = timedelta(minutes=10)
 
 _NOTHING: Final = "no group of yours opens anything here"
 
+_OVER: Final = "this login was not begun here, or is over: begin again"
+
 _NOT_THERE: Final = "your organization's directory says that you are not there any more"
 
 PORT_MIN: Final = 1024
@@ -128,9 +130,7 @@ class LoginService:
         async with self._database.transaction() as tx:
             pending = await store.take(tx, finish.state, _challenge(finish.secret), now)
         if pending is None:
-            raise LoginRefusedError(
-                "login_unknown", "no such login", public="this login was not begun here, or is over: begin again"
-            )
+            raise LoginRefusedError("login_unknown", "no such login", public=_OVER)
         issuer = pending.issuer
         try:
             # 2. The issuer.
@@ -182,6 +182,10 @@ class LoginService:
     ) -> LoggedIn | LoginRefusedError:
         """A refusal that is returned is one after which what was taken away stays so."""
         issuer, now = pending.issuer, self._clock.now()
+        # What the issuer was asked took its time: what stands here of it, and of the key that links, is asked again.
+        is_there = await store.hold(tx, issuer.id)
+        if not is_there or (pending.key_id is not None and not await store.holds_key(tx, pending.key_id, now)):
+            raise LoginRefusedError("login_unknown", "its issuer was removed, or its key revoked", public=_OVER)
         is_operator = issuer.operators is not None and issuer.operators in groups
         events: list[Event] = []
 

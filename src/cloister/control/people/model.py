@@ -115,3 +115,5 @@ class Pending:
     issuer: Issuer
     redirect_uri: str
     account_id: UUID | None
+    key_id: int | None = None
+    """With which it is linked to that account."""

@@ -63,6 +63,17 @@ async def remove_issuer(tx: Transaction, issuer_id: UUID) -> None:
     await tx.execute("DELETE FROM issuer WHERE id = $1", issuer_id)
 
 
+async def hold(tx: Transaction, issuer_id: UUID) -> bool:
+    """For a login: until the transaction ends the issuer stays, and what its groups give. False: it was removed."""
+    await tx.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('issuer ' || $1, 0))", str(issuer_id))
+    return bool(await tx.fetch_value("SELECT EXISTS (SELECT FROM issuer WHERE id = $1)", issuer_id))
+
+
+async def hold_alone(tx: Transaction, issuer_id: UUID) -> None:
+    """For a change: logins that are just being finished are finished first, and their sessions seen; others wait."""
+    await tx.execute("SELECT pg_advisory_xact_lock(hashtextextended('issuer ' || $1, 0))", str(issuer_id))
+
+
 # ── groups ──
 
 
@@ -100,6 +111,13 @@ async def set_group(tx: Transaction, group: Group, issuer_id: UUID) -> Group:
         group.created_at,
     )
     return _group(row)
+
+
+async def issuer_of_group(tx: Transaction, org_id: OrgId, group_id: UUID) -> UUID | None:
+    found: UUID | None = await tx.fetch_value(
+        "SELECT issuer_id FROM issuer_group WHERE org_id = $1 AND id = $2", org_id, group_id
+    )
+    return found
 
 
 async def remove_group(tx: Transaction, org_id: OrgId, group_id: UUID) -> tuple[Group, UUID] | None:
@@ -147,7 +165,7 @@ async def take(tx: Transaction, state: str, challenge: str, now: datetime) -> Pe
     was to link an identity has been revoked meanwhile."""
     row = await tx.fetch_row(
         """WITH it AS (DELETE FROM login WHERE digest = $1 AND challenge = $2 RETURNING *)
-           SELECT issuer.*, it.redirect_uri, k.account_id
+           SELECT issuer.*, it.redirect_uri, it.key_id, k.account_id
              FROM it JOIN issuer ON issuer.id = it.issuer_id
              LEFT JOIN api_key k ON k.id = it.key_id AND k.revoked_at IS NULL
             WHERE it.expires_at > $3 AND (it.key_id IS NULL OR k.id IS NOT NULL)""",
@@ -158,7 +176,23 @@ async def take(tx: Transaction, state: str, challenge: str, now: datetime) -> Pe
     return (
         None
         if row is None
-        else Pending(issuer=_issuer(row), redirect_uri=row["redirect_uri"], account_id=row["account_id"])
+        else Pending(
+            issuer=_issuer(row),
+            redirect_uri=row["redirect_uri"],
+            account_id=row["account_id"],
+            key_id=row["key_id"],
+        )
+    )
+
+
+async def holds_key(tx: Transaction, key_id: int, now: datetime) -> bool:
+    """Whether it is good, and stays so until the transaction ends."""
+    return bool(
+        await tx.fetch(
+            "SELECT FROM api_key WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2) FOR SHARE",
+            key_id,
+            now,
+        )
     )
 
 

@@ -242,6 +242,7 @@ class ScimService:
             await self._add(tx, org_id, group_id, added)
             # Under another name it may be another role's group: nobody in it keeps what the one before gave.
             touched = was.attributes.members if wanted.display_name != was.attributes.display_name else removed
+            await store.hold_users(tx, touched)
             ended = await store.end_sessions(tx, await store.by_groups(tx, org_id, touched), now)
             made = await store.group(tx, org_id, group_id)
             await record(
@@ -258,6 +259,7 @@ class ScimService:
         async with self._database.transaction() as tx:
             await store.hold(tx, org_id)
             was = await store.group(tx, org_id, group_id)
+            await store.hold_users(tx, was.attributes.members)
             ended = await store.end_sessions(tx, await store.by_groups(tx, org_id, was.attributes.members), now)
             await store.delete_group(tx, org_id, group_id)
             removed = len(was.attributes.members)

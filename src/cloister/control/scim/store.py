@@ -348,6 +348,11 @@ async def remove_members(tx: Transaction, group_id: UUID, users: Collection[UUID
     await tx.execute("DELETE FROM scim_group_member WHERE group_id = $1 AND user_id = ANY ($2)", group_id, list(users))
 
 
+async def hold_users(tx: Transaction, users: Collection[UUID]) -> None:
+    """Who of them is just logging in has done so first (`meet`), and has a session that can be ended."""
+    await tx.fetch("SELECT FROM scim_user WHERE id = ANY ($1) ORDER BY id FOR UPDATE", list(users))
+
+
 async def by_groups(tx: Transaction, org_id: OrgId, users: Collection[UUID]) -> list[UUID]:
     """Accounts of these users that are of the organization by an issuer's groups."""
     rows = await tx.fetch(
