@@ -1,5 +1,6 @@
 """Following the log: every event once, whatever dies; a log that was changed raises an alarm; nobody may more than read."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
@@ -8,6 +9,7 @@ import asyncpg
 import pytest
 
 from cloister.base.database import Database
+from cloister.base.errors import UnavailableError
 from cloister.trust.audit import Action, Event, record
 from cloister.trust.audit.events import timestamp
 from cloister.trust.sentinel import detector, events, rules, scenarios, store
@@ -15,6 +17,7 @@ from cloister.trust.sentinel.memory import Groups
 from cloister.trust.sentinel.store import ALIVE_PER_RULE_MAX
 from cloister.trust.sentinel.watch import Watch
 from tests.fix_database import ControlDatabase, DatabaseAs
+from tests.waiting import until_it_waits
 
 RULES = rules.shipped()
 NOW = datetime.now(UTC)
@@ -86,6 +89,36 @@ async def test_more_of_the_same_is_one_finding_until_it_is_resolved(database_as:
     await append(database_as, failures(1))
     await watch.step()
     assert await found(database) == [("failed-logins", 3), ("failed-logins", 1)]
+
+
+async def test_one_more_while_somebody_resolves_it_is_a_finding_of_its_own(database_as: DatabaseAs) -> None:
+    """Counted to the one that is just resolved, nobody would hear of it."""
+    watch, database = await started(database_as)
+    await append(database_as, failures(10))
+    await watch.step()
+    await append(database_as, failures(1))
+    async with asyncio.TaskGroup() as tasks, (await database_as("cloister_api")).transaction() as tx:
+        await tx.execute("UPDATE finding SET state = 'resolved'")
+        await until_it_waits(tx, tasks.create_task(watch.step()))
+    assert await found(database) == [("failed-logins", 1), ("failed-logins", 1)]
+
+
+async def test_what_is_in_no_log_is_told_although_it_could_not_be_written_at_once(
+    database_as: DatabaseAs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch, database = await started(database_as)
+    watch.observe("sentinel.certificate_ends", resource="chain.pem", details={"not_after": "2026-01-01"})
+
+    async def away(_: object) -> None:
+        raise UnavailableError("the control database is away")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(watch, "_write", away)
+        with pytest.raises(UnavailableError):
+            await watch.step()
+    await watch.load()
+    await watch.step()
+    assert [alarms for _, alarms in await found(database)] == [1]
 
 
 async def test_a_thousand_attackers_are_not_a_thousand_mails(database_as: DatabaseAs) -> None:

@@ -52,14 +52,10 @@ async def raise_(tx: Transaction, alarm: Alarm, channels: Sequence[str], *, run:
         alarm.rule,
         person,
     )
-    known = await tx.fetch_row(
-        "SELECT id, last_seq, state FROM finding WHERE fingerprint = $1 ORDER BY last_seq DESC LIMIT 1", fingerprint
-    )
+    known = await _known(tx, fingerprint)
     if known is None and alive >= ALIVE_PER_RULE_MAX and not run:
         fingerprint = "|".join(filter(None, (alarm.rule, OTHERS, person)))
-        known = await tx.fetch_row(
-            "SELECT id, last_seq, state FROM finding WHERE fingerprint = $1 ORDER BY last_seq DESC LIMIT 1", fingerprint
-        )
+        known = await _known(tx, fingerprint)
     if known is not None and known["last_seq"] >= alarm.seq:
         return None
     if known is not None and known["state"] != "resolved":
@@ -91,6 +87,15 @@ async def raise_(tx: Transaction, alarm: Alarm, channels: Sequence[str], *, run:
     )
     await _spool(tx, [finding_id], channels, "raised")
     return finding_id
+
+
+async def _known(tx: Transaction, fingerprint: str) -> Any:
+    """The newest finding, which nobody resolves before the transaction ends: one more alarm of a resolved one nobody would be told."""
+    return await tx.fetch_row(
+        """SELECT id, last_seq, state FROM finding WHERE fingerprint = $1
+            ORDER BY last_seq DESC LIMIT 1 FOR UPDATE""",
+        fingerprint,
+    )
 
 
 async def escalate(tx: Transaction, channels: Sequence[str], *, after_s: float) -> int:

@@ -176,7 +176,11 @@ class Watch:
             self.observe("sentinel.event_skipped", reason=reason, details={"seq": seq, "skipped": self.skipped})
         observed, self._observed = self._observed, []
         found += [(alarm, "") for event in observed for alarm in self.detector.feed(self.seq, event)]
-        await self._write(found)
+        try:
+            await self._write(found)
+        except BaseException:
+            self._observed[:0] = observed  # no log has these: nothing else brings them back
+            raise
         self.stepped_at = time.monotonic()
         return len(rows) == BATCH_ROWS
 
