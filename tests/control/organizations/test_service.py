@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from cloister.base.clock import FakeClock
-from cloister.base.database import Database
+from cloister.base.database import Database, Transaction
 from cloister.base.errors import (
     BadRequestError,
     BusyError,
@@ -21,6 +21,7 @@ from cloister.base.errors import (
 )
 from cloister.base.ids import OrgId, ProjectId
 from cloister.control.calling import Caller
+from cloister.control.organizations import store
 from cloister.control.organizations.model import Invitation
 from cloister.control.organizations.service import OrganizationService
 from cloister.control.projects import store as projects
@@ -150,6 +151,22 @@ async def test_two_admins_who_remove_each_other_leave_one(service: OrganizationS
     )
     assert sorted(type(it).__name__ for it in outcomes) == ["NoneType", "UnprocessableError"]
     assert list((await roles(service)).values()) == ["admin"]
+
+
+async def test_who_was_just_removed_is_not_recorded_as_removed_again(
+    service: OrganizationService, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removing = store.remove_member
+
+    async def removed_meanwhile(tx: Transaction, org_id: OrgId, account_id: UUID) -> bool:
+        async with database.transaction() as another:
+            await removing(another, org_id, account_id)
+        return await removing(tx, org_id, account_id)
+
+    monkeypatch.setattr(store, "remove_member", removed_meanwhile)
+    with pytest.raises(NotFoundError):
+        await service.remove(CALLER, HERE, BOB)
+    assert await log(database) == []
 
 
 async def test_who_is_removed_loses_their_grants_and_finds_nothing_at_the_next_call(

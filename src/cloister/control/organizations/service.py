@@ -129,7 +129,8 @@ class OrganizationService:
         UnprocessableError for the only admin."""
         async with self._database.transaction() as tx:
             removed = _there(await store.member(tx, org_id, account_id))
-            await store.remove_member(tx, org_id, account_id)
+            if not await store.remove_member(tx, org_id, account_id):
+                raise NotFoundError(public="member not found")  # somebody else did, just now
             await record(tx, _about(caller, Action.MEMBER_REMOVE, org_id, removed, was=removed.role))
 
     # ── grants ──

@@ -91,9 +91,9 @@ async def change_member(tx: Transaction, org_id: OrgId, account_id: UUID, role: 
     await tx.execute("UPDATE membership SET role = $3 WHERE org_id = $1 AND account_id = $2", org_id, account_id, role)
 
 
-async def remove_member(tx: Transaction, org_id: OrgId, account_id: UUID) -> None:
-    """What they were granted in the organization's projects goes with it."""
-    await tx.execute("DELETE FROM membership WHERE org_id = $1 AND account_id = $2", org_id, account_id)
+async def remove_member(tx: Transaction, org_id: OrgId, account_id: UUID) -> bool:
+    """What they were granted in the organization's projects goes with it. False: they are not of it."""
+    return bool(await tx.execute("DELETE FROM membership WHERE org_id = $1 AND account_id = $2", org_id, account_id))
 
 
 # ── grants ──

@@ -216,9 +216,7 @@ async def _take_back(
         return Decision.HELD
     match item.kind:
         case Kind.MEMBER:
-            account_id = UUID(item.subject)
-            was_there = await organizations.member(tx, review.org_id, account_id) is not None
-            await organizations.remove_member(tx, review.org_id, account_id)
+            was_there = await organizations.remove_member(tx, review.org_id, UUID(item.subject))
             action = Action.MEMBER_REMOVE
         case Kind.GRANT:
             assert item.project_id is not None
