@@ -149,7 +149,10 @@ async def test_only_a_program_that_could_never_be_run_is_the_operators_to_mend(
     watched = Watched(Child("api", Service.API))
     with pytest.raises(PreconditionError, match="cannot run /usr/bin/python3: make it readable"):
         platform._start(watched)
-    watched.process = SimpleNamespace(pid=0)  # type: ignore[assignment]
+    monkeypatch.setattr(supervisor, "spawn", lambda *_given, **_more: SimpleNamespace(pid=2**22 + 1))
+    platform._start(watched)
+    watched.process = None  # as it is when it has ended
+    monkeypatch.setattr(supervisor, "spawn", refused)
     with pytest.raises(PermissionError):
         platform._start(watched)
 

@@ -70,6 +70,7 @@ class Watched:
 
     child: Child
     process: subprocess.Popen[bytes] | None = None
+    has_run: bool = False
     is_ready: bool = False
     started_at: float = 0.0
     pause_s: float = RESTART_PAUSE_FIRST_S
@@ -191,7 +192,6 @@ class Supervisor:
 
     def _start(self, watched: Watched) -> None:
         """Raises OSError where this host has nothing left for another process; PreconditionError if it never could have one."""
-        is_first = watched.process is None
         watched.started_at = time.monotonic()
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -205,13 +205,14 @@ class Supervisor:
             )
         except OSError as error:
             os.close(ready_read)
-            if not (is_first and isinstance(error, PermissionError)):
+            if watched.has_run or not isinstance(error, PermissionError):
                 raise
             raise PreconditionError(
                 public=f"user {watched.child.service} cannot run {error.filename}: make it readable for others"
             ) from error
         finally:
             os.close(ready_write)
+        watched.has_run = True
         if watched.child.service is Service.KEYS:
             _let_lock_memory(watched.process.pid)
         self._by_pid[watched.process.pid] = watched
@@ -283,7 +284,7 @@ class Supervisor:
         await asyncio.gather(*(self._stop(each) for each in gateways))
         for watched in reversed(self._watched):
             if watched.child.name == "database" and watched.is_ready and not self._is_urgent:
-                with contextlib.suppress(CloisterError):
+                with contextlib.suppress(CloisterError, OSError):
                     await self._one_shot("farewell")
             if watched not in gateways:
                 await self._stop(watched)
