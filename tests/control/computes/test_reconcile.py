@@ -7,6 +7,7 @@ from cloister.control.computes import holds
 from cloister.control.computes.runner import Cause
 from cloister.control.projects.model import ProjectChange
 from cloister.control.roles.server import RoleState
+from cloister.control.roles.store import roles_of
 from cloister.node.commands import StartCompute, VolumeFailed
 from tests.control.land import CALLER, Land
 
@@ -151,6 +152,18 @@ async def test_what_nobody_may_run_is_stopped_though_whoever_was_to_do_it_died(l
     await land.plane.reconciler.stop_outliving()
     await land.plane.reconciler.start_owed()
     assert land.node.computes == {}
+
+
+async def test_what_outlives_before_its_first_configuration_leaves_no_catalog_behind(land: Land) -> None:
+    """It has the template's names, and the rows have those that were asked for."""
+    created = await land.project()
+    land.node.catalog_of(created.endpoint.id).roles.clear()
+    async with land.database.transaction() as tx:
+        await tx.execute("UPDATE endpoint SET state = 'init', is_disabled = true WHERE id = $1", created.endpoint.id)
+    await land.plane.reconciler.stop_outliving()
+    assert land.node.computes == {}
+    async with land.database.reading() as tx:
+        assert [role.name for role in await roles_of(tx, created.branch.id)] == [created.role.name]
 
 
 async def test_an_agent_that_adopted_a_compute_is_told_for_how_long_its_history_is_kept(land: Land) -> None:

@@ -31,7 +31,7 @@ from cloister.control.computes.agent import Agent
 from cloister.control.computes.ages import AgeWatch
 from cloister.control.computes.backoff import Backoff
 from cloister.control.computes.idle import Activity, Awake, Idle
-from cloister.control.computes.model import Endpoint
+from cloister.control.computes.model import Endpoint, State
 from cloister.control.computes.powers import record_powers
 from cloister.control.computes.refusals import record_refusals
 from cloister.control.computes.runner import Cause, Runner, running_of
@@ -234,14 +234,16 @@ class Reconciler:
     # ── what is owed, and what is idle ──
 
     async def stop_outliving(self) -> None:
-        """While that of a deleted one runs, no other endpoint can serve its branch."""
+        """While that of a deleted one runs, no other endpoint can serve its branch. Before its first configuration what a server
+        says of its roles is not what our rows are to say."""
         async with self._database.reading() as tx:
-            endpoint_ids = await store.outliving(tx)
-        for endpoint_id in endpoint_ids:
+            endpoints = await store.outliving(tx)
+        for endpoint in endpoints:
+            stop = self._runner.halt if endpoint.state is State.INIT else self._suspender.at_once
             try:
-                await self._suspender.at_once(endpoint_id, _OUTLIVED)
+                await stop(endpoint.id, _OUTLIVED)
             except CloisterError as error:
-                _log.warning("%s is not to run and cannot be stopped: %s", endpoint_id, error)
+                _log.warning("%s is not to run and cannot be stopped: %s", endpoint.id, error)
 
     async def start_owed(self) -> None:
         async with self._database.reading() as tx:

@@ -336,10 +336,10 @@ async def awake(tx: Transaction) -> list[Endpoint]:
     return [endpoint_of(row) for row in rows]
 
 
-async def outliving(tx: Transaction) -> list[EndpointId]:
+async def outliving(tx: Transaction) -> list[Endpoint]:
     """Those that were deleted, disabled or held and have a compute all the same, with nobody at work who would stop it."""
     rows = await tx.fetch(
-        """SELECT e.id FROM endpoint e
+        """SELECT e.* FROM endpoint e
             WHERE e.socket_dir IS NOT NULL
               AND (e.deleted_at IS NOT NULL OR e.is_disabled
                    OR EXISTS (SELECT FROM hold h WHERE h.project_id = e.project_id AND h.endpoint_id IN ('', e.id) AND h.role = ''))
@@ -347,7 +347,7 @@ async def outliving(tx: Transaction) -> list[EndpointId]:
                                 AND o.status IN ('scheduling', 'running', 'cancelling'))
             ORDER BY e.id"""
     )
-    return [EndpointId(row["id"]) for row in rows]
+    return [endpoint_of(row) for row in rows]
 
 
 async def ids_of_project(tx: Transaction, project_id: str) -> list[EndpointId]:
