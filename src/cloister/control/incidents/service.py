@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cloister.base.database import Database
-from cloister.base.errors import ConflictError, NotFoundError, PreconditionError
+from cloister.base.errors import CloisterError, ConflictError, NotFoundError, PreconditionError
 from cloister.base.ids import BranchId, EndpointId, ProjectId
 from cloister.control.branches.consents import ConsentNeededError
 from cloister.control.branches.model import NewBranch
@@ -122,9 +122,16 @@ class Incidents:
                 if is_platform_role(role.name) or wanted not in (None, role.name):
                     continue
                 # The new password goes out of scope here: whoever owns the role asks for one of their own.
-                changed = await self._roles.reset_password(caller, project_id, branch_id, role.name)
-                begun += changed.operations
-                said.append(f"the password of {role.name} on {branch_id} " + await self._outcome(changed.operations[0]))
+                # Of one that does not go the others know nothing: each may be in a thief's hands.
+                try:
+                    changed = await self._roles.reset_password(caller, project_id, branch_id, role.name)
+                    begun += changed.operations
+                    outcome = await self._outcome(changed.operations[0])
+                except CloisterError as error:
+                    outcome = (
+                        f"is not changed, so far as is known ({error.public}): try again, or lock-role keeps it out"
+                    )
+                said.append(f"the password of {role.name} on {branch_id} {outcome}")
         if not said:
             raise PreconditionError(public="no role of ours is concerned: it may have been made in SQL; use lock-role")
         return Responded(tuple(said), tuple(begun))
